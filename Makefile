@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test format train-demo
+
+demo: .venv/extras-cpu,demo
+	$(BIN)/python tools/demo.py
+
+# lint-imports' cache goes wrong when a module appears or goes; without it a run takes a second.
+test: .venv/extras-cpu,dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest
+
+format: .venv/extras-cpu,dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+train-demo: .venv/extras-cpu,demo,torch
+	$(BIN)/python tools/train_demo_model.py models/demo_mnist_vgg.onnx
+
+# pip is the last thing that venv installs, so an interrupted creation is started over.
+$(BIN)/pip:
+	$(PYTHON) -m venv .venv
+
+# The stamp's name lists the extras; it goes stale with the dependencies.
+.venv/extras-%: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	@touch $@

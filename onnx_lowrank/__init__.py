@@ -1,0 +1,9 @@
+"""Makes convolutional ONNX models faster by low-rank factorization, without training."""
+
+from onnx_lowrank.calibrate import Preprocessing, preset
+from onnx_lowrank.pipeline import Result, convert
+from onnx_lowrank.plan import LayerPlan, RankPlan
+from onnx_lowrank.settings import Settings
+from onnx_lowrank.version import __version__
+
+__all__ = ["LayerPlan", "Preprocessing", "RankPlan", "Result", "Settings", "__version__", "convert", "preset"]

@@ -1,0 +1,20 @@
+"""Sample inputs -> batches -> sampled responses of every layer."""
+
+from onnx_lowrank.calibrate.collect import collect_targets
+from onnx_lowrank.calibrate.preprocess import Preprocessing, preset
+from onnx_lowrank.calibrate.propagate import Propagation
+from onnx_lowrank.calibrate.samples import Samples, iterate_batches, open_samples
+from onnx_lowrank.calibrate.split import Split, layer_positions, split_samples
+
+__all__ = [
+    "Preprocessing",
+    "Propagation",
+    "Samples",
+    "Split",
+    "collect_targets",
+    "iterate_batches",
+    "layer_positions",
+    "open_samples",
+    "preset",
+    "split_samples",
+]

@@ -1,0 +1,85 @@
+"""Targets of all layers in one pass of the original network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_lowrank.calibrate.sampling import Ints, Tap, response_indices, response_tap
+from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.graph import extract
+from onnx_lowrank.layer import Layer
+from onnx_lowrank.responses import Targets
+from onnx_lowrank.runtime import Provider, Session
+
+Batch = Mapping[str, NDArray[Any]]
+
+
+def collect_targets(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    positions: Mapping[str, Ints],
+    batches: Iterable[Batch],
+    provider: Provider,
+) -> dict[str, Targets]:
+    """Run the original network once over the calibration samples and keep the sampled rows.
+
+    Args:
+        model: the original network.
+        layers: layers to look at.
+        positions: per layer name, sampled positions of every image, shape (images, P).
+        batches: inputs by name, in the order of the images.
+        provider: where to run.
+
+    Returns:
+        Targets by layer name, rows image by image.
+
+    Raises:
+        CalibrationError: a response is NaN or infinite.
+    """
+    taps = {layer.name: _taps(layer) for layer in layers}
+    every = [tap for pair in taps.values() for tap in pair.values()]
+    session: Session | None = None
+    rows: dict[str, list[NDArray[Any]]] = {tap.output.name: [] for tap in every}
+    done = 0
+    for batch in batches:
+        session = session or _open(model, batch, every, provider)
+        count = len(next(iter(batch.values())))
+        feeds = dict(batch)
+        for layer in layers:
+            feeds |= response_indices(layer, positions[layer.name][done : done + count])
+        for name, values in session.run(feeds).items():
+            rows[name].append(values.reshape(-1, values.shape[-1]))
+        done += count
+    return {layer.name: _targets(layer, taps[layer.name], rows) for layer in layers}
+
+
+def _taps(layer: Layer) -> dict[str, Tap]:
+    element_type = onnx.helper.np_dtype_to_tensor_dtype(layer.weight.dtype)
+    tensors = {"response": layer.response} | ({"residual": layer.residual} if layer.residual else {})
+    return {role: response_tap(layer, tensor, element_type) for role, tensor in tensors.items()}
+
+
+def _open(model: onnx.ModelProto, batch: Batch, taps: Sequence[Tap], provider: Provider) -> Session:
+    inputs = {value.name: value for value in model.graph.input if value.name in batch}
+    inputs |= {value.name: value for tap in taps for value in tap.inputs}
+    nodes = list({node.output[0]: node for tap in taps for node in tap.nodes}.values())
+    constants = list({tensor.name: tensor for tap in taps for tensor in tap.constants}.values())
+    outputs = [tap.output for tap in taps]
+    tapped = extract(model, list(inputs.values()), outputs, nodes, constants)
+    return Session(tapped, provider, name="original network")
+
+
+def _targets(layer: Layer, taps: Mapping[str, Tap], rows: dict[str, list[NDArray[Any]]]) -> Targets:
+    found = {role: np.concatenate(rows.pop(tap.output.name)).astype(np.float32) for role, tap in taps.items()}
+    for role, values in found.items():
+        if not np.isfinite(values).all():
+            raise CalibrationError(
+                f"Conv '{layer.name}': its {role} is NaN or infinite in the original network: "
+                "check the model's weights and the preprocessing of the data"
+            )
+    return Targets(found["response"], found.get("residual"))

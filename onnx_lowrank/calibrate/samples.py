@@ -1,0 +1,422 @@
+"""Calibration data of every kind, read by sample index in the form the model takes.
+
+Opening is cheap: it lists images and reads headers of arrays, so 50,000 images take a second. Whether an
+image can be decoded shows only when it is decoded: ask `Samples.usable` about the samples you chose, and read
+those.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from PIL import Image
+
+from onnx_lowrank.calibrate.archives import ImageFiles, open_image_files, split_archive_path
+from onnx_lowrank.calibrate.preprocess import (
+    BadImageError,
+    ImageLayout,
+    Preprocessing,
+    decode_image,
+    image_array,
+    image_layout,
+    shape_text,
+)
+from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.tensor_spec import TensorSpec
+
+DECODING_THREADS = 4
+
+Loaded = TypeVar("Loaded")
+
+Indices: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
+Data: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayColumn:
+    """Samples of one input in an array, in memory or mapped from a file.
+
+    Attributes:
+        array: shape (samples, ...), as the input wants it but for the float type.
+        spec: the model input.
+        where: what to call the array.
+    """
+
+    array: NDArray[Any]
+    spec: TensorSpec
+    where: str
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """Where the samples come from and how many there are."""
+        return f"{self.where} ({len(self)} samples)"
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.array)
+
+    def usable(self, indices: Indices) -> NDArray[np.bool_]:
+        """Every sample of an array is usable, shape (indices,)."""
+        return np.ones(len(indices), dtype=bool)
+
+    def read(self, indices: Indices) -> NDArray[Any]:
+        """Stack samples, first axis as ``indices``; NaN and Inf are a `CalibrationError`."""
+        with np.errstate(over="ignore"):  # what float16 cannot hold becomes Inf, found below
+            batch = self.array[np.asarray(indices, dtype=np.int64)].astype(self.spec.dtype, copy=False)
+        finite = np.isfinite(batch).reshape(len(batch), -1).all(axis=1)
+        if not finite.all():
+            bad = indices[int(finite.argmin())]
+            raise CalibrationError(
+                f"{self.where}: input '{self.spec.name}': sample {bad} holds NaN or Inf "
+                f"(as {self.spec.dtype}), finite numbers are wanted: correct or remove it"
+            )
+        return batch
+
+
+@dataclass(frozen=True, eq=False)
+class ImageColumn:
+    """Samples of one input as image files, decoded when read.
+
+    Attributes:
+        files: the images.
+        spec: the model input.
+        layout: of the model input, with a height and width.
+        preprocessing: of the images.
+        only_size: the (width, height) every image must have, where the model leaves the size open.
+        failures: image name -> why it cannot be decoded, of those that `usable` tried.
+    """
+
+    files: ImageFiles
+    spec: TensorSpec
+    layout: ImageLayout
+    preprocessing: Preprocessing
+    only_size: tuple[int, int] | None = None
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Where the images come from and how many there are."""
+        return f"{self.files.source} ({len(self)} images)"
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Images that `usable` found could not be decoded, with the reason."""
+        return tuple(f"{name}: {reason}" for name, reason in self.failures.items())
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.files.names)
+
+    def usable(self, indices: Indices) -> NDArray[np.bool_]:
+        """Decode images to find out which can be, shape (indices,)."""
+
+        def decodes(index: int) -> bool:
+            try:
+                self._decode(index)
+            except BadImageError as error:
+                self.failures[self.files.names[index]] = str(error)
+                return False
+            return True
+
+        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            return np.array(list(pool.map(decodes, indices)), dtype=bool)
+
+    def read(self, indices: Indices) -> NDArray[Any]:
+        """Decode and stack images, first axis as ``indices``."""
+
+        def load(index: int) -> NDArray[Any]:
+            try:
+                return image_array(self._decode(index), self.layout, self.preprocessing)
+            except BadImageError as error:
+                raise CalibrationError(
+                    f"{self.files.source}: {self.files.names[index]} cannot be decoded ({error}): remove it"
+                ) from error
+
+        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            return np.stack(list(pool.map(load, indices)))
+
+    def sized(self) -> ImageColumn:
+        """Give an input of open size that of the first image that decodes; the others must share it."""
+        if self.layout.height and self.layout.width:
+            return self
+        for index in range(len(self)):
+            try:
+                image = self._decode(index)
+            except BadImageError:
+                continue
+            height, width = self.layout.height or image.height, self.layout.width or image.width
+            return replace(
+                self, layout=replace(self.layout, height=height, width=width), only_size=image.size
+            )
+        raise CalibrationError(f"{self.source}: none of them can be decoded: pass images that open elsewhere")
+
+    def _decode(self, index: int) -> Image.Image:
+        name = self.files.names[index]
+        try:
+            content = self.files.read_member(name)
+        except Exception as error:  # a damaged member of an archive, a file that is gone
+            raise BadImageError(str(error)) from error
+        image = decode_image(content, self.layout.channels)
+        if self.only_size not in (None, image.size):
+            found, wanted = (f"{size[0]} x {size[1]}" for size in (image.size, self.only_size or image.size))
+            example = ("1,{0},224,224" if self.layout.channels_first else "1,224,224,{0}").format(
+                self.layout.channels
+            )
+            raise CalibrationError(
+                f"{self.files.source}: {name} is {found}, others are {wanted}, and input '{self.spec.name}' "
+                f"has no fixed size: pass one, as in --input-shapes {self.spec.name}:{example}"
+            )
+        return image
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Calibration data, any part of which can be read at any time and from any thread.
+
+    Attributes:
+        columns: what each model input takes, by its name; all of the same length.
+        labels: class of each sample, shape (samples,): the position of its folder in the sorted order of the
+            class folders; None without class folders.
+    """
+
+    columns: Mapping[str, ArrayColumn | ImageColumn]
+    labels: NDArray[np.int64] | None = None
+
+    @property
+    def source(self) -> str:
+        """Where the data come from: ``photos.tar (500 images)``; ``NAME=...`` each for several inputs."""
+        if len(self.columns) == 1:
+            return next(iter(self.columns.values())).source
+        return ", ".join(f"{name}={column.source}" for name, column in self.columns.items())
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of the images that `usable` found could not be decoded, each with the reason, sorted."""
+        return tuple(sorted({text for column in self.columns.values() for text in column.skipped}))
+
+    def __len__(self) -> int:
+        """Count the samples, the unusable ones among them."""
+        return len(next(iter(self.columns.values())))
+
+    def usable(self, indices: Indices) -> NDArray[np.int64]:
+        """Leave out samples whose image cannot be decoded; decodes each once to find out.
+
+        Args:
+            indices: samples to try.
+
+        Returns:
+            Those of ``indices`` that can be read, in the order given; `skipped` names the others.
+
+        Raises:
+            CalibrationError: there are indices, but none of them is usable.
+        """
+        good = np.logical_and.reduce([column.usable(indices) for column in self.columns.values()])
+        if len(indices) and not good.any():
+            raise CalibrationError(
+                f"{self.source}: none of the {len(indices)} images tried can be decoded (the first: "
+                f"{self.skipped[0]}): pass images that open elsewhere"
+            )
+        return np.asarray(indices, dtype=np.int64)[good]
+
+    def read(self, indices: Indices) -> dict[str, NDArray[Any]]:
+        """Read samples as one batch.
+
+        Args:
+            indices: samples, at least one, any order.
+
+        Returns:
+            Arrays by input name, ready for the model: its dtype, layout and size; first axis as ``indices``.
+
+        Raises:
+            CalibrationError: NaN or Inf in a sample, an image that cannot be decoded, or images of several
+                sizes for an input of open size.
+        """
+        return {name: column.read(indices) for name, column in self.columns.items()}
+
+
+def iterate_batches(samples: Samples, indices: Indices, batch_size: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Read samples batch by batch, the next one in the background while the current one is used.
+
+    Args:
+        samples: to read from.
+        indices: samples to read, in this order.
+        batch_size: samples per batch; the last batch may be shorter.
+
+    Yields:
+        Batches as `Samples.read` gives them; two are in memory at a time.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    chunks = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        pending = [ahead.submit(samples.read, chunk) for chunk in chunks[:1]]
+        for chunk in chunks[1:]:
+            batch = pending.pop().result()
+            pending.append(ahead.submit(samples.read, chunk))
+            yield batch
+        for last in pending:
+            yield last.result()
+
+
+def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
+    """Open calibration data of any kind.
+
+    Args:
+        data: the path of an image folder, of an archive of images (or a folder inside it, as in
+            ``photos.zip/train``), of ``.npy`` (one input) or ``.npz`` (one array per input); or a mapping of
+            input names to such paths; or an iterable of batches, each a mapping of input names to arrays (a
+            bare array will do for a single input), which is read to its end and kept in memory; or one such
+            batch. Arrays are taken as they are, only images are preprocessed. First axis = samples.
+        inputs: the model's inputs.
+        preprocessing: of images.
+
+    Raises:
+        CalibrationError: data missing, empty or unreadable, or not fitting the inputs by name, shape or type.
+        TypeError: ``data`` is none of these.
+    """
+    if isinstance(data, str | os.PathLike):
+        return _open_path(Path(data), inputs, preprocessing)
+    if isinstance(data, Mapping) and all(isinstance(value, str | os.PathLike) for value in data.values()):
+        _check_names(data, inputs, "data")
+        opened = {spec.name: _open_path(Path(data[spec.name]), [spec], preprocessing) for spec in inputs}
+        _check_lengths({name: len(samples) for name, samples in opened.items()}, "data")
+        columns = {name: samples.columns[name] for name, samples in opened.items()}
+        labels = (samples.labels for samples in opened.values() if samples.labels is not None)
+        return Samples(columns, next(labels, None))
+    if isinstance(data, Mapping) or hasattr(data, "__array__"):
+        return Samples(_columns(_named(data, inputs, "data"), inputs, "data"))
+    if isinstance(data, Iterable):
+        return _from_batches(data, inputs)
+    raise TypeError(f"data must be a path, a mapping or an iterable of batches, got {type(data).__name__}")
+
+
+def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
+    try:
+        existing, _ = split_archive_path(path)
+    except OSError as error:
+        raise CalibrationError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+    kind = existing.suffix.lower() if existing.is_file() else "folder"
+    if kind == ".npz":
+        arrays = _load(path, _read_npz)
+        if len(arrays) == len(inputs) == 1:
+            arrays = {inputs[0].name: next(iter(arrays.values()))}
+        return Samples(_columns(arrays, inputs, str(path)))
+    if len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise CalibrationError(
+            f"{path}: data for one input, the model has {names}: pass NAME=PATH for each, or .npz"
+        )
+    name = inputs[0].name
+    if kind == ".npy":
+        array = _load(path, partial(open_memmap, mode="r"))
+        return Samples(_columns({name: array}, inputs, str(path)))
+    files = open_image_files(path)
+    column = ImageColumn(files, inputs[0], image_layout(inputs[0], preprocessing), preprocessing)
+    return Samples({name: column.sized()}, files.class_labels())
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _load(path: Path, read: Callable[[Path], Loaded]) -> Loaded:
+    try:
+        return read(path)
+    except Exception as error:  # numpy passes on what zip files, headers and memory maps raise
+        raise CalibrationError(
+            f"{path}: cannot be read as {path.suffix} ({error}): save it with numpy again"
+        ) from error
+
+
+def _from_batches(batches: Iterable[Any], inputs: Sequence[TensorSpec]) -> Samples:
+    """Join batches, each copied as it comes, since a loader may fill the same array again."""
+    parts: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in inputs}
+    for number, batch in enumerate(batches, start=1):
+        where = f"batch {number}"
+        columns = _columns(_named(batch, inputs, where), inputs, where)
+        for name, column in columns.items():
+            parts[name].append(column.array.copy())
+            first, this = (part.shape[1:] for part in (parts[name][0], parts[name][-1]))
+            if this != first:
+                raise CalibrationError(
+                    f"{where}: input '{name}': samples of shape {this}, before it {first}: give all one shape"
+                )
+    if not all(parts.values()):
+        raise CalibrationError(
+            "batches: there are none: give at least one, and a new iterator where this one was read before"
+        )
+    joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return Samples(_columns(joined, inputs, "batches"))
+
+
+def _named(batch: Any, inputs: Sequence[TensorSpec], where: str) -> dict[str, NDArray[Any]]:
+    """Bring a batch to arrays by name; a bare array belongs to the only input."""
+    bare = not isinstance(batch, Mapping)
+    named = {inputs[0].name: batch} if bare and len(inputs) == 1 else {} if bare else batch
+    odd = [value for value in named.values() if not hasattr(value, "__array__")] if named else [batch]
+    if odd:
+        raise CalibrationError(
+            f"{where}: {type(odd[0]).__name__} found, {{input name: array}} wanted"
+            f"{', or an array' if len(inputs) == 1 else ''}: convert it, arrays with numpy.asarray"
+        )
+    try:
+        return {name: np.asarray(value) for name, value in named.items()}
+    except Exception as error:  # tensors on a device, or with gradients
+        raise CalibrationError(
+            f"{where}: cannot be made a numpy array ({error}): convert it before"
+        ) from error
+
+
+def _columns(
+    arrays: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec], where: str
+) -> dict[str, ArrayColumn]:
+    _check_names(arrays, inputs, where)
+    for spec in inputs:
+        _check_array(arrays[spec.name], spec, f"{where}: input '{spec.name}'")
+    _check_lengths({spec.name: len(arrays[spec.name]) for spec in inputs}, where)
+    return {spec.name: ArrayColumn(arrays[spec.name], spec, where) for spec in inputs}
+
+
+def _check_names(names: Iterable[str], inputs: Sequence[TensorSpec], where: str) -> None:
+    found, wanted = sorted(map(str, names)), sorted(spec.name for spec in inputs)
+    if found != wanted:
+        raise CalibrationError(
+            f"{where}: holds {', '.join(found) or 'nothing'}, the model's inputs are {', '.join(wanted)}: "
+            f"give one array or path for each of them, by name, and no others"
+        )
+
+
+def _check_array(array: NDArray[Any], spec: TensorSpec, where: str) -> None:
+    sizes = zip(array.shape[1:], spec.shape[1:], strict=False)
+    if array.ndim != len(spec.shape) or any(wanted not in (None, found) for found, wanted in sizes):
+        raise CalibrationError(
+            f"{where}: shape {array.shape} found, {shape_text(spec)} wanted: "
+            f"bring the array to the model's layout and size"
+        )
+    found, wanted = array.dtype.newbyteorder("="), spec.dtype
+    if found != wanted and not (np.issubdtype(found, np.floating) and np.issubdtype(wanted, np.floating)):
+        remedy = "convert the array"
+        if found == np.uint8 and np.issubdtype(wanted, np.floating):
+            remedy = "pass the images themselves, or scale and convert the array as in training"
+        raise CalibrationError(f"{where}: type {found} found, {wanted} wanted: {remedy}")
+    if not len(array):
+        raise CalibrationError(f"{where}: no samples found, at least one wanted: the first axis counts them")
+
+
+def _check_lengths(lengths: Mapping[str, int], where: str) -> None:
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise CalibrationError(
+            f"{where}: inputs differ in their number of samples ({found}): give all the same"
+        )

@@ -1,0 +1,169 @@
+"""Seeded positions, and the small graph that gathers them so that only sampled rows leave the network.
+
+A tensor is gathered through its flat view, which works for every opset, layout and number of axes:
+``Gather(Reshape(tensor, [-1]), base + channel * plane)``. The base indices say image and position; they are fed.
+
+| code    | meaning                                          | shape           |
+|---------|--------------------------------------------------|-----------------|
+| base    | flat index of channel 0 at each sampled position | (N, P, 1 or K)  |
+| plane   | elements per channel of the tensor               |                 |
+| inside  | 1 where a patch element is inside the image      | (N, P, 1, K)    |
+
+N images, P positions per image, K = kh * kw kernel points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_lowrank.layer import Layer
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """Nodes to add to a graph so that it hands out sampled rows.
+
+    Attributes:
+        nodes: to run behind the graph's own.
+        constants: initializers they read.
+        inputs: further graph inputs they read: indices, fed per batch.
+        output: the graph output with the rows, shape (N, P, d).
+    """
+
+    nodes: list[onnx.NodeProto]
+    constants: list[onnx.TensorProto]
+    inputs: list[onnx.ValueInfoProto]
+    output: onnx.ValueInfoProto
+
+
+def draw_positions(generator: np.random.Generator, images: int, size: int, count: int) -> Ints:
+    """Positions for every image, drawn without replacement; all of them where there are not more than ``count``.
+
+    Args:
+        generator: source of randomness.
+        images: number of images N.
+        size: positions an image has, height * width.
+        count: positions wanted per image.
+
+    Returns:
+        Flat positions, ascending within an image, shape (N, min(count, size)).
+    """
+    if count >= size:
+        return np.tile(np.arange(size), (images, 1))
+    drawn = [generator.choice(size, count, replace=False, shuffle=False) for _ in range(images)]
+    return np.sort(np.array(drawn, dtype=np.int64).reshape(images, count), axis=1)
+
+
+def response_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
+    """Feeds for a `response_tap`: positions of shape (N, P) of one batch."""
+    image = np.arange(len(positions))[:, None] * (layer.filters * prod(layer.positions))
+    return {f"{layer.name}/positions": (image + positions)[:, :, None]}
+
+
+def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
+    """Gather rows of ``tensor``, which has the shape of the layer's response, (N, d, height, width).
+
+    Args:
+        layer: whose response it is.
+        tensor: the response, or a residual of the same shape.
+        element_type: ONNX element type of the tensor.
+    """
+    prefix = f"{layer.name}/{tensor}"
+    names = [f"{prefix}/{part}" for part in ("flat_shape", "offsets", "flat", "index", "rows")]
+    flat_shape, offsets, flat, index, rows = names
+    channel_offsets = np.arange(layer.filters).reshape(1, 1, -1) * prod(layer.positions)
+    return Tap(
+        nodes=[
+            helper.make_node("Reshape", [tensor, flat_shape], [flat]),
+            helper.make_node("Add", [f"{layer.name}/positions", offsets], [index]),
+            helper.make_node("Gather", [flat, index], [rows]),
+        ],
+        constants=[
+            numpy_helper.from_array(np.array([-1]), flat_shape),
+            numpy_helper.from_array(channel_offsets, offsets),
+        ],
+        inputs=[helper.make_tensor_value_info(f"{layer.name}/positions", TensorProto.INT64, None)],
+        output=helper.make_tensor_value_info(rows, element_type, None),
+    )
+
+
+def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
+    """Feeds for a `patch_tap`: positions of shape (N, P) of one batch."""
+    axes, inside = [], np.ones((), bool)
+    outputs = np.unravel_index(positions, layer.positions)
+    kernel = np.unravel_index(np.arange(prod(layer.kernel)), layer.kernel)
+    geometry, pads = layer.geometry, leading_pads(layer)
+    for axis, size in enumerate(layer.input_size):
+        place = outputs[axis][:, :, None] * geometry.strides[axis] - pads[axis]
+        place = place + kernel[axis] * geometry.dilations[axis]
+        inside = inside & (place >= 0) & (place < size)
+        axes.append(np.clip(place, 0, size - 1))
+    plane = prod(layer.input_size)
+    image = np.arange(len(positions))[:, None, None] * (layer.channels * plane)
+    base = image + np.ravel_multi_index(tuple(axes), layer.input_size)
+    return {
+        f"{layer.name}/patches": base[:, :, None, :],
+        f"{layer.name}/inside": inside[:, :, None, :].astype(layer.weight.dtype),
+    }
+
+
+def patch_tap(layer: Layer, element_type: int) -> Tap:
+    """Gather the layer's input patches and apply the original layer to them: rows of shape (N, P, d).
+
+    Args:
+        layer: the layer; its ``input`` tensor is read.
+        element_type: ONNX element type of that tensor.
+    """
+    parts = ("flat_shape", "offsets", "row_shape", "weight", "bias", "flat", "index", "gathered", "masked", "patches")
+    flat_shape, offsets, row_shape, weight, bias, flat, index, gathered, masked, patches = (
+        f"{layer.name}/inputs/{part}" for part in parts
+    )
+    product, rows = f"{layer.name}/inputs/product", f"{layer.name}/inputs/rows"
+    size = layer.channels * prod(layer.kernel)
+    channel_offsets = np.arange(layer.channels).reshape(1, 1, -1, 1) * prod(layer.input_size)
+    return Tap(
+        nodes=[
+            helper.make_node("Reshape", [layer.input, flat_shape], [flat]),
+            helper.make_node("Add", [f"{layer.name}/patches", offsets], [index]),
+            helper.make_node("Gather", [flat, index], [gathered]),
+            helper.make_node("Mul", [gathered, f"{layer.name}/inside"], [masked]),
+            helper.make_node("Reshape", [masked, row_shape], [patches]),
+            helper.make_node("MatMul", [patches, weight], [product]),
+            helper.make_node("Add", [product, bias], [rows]),
+        ],
+        constants=[
+            numpy_helper.from_array(np.array([-1]), flat_shape),
+            numpy_helper.from_array(channel_offsets, offsets),
+            numpy_helper.from_array(np.array([0, 0, size]), row_shape),
+            numpy_helper.from_array(np.ascontiguousarray(layer.weight.reshape(layer.filters, size).T), weight),
+            numpy_helper.from_array(layer.bias, bias),
+        ],
+        inputs=[
+            helper.make_tensor_value_info(f"{layer.name}/patches", TensorProto.INT64, None),
+            helper.make_tensor_value_info(f"{layer.name}/inside", element_type, None),
+        ],
+        output=helper.make_tensor_value_info(rows, element_type, None),
+    )
+
+
+def leading_pads(layer: Layer) -> tuple[int, ...]:
+    """Zeros before each spatial axis, ``auto_pad`` resolved for the size the layer's input has."""
+    geometry = layer.geometry
+    if geometry.auto_pad not in {"SAME_UPPER", "SAME_LOWER"}:
+        return geometry.pads[: len(layer.kernel)]
+    pads = []
+    for axis, kernel in enumerate(layer.kernel):
+        reach = (kernel - 1) * geometry.dilations[axis] + 1
+        steps = (layer.positions[axis] - 1) * geometry.strides[axis]
+        total = max(0, steps + reach - layer.input_size[axis])
+        pads.append(total // 2 if geometry.auto_pad == "SAME_UPPER" else total - total // 2)
+    return tuple(pads)

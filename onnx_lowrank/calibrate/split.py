@@ -1,0 +1,105 @@
+"""How many samples and positions a conversion takes, and which images it keeps back to verify with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil, prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.calibrate.samples import Samples
+from onnx_lowrank.calibrate.sampling import Ints, draw_positions
+from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.layer import Layer
+from onnx_lowrank.tensor_spec import TensorSpec
+
+log = logging.getLogger(__name__)
+
+MOST_CALIBRATION = 256
+MOST_HELD_OUT = 100
+ROWS_PER_FILTER = 60  # with fewer than about 10 the solver fits noise; beyond 60 little is gained
+LEAST_ROWS = 20_000
+_BATCH_ELEMENTS = 1_500_000  # input numbers in a forward batch
+_MOST_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Which samples are used for what.
+
+    Attributes:
+        calibration: indices of the samples to solve with, ascending.
+        held_out: indices of the samples to verify with; none of ``calibration`` unless there are no others.
+        batch_size: samples per forward pass.
+    """
+
+    calibration: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    batch_size: int
+
+
+def split_samples(
+    samples: Samples, inputs: Iterable[TensorSpec], generator: np.random.Generator, wanted: int | None, batch_size: int | None
+) -> Split:
+    """Choose calibration and held-out samples at random.
+
+    Args:
+        samples: the data.
+        inputs: the model's inputs; a fixed first axis is the batch size.
+        generator: source of randomness.
+        wanted: calibration samples; None for at most `MOST_CALIBRATION`, leaving a fifth to verify with.
+        batch_size: samples per forward pass; None to go by the inputs' size.
+
+    Raises:
+        CalibrationError: fewer samples than wanted, or than the model's fixed batch.
+    """
+    specs = list(inputs)
+    fixed = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
+    order = generator.permutation(len(samples))
+    kept_back = min(MOST_HELD_OUT, max(1, len(order) // 5))
+    count = wanted or max(1, min(MOST_CALIBRATION, len(order) - kept_back))
+    usable = samples.usable(order[: count + MOST_HELD_OUT])
+    if wanted and len(usable) < wanted:
+        raise CalibrationError(
+            f"data {samples.source}: {len(usable)} usable samples, wanted {wanted}: add samples or lower --samples"
+        )
+    batch = fixed or batch_size or _batch_size(specs)
+    calibration, rest = usable[:count], usable[count:]
+    if fixed:
+        calibration, rest = (part[: len(part) // fixed * fixed] for part in (calibration, rest))
+        if not len(calibration):
+            raise CalibrationError(
+                f"data {samples.source}: {len(usable)} usable samples, the model takes batches of {fixed}: add samples"
+            )
+    if not len(rest):
+        log.warning("no samples left to verify with: the calibration samples are used again")
+        rest = calibration
+    return Split(np.sort(calibration), np.sort(rest), batch)
+
+
+def layer_positions(layers: Iterable[Layer], images: int, wanted: int | None, seed: int) -> dict[str, Ints]:
+    """Sampled positions of every image for every layer.
+
+    Args:
+        layers: the layers.
+        images: number of calibration images.
+        wanted: positions per image; None for as many as give `ROWS_PER_FILTER` rows per filter.
+        seed: of the drawing; each layer has its own stream.
+
+    Returns:
+        Per layer name, flat positions of shape (images, P).
+    """
+    drawn = {}
+    for number, layer in enumerate(layers):
+        rows = max(LEAST_ROWS, ROWS_PER_FILTER * layer.filters)
+        generator = np.random.default_rng([seed, number])
+        drawn[layer.name] = draw_positions(generator, images, prod(layer.positions), wanted or ceil(rows / images))
+    return drawn
+
+
+def _batch_size(specs: Iterable[TensorSpec]) -> int:
+    elements = sum(prod(size or 1 for size in spec.shape[1:]) for spec in specs)
+    return int(np.clip(_BATCH_ELEMENTS // max(1, elements), 1, _MOST_BATCH))

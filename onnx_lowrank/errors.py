@@ -1,0 +1,51 @@
+"""What can go wrong, as exceptions.
+
+::
+
+    LowRankError                 the user can fix it: bad file, bad data, impossible target
+    ├── ModelError               the ONNX file: missing, broken, nothing in it to convert
+    ├── CalibrationError         the sample inputs: missing, unreadable, wrong shape, NaN
+    ├── BudgetError              the target: a speedup that no choice of ranks reaches
+    ├── RankError                a rank or plan that does not fit its layer
+    ├── OutputError              the place to write to: exists, missing folder, disk full
+    ├── VerificationError        the written model is not good enough (exit code 3)
+    └── MissingDependencyError   an optional package or execution provider is not installed
+
+A message says where, what was found, what was wanted and what to do:
+``Conv 'features.3': rank must be 1..64 (64 filters), got 80: lower it in the plan``.
+Wrong arguments from Python code stay ``ValueError`` and ``TypeError``.
+"""
+
+from __future__ import annotations
+
+
+class LowRankError(Exception):
+    """Base of every error the user can fix."""
+
+
+class ModelError(LowRankError):
+    """The ONNX model cannot be read, run or converted."""
+
+
+class CalibrationError(LowRankError):
+    """The sample inputs cannot be used."""
+
+
+class BudgetError(LowRankError):
+    """No choice of ranks meets the target."""
+
+
+class RankError(LowRankError):
+    """A rank or a rank plan does not fit the layers of the model."""
+
+
+class OutputError(LowRankError):
+    """The result cannot be written where it was asked to go."""
+
+
+class VerificationError(LowRankError):
+    """The written model failed its checks; no file is left behind."""
+
+
+class MissingDependencyError(LowRankError):
+    """An optional package or an execution provider is missing."""

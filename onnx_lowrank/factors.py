@@ -1,0 +1,61 @@
+"""What crosses from solving to rewriting: a chain of small convolutions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.layer import Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """One convolution of a chain.
+
+    Attributes:
+        weight: shape (out, in, kh, kw), float64.
+        bias: shape (out,); None for all but the last, since a bias in front of padding is wrong at the borders.
+        geometry: strides, dilations, pads.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64] | None
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class SolveErrors:
+    """Relative errors after the activation on the calibration rows, ``||r(Y) - r(Y')|| / ||r(Y)||``.
+
+    Attributes:
+        linear: of the linear solution.
+        solved: of the solution that was kept.
+    """
+
+    linear: float
+    solved: float
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """The solved chain of one layer.
+
+    Attributes:
+        convolutions: two or three, in the order they run.
+        errors: what the solver reached.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    errors: SolveErrors
+
+
+def relative_error(wanted: NDArray[Any], found: NDArray[Any]) -> float:
+    """``||wanted - found||_F / ||wanted||_F`` in float64; 0 where both are zero, inf where only ``wanted`` is."""
+    wanted, found = np.asarray(wanted, np.float64), np.asarray(found, np.float64)
+    difference, size = float(np.linalg.norm(wanted - found)), float(np.linalg.norm(wanted))
+    if size == 0:
+        return 0.0 if difference == 0 else float("inf")
+    return difference / size

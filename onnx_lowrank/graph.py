@@ -1,0 +1,201 @@
+"""Reading an ONNX graph: who makes a tensor, who reads it, which tensors are constant.
+
+A node is known by its first output: names may be missing or repeated in the wild, tensors may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+# Operators that only reshape, retype or pass on: safe and cheap to evaluate ahead of time.
+_FOLDABLE = frozenset(
+    {"Constant", "Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear"}
+)
+
+# Before this IR version every initializer had to be listed among the graph's inputs too.
+FIRST_IR_WITH_FREE_INITIALIZERS = 4
+
+
+class GraphIndex:
+    """Lookups over the main graph of a model; make a new one after the graph has changed.
+
+    Attributes:
+        producer: tensor name -> the node that makes it.
+        consumers: tensor name -> the nodes that read it, subgraph captures included.
+        outputs: names of the graph's outputs.
+        initializers: name -> the initializer; those that are also graph inputs included.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        graph = model.graph
+        self.producer = {name: node for node in graph.node for name in node.output if name}
+        self.consumers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in dict.fromkeys(reads(node)):
+                self.consumers.setdefault(name, []).append(node)
+        self.outputs = {value.name for value in graph.output}
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+
+    def only_consumer(self, tensor: str) -> onnx.NodeProto | None:
+        """The single node that reads ``tensor``; None where several do or the graph hands it out."""
+        readers = self.consumers.get(tensor, [])
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def constant(self, tensor: str) -> NDArray[Any] | None:
+        """The value of ``tensor`` where it does not depend on the graph's inputs, else None.
+
+        Follows Constant, Identity, Cast, Reshape, Transpose and the like back to initializers.
+        """
+        if tensor in self.initializers:
+            return numpy_helper.to_array(self.initializers[tensor])
+        nodes = self._constant_nodes(tensor)
+        if nodes is None:
+            return None
+        needed = {name for node in nodes for name in node.input}
+        graph = onnx.helper.make_graph(
+            nodes,
+            "constant",
+            [],
+            [onnx.ValueInfoProto(name=tensor)],
+            [self.initializers[name] for name in needed if name in self.initializers],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=self._model.opset_import)
+        (value,) = ReferenceEvaluator(model).run(None, {})
+        return value  # type: ignore[no-any-return]
+
+    def _constant_nodes(self, tensor: str) -> list[onnx.NodeProto] | None:
+        """The nodes that compute a constant, inputs first; None if it is no constant."""
+        node = self.producer.get(tensor)
+        if node is None or node.op_type not in _FOLDABLE or node.domain not in {"", "ai.onnx"}:
+            return None
+        before: list[onnx.NodeProto] = []
+        for name in node.input:
+            if name and name not in self.initializers:
+                nodes = self._constant_nodes(name)
+                if nodes is None:
+                    return None
+                before += [each for each in nodes if each not in before]
+        return [*before, node]
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of all tensors a node reads, those its subgraphs capture from outside included."""
+    yield from (name for name in node.input if name)
+    for each in node.attribute:
+        for graph in [each.g] if each.HasField("g") else each.graphs:
+            own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            own |= {name for inner in graph.node for name in inner.output}
+            inside = [name for inner in graph.node for name in reads(inner)]
+            yield from (name for name in [*inside, *(value.name for value in graph.output)] if name not in own)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """Value of a node's attribute, text as str; ``default`` where it is not set."""
+    for each in node.attribute:
+        if each.name == name:
+            value = onnx.helper.get_attribute_value(each)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def fresh_name(wanted: str, taken: Iterable[str]) -> str:
+    """``wanted``, or with a number behind it where that is taken."""
+    taken = set(taken)
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Version of the standard operator set the model uses."""
+    return max((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=1)
+
+
+def extract(
+    model: onnx.ModelProto,
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    extra: Sequence[onnx.NodeProto] = (),
+    constants: Sequence[onnx.TensorProto] = (),
+) -> onnx.ModelProto:
+    """A model of its own that computes ``outputs`` from ``inputs``, with only the nodes that takes.
+
+    Args:
+        model: where the nodes come from; not changed.
+        inputs: the new graph's inputs: inputs of the model, or inner tensors to cut at.
+        outputs: the new graph's outputs: tensors of the model or of ``extra``.
+        extra: nodes to run behind the model's own, in topological order.
+        constants: initializers that ``extra`` reads.
+    """
+    given = {value.name for value in inputs}
+    needed = {value.name for value in outputs} | {name for node in extra for name in reads(node)}
+    nodes = [*ancestors(model, needed, given), *extra]
+    used = {name for node in nodes for name in reads(node)} - given
+    initializers = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    graph = onnx.helper.make_graph(nodes, model.graph.name or "graph", inputs, outputs, initializers)
+    graph.initializer.extend(constants)
+    if model.ir_version < FIRST_IR_WITH_FREE_INITIALIZERS:
+        graph.input.extend(initializer_input(tensor) for tensor in graph.initializer)
+    return onnx.helper.make_model(
+        graph, ir_version=model.ir_version, opset_imports=model.opset_import, functions=model.functions
+    )
+
+
+def ancestors(model: onnx.ModelProto, tensors: Iterable[str], given: Container[str]) -> list[onnx.NodeProto]:
+    """The nodes needed to compute ``tensors`` where those of ``given`` are at hand, in the graph's order."""
+    needed = {name for name in tensors if name not in given}
+    found = []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            found.append(node)
+            needed.update(name for name in reads(node) if name not in given)
+    return found[::-1]
+
+
+def initializer_input(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
+    """The graph input that must stand beside an initializer before IR version 4."""
+    return onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+
+
+def remove_orphans(model: onnx.ModelProto, tensors: Iterable[str]) -> None:
+    """Drop whatever only served to make ``tensors``, where nothing reads them any more.
+
+    Nodes, initializers and the graph inputs that stand for initializers (IR version 3) go; nothing else is touched.
+    """
+    graph = model.graph
+    index = GraphIndex(model)
+    readers = {name: len(nodes) for name, nodes in index.consumers.items()}
+    waiting, dead_nodes, dead_initializers = list(tensors), set(), set()
+    while waiting:
+        name = waiting.pop()
+        if readers.get(name, 0) or name in index.outputs:
+            continue
+        if name in index.initializers:
+            dead_initializers.add(name)
+        node = index.producer.get(name)
+        if node is None or node.output[0] in dead_nodes:
+            continue
+        if any(readers.get(output, 0) or output in index.outputs for output in node.output if output):
+            continue
+        dead_nodes.add(node.output[0])
+        for read in dict.fromkeys(reads(node)):
+            readers[read] -= 1
+            waiting.append(read)
+    _delete(graph.node, lambda node: bool(node.output) and node.output[0] in dead_nodes)
+    _delete(graph.initializer, lambda tensor: tensor.name in dead_initializers)
+    _delete(graph.input, lambda value: value.name in dead_initializers)
+
+
+def _delete(field: Any, is_dead: Callable[[Any], bool]) -> None:
+    for position in reversed(range(len(field))):
+        if is_dead(field[position]):
+            del field[position]

@@ -1,0 +1,105 @@
+"""What the solver knows of one layer: weights, geometry, activation; and of the layers left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnx_lowrank.activation import Activation
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution moves over its input; one entry per spatial axis.
+
+    Attributes:
+        strides: step per axis.
+        dilations: kernel spacing per axis.
+        pads: zeros before each axis, then zeros behind each axis (ONNX order); all 0 where ``auto_pad`` decides.
+        auto_pad: ``NOTSET``, ``VALID``, ``SAME_UPPER`` or ``SAME_LOWER``.
+    """
+
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    auto_pad: str = "NOTSET"
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One convolution that can be factorized, with all that belongs to it folded in.
+
+    Attributes:
+        name: the node's name, or its output's where the node has none; unique in the model.
+        op: ONNX operator, ``Conv``.
+        weight: filters, shape (d, c, kh, kw), batch normalization folded in, the model's float type.
+        bias: shape (d,), zeros where the layer has none, batch normalization folded in.
+        geometry: strides, dilations, pads.
+        activation: what follows the response (after the residual sum, where there is one).
+        input: tensor the convolution reads.
+        response: tensor it delivers before the activation (behind a folded BatchNormalization).
+        residual: tensor added to the response before the activation, or None.
+        nodes: first output of every node the factorized chain takes the place of.
+        positions: spatial size of the response, (height, width).
+        input_size: spatial size of the input, (height, width).
+    """
+
+    name: str
+    op: str
+    weight: NDArray[Any]
+    bias: NDArray[Any]
+    geometry: Geometry
+    activation: Activation
+    input: str
+    response: str
+    residual: str | None
+    nodes: tuple[str, ...]
+    positions: tuple[int, ...]
+    input_size: tuple[int, ...]
+
+    @property
+    def filters(self) -> int:
+        """Output channels d."""
+        return int(self.weight.shape[0])
+
+    @property
+    def channels(self) -> int:
+        """Input channels c."""
+        return int(self.weight.shape[1])
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Kernel size, (kh, kw)."""
+        return tuple(int(size) for size in self.weight.shape[2:])
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds per image, bias not counted."""
+        return prod(self.positions) * self.weight.size
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self.weight.size + self.filters
+
+
+@dataclass(frozen=True)
+class SkippedLayer:
+    """A Conv, Gemm or MatMul that stays as it is, and why.
+
+    Attributes:
+        name: the node's name, or its output's where the node has none.
+        op: ONNX operator.
+        reason: why it is not factorized, in words.
+        macs: multiply-adds per image (0 where the weight is not constant).
+        parameters: weights and biases (0 where the weight is not constant).
+    """
+
+    name: str
+    op: str
+    reason: str
+    macs: int
+    parameters: int

@@ -1,0 +1,180 @@
+"""Which nodes can be factorized; for every other Conv, Gemm or MatMul the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_lowrank.activation import Activation, identity
+from onnx_lowrank.graph import GraphIndex, attribute
+from onnx_lowrank.layer import Geometry, Layer, SkippedLayer
+from onnx_lowrank.load.activations import find_activation
+from onnx_lowrank.load.fold import Folded, fold_affine
+
+Shape = tuple[int, ...]
+
+_COUNTED = frozenset({"Conv", "Gemm", "MatMul"})
+_UNSUPPORTED = frozenset({"ConvTranspose", "ConvInteger", "QLinearConv", "QLinearMatMul", "MatMulInteger", "FusedConv"})
+_FLOATS = (np.float16, np.float32, np.float64)
+_SPATIAL_AXES = 2
+
+
+def weighted_tensors(model: onnx.ModelProto) -> list[str]:
+    """Tensors whose shapes `find_layers` wants to know: around every Conv, Gemm and MatMul, and what is added."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    names = [
+        name
+        for node in model.graph.node
+        if node.op_type in _COUNTED
+        for name in (node.input[0], node.output[0])
+    ]
+    names += [name for node in model.graph.node if node.op_type == "Add" for name in node.input]
+    return [name for name in dict.fromkeys(names) if name not in constants]
+
+
+def find_layers(
+    model: onnx.ModelProto, shapes: Mapping[str, Shape]
+) -> tuple[list[Layer], list[SkippedLayer]]:
+    """Sort a model's layers into those that can be factorized and those that stay.
+
+    Args:
+        model: the original network; not changed.
+        shapes: observed shape of each of `weighted_tensors`, first axis = samples.
+
+    Returns:
+        Layers in topological order, and a SkippedLayer with its reason for every other Conv, Gemm, MatMul
+        and for their relatives that are not supported.
+    """
+    index = GraphIndex(model)
+    layers, skipped = [], []
+    for node, name in zip(model.graph.node, node_names(model), strict=True):
+        if node.op_type in _UNSUPPORTED:
+            skipped.append(SkippedLayer(name, node.op_type, f"{node.op_type} is not supported", 0, 0))
+        elif node.op_type in _COUNTED:
+            found = _examine(index, node, name, shapes)
+            (layers if isinstance(found, Layer) else skipped).append(found)  # type: ignore[attr-defined]
+    return layers, skipped
+
+
+def node_names(model: onnx.ModelProto) -> list[str]:
+    """A name for every node that no other has: its own where that is unique, else its first output's."""
+    names = [node.name for node in model.graph.node]
+    return [
+        node.name if node.name and names.count(node.name) == 1 else node.output[0] for node in model.graph.node
+    ]
+
+
+def _examine(
+    index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape]
+) -> Layer | SkippedLayer:
+    weight = _weight(index, node)
+    if weight is None:
+        return SkippedLayer(name, node.op_type, "its weight is computed at run time", 0, 0)
+    reason = _why_not(node, weight) or _quantized(index, node)
+    if reason is not None:
+        return SkippedLayer(name, node.op_type, reason, *_size(index, node, weight, shapes))
+    folded = fold_affine(index, node, weight)
+    if folded is None:
+        return SkippedLayer(
+            name, node.op_type, "its bias is computed at run time", *_size(index, node, weight, shapes)
+        )
+    activation, residual = _behind(index, folded.response, weight.shape[0], shapes)
+    return _layer(node, name, folded, activation, residual, shapes)
+
+
+def _weight(index: GraphIndex, node: onnx.NodeProto) -> NDArray[Any] | None:
+    if len(node.input) < 2:  # noqa: PLR2004
+        return None
+    return index.constant(node.input[1])
+
+
+def _why_not(node: onnx.NodeProto, weight: NDArray[Any]) -> str | None:
+    """Why a node with a constant weight is not factorized; None where it is."""
+    if node.domain not in {"", "ai.onnx"}:
+        return f"operator of domain {node.domain}"
+    if node.op_type != "Conv":
+        return "fully connected layers are not factorized"
+    if weight.ndim != _SPATIAL_AXES + 2:
+        return f"{weight.ndim - 2}-D convolution: only 2-D is factorized"
+    group = attribute(node, "group", 1)
+    if group != 1:
+        return "depthwise convolution" if weight.shape[1] == 1 else f"grouped convolution ({group} groups)"
+    if weight.dtype not in _FLOATS:
+        return f"{weight.dtype} weights: only float16, float32 and float64 are factorized"
+    if 0 in weight.shape:
+        return "it has no channels"
+    return None
+
+
+def _quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
+    source = index.producer.get(node.input[0])
+    return "quantized (QDQ) convolution" if source is not None and source.op_type == "DequantizeLinear" else None
+
+
+def _size(
+    index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape]
+) -> tuple[int, int]:
+    """Multiply-adds per image and parameters of a layer that stays."""
+    output, samples = shapes[node.output[0]], max(1, shapes[node.output[0]][0])
+    if node.op_type == "Conv":
+        macs = prod(output[2:]) * weight.size
+    else:
+        inner = weight.shape[-1 if attribute(node, "transB", 0) else -2] if weight.ndim > 1 else weight.size
+        macs = prod(output) * inner // samples
+    bias = index.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None  # noqa: PLR2004
+    return macs, weight.size + (0 if bias is None else bias.size)
+
+
+def _behind(
+    index: GraphIndex, response: str, filters: int, shapes: Mapping[str, Shape]
+) -> tuple[Activation, str | None]:
+    """The activation a response goes through, and the tensor added to it before that."""
+    node = index.only_consumer(response)
+    if node is not None and node.op_type == "Add":
+        others = [name for name in node.input if name != response]
+        activation = find_activation(index, node.output[0], filters)
+        summed = len(others) == 1 and shapes.get(others[0]) == shapes.get(response)
+        if summed and activation.name != "identity" and index.constant(others[0]) is None:
+            return activation, others[0]
+        return identity(), None  # added linearly: the sum's error is the response's
+    return find_activation(index, response, filters), None
+
+
+def _layer(
+    node: onnx.NodeProto,
+    name: str,
+    folded: Folded,
+    activation: Activation,
+    residual: str | None,
+    shapes: Mapping[str, Shape],
+) -> Layer:
+    return Layer(
+        name=name,
+        op=node.op_type,
+        weight=folded.weight,
+        bias=folded.bias,
+        geometry=_geometry(node),
+        activation=activation,
+        input=node.input[0],
+        response=folded.response,
+        residual=residual,
+        nodes=folded.nodes,
+        positions=shapes[node.output[0]][2:],
+        input_size=shapes[node.input[0]][2:],
+    )
+
+
+def _geometry(node: onnx.NodeProto) -> Geometry:
+    auto_pad = attribute(node, "auto_pad", "NOTSET")
+    none: Sequence[int] = [0] * (2 * _SPATIAL_AXES)
+    return Geometry(
+        strides=tuple(attribute(node, "strides", [1] * _SPATIAL_AXES)),
+        dilations=tuple(attribute(node, "dilations", [1] * _SPATIAL_AXES)),
+        pads=tuple(attribute(node, "pads", none) if auto_pad == "NOTSET" else none),
+        auto_pad=auto_pad,
+    )

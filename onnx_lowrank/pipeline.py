@@ -1,0 +1,328 @@
+"""The whole method: collect, choose ranks, then layer by layer propagate, solve, rewrite; verify, report.
+
+`convert` is the place to start reading. Stages never call each other; they meet here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from threadpoolctl import threadpool_limits
+
+from onnx_lowrank import cost
+from onnx_lowrank.calibrate import (
+    Preprocessing,
+    Propagation,
+    Samples,
+    Split,
+    collect_targets,
+    iterate_batches,
+    layer_positions,
+    open_samples,
+    preset,
+    split_samples,
+)
+from onnx_lowrank.calibrate.sampling import Ints
+from onnx_lowrank.errors import BudgetError, VerificationError
+from onnx_lowrank.factors import SolveErrors
+from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.plan import METHODS, LayerPlan, RankPlan
+from onnx_lowrank.prepare import Network, check_has_data, choose_layers, count_macs, open_network
+from onnx_lowrank.progress import Progress, Silent
+from onnx_lowrank.ranks import energy_curve, layer_options, select
+from onnx_lowrank.report import Calibration, LayerReport, Report
+from onnx_lowrank.responses import Responses, Targets
+from onnx_lowrank.rewrite import replace_layer, set_metadata, staged
+from onnx_lowrank.runtime import Session, choose_provider, rank_block
+from onnx_lowrank.settings import Settings
+from onnx_lowrank.solve import solve_layer
+from onnx_lowrank.stopwatch import Stopwatch, peak_memory_bytes
+from onnx_lowrank.verify import Comparison, check_structure, compare_outputs
+from onnx_lowrank.version import __version__
+
+WORST_ERROR = 1.0  # relative; an output of zeros would be as close
+_STAGES = ("collect", "ranks", "propagate", "solve", "verify")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished conversion.
+
+    Attributes:
+        model: the converted model; None for a dry run.
+        plan: the ranks it was converted with.
+        report: what was done, in numbers.
+    """
+
+    model: onnx.ModelProto | None
+    plan: RankPlan
+    report: Report
+
+    def save(self, path: str | Path) -> None:
+        """Write the converted model; the file is there whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+            ValueError: a dry run has no model.
+        """
+        if self.model is None:
+            raise ValueError("a dry run has no model to save")
+        with staged(self.model, Path(path)):
+            pass
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON report as a dictionary."""
+        return self.report.to_dict()
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A conversion under way: what is fixed before the first layer is solved."""
+
+    network: Network
+    samples: Samples
+    split: Split
+    layers: list[Layer]
+    skipped: list[SkippedLayer]
+    positions: Mapping[str, Ints]
+    settings: Settings
+    progress: Progress
+    watch: Stopwatch
+
+    def batches(self, indices: Any, stage: str) -> Iterator[dict[str, Any]]:
+        """Samples as batches, counted as progress of a stage."""
+        total = -(-len(indices) // self.split.batch_size)
+        return iter(self.progress.track(iterate_batches(self.samples, indices, self.split.batch_size), stage, total))
+
+
+def convert(
+    model: str | Path | onnx.ModelProto,
+    data: Any = None,
+    settings: Settings | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    output: str | Path | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> Result:
+    """Convert a network into one that does the same with a fraction of the multiply-adds.
+
+    Args:
+        model: path of an ONNX file, or a model; not changed.
+        data: sample inputs: path of an image folder, archive, ``.npy`` or ``.npz``; ``{input name: path}``; or an
+            iterable of batches ``{input name: array}``, first axis = samples.
+        settings: how to convert.
+        preprocessing: of images; pixels / 255 if not given.
+        output: where to write the result, once it is verified; an existing file is replaced. None writes nothing.
+        dry_run: stop after choosing ranks.
+        progress: watches the stages.
+        **changes: fields of `Settings` to change, as in ``convert(model, data, speedup=4)``.
+
+    Returns:
+        The converted model, its rank plan and a report.
+
+    Raises:
+        LowRankError: anything the user can fix; see `onnx_lowrank.errors`.
+        TypeError, ValueError: wrong settings.
+
+    References:
+        Zhang, Zou, He, Sun 2015, arXiv:1505.06798.
+    """
+    settings = replace(settings or Settings(), **changes)
+    with threadpool_limits(settings.threads):
+        job = _prepare(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
+        with job.watch.measure("collect"):
+            batches = job.batches(job.split.calibration, "collect")
+            targets = collect_targets(job.network.model, job.layers, job.positions, batches, job.network.provider)
+        with job.watch.measure("ranks"):
+            plan = choose_ranks(job, targets)
+        if dry_run:
+            return Result(None, plan, _report(job, plan))
+        converted, errors, passes = _solve_layers(job, plan, targets)
+        _sign(converted, job, plan)
+        with _written(converted, output) as file, job.watch.measure("verify"):
+            comparison = _verify(job, plan, file)
+        return Result(converted, plan, _report(job, plan, errors, comparison, passes, output))
+
+
+def _prepare(
+    model: str | Path | onnx.ModelProto,
+    data: Any,
+    settings: Settings,
+    preprocessing: Preprocessing,
+    progress: Progress,
+) -> Job:
+    """Everything up to the first full pass: model, data, layers, sampled positions."""
+    watch = Stopwatch()
+    provider = choose_provider(settings.provider, settings.threads)
+    network = open_network(model, provider, settings.input_shapes)
+    check_has_data(data)
+    samples = open_samples(data, network.inputs, preprocessing)
+    generator = np.random.default_rng(settings.seed)
+    split = split_samples(samples, network.inputs, generator, settings.samples, settings.batch_size)
+    found = network.layers(_one_batch(network, samples, split))
+    layers, skipped = choose_layers(*found, settings.include, settings.exclude)
+    positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
+    return Job(network, samples, split, layers, skipped, positions, settings, progress, watch)
+
+
+def choose_ranks(job: Job, targets: Mapping[str, Targets]) -> RankPlan:
+    """Method and ranks of every layer: the plan that was given, or the best within the budget.
+
+    Raises:
+        BudgetError: no choice of ranks reaches the target.
+        RankError: the given plan does not fit the layers.
+    """
+    settings = job.settings
+    energies = {layer.name: energy_curve(targets[layer.name].responses) for layer in job.layers}
+    if settings.plan is not None:
+        given = settings.plan.matched(job.layers)
+        return RankPlan(tuple(_with_energy(entry, energies[entry.name]) for entry in given))
+    measure = cost.chain_macs if settings.cost == "macs" else cost.chain_parameters
+    whole = [layer.macs if settings.cost == "macs" else layer.parameters for layer in (*job.layers, *job.skipped)]
+    fixed = sum(whole[len(job.layers) :])
+    methods = METHODS[1:] if settings.method == "auto" else (settings.method,)
+    multiple = settings.rank_multiple or rank_block(job.network.provider)
+    options = [layer_options(layer, energies[layer.name], measure, methods, multiple) for layer in job.layers]
+    try:
+        chosen = select(options, sum(whole) / settings.speedup - fixed)
+    except BudgetError as error:
+        least = fixed + sum(min(option.cost for option in layer) for layer in options)
+        raise BudgetError(
+            f"speedup {settings.speedup:g} cannot be reached, the largest that can is {sum(whole) / least:.2f} "
+            f"({sum(whole):.4g} {settings.cost}, of which {fixed:.4g} are in layers that stay): lower --speedup"
+        ) from error
+    return RankPlan(tuple(option.plan for option in chosen))
+
+
+def _solve_layers(
+    job: Job, plan: RankPlan, targets: dict[str, Targets]
+) -> tuple[onnx.ModelProto, dict[str, SolveErrors], float]:
+    """The layer loop: what reaches a layer, its factors, its place in the graph."""
+    converted = onnx.ModelProto()
+    converted.CopyFrom(job.network.model)
+    batches = iterate_batches(job.samples, job.split.calibration, job.split.batch_size)
+    propagation = Propagation(batches, job.positions, job.network.provider)
+    todo = [(layer, entry) for layer, entry in zip(job.layers, plan, strict=True) if entry.method != "kept"]
+    later = [layer for layer, _ in todo]
+    errors = {}
+    for layer, entry in job.progress.track(todo, "solve", len(todo)):
+        later = later[1:]
+        original = targets.pop(layer.name)
+        inputs = original.responses
+        if job.settings.asymmetric:
+            with job.watch.measure("propagate"):
+                inputs = propagation.advance(converted, layer, later)
+        with job.watch.measure("solve"):
+            factors = solve_layer(layer, Responses(original, inputs), entry, job.settings.solver)
+            errors[layer.name] = factors.errors
+            replace_layer(converted, layer, factors)
+    passes = propagation.node_runs / (len(converted.graph.node) * len(job.split.calibration))
+    return converted, errors, passes
+
+
+def _sign(converted: onnx.ModelProto, job: Job, plan: RankPlan) -> None:
+    """Say in the model's metadata how it was made."""
+    settings = job.settings
+    target = "plan" if settings.plan else f"speedup {settings.speedup:g} ({settings.cost})"
+    entries = {"version": __version__, "target": target, "seed": str(settings.seed), "plan": plan.to_json()}
+    set_metadata(converted, {f"onnx_lowrank.{key}": value for key, value in entries.items()})
+
+
+@contextmanager
+def _written(model: onnx.ModelProto, output: str | Path | None) -> Iterator[Path]:
+    """The model as a file to verify: beside its final place, or in a folder that goes away."""
+    with tempfile.TemporaryDirectory() as folder, staged(model, Path(output or Path(folder) / "model.onnx")) as file:
+        yield file
+
+
+def _verify(job: Job, plan: RankPlan, file: Path) -> Comparison:
+    """Read the written file back, check its graph, run it on samples it was not solved with.
+
+    Raises:
+        VerificationError: anything about it is not as it should be.
+    """
+    network = job.network
+    written = check_structure(network.model, file)
+    found = count_macs(written, _one_batch(network, job.samples, job.split), network.provider)
+    expected = sum(_planned_macs(job, plan))
+    if found != expected:
+        raise VerificationError(f"written model: {found} multiply-adds, the plan makes {expected}: please report this")
+    original, converted = Session(network.model, network.provider), Session(file, network.provider)
+    comparison = compare_outputs(original, converted, job.batches(job.split.held_out, "verify"))
+    for name, fidelity in comparison.outputs.items():
+        if not fidelity.relative_error <= WORST_ERROR:
+            raise VerificationError(
+                f"output '{name}': relative error {fidelity.relative_error:.3g} on {comparison.images} held-out samples, "
+                f"at most {WORST_ERROR:g} is wanted: lower --speedup or give more samples; nothing was written"
+            )
+    return comparison
+
+
+def _planned_macs(job: Job, plan: RankPlan) -> list[int]:
+    """Multiply-adds per image of every layer as planned, then of every skipped one."""
+    planned = [cost.chain_macs(layer, entry) for layer, entry in zip(job.layers, plan, strict=True)]
+    return planned + [layer.macs for layer in job.skipped]
+
+
+def _report(
+    job: Job,
+    plan: RankPlan,
+    errors: Mapping[str, SolveErrors] | None = None,
+    comparison: Comparison | None = None,
+    passes: float = 0.0,
+    output: str | Path | None = None,
+) -> Report:
+    errors = errors or {}
+    macs = _planned_macs(job, plan)
+    entries = list(zip(job.layers, plan, macs, strict=False))
+    layers = [LayerReport.of_planned(layer, entry, after, errors.get(layer.name)) for layer, entry, after in entries]
+    rows = {report.name: report for report in (*layers, *map(LayerReport.of_skipped, job.skipped))}
+    before = [*job.layers, *job.skipped]
+    parameters = [cost.chain_parameters(layer, entry) for layer, entry, _ in entries]
+    images = len(job.split.calibration)
+    return Report(
+        version=__version__,
+        seed=job.settings.seed,
+        input=job.network.name,
+        output=None if output is None else str(output),
+        requested=None if job.settings.plan else job.settings.speedup,
+        macs=(sum(layer.macs for layer in before), sum(macs)),
+        parameters=(
+            sum(layer.parameters for layer in before),
+            sum(parameters) + sum(layer.parameters for layer in job.skipped),
+        ),
+        calibration=Calibration(
+            source=job.samples.source,
+            synthetic=False,
+            images=images,
+            positions_per_image=max(drawn.shape[1] for drawn in job.positions.values()),
+            provider=job.network.provider.name,
+        ),
+        layers=tuple(rows[name] for name in job.network.order if name in rows),
+        verification=None
+        if comparison is None
+        else {"images": comparison.images, "outputs": comparison.to_dict()["outputs"]},
+        forward_passes={"original": (images + 1) / images, "converted": passes},
+        seconds=job.watch.seconds(_STAGES),
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def _one_batch(network: Network, samples: Samples, split: Split) -> dict[str, Any]:
+    """The smallest batch the model takes."""
+    fixed = network.inputs[0].shape[0] if network.inputs[0].shape else None
+    return samples.read(split.calibration[: fixed or 1])
+
+
+def _with_energy(entry: LayerPlan, energy: Any) -> LayerPlan:
+    rank = entry.channel
+    return entry if rank is None else replace(entry, energy=float(energy[min(rank, len(energy) - 1)]))

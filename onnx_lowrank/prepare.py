@@ -1,0 +1,187 @@
+"""What every command needs first: the model, its inputs, its layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_lowrank.errors import CalibrationError, ModelError
+from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.load import find_layers, node_names, read_model, weighted_tensors
+from onnx_lowrank.runtime import Provider, Session, observe_shapes
+from onnx_lowrank.tensor_spec import TensorSpec
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A model and what is known of it.
+
+    Attributes:
+        model: the original, weights in memory.
+        name: what to call it: its path, or ``<model>``.
+        provider: where it runs.
+        inputs: name, type and shape of its inputs, open axes filled in where the user said how.
+    """
+
+    model: onnx.ModelProto
+    name: str
+    provider: Provider
+    inputs: tuple[TensorSpec, ...]
+
+    def layers(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[list[Layer], list[SkippedLayer]]:
+        """Layers that can be factorized, and all others with their reasons.
+
+        Args:
+            feeds: one batch of inputs; sizes that the model leaves open are taken from it.
+
+        Raises:
+            ModelError: there is no Conv, Gemm or MatMul at all.
+        """
+        return _layers(self.model, feeds, self.provider, self.name)
+
+    @property
+    def order(self) -> list[str]:
+        """Layer names in the order of the graph."""
+        return node_names(self.model)
+
+    def zeros(self) -> dict[str, NDArray[Any]]:
+        """A batch of zeros, one sample where the batch size is open.
+
+        Raises:
+            ModelError: another axis is open.
+        """
+        return {spec.name: np.zeros(_known_shape(spec, self.name), spec.dtype) for spec in self.inputs}
+
+
+def open_network(model: str | Path | onnx.ModelProto, provider: Provider, input_shapes: Shapes) -> Network:
+    """Read a model and see that onnxruntime runs it.
+
+    Args:
+        model: path, or a model in memory.
+        provider: where to run it.
+        input_shapes: shape by input name, where the model leaves axes open; ``""`` names the only input.
+
+    Raises:
+        ModelError: it cannot be read or loaded, or a shape does not fit its input.
+    """
+    name = "<model>" if isinstance(model, onnx.ModelProto) else str(model)
+    loaded = read_model(model)
+    inputs = Session(loaded, provider, name=name).inputs
+    return Network(loaded, name, provider, _with_shapes(inputs, input_shapes))
+
+
+def choose_layers(
+    layers: Sequence[Layer], skipped: Sequence[SkippedLayer], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[list[Layer], list[SkippedLayer]]:
+    """Leave out the layers the user does not want touched.
+
+    Args:
+        layers: those that can be factorized.
+        skipped: those that stay already.
+        include: regular expressions, matched anywhere in the name; none means every layer.
+        exclude: the same for layers to leave out.
+
+    Raises:
+        ModelError: an expression is invalid or matches no layer, or no layer is left.
+    """
+    names = [each.name for each in (*layers, *skipped)]
+    wanted, unwanted = _expressions("include", include, names), _expressions("exclude", exclude, names)
+    chosen, left = [], list(skipped)
+    for layer in layers:
+        reason = next((f"excluded by '{each.pattern}'" for each in unwanted if each.search(layer.name)), None)
+        if reason is None and wanted and not any(each.search(layer.name) for each in wanted):
+            reason = "not among the included layers"
+        if reason is None:
+            chosen.append(layer)
+        else:
+            left.append(SkippedLayer(layer.name, layer.op, reason, layer.macs, layer.parameters))
+    if not chosen:
+        reasons = "; ".join(f"'{each.name}': {each.reason}" for each in left[:3])
+        raise ModelError(
+            f"no layer can be factorized ({reasons or 'the graph has no Conv'}): "
+            "see all reasons with 'onnx-lowrank inspect', check --include and --exclude"
+        )
+    return chosen, left
+
+
+def count_macs(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], provider: Provider) -> int:
+    """Multiply-adds per image of every Conv, Gemm and MatMul with constant weights."""
+    layers, skipped = _layers(model, feeds, provider, "model")
+    return sum(each.macs for each in (*layers, *skipped))
+
+
+def _layers(
+    model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], provider: Provider, name: str
+) -> tuple[list[Layer], list[SkippedLayer]]:
+    tensors = weighted_tensors(model)
+    if not tensors:
+        raise ModelError(f"{name}: no Conv, Gemm or MatMul in the graph: there is nothing to factorize")
+    return find_layers(model, observe_shapes(model, feeds, tensors, provider))
+
+
+def _expressions(option: str, patterns: Sequence[str], names: Sequence[str]) -> list[re.Pattern[str]]:
+    compiled = []
+    for pattern in patterns:
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise ModelError(f"--{option} '{pattern}': not a regular expression ({error}): correct it") from error
+        if not any(expression.search(name) for name in names):
+            raise ModelError(
+                f"--{option} '{pattern}': matches none of the {len(names)} layers ({', '.join(names[:3])}, ...): "
+                "see their names with 'onnx-lowrank inspect'"
+            )
+        compiled.append(expression)
+    return compiled
+
+
+def _with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpec, ...]:
+    known = {spec.name for spec in inputs}
+    if "" in shapes and len(inputs) == 1:
+        shapes = {inputs[0].name: shapes[""]}
+    for name in shapes:
+        if name not in known:
+            raise ModelError(f"--input-shapes: no input '{name}', the model has {', '.join(sorted(known))}")
+    filled = []
+    for spec in inputs:
+        shape = shapes.get(spec.name)
+        if shape is None:
+            filled.append(spec)
+            continue
+        fits = len(shape) == len(spec.shape) and all(
+            own in {None, given} for own, given in zip(spec.shape, shape, strict=True)
+        )
+        if not fits:
+            raise ModelError(f"--input-shapes: {list(shape)} does not fit input '{spec.name}' {list(spec.shape)}")
+        # The first axis counts samples: the model says whether it is fixed, not the example shape.
+        filled.append(replace(spec, shape=(spec.shape[0], *shape[1:])))
+    return tuple(filled)
+
+
+def _known_shape(spec: TensorSpec, where: str) -> tuple[int, ...]:
+    shape = tuple(size or 1 if axis == 0 else size for axis, size in enumerate(spec.shape))
+    if None in shape:
+        text = ",".join(str(size or "?") for size in shape)
+        raise ModelError(f"{where}: input '{spec.name}' has open axes ({text}): pass --input-shapes {spec.name}:{text}")
+    return tuple(size for size in shape if size is not None)
+
+
+def check_has_data(data: object) -> None:
+    """Refuse to go on without sample inputs.
+
+    Raises:
+        CalibrationError: there are none.
+    """
+    if data is None:
+        raise CalibrationError(
+            "data: none given, sample inputs are wanted: pass --data with a folder of images, .npy, .npz, .zip or .tar"
+        )

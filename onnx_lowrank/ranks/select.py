@@ -1,0 +1,103 @@
+"""Share a budget out over the layers: one option per layer, the product of kept energies as large as can be.
+
+The paper drops eigenvalues one at a time, greedily. Its objective, ``maximise prod_l energy_l`` subject to
+``sum_l cost_l <= budget``, is a multiple-choice knapsack; solving that by dynamic programming is as cheap here, spends
+the budget to a fraction of a percent, and needs no convexity: costs may be staircases, ranks multiples of a block, and
+keeping a layer is one option among others.
+
+| code   | meaning                                                    | shape            |
+|--------|------------------------------------------------------------|------------------|
+| value  | best sum of log energies with at most b units spent so far | (units + 1,)     |
+| choice | option taken by the layer to get there                     | (layers, units+1)|
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.plan import LayerPlan
+
+_UNITS = 20_000  # the budget's resolution: rounding up costs at most layers / units of it
+_UNITS_PER_LAYER = 500
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to treat one layer.
+
+    Attributes:
+        plan: method, ranks and the energy they keep.
+        cost: in the budget's unit.
+    """
+
+    plan: LayerPlan
+    cost: float
+
+
+def select(options: Sequence[Sequence[Option]], budget: float) -> list[Option]:
+    """Pick one option for every layer within the budget, keeping as much energy as possible.
+
+    Args:
+        options: the options of each layer; at least one per layer.
+        budget: the most that the chosen options may cost together.
+
+    Returns:
+        The option of each layer, in order.
+
+    Raises:
+        BudgetError: even the cheapest options cost more than the budget.
+
+    References:
+        Zhang et al. 2015, arXiv:1505.06798 (the objective); Kellerer, Pferschy, Pisinger 2004, Knapsack Problems
+        (multiple-choice knapsack).
+    """
+    cheapest = sum(min(option.cost for option in layer) for layer in options)
+    if cheapest > budget:
+        raise BudgetError(f"budget {budget:.6g} is below the cheapest choice {cheapest:.6g}")
+    candidates = [_worth_it(layer) for layer in options]
+    units = max(_UNITS, _UNITS_PER_LAYER * len(options))
+    # Costs above the cheapest are what there is to decide on; rounded up, so that the budget holds exactly.
+    spare = budget - cheapest
+    costs = [np.array([option.cost - layer[0].cost for option in layer]) for layer in candidates]
+    steps = [np.ceil(cost * (units / spare) - 1e-9).astype(int) if spare > 0 else np.sign(cost) * (units + 1) for cost in costs]
+    values = [np.log([max(option.plan.energy, 1e-300) for option in layer]) for layer in candidates]
+    picked = _knapsack(steps, values, units)
+    return [layer[index] for layer, index in zip(candidates, picked, strict=True)]
+
+
+def _worth_it(layer: Sequence[Option]) -> list[Option]:
+    """Options by rising cost, without those that cost more and keep no more than a cheaper one."""
+    kept: list[Option] = []
+    for option in sorted(layer, key=lambda option: (option.cost, -option.plan.energy)):
+        if not kept or option.plan.energy > kept[-1].plan.energy:
+            kept.append(option)
+    return kept
+
+
+def _knapsack(
+    steps: Sequence[NDArray[np.int_]], values: Sequence[NDArray[np.float64]], units: int
+) -> list[int]:
+    value = np.zeros(units + 1)
+    choices = []
+    for cost, gain in zip(steps, values, strict=True):
+        best, choice = value + gain[0], np.zeros(units + 1, np.int32)
+        for index in range(1, len(cost)):
+            step = int(cost[index])
+            if step > units:
+                break
+            candidate = value[: units + 1 - step] + gain[index]
+            better = candidate > best[step:]
+            best[step:][better] = candidate[better]
+            choice[step:][better] = index
+        value = best
+        choices.append(choice)
+    picked, left = [], units
+    for choice, cost in zip(reversed(choices), reversed(steps), strict=True):
+        picked.append(int(choice[left]))
+        left -= int(cost[picked[-1]])
+    return picked[::-1]

@@ -1,0 +1,35 @@
+"""How much of a layer's response lies in its leading directions.
+
+| code        | paper                        | meaning                                    | shape |
+|-------------|------------------------------|--------------------------------------------|-------|
+| eigenvalues | sigma_{l,1} >= sigma_{l,2} ..| of the centred response covariance         | (d,)  |
+| energy[r]   | sum_{a<=r} sigma / sum sigma | share kept by rank r, 0 to 1               | (d+1,)|
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:
+    """Energy that each rank keeps of the centred responses.
+
+    Args:
+        responses: rows of samples, shape (n, d).
+
+    Returns:
+        Shape (d + 1,), entry r the share rank r keeps; all ones for responses that never vary.
+
+    References:
+        Zhang et al. 2015, arXiv:1505.06798, rank selection for whole-model acceleration.
+    """
+    centred = responses.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    eigenvalues = np.linalg.eigvalsh(centred.T @ centred)[::-1].clip(min=0)
+    total = eigenvalues.sum()
+    if total == 0:
+        return np.ones(len(eigenvalues) + 1)
+    return np.concatenate([[0.0], np.minimum(np.cumsum(eigenvalues) / total, 1.0)])

@@ -1,0 +1,151 @@
+"""What a conversion did, in numbers; the JSON that scripts read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from onnx_lowrank.factors import SolveErrors
+from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.plan import LayerPlan
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One Conv, Gemm or MatMul.
+
+    Attributes:
+        name: the layer's name.
+        op: ONNX operator.
+        method: ``kept``, ``channel``, ``spatial`` or ``spatial-channel``.
+        reason: why it is kept; None where it is factorized.
+        channel: channel rank, or None.
+        spatial: spatial rank, or None.
+        macs: multiply-adds per image before and after.
+        activation: what follows.
+        energy: share of its response's energy that the ranks keep; 1 where it is kept.
+        errors: relative errors after the activation on the calibration rows; None where nothing was solved.
+    """
+
+    name: str
+    op: str
+    method: str
+    reason: str | None
+    channel: int | None
+    spatial: int | None
+    macs: tuple[int, int]
+    activation: str
+    energy: float
+    errors: SolveErrors | None
+
+    @staticmethod
+    def of_skipped(layer: SkippedLayer) -> LayerReport:
+        """A layer that could not be factorized."""
+        macs = (layer.macs, layer.macs)
+        return LayerReport(layer.name, layer.op, "kept", layer.reason, None, None, macs, "", 1.0, None)
+
+    @staticmethod
+    def of_planned(layer: Layer, plan: LayerPlan, macs: int, errors: SolveErrors | None) -> LayerReport:
+        """A layer that was up for factorization."""
+        reason = "keeping it is the best use of the budget" if plan.method == "kept" else None
+        ranks, both = (plan.channel, plan.spatial), (layer.macs, macs)
+        return LayerReport(
+            layer.name, layer.op, plan.method, reason, *ranks, both, layer.activation.name, plan.energy, errors
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of ``layers`` in the JSON report."""
+        errors = self.errors or SolveErrors(0.0, 0.0)
+        return {
+            "name": self.name,
+            "op": self.op,
+            "method": self.method,
+            "reason": self.reason,
+            "ranks": {"channel": self.channel, "spatial": self.spatial},
+            "macs": {"before": self.macs[0], "after": self.macs[1]},
+            "activation": self.activation,
+            "energy": self.energy,
+            "error": {"linear": errors.linear, "solved": errors.solved},
+        }
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the conversion was calibrated with."""
+
+    source: str
+    synthetic: bool
+    images: int
+    positions_per_image: int
+    provider: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """A conversion in numbers; field by field the JSON report of the interface.
+
+    Attributes:
+        version: of this package.
+        seed: of all randomness.
+        input: path of the original, or ``<model>`` for one in memory.
+        output: path written, or None.
+        requested: the speedup asked for; None where a plan was given.
+        macs: multiply-adds per image before and after.
+        parameters: weights and biases of all counted layers before and after.
+        calibration: data, positions and provider.
+        layers: every Conv, Gemm and MatMul, in the order of the graph.
+        verification: number of held-out images and fidelity by output; None for a dry run.
+        forward_passes: passes of the original and of the converted network over the calibration set.
+        seconds: by stage, and the total.
+        peak_memory_bytes: the most memory the process ever had resident.
+        latency_speedup: measured, or None.
+    """
+
+    version: str
+    seed: int
+    input: str
+    output: str | None
+    requested: float | None
+    macs: tuple[int, int]
+    parameters: tuple[int, int]
+    calibration: Calibration
+    layers: tuple[LayerReport, ...]
+    verification: dict[str, Any] | None
+    forward_passes: dict[str, float]
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    latency_speedup: float | None = None
+
+    @property
+    def speedup(self) -> float:
+        """Original / converted multiply-adds."""
+        return self.macs[0] / max(1, self.macs[1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON report as a dictionary."""
+        return {
+            "schema": 1,
+            "version": self.version,
+            "seed": self.seed,
+            "input": self.input,
+            "output": self.output,
+            "speedup": {
+                "requested": self.requested,
+                "macs": self.speedup,
+                "params": self.parameters[0] / max(1, self.parameters[1]),
+                "latency": self.latency_speedup,
+            },
+            "macs": {"before": self.macs[0], "after": self.macs[1]},
+            "params": {"before": self.parameters[0], "after": self.parameters[1]},
+            "calibration": vars(self.calibration),
+            "layers": [layer.to_dict() for layer in self.layers],
+            "verification": self.verification,
+            "forward_passes": self.forward_passes,
+            "seconds": self.seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+    def to_json(self) -> str:
+        """The JSON report as text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"

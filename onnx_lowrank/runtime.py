@@ -1,0 +1,219 @@
+"""The one wrapper of onnxruntime: execution providers, sessions, what a model's inputs look like."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnx_lowrank.errors import MissingDependencyError, ModelError
+from onnx_lowrank.graph import extract
+from onnx_lowrank.tensor_spec import TensorSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+log = logging.getLogger(__name__)
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_NUMPY_TYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "float16": np.float16,
+    **{name: np.dtype(name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
+    "bool": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Where sessions run.
+
+    Attributes:
+        name: ``cpu``, ``cuda`` or ``tensorrt``.
+        threads: threads within an operator; 0 lets onnxruntime decide.
+    """
+
+    name: str = "cpu"
+    threads: int = 0
+
+    @property
+    def chain(self) -> list[str]:
+        """onnxruntime's provider names, the preferred one first, CPU last."""
+        return list(dict.fromkeys([_PROVIDERS[self.name], _PROVIDERS["cpu"]]))
+
+
+class Session:
+    """A model ready to run.
+
+    Args:
+        model: a model, or the path of one.
+        provider: where it runs.
+        name: what to call it in error messages.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model; its own message is kept.
+    """
+
+    def __init__(self, model: onnx.ModelProto | Path, provider: Provider, *, name: str = "model") -> None:
+        runtime = _onnxruntime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = provider.threads
+        options.log_severity_level = 4
+        source = str(model) if isinstance(model, Path) else model.SerializeToString()
+        self._name = name
+        try:
+            self._session = runtime.InferenceSession(source, options, providers=provider.chain)
+        except Exception as error:  # onnxruntime's exceptions share no base class but this
+            raise ModelError(f"{name}: onnxruntime cannot load it: {error}") from error
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Name, type and shape of every input."""
+        return tuple(_spec(value) for value in self._session.get_inputs())
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return tuple(value.name for value in self._session.get_outputs())
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """onnxruntime's names of the providers that really started."""
+        return tuple(self._session.get_providers())
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name for one batch of inputs.
+
+        Raises:
+            ModelError: onnxruntime fails on these inputs; its own message is kept.
+        """
+        try:
+            values = self._session.run(None, dict(feeds))
+        except Exception as error:  # onnxruntime's exceptions share no base class but this
+            raise ModelError(f"{self._name}: onnxruntime cannot run it: {error}") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def choose_provider(wanted: str = "auto", threads: int | None = None) -> Provider:
+    """The provider to run on; ``auto`` takes CUDA where it starts, else the CPU.
+
+    Args:
+        wanted: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        threads: threads within an operator; None lets onnxruntime decide.
+
+    Raises:
+        MissingDependencyError: onnxruntime or the wanted provider is not installed or does not start.
+        ValueError: no such provider.
+    """
+    if wanted not in {"auto", *_PROVIDERS}:
+        raise ValueError(f"provider must be auto, cpu, cuda or tensorrt, got {wanted!r}")
+    available = _onnxruntime().get_available_providers()
+    if wanted == "auto":
+        wanted = "cuda" if _PROVIDERS["cuda"] in available and _starts("cuda") else "cpu"
+    elif _PROVIDERS[wanted] not in available:
+        raise MissingDependencyError(
+            f"provider '{wanted}': this onnxruntime has {', '.join(available)}, wanted {_PROVIDERS[wanted]}: "
+            "pip uninstall onnxruntime; pip install 'onnx-lowrank[gpu]'"
+        )
+    elif not _starts(wanted):
+        raise MissingDependencyError(
+            f"provider '{wanted}': {_PROVIDERS[wanted]} is installed but does not start: "
+            "check the driver and the CUDA, cuDNN and TensorRT libraries, or use --provider cpu"
+        )
+    log.info("running on provider %s", wanted)
+    return Provider(wanted, threads or 0)
+
+
+def rank_block(provider: Provider) -> int:
+    """Channels that the provider's kernels work on at a time: ranks that are multiples of it run fast.
+
+    onnxruntime's CPU kernels use blocks of 16 with AVX-512 and of 8 without; tensor cores want multiples of 8.
+    """
+    if provider.name != "cpu":
+        return 8
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:  # not Linux
+        return 8
+    return 16 if "avx512f" in flags else 8
+
+
+def observe_shapes(
+    model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], tensors: Sequence[str], provider: Provider
+) -> dict[str, tuple[int, ...]]:
+    """Shapes that inner tensors really have, by running the model once; no shape inference to be fooled.
+
+    Args:
+        model: the network.
+        feeds: one batch of inputs.
+        tensors: names of the tensors to look at.
+        provider: where to run.
+
+    Returns:
+        Shape by tensor name.
+    """
+    known = {name: value.shape for name, value in feeds.items()}
+    unknown = [name for name in tensors if name not in known]
+    if not unknown:
+        return {name: known[name] for name in tensors}
+    nodes = [onnx.helper.make_node("Shape", [name], [f"{name}/shape"]) for name in unknown]
+    outputs = [onnx.helper.make_tensor_value_info(f"{name}/shape", TensorProto.INT64, None) for name in unknown]
+    inputs = [value for value in model.graph.input if value.name in feeds]
+    shapes = Session(extract(model, inputs, outputs, nodes), provider).run(feeds)
+    known |= {name: tuple(int(size) for size in shapes[f"{name}/shape"]) for name in unknown}
+    return {name: known[name] for name in tensors}
+
+
+def version() -> str:
+    """Version of onnxruntime."""
+    return str(_onnxruntime().__version__)
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415  (optional: installed by an extra)
+    except ImportError as error:
+        raise MissingDependencyError(
+            "onnxruntime is not installed: pip install 'onnx-lowrank[cpu]', "
+            "or 'onnx-lowrank[gpu]' for CUDA and TensorRT"
+        ) from error
+    return onnxruntime
+
+
+def _starts(name: str) -> bool:
+    """Whether a provider comes up with a one-node model instead of falling back to the CPU."""
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "probe",
+        [value("x", TensorProto.FLOAT, [1])],
+        [value("y", TensorProto.FLOAT, [1])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    try:
+        session = Session(model, Provider(name))
+        session.run({"x": np.zeros(1, np.float32)})
+    except ModelError as error:
+        log.info("provider %s does not start: %s", name, error)
+        return False
+    return _PROVIDERS[name] in session.providers
+
+
+def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    if kind not in _NUMPY_TYPES:
+        raise ModelError(f"input '{value.name}': type {value.type} is not supported, wanted a tensor of numbers")
+    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
+    return TensorSpec(value.name, np.dtype(_NUMPY_TYPES[kind]), shape)

@@ -1,0 +1,68 @@
+"""Every knob of a conversion and its default, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+
+from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.plan import METHODS, RankPlan
+
+COSTS = ("macs", "params")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to convert.
+
+    Attributes:
+        speedup: whole-model target, original cost / converted cost; above 1.
+        cost: what ``speedup`` counts: ``macs`` or ``params``.
+        method: ``auto`` or ``channel``: the factorizations allowed.
+        samples: calibration images; None for as many as are worth it.
+        positions: positions per image and layer; None for as many as the solver needs.
+        batch_size: samples per forward pass; None to go by the input's size. A fixed batch in the model goes first.
+        seed: of all randomness.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        threads: of onnxruntime and of the solver; None for all.
+        rank_multiple: ranks are multiples of this; None for the block the provider likes.
+        include: regular expressions on layer names; only layers that one of them matches are factorized.
+        exclude: regular expressions on layer names; layers that one of them matches stay.
+        input_shapes: shape by input name, where the model leaves axes open.
+        plan: ranks to use instead of choosing them.
+        solver: ``auto``; or ``nonlinear``, ``linear``, ``weights`` to see what each step brings.
+        asymmetric: solve with what the converted prefix really delivers; off only for comparison.
+
+    Raises:
+        BudgetError: ``speedup`` is not a number above 1.
+        ValueError: another field is out of its range.
+    """
+
+    speedup: float = 4.0
+    cost: str = "macs"
+    method: str = "auto"
+    samples: int | None = None
+    positions: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    provider: str = "auto"
+    threads: int | None = None
+    rank_multiple: int | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    plan: RankPlan | None = None
+    solver: str = "auto"
+    asymmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.speedup) or self.speedup <= 1:
+            raise BudgetError(f"speedup: got {self.speedup:g}, wanted a number above 1: try --speedup 4")
+        for name in ("samples", "positions", "batch_size", "threads", "rank_multiple"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name, allowed in (("cost", COSTS), ("method", ("auto", *METHODS[1:]))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -1,0 +1,45 @@
+"""Channel decomposition: kh x kw with fewer filters, then 1 x 1.
+
+    y = W x + b0,   y' = P Q y + offset   ->   first: Q W (no bias),   second: P, bias P Q b0 + offset
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_lowrank.factors import Convolution, Factors
+from onnx_lowrank.layer import Geometry, Layer
+from onnx_lowrank.responses import Responses
+from onnx_lowrank.solve.nonlinear import Rows
+from onnx_lowrank.solve.reconstruct import reconstruct
+from onnx_lowrank.solve.reduced_rank import RankFactors
+
+POINTWISE = Geometry(strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0))
+
+
+def solve_channel(layer: Layer, responses: Responses, rank: int, *, solver: str = "auto") -> Factors:
+    """Solve a layer as a kh x kw convolution with ``rank`` filters and a 1 x 1 convolution.
+
+    Args:
+        layer: the original layer.
+        responses: its sampled rows.
+        rank: channel rank d'.
+        solver: see `reconstruct`.
+
+    References:
+        Zhang et al. 2015, arXiv:1505.06798.
+    """
+    rows = Rows.of(responses, layer.activation)
+    factors, errors = reconstruct(rows, layer.weight, layer.bias, rank, solver=solver)
+    return Factors(channel_chain(layer, factors), errors)
+
+
+def channel_chain(layer: Layer, factors: RankFactors) -> tuple[Convolution, ...]:
+    """The two convolutions that apply a map of responses; all bias sits in the second."""
+    weight = np.asarray(layer.weight, np.float64)
+    first = (factors.Q @ weight.reshape(layer.filters, -1)).reshape(-1, *weight.shape[1:])
+    bias = factors.offset + factors.P @ (factors.Q @ np.asarray(layer.bias, np.float64))
+    return (
+        Convolution(first, None, layer.geometry),
+        Convolution(factors.P[:, :, None, None], bias, POINTWISE),
+    )
