@@ -1,9 +1,22 @@
 """Makes convolutional ONNX models faster by low-rank factorization, without training."""
 
 from onnx_lowrank.calibrate import Preprocessing, preset
+from onnx_lowrank.examine import Inspection, compare, inspect
 from onnx_lowrank.pipeline import Result, convert
 from onnx_lowrank.plan import LayerPlan, RankPlan
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.version import __version__
 
-__all__ = ["LayerPlan", "Preprocessing", "RankPlan", "Result", "Settings", "__version__", "convert", "preset"]
+__all__ = [
+    "Inspection",
+    "LayerPlan",
+    "Preprocessing",
+    "RankPlan",
+    "Result",
+    "Settings",
+    "__version__",
+    "compare",
+    "convert",
+    "inspect",
+    "preset",
+]

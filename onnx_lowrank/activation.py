@@ -70,7 +70,7 @@ class Smooth:
 
     Attributes:
         name: short lowercase name for reports.
-        value: the function itself, elementwise, float type kept.
+        value: the function itself, elementwise.
         expansion: value, first and second derivative at once, since they share their exponential.
         kinks: where the first derivative jumps, ascending. The derivatives are right strictly between them.
     """
@@ -82,7 +82,7 @@ class Smooth:
 
     def __call__(self, x: Array) -> Array:
         """Value at ``x``, any shape, in the dtype of ``x``."""
-        return self.value(x)
+        return self.value(x).astype(x.dtype, copy=False)
 
 
 Activation: TypeAlias = PiecewiseLinear | Smooth
@@ -119,7 +119,7 @@ def prelu(slopes: ArrayLike) -> PiecewiseLinear:
 
 
 def clip(low: float = -inf, high: float = inf) -> PiecewiseLinear:
-    """``min(max(x, low), high)``; an infinite bound is no bound, and with ``low > high`` all becomes ``high``."""
+    """``min(max(x, low), high)``; an infinite bound is none, and with ``low > high`` all becomes ``high``."""
     if low == -inf and high == inf:
         return identity()
     if (low, high) == (0.0, inf):

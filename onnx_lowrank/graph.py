@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 _FOLDABLE = frozenset(
     {"Constant", "Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear"}
 )
+_FIRST_DEQUANTIZE = 19  # the reference evaluator implements no older version
 
 # Before this IR version every initializer had to be listed among the graph's inputs too.
 FIRST_IR_WITH_FREE_INITIALIZERS = 4
@@ -55,34 +56,19 @@ class GraphIndex:
         """
         if tensor in self.initializers:
             return numpy_helper.to_array(self.initializers[tensor])
-        nodes = self._constant_nodes(tensor)
-        if nodes is None:
-            return None
-        needed = {name for node in nodes for name in node.input}
-        graph = onnx.helper.make_graph(
-            nodes,
-            "constant",
-            [],
-            [onnx.ValueInfoProto(name=tensor)],
-            [self.initializers[name] for name in needed if name in self.initializers],
-        )
-        model = onnx.helper.make_model(graph, opset_imports=self._model.opset_import)
-        (value,) = ReferenceEvaluator(model).run(None, {})
-        return value  # type: ignore[no-any-return]
-
-    def _constant_nodes(self, tensor: str) -> list[onnx.NodeProto] | None:
-        """The nodes that compute a constant, inputs first; None if it is no constant."""
         node = self.producer.get(tensor)
         if node is None or node.op_type not in _FOLDABLE or node.domain not in {"", "ai.onnx"}:
             return None
-        before: list[onnx.NodeProto] = []
-        for name in node.input:
-            if name and name not in self.initializers:
-                nodes = self._constant_nodes(name)
-                if nodes is None:
-                    return None
-                before += [each for each in nodes if each not in before]
-        return [*before, node]
+        inputs = {name: self.constant(name) for name in node.input if name}
+        if any(value is None for value in inputs.values()):
+            return None
+        version = opset(self._model)
+        if node.op_type == "DequantizeLinear":  # an older one means the same here
+            version = max(version, _FIRST_DEQUANTIZE)
+        values = [[onnx.ValueInfoProto(name=name) for name in names] for names in (inputs, [tensor])]
+        graph = onnx.helper.make_graph([node], "constant", *values)
+        (value,) = ReferenceEvaluator(graph, opsets={node.domain: version}).run(None, inputs)
+        return value  # type: ignore[no-any-return]
 
 
 def reads(node: onnx.NodeProto) -> Iterator[str]:

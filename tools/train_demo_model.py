@@ -1,6 +1,6 @@
 """Train the demo model: a small VGG with BatchNormalization that reads handwritten digits.
 
-Usage (needs the extras ``torch``, ``cpu`` and ``demo``; some ten minutes on two CPU threads)::
+Usage (needs the extras ``torch``, ``cpu`` and ``demo``; some ten minutes on one CPU thread)::
 
     python tools/train_demo_model.py models/demo_mnist_vgg.onnx
 
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="the .onnx file to write")
     parser.add_argument("--epochs", type=int, default=15, help="passes over the 4,000 training digits")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and augmentation")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
     torch.manual_seed(arguments.seed)

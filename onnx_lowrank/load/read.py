@@ -32,7 +32,7 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         kind = "a folder" if path.is_dir() else "no such file"
         raise ModelError(f"{path}: {kind}, wanted an ONNX model: check the path")
     try:
-        loaded = onnx.load(path, load_external_data=False)
+        loaded = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError) as error:
         raise ModelError(f"{path}: not an ONNX model or truncated ({error}): export or copy it again") from error
     except OSError as error:

@@ -7,17 +7,17 @@ Element by element, with s the residual branch (0 where there is none)::
 In u = z + s and v = y' + s this is ``(t - r(u))^2 + lambda (u - v)^2``: on the graph of r, the point
 (r(u), sqrt(lambda) u) that is nearest to (t, sqrt(lambda) v).
 
-**Straight pieces.** On a piece ``r(u) = a u + c`` the minimiser is closed-form: one candidate per piece, the cheapest
-wins. With e the residual at the prediction and w the minimiser on the whole line::
+**Straight pieces.** On a piece ``r(u) = a u + c`` the minimiser is closed-form: one candidate per piece, the
+cheapest wins. With e the residual at the prediction and w the minimiser on the whole line::
 
     e = t - c - a v;   w = v + a e / (lambda + a^2);   u = w clipped to the piece
     cost = lambda e^2 / (lambda + a^2) + (lambda + a^2) (u - w)^2
 
 For ReLU these are the paper's two candidates, ``min(0, y')`` and ``max(0, (lambda y' + t) / (lambda + 1))``.
 
-**Curved functions** (not in the paper). Several local minima compete. A grid over the plane of (t, v) knows the
-nearest point of the graph for its corners; those of the cell into which an element falls bracket its minimiser.
-Where the cost is safely convex in the bracket, Newton's method finishes from the middle::
+**Curved functions** (not in the paper). Several local minima compete. A grid over the plane of (t, v) knows
+the nearest point of the graph for its corners; those of the cell into which an element falls bracket its
+minimiser. Where the cost is safely convex in the bracket, Newton's method finishes from the middle::
 
     half slope  g = lambda (u - v) - (t - r) r';   half curvature  q = lambda + r'^2 - (t - r) r''
     u <- u - g / q   saves about  g^2 / q
@@ -58,7 +58,7 @@ Array: TypeAlias = NDArray[Any]
 
 BLOCK = 32_768  # elements worked on at a time, so that temporaries stay in the cache
 TARGET_CELLS, PREDICTION_CELLS, NODES = 256, 512, 1_024  # of the grid, and points tried on the graph
-MILD = 0.1  # smallest over largest curvature of a bracket from whose middle Newton's method is safe
+CONVEX = 0.1  # least share of the Gauss-Newton curvature, lambda + r'^2, that counts as safely convex
 NEWTON_STEPS, DESCENT_STEPS = 6, 60
 ENOUGH = 0.995  # share of a block that has to arrive before the rest is left to the descents
 RELATIVE, ABSOLUTE = 1e-7, 1e-4  # saving that counts as none: of the cost, and of the float's resolution
@@ -118,13 +118,13 @@ def _candidates(
     activation: PiecewiseLinear, targets: Array, v: Array, penalty: float
 ) -> Iterator[tuple[Array, Array]]:
     """The minimiser on each straight piece, with its cost."""
-    pieces = zip(activation.slopes, activation.intercepts, pairwise((-inf, *activation.knots, inf)), strict=True)
-    for slope, intercept, ends in pieces:
+    ends = pairwise((-inf, *activation.knots, inf))
+    for slope, intercept, (low, high) in zip(activation.slopes, activation.intercepts, ends, strict=True):
         a = np.asarray(slope, v.dtype)
         curvature = penalty + a * a
         residual = targets - np.asarray(intercept, v.dtype) - a * v
         free = v + (a / curvature) * residual
-        u = np.clip(free, *ends)
+        u = np.clip(free, low, high)
         yield u, (penalty / curvature) * residual**2 + curvature * (u - free) ** 2
 
 
@@ -140,7 +140,8 @@ def _nearest_on_curve(activation: Smooth, targets: Array, v: Array, penalty: flo
         some = hard[block]
         t, w = targets[some], v[some]
         cells = grid.cells(t, w)
-        ends = [_descend(activation, t, w, penalty, start) for start in (grid.low[cells], grid.high[cells], w)]
+        starts = (grid.low[cells], grid.high[cells], w)
+        ends = [_descend(activation, t, w, penalty, start) for start in starts]
         u[some] = np.choose(np.argmin([cost for _, cost in ends], axis=0), [end for end, _ in ends])
     return u
 
@@ -160,8 +161,10 @@ def _newton(activation: Smooth, targets: Array, v: Array, penalty: float, grid: 
     return u, arrived & mild
 
 
-def _descend(activation: Smooth, targets: Array, v: Array, penalty: float, start: Array) -> tuple[Array, Array]:
-    """Newton steps within one smooth piece, halved where they would raise the cost; end points and their costs."""
+def _descend(
+    activation: Smooth, targets: Array, v: Array, penalty: float, start: Array
+) -> tuple[Array, Array]:
+    """Newton steps within one smooth piece, halved where they would raise the cost: ends, their costs."""
     edges = np.array([-inf, *activation.kinks, inf], v.dtype)
     piece = np.searchsorted(edges[1:-1], start)
     # A hair inside: at a kink itself the derivatives are those of one side only.
@@ -190,7 +193,7 @@ def _expand(
     value, first, second = activation.expansion(u)
     residual, move = targets - value, u - v
     gauss_newton = penalty + first * first
-    curvature = np.maximum(gauss_newton - residual * second, 0.1 * gauss_newton)
+    curvature = np.maximum(gauss_newton - residual * second, CONVEX * gauss_newton)
     return penalty * move - residual * first, curvature, residual * residual + penalty * (move * move)
 
 
@@ -205,7 +208,7 @@ class _Grid:
     Attributes:
         low: left end of the bracket, float32.
         high: right end, float32.
-        mild: whether the cost is convex in the bracket, with margin, for every element of the cell.
+        mild: whether the cost is smooth and safely convex in the bracket, for every element of the cell.
     """
 
     low: Array
@@ -229,7 +232,7 @@ def _lines(cells: int) -> Array:
 
 @lru_cache(maxsize=8)
 def _grid(activation: Smooth, penalty: float) -> _Grid:
-    """Try all nodes of the graph for every corner, then bracket every cell: a fifth of a second, then remembered."""
+    """Try all nodes of the graph at every corner, then bracket every cell. A fifth of a second, once."""
     nodes = _lines(NODES)
     values, first, second = activation.expansion(nodes)
     targets = _lines(TARGET_CELLS)
@@ -239,11 +242,10 @@ def _grid(activation: Smooth, penalty: float) -> _Grid:
     corners = np.stack([nearest[:-1, :-1], nearest[:-1, 1:], nearest[1:, :-1], nearest[1:, 1:]])
     low = np.maximum(corners.min(axis=0) - 1, 0)
     high = np.minimum(corners.max(axis=0) + 1, nodes.size - 1)
-    curvatures = [
-        penalty + first[node] ** 2 - (edge[:, np.newaxis] - values[node]) * second[node]
-        for node in (low, (low + high) // 2, high)
-        for edge in (targets[:-1], targets[1:])
-    ]
+    gauss_newton = penalty + first * first
+    bent = gauss_newton - (targets[:, np.newaxis] - values) * second < CONVEX * gauss_newton
+    bent_before = np.cumsum(np.pad(bent[:-1] | bent[1:], ((0, 0), (1, 0))), axis=1)
+    convex = np.take_along_axis(bent_before, high + 1, axis=1) == np.take_along_axis(bent_before, low, axis=1)
     pieces = np.searchsorted(activation.kinks, nodes)
-    mild = (np.min(curvatures, axis=0) > MILD * np.max(curvatures, axis=0)) & (pieces[low] == pieces[high])
+    mild = convex & (pieces[low] == pieces[high])
     return _Grid(nodes[low].astype(np.float32).ravel(), nodes[high].astype(np.float32).ravel(), mild.ravel())

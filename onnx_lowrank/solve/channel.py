@@ -13,6 +13,7 @@ from onnx_lowrank.responses import Responses
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import reconstruct
 from onnx_lowrank.solve.reduced_rank import RankFactors
+from onnx_lowrank.solve.truncated_svd import truncated_svd
 
 POINTWISE = Geometry(strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0))
 
@@ -30,7 +31,8 @@ def solve_channel(layer: Layer, responses: Responses, rank: int, *, solver: str 
         Zhang et al. 2015, arXiv:1505.06798.
     """
     rows = Rows.of(responses, layer.activation)
-    factors, errors = reconstruct(rows, layer.weight, layer.bias, rank, solver=solver)
+    data_free = truncated_svd(layer.weight, layer.bias, rank)
+    factors, errors = reconstruct(rows, np.eye(layer.filters), data_free, solver=solver)
     return Factors(channel_chain(layer, factors), errors)
 
 

@@ -33,8 +33,8 @@ from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver
 
 PENALTIES = (0.01, 1.0)  # the paper's schedule: a warm-up, then the real one
 TURNS = 25  # per penalty
-_ENOUGH = 1e-4  # stop where a turn lowers the objective by less than this share
-_PATIENCE = 3
+_ENOUGH = 1e-3  # a turn that lowers the error by less than this share counts as idle
+_PATIENCE = 2  # idle turns before a penalty is done with
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,55 +94,78 @@ def predict(inputs: NDArray[Any], factors: RankFactors) -> NDArray[Any]:
     return inputs @ Q.T @ P.T + offset  # type: ignore[no-any-return]
 
 
-def solve_nonlinear(rows: Rows, moments: Moments, start: RankFactors, *, ridge: float) -> tuple[RankFactors, float]:
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What the alternation reached.
+
+    Attributes:
+        factors: the best iterate.
+        error: its relative error after the activation on the rows it was judged by.
+        turns: how many turns of each penalty led there.
+    """
+
+    factors: RankFactors
+    error: float
+    turns: tuple[int, ...]
+
+
+def solve_nonlinear(
+    rows: Rows,
+    moments: Moments,
+    start: RankFactors,
+    solver: ReducedRankSolver,
+    *,
+    turns: tuple[int, ...] = (TURNS,) * len(PENALTIES),
+    judge: Rows | None = None,
+) -> Solution:
     """Alternate between z and (M, b), from the linear solution.
 
     Args:
         rows: inputs, responses and activation.
-        moments: of ``rows.inputs``; its targets are not looked at.
+        moments: of ``rows``; its targets are not looked at.
         start: the linear solution; its rank is kept.
-        ridge: pull toward the identity, relative to the mean Gram diagonal.
+        solver: of the (M, b) step, for the same moments.
+        turns: at most, of each penalty in `PENALTIES`.
+        judge: rows to choose the best iterate by, and to stop by; ``rows`` themselves if not given.
 
     Returns:
-        The best factors seen, and their relative error after the activation on these rows.
+        The best iterate, ``start`` included.
 
     References:
         Zhang et al. 2015, arXiv:1505.06798, nonlinear case.
     """
-    solver = ReducedRankSolver(moments.gram, ridge)
     rank = start.P.shape[1]
-    best, best_error, current = start, np.inf, start
-    for penalty in PENALTIES:
-        previous, idle = np.inf, 0
-        for _ in range(TURNS):
-            cross, mean, error = _auxiliary_moments(rows, current, moments, penalty)
-            if error < best_error:
-                best, best_error = current, error
-            idle = idle + 1 if error > previous * (1 - _ENOUGH) else 0
-            if idle >= _PATIENCE or error == 0:
-                break
-            previous = error
+    best = Solution(start, activated_error(judge or rows, start), (0,) * len(PENALTIES))
+    taken: list[int] = []
+    for penalty, most in zip(PENALTIES, turns, strict=True):
+        current, reference, idle = best.factors, best.error, 0
+        taken.append(0)
+        for turn in range(1, most + 1):
+            cross, mean = _auxiliary_moments(rows, current, moments, penalty)
             P, Q = solver.solve(cross, rank)
             current = RankFactors(P, Q, mean - P @ (Q @ moments.input_mean))
-    error = activated_error(rows, current)
-    return (current, error) if error < best_error else (best, float(best_error))
+            error = activated_error(judge or rows, current)
+            if error < best.error:
+                best = Solution(current, error, (*taken[:-1], turn, *(0,) * (len(PENALTIES) - len(taken))))
+            idle = idle + 1 if error > reference * (1 - _ENOUGH) else 0
+            reference = min(reference, error)
+            if idle >= _PATIENCE:
+                break
+        taken[-1] = best.turns[len(taken) - 1]
+    return best
 
 
 def _auxiliary_moments(
     rows: Rows, factors: RankFactors, moments: Moments, penalty: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """The z step: cross moments of z with the inputs (d, d), mean of z (d,), and the error of ``factors``."""
-    size = len(factors.offset)
-    cross, total = np.zeros((size, size)), np.zeros(size)
-    lost = norm = 0.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The z step: cross moments of z with the inputs (d, p), and the mean of z (d,)."""
+    cross, total = np.zeros_like(moments.cross), np.zeros_like(moments.target_mean)
     for block in rows.blocks():
         predictions = predict(block.inputs, factors)
-        lost += _lost(block, predictions)
-        norm += float(np.vdot(block.targets, block.targets))
         z = activation_step(block.activation, block.targets, predictions, penalty, offset=block.offset)
         cross += z.T @ (block.inputs - moments.input_mean.astype(z.dtype))
         total += z.sum(axis=0, dtype=np.float64)
-    return cross, total / len(rows), float(np.sqrt(lost / norm)) if norm else 0.0
+    return cross, total / len(rows)
 
 
 def _lost(block: Rows, predictions: NDArray[Any]) -> float:

@@ -1,77 +1,70 @@
 """Which map of responses a layer gets: candidates compete on rows they were not solved with.
 
-One fifth of the rows is held back. The ridge is the one whose linear solution does best there; the nonlinear solution
-and, as a last resort, the data-free one replace the linear where they do better there. The winner is then solved once
-more on all rows.
+One fifth of the rows is held back. The ridge is the one whose linear solution does best there. The nonlinear solver
+stops where it does best there. The data-free map is the last resort. The winner is solved once more on all rows.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
 from onnx_lowrank.factors import SolveErrors
-from onnx_lowrank.solve.moments import Moments
-from onnx_lowrank.solve.nonlinear import Rows, activated_error, solve_nonlinear
-from onnx_lowrank.solve.reduced_rank import RankFactors, fit
-from onnx_lowrank.solve.truncated_svd import truncated_svd
+from onnx_lowrank.solve.moments import Float64, Moments
+from onnx_lowrank.solve.nonlinear import PENALTIES, TURNS, Rows, activated_error, solve_nonlinear
+from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_with
 
 log = logging.getLogger(__name__)
 
-RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 SOLVERS = ("auto", "nonlinear", "linear", "weights")
 _HELD_OUT = 5  # one row in this many is held out
 
 
 def reconstruct(
-    rows: Rows, weight: NDArray[Any], bias: NDArray[Any], rank: int, *, solver: str = "auto"
+    rows: Rows, prior: Float64, data_free: RankFactors, *, solver: str = "auto"
 ) -> tuple[RankFactors, SolveErrors]:
-    """Solve the map of one layer's responses.
+    """Solve the map from a layer's inputs to its responses, at the rank of the data-free one.
 
     Args:
-        rows: inputs and targets of the layer.
-        weight: the layer's filters, shape (d, ...), for the data-free solution.
-        bias: shape (d,).
-        rank: directions to keep.
+        rows: inputs (n, p) and targets (n, d) of the layer.
+        prior: the map that is right if the converted prefix delivers what the original does, shape (d, p).
+        data_free: the solution to beat.
         solver: ``auto``; or one solution without competition: ``nonlinear``, ``linear``, ``weights`` (data-free).
 
     Returns:
         The factors, and their relative errors after the activation on all rows.
     """
-    data_free = truncated_svd(weight, bias, rank)
+    rank = data_free.P.shape[1]
     if solver == "weights" or len(rows) < 2 * _HELD_OUT:
         error = activated_error(rows, data_free)
         return data_free, SolveErrors(error, error)
     cut = len(rows) - len(rows) // _HELD_OUT
     train, held_out = rows.part(slice(0, cut)), rows.part(slice(cut, None))
-    train_moments = Moments.of(train.inputs, train.responses)
-    moments = train_moments + Moments.of(held_out.inputs, held_out.responses)
+    part = Moments.of(train.inputs, train.responses)
+    whole = part + Moments.of(held_out.inputs, held_out.responses)
 
-    ridge, tried, error = _best_ridge(train_moments, held_out, rank)
-    linear = fit(moments, rank, ridge=ridge)
-    linear_error = activated_error(rows, linear)
-    if solver == "linear" or rows.activation.name == "identity":
-        best, best_error = linear, linear_error
-    else:
-        better = solver == "nonlinear"
-        if not better:
-            nonlinear, _ = solve_nonlinear(train, train_moments, tried, ridge=ridge)
-            nonlinear_error = activated_error(held_out, nonlinear)
-            better, error = nonlinear_error < error, min(error, nonlinear_error)
-        best, best_error = (
-            solve_nonlinear(rows, moments, linear, ridge=ridge) if better else (linear, linear_error)
-        )
+    ridge, tried = _best_ridge(part, prior, held_out, rank)
+    error = activated_error(held_out, tried)
+    turns = (0,) * len(PENALTIES)
+    if solver == "nonlinear":
+        turns = (TURNS,) * len(PENALTIES)
+    elif solver == "auto" and rows.activation.name != "identity":
+        found = solve_nonlinear(train, part, tried, ReducedRankSolver(part.gram, ridge, prior), judge=held_out)
+        error, turns = found.error, found.turns
     if solver == "auto" and activated_error(held_out, data_free) < error:
         log.warning("too few samples: the data-free factors do better on held-out rows and are taken")
-        best, best_error = data_free, activated_error(rows, data_free)
-    return best, SolveErrors(linear_error, best_error)
+        error = activated_error(rows, data_free)
+        return data_free, SolveErrors(error, error)
+    final = ReducedRankSolver(whole.gram, ridge, prior)
+    linear = fit_with(final, whole, rank)
+    solution = solve_nonlinear(rows, whole, linear, final, turns=turns)
+    return solution.factors, SolveErrors(activated_error(rows, linear), solution.error)
 
 
-def _best_ridge(moments: Moments, held_out: Rows, rank: int) -> tuple[float, RankFactors, float]:
-    """The ridge whose linear solution does best on held-out rows, that solution, and its error there."""
-    solutions = [(ridge, fit(moments, rank, ridge=ridge)) for ridge in RIDGES]
-    errors = [activated_error(held_out, solution) for _, solution in solutions]
-    best = min(range(len(errors)), key=errors.__getitem__)
-    return *solutions[best], errors[best]
+def _best_ridge(moments: Moments, prior: Float64, held_out: Rows, rank: int) -> tuple[float, RankFactors]:
+    """The ridge whose linear solution does best on held-out rows, and that solution."""
+    solutions = [fit_with(ReducedRankSolver(moments.gram, ridge, prior), moments, rank) for ridge in RIDGES]
+    best = int(np.argmin([activated_error(held_out, solution) for solution in solutions]))
+    return RIDGES[best], solutions[best]

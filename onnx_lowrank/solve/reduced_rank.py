@@ -1,11 +1,11 @@
 """Reduced-rank regression: the best linear map of a given rank. The paper solves it by what it calls GSVD.
 
-With X, Y the centred inputs and targets, rows = samples, and a ridge that pulls M toward the identity (a response is
-best predicted by itself unless the data say otherwise)::
+With X, Y the centred inputs and targets, rows = samples, and a ridge that pulls M toward a prior map A: the one that is
+right if the inputs are what they would be in the original network (the identity, where inputs are responses)::
 
-    min_M  ||Y - X M^T||_F^2 + rho ||M - I||_F^2     subject to  rank(M) <= rank
+    min_M  ||Y - X M^T||_F^2 + rho ||M - A||_F^2     subject to  rank(M) <= rank
 
-    G = X^T X + rho I,  C = Y^T X + rho I
+    G = X^T X + rho I,  C = Y^T X + rho A
     Mhat = C G^-1,  U = leading eigenvectors of Mhat C^T,  M = U U^T Mhat = P Q,  P = U,  Q = U^T Mhat
 
 | code  | paper         | meaning                         | shape     |
@@ -51,23 +51,22 @@ class ReducedRankSolver:
 
     Args:
         gram: X^T X of the centred inputs, shape (p, p).
-        ridge: pull toward the identity (toward zero where p != q), relative to the mean Gram diagonal.
+        ridge: pull toward the prior, relative to the mean Gram diagonal.
+        prior: A, shape (q, p).
     """
 
-    def __init__(self, gram: Float64, ridge: float) -> None:
+    def __init__(self, gram: Float64, ridge: float, prior: Float64) -> None:
         size = len(gram)
-        self._scale = float(np.trace(gram)) / size or 1.0
-        self._rho = ridge * self._scale
-        regularized = gram + (self._rho + _SMALLEST_RIDGE * self._scale) * np.eye(size)
-        self._factor = cho_factor(regularized, lower=True)
+        self._rho = (ridge + _SMALLEST_RIDGE) * (float(np.trace(gram)) / size or 1.0)
+        self._pull = self._rho * prior
+        self._factor = cho_factor(gram + self._rho * np.eye(size), lower=True)
 
     def solve(self, cross: Float64, rank: int) -> tuple[Float64, Float64]:
         """P of shape (q, rank) and Q of shape (rank, p) for the cross moments Y^T X, shape (q, p)."""
-        targets, inputs = cross.shape
+        targets = len(cross)
         if not 1 <= rank <= targets:
             raise RankError(f"rank must be 1..{targets}, got {rank}")
-        if targets == inputs:
-            cross = cross + (self._rho + _SMALLEST_RIDGE * self._scale) * np.eye(inputs)
+        cross = cross + self._pull
         unrestricted = cho_solve(self._factor, cross.T).T
         explained = unrestricted @ cross.T
         _, directions = eigh((explained + explained.T) / 2, subset_by_index=[targets - rank, targets - 1])
@@ -75,31 +74,34 @@ class ReducedRankSolver:
         return P, P.T @ unrestricted
 
 
-def fit(moments: Moments, rank: int, *, ridge: float) -> RankFactors:
-    """Reduced-rank regression from moments, the offset included.
+def fit_with(solver: ReducedRankSolver, moments: Moments, rank: int) -> RankFactors:
+    """Reduced-rank regression of the targets in ``moments``, the offset included.
 
     Args:
+        solver: made from ``moments.gram``.
         moments: of inputs (n, p) and targets (n, q).
         rank: kept directions, ``1 <= rank <= q``.
-        ridge: pull toward the identity, relative to the mean Gram diagonal.
 
     Raises:
         RankError: rank outside ``[1, q]``.
     """
-    P, Q = ReducedRankSolver(moments.gram, ridge).solve(moments.cross, rank)
+    P, Q = solver.solve(moments.cross, rank)
     return RankFactors(P, Q, moments.target_mean - P @ (Q @ moments.input_mean))
 
 
-def reduced_rank_regression(inputs: NDArray[Any], targets: NDArray[Any], rank: int, *, ridge: float) -> RankFactors:
+def reduced_rank_regression(
+    inputs: NDArray[Any], targets: NDArray[Any], rank: int, *, ridge: float, prior: Float64 | None = None
+) -> RankFactors:
     """Best affine map of at most ``rank`` from one set of responses to another.
 
-    Solves ``min_M ||Y - X M^T||_F^2 + rho ||M - I||_F^2`` subject to ``rank(M) <= rank``, X and Y centred.
+    Solves ``min_M ||Y - X M^T||_F^2 + rho ||M - A||_F^2`` subject to ``rank(M) <= rank``, X and Y centred.
 
     Args:
         inputs: X, shape (n, p).
         targets: Y, shape (n, q).
         rank: kept directions, ``1 <= rank <= q``.
-        ridge: rho relative to the mean diagonal of ``X^T X``; toward zero instead of I where p != q.
+        ridge: rho relative to the mean diagonal of ``X^T X``.
+        prior: A, shape (q, p); the identity if not given, with zeros where p != q.
 
     Returns:
         P of shape (q, rank) with orthonormal columns, Q of shape (rank, p), and the offset of shape (q,).
@@ -110,4 +112,6 @@ def reduced_rank_regression(inputs: NDArray[Any], targets: NDArray[Any], rank: i
     References:
         Izenman 1975; Zhang et al. 2015, arXiv:1505.06798, nonlinear case (there called GSVD).
     """
-    return fit(Moments.of(inputs, targets), rank, ridge=ridge)
+    pull = np.eye(targets.shape[1], inputs.shape[1]) if prior is None else prior
+    moments = Moments.of(inputs, targets)
+    return fit_with(ReducedRankSolver(moments.gram, ridge, pull), moments, rank)

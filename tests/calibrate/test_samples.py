@@ -380,7 +380,7 @@ def test_batches_for_several_inputs() -> None:
         open_samples(batches, [ROWS, OTHER], RAW)
 
 
-def three_wide() -> TensorSpec:
+def open_width() -> TensorSpec:
     return TensorSpec("rows", FLOAT32, (None, None))
 
 
@@ -438,7 +438,7 @@ def test_batches_of_several_shapes_for_an_open_axis() -> None:
     with pytest.raises(
         CalibrationError, match=r"batch 2: input 'rows': samples of shape \(3,\), before it \(2,\)"
     ):
-        open_samples(batches, [three_wide()], RAW)
+        open_samples(batches, [open_width()], RAW)
 
 
 def test_a_tensor_that_cannot_be_an_array() -> None:

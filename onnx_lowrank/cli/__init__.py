@@ -1,0 +1,34 @@
+"""The command line: one thin file per command; the only place that prints and exits.
+
+::
+
+    program.py   which command runs, how its help looks, exit codes
+    convert.py   onnx-lowrank IN.onnx OUT.onnx
+    inspect.py   onnx-lowrank inspect IN.onnx
+    compare.py   onnx-lowrank compare A.onnx B.onnx
+    options.py   options that commands share, and how their values are read
+    loader.py    --data-loader file.py:function
+    files.py     plans and reports on the disk
+    watch.py     progress and log lines on stderr
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from onnx_lowrank.cli.compare import compare
+from onnx_lowrank.cli.convert import convert
+from onnx_lowrank.cli.inspect import inspect
+from onnx_lowrank.cli.program import Program
+
+__all__ = ["main", "program"]
+
+program = Program(convert, [inspect, compare])
+
+
+def main() -> None:
+    """Run the program on this process's arguments and exit."""
+    # Asked to end, by a job's time limit say, it cleans up like after an error instead of dying on the spot.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    program(prog_name="onnx-lowrank")

@@ -1,0 +1,85 @@
+"""Rank plans and reports on the disk, checked before a conversion starts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnx_lowrank.errors import OutputError, RankError
+from onnx_lowrank.plan import RankPlan
+from onnx_lowrank.rewrite import check_writable
+
+_REPORT_ENDINGS = (".json",)
+
+
+def check_outputs(model: Path, output: Path | None, *, force: bool, others: Sequence[Path]) -> None:
+    """Refuse early what could not be written after a long conversion, or would destroy something.
+
+    Args:
+        model: the file that is read.
+        output: the converted model; None where none is written.
+        force: overwrite ``output``.
+        others: plan and reports, which replace older ones.
+
+    Raises:
+        OutputError: a file is another's too, exists already or cannot be written where it is to be.
+    """
+    if output is not None:
+        if _same(model, output):
+            raise OutputError(f"{output}: is the model that is read, which is never written: choose another name")
+        check_writable(output, force=force)
+    taken = [model] if output is None else [model, output]
+    for path in others:
+        if any(_same(path, other) for other in taken):
+            raise OutputError(f"{path}: is to hold two different files: give each its own name")
+        check_writable(path, force=True)
+        taken.append(path)
+
+
+def check_report_ending(path: Path) -> None:
+    """Refuse a report in a format that there is not.
+
+    Raises:
+        OutputError: the ending is none of those known.
+    """
+    if path.suffix.lower() not in _REPORT_ENDINGS:
+        found = f"ends in '{path.suffix}'" if path.suffix else "has no ending"
+        raise OutputError(f"--report {path}: {found}, {' or '.join(_REPORT_ENDINGS)} is wanted: rename it")
+
+
+def read_plan(path: Path) -> RankPlan:
+    """Read a rank plan.
+
+    Raises:
+        RankError: there is no such file, it cannot be read, or it holds no plan.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RankError(f"--plan {path}: cannot be read ({error.strerror}): check the path") from error
+    except UnicodeDecodeError as error:
+        raise RankError(f"--plan {path}: not a text file: write one with --save-plan") from error
+    return RankPlan.from_json(text, f"--plan {path}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}): free some space or choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _same(path: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):  # one of them does not exist
+        return path.samefile(other)
+    return path.absolute() == other.absolute()

@@ -1,0 +1,105 @@
+"""Which command runs, how its help looks, and what an error becomes: one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from onnx_lowrank.errors import LowRankError, VerificationError
+
+_FIXABLE, _NOT_VERIFIED, _INTERRUPTED = 1, 3, 130
+_CONVERT = ""  # what the command without a name of its own goes by inside a `Program`
+
+
+class Command(click.Command):
+    """A command whose errors are one line, and whose help is short.
+
+    An option without a help text shares the row of the next one that has one.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; errors end the process with their exit code."""
+        with _exit_codes(debug=ctx.params["debug"]):
+            return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the rows of the options."""
+        rows, names = [], []
+        for option in self.get_params(ctx):
+            if not isinstance(option, click.Option):
+                continue
+            names.append(" ".join(filter(None, (option.opts[0], option.metavar))))
+            if option.help is not None:
+                rows.append((", ".join(names), option.help))
+                names = []
+        with formatter.section("Options"):
+            formatter.write_dl(rows)
+
+
+class _Unnamed(click.Context):
+    """The context of a command that is called without its name."""
+
+    @property
+    def command_path(self) -> str:
+        return super().command_path.rstrip()
+
+
+class MainCommand(Command):
+    """The command that needs no name; its help lists the others."""
+
+    context_class = _Unnamed
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the rows of the options, then those of the other commands."""
+        super().format_options(ctx, formatter)
+        if ctx.parent is not None and isinstance(ctx.parent.command, click.Group):
+            with formatter.section("Commands"):
+                others = ctx.parent.command.commands
+                formatter.write_dl([(name, command.get_short_help_str()) for name, command in others.items()])
+
+
+class Program(click.Group):
+    """Named commands, and one that runs when the first word names none of them."""
+
+    def __init__(self, default: click.Command, commands: Iterable[click.Command]) -> None:
+        super().__init__(commands=list(commands), add_help_option=False)
+        self._default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the name of the default command where the user left it out; no words at all ask for help."""
+        words = args or ["--help"]
+        return super().parse_args(ctx, words if words[0] in self.commands else [_CONVERT, *words])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Look up a command."""
+        return self._default if cmd_name == _CONVERT else super().get_command(ctx, cmd_name)
+
+
+@contextmanager
+def _exit_codes(*, debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+        raise  # click's own way of ending
+    except KeyboardInterrupt:
+        _end("interrupted: nothing was written", _INTERRUPTED, debug=debug)
+    except VerificationError as error:
+        _end(str(error), _NOT_VERIFIED, debug=debug)
+    except LowRankError as error:
+        _end(str(error), _FIXABLE, debug=debug)
+    except Exception as error:  # a bug, which --debug is for  # noqa: BLE001
+        text = f"unexpected {type(error).__name__}: {error}"
+        _end(text if debug else f"{text}: run again with --debug and report what it says", _FIXABLE, debug=debug)
+
+
+def _end(message: str, code: int, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    # Messages of onnxruntime and protobuf that are kept inside ours may have several lines.
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)

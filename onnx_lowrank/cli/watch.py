@@ -1,0 +1,109 @@
+"""Progress and log lines on stderr: bars on a terminal, short plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from rich import progress
+from rich.console import Console
+
+from onnx_lowrank.progress import Item
+
+_LINE_INTERVAL_S = 5.0
+
+
+class Watch(logging.Handler):
+    """Shows stages and what the package logs.
+
+    Warnings are shown once each. What is merely informative waits for the first stage, so that an error found
+    before it stands alone.
+
+    Args:
+        console: where to write.
+        quiet: show warnings only.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        super().__init__(logging.WARNING if quiet else logging.INFO)
+        self._console = console
+        self._quiet = quiet
+        self._waiting: list[str] | None = []
+        self._warned: set[str] = set()
+        self._bars: progress.Progress | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a log record."""
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            if text not in self._warned:
+                self._warned.add(text)
+                self._print(f"warning: {text}")
+        elif self._waiting is None:
+            self._print(text)
+        else:
+            self._waiting.append(text)
+
+    def track(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
+        """Hand ``items`` through while showing them as steps of ``stage``."""
+        for text in self._waiting or ():
+            self._print(text)
+        self._waiting = None
+        if self._quiet:
+            return iter(items)
+        if self._console.is_interactive:
+            return iter(self._shown_bars().track(items, total=total, description=stage))
+        return self._lines(items, stage, total)
+
+    def stop(self) -> None:
+        """Leave the bars as they are and give the terminal back."""
+        if self._bars is not None:
+            self._bars.stop()
+
+    def _shown_bars(self) -> progress.Progress:
+        if self._bars is None:
+            columns = (
+                progress.TextColumn("{task.description:<8}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+            )
+            self._bars = progress.Progress(*columns, console=self._console)
+            self._bars.start()
+        return self._bars
+
+    def _lines(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
+        shown = time.monotonic()
+        for done, item in enumerate(items, start=1):
+            yield item
+            if done == total or time.monotonic() - shown >= _LINE_INTERVAL_S:
+                shown = time.monotonic()
+                self._print(f"{stage}: {done}/{total}")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def watching(*, quiet: bool) -> Iterator[Watch]:
+    """Show progress and log lines inside the block.
+
+    Args:
+        quiet: show warnings only.
+
+    Yields:
+        The `onnx_lowrank.progress.Progress` to hand on.
+    """
+    watch = Watch(Console(stderr=True), quiet=quiet)
+    logger = logging.getLogger("onnx_lowrank")
+    level = logger.level
+    logger.addHandler(watch)
+    logger.setLevel(logging.INFO)
+    try:
+        yield watch
+    finally:
+        watch.stop()
+        logger.removeHandler(watch)
+        logger.setLevel(level)

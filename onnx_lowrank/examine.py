@@ -1,0 +1,144 @@
+"""Look at models without changing them: what could be factorized, and how close two models are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.calibrate import Preprocessing, iterate_batches, open_samples, preset, split_samples
+from onnx_lowrank.errors import CalibrationError, ModelError
+from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.prepare import check_has_data, open_network
+from onnx_lowrank.progress import Progress, Silent
+from onnx_lowrank.runtime import Session, choose_provider
+from onnx_lowrank.verify import Comparison, compare_outputs
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model is made of.
+
+    Attributes:
+        rows: every Conv, Gemm and MatMul in the order of the graph: those that can be factorized as `Layer`, all
+            others as `SkippedLayer` with the reason.
+    """
+
+    rows: tuple[Layer | SkippedLayer, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds per image."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return sum(row.parameters for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of ``inspect --json``."""
+        return {"macs": self.macs, "params": self.parameters, "layers": [_row(row) for row in self.rows]}
+
+
+def inspect(
+    model: str | Path | onnx.ModelProto, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Inspection:
+    """List what can be factorized, and for everything else why not.
+
+    Args:
+        model: path of an ONNX file, or a model.
+        input_shapes: shape by input name, where the model leaves axes open.
+
+    Raises:
+        ModelError: it cannot be read or run, or an axis is open.
+    """
+    network = open_network(model, choose_provider("cpu"), input_shapes or {})
+    layers, skipped = network.layers(network.zeros())
+    rows = {row.name: row for row in (*layers, *skipped)}
+    return Inspection(tuple(rows[name] for name in network.order if name in rows))
+
+
+def compare(
+    a: str | Path | onnx.ModelProto,
+    b: str | Path | onnx.ModelProto,
+    data: Any,
+    *,
+    labels: bool = False,
+    tensors: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    samples: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    provider: str = "auto",
+    threads: int | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Fidelity of model B to model A on data, and the accuracy of both.
+
+    Args:
+        a: the reference.
+        b: the model to judge.
+        data: sample inputs, as for `convert`.
+        labels: judge accuracy by the class folders of the data.
+        tensors: inner tensors of both graphs to compare beside the outputs.
+        preprocessing: of images; pixels / 255 if not given.
+        samples: compare on this many, drawn with ``seed``; None for all.
+        batch_size: samples per forward pass.
+        seed: of the drawing.
+        provider: where both run.
+        threads: of onnxruntime.
+        input_shapes: shape by input name, where the models leave axes open.
+        progress: watches the passes.
+
+    Raises:
+        ModelError: a model cannot be read or run, a tensor is unknown, or the models do not take the same inputs.
+        CalibrationError: the data cannot be used, or have no class folders to take labels from.
+    """
+    where = choose_provider(provider, threads)
+    networks = [open_network(model, where, input_shapes or {}) for model in (a, b)]
+    first, second = networks
+    if first.inputs != second.inputs:
+        raise ModelError(f"compare: {first.name} takes {list(first.inputs)}, {second.name} {list(second.inputs)}")
+    check_has_data(data)
+    opened = open_samples(data, first.inputs, preprocessing or preset("zero-one"))
+    if labels and opened.labels is None:
+        raise CalibrationError(f"data {opened.source}: no class folders, which --labels reads: drop --labels")
+    wanted = samples or len(opened)
+    split = split_samples(opened, first.inputs, np.random.default_rng(seed), wanted, batch_size)
+    chosen = split.calibration
+    sessions = [Session(_with_outputs(each.model, tensors, each.name), where, name=each.name) for each in networks]
+    total = -(-len(chosen) // split.batch_size)
+    batches = (progress or Silent()).track(iterate_batches(opened, chosen, split.batch_size), "compare", total)
+    truth = opened.labels[chosen] if labels and opened.labels is not None else None
+    return compare_outputs(sessions[0], sessions[1], batches, truth)
+
+
+def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str], name: str) -> onnx.ModelProto:
+    """The model with inner tensors among its outputs."""
+    known = {output for node in model.graph.node for output in node.output}
+    have = {value.name for value in model.graph.output}
+    for tensor in tensors:
+        if tensor not in known:
+            raise ModelError(f"--tensor '{tensor}': {name} has no such tensor: name one that both graphs have")
+    extra = [onnx.ValueInfoProto(name=tensor) for tensor in dict.fromkeys(tensors) if tensor not in have]
+    model.graph.output.extend(extra)
+    return model
+
+
+def _row(row: Layer | SkippedLayer) -> dict[str, Any]:
+    common = {"name": row.name, "op": row.op, "macs": row.macs, "params": row.parameters}
+    if isinstance(row, SkippedLayer):
+        return common | {"eligible": False, "reason": row.reason}
+    return common | {
+        "eligible": True,
+        "reason": None,
+        "activation": row.activation.name,
+        "shape": list(row.weight.shape),
+        "residual": row.residual,
+    }

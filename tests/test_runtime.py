@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from onnx_lowrank import runtime
+from onnx_lowrank.errors import MissingDependencyError, ModelError
+from onnx_lowrank.runtime import Provider, Session, choose_provider, observe_shapes, rank_block
+from onnx_lowrank.tensor_spec import TensorSpec
+from tests.helpers import CPU, build, filters, normal, run
+
+SUM = "g (float[N,3] x, float[3] z) => (float[N,3] y, float[N,3] u) { y = Add(x, z)  u = Sub(x, z) }"
+
+
+def test_runs_and_names_outputs() -> None:
+    model = build(SUM)
+    feeds = {"x": normal(0, 2, 3), "z": normal(1, 3)}
+    session = Session(model, CPU)
+    assert session.outputs == ("y", "u")
+    assert session.providers == ("CPUExecutionProvider",)
+    found = session.run(feeds)
+    np.testing.assert_array_equal(found["y"], feeds["x"] + feeds["z"])
+    np.testing.assert_array_equal(found["u"], feeds["x"] - feeds["z"])
+
+
+def test_runs_from_a_file(tmp_path: Path) -> None:
+    onnx.save(build(SUM), tmp_path / "sum.onnx")
+    feeds = {"x": normal(0, 2, 3), "z": normal(1, 3)}
+    np.testing.assert_array_equal(Session(tmp_path / "sum.onnx", CPU).run(feeds)["y"], feeds["x"] + feeds["z"])
+
+
+def test_describes_inputs() -> None:
+    model = build("""g (float[N,3,4] a, double[2,h] b, float16[1] c, int64[N] d, bool[2] e, uint8 f, float[0,2] z)
+        => (float[N,3,4] y) { y = Relu(a) }""")
+    f32 = np.dtype(np.float32)
+    assert Session(model, CPU).inputs == (
+        TensorSpec("a", f32, (None, 3, 4)),
+        TensorSpec("b", np.dtype(np.float64), (2, None)),
+        TensorSpec("c", np.dtype(np.float16), (1,)),
+        TensorSpec("d", np.dtype(np.int64), (None,)),
+        TensorSpec("e", np.dtype(np.bool_), (2,)),
+        TensorSpec("f", np.dtype(np.uint8), ()),
+        TensorSpec("z", f32, (None, 2)),
+    )
+
+
+def test_initializers_that_are_inputs_too_are_no_inputs() -> None:
+    model = build("g (float[2] x) => (float[2] y) { y = Add(x, w) }", {"w": normal(0, 2)}, opset=7, ir=3)
+    assert [spec.name for spec in Session(model, CPU).inputs] == ["x"]
+
+
+def test_an_input_that_is_no_tensor_of_numbers_is_refused() -> None:
+    model = build("g (string[2] words) => (string[2] y) { y = Identity(words) }")
+    with pytest.raises(ModelError, match=r"input 'words': type tensor\(string\) is not supported"):
+        _ = Session(model, CPU).inputs
+
+
+def test_a_model_that_cannot_be_loaded_keeps_the_message_of_onnxruntime() -> None:
+    model = build("g (float[2] x) => (float[2] y) { y = NoSuchOperator(x) }")
+    with pytest.raises(ModelError, match=r"^net\.onnx: onnxruntime cannot load it: .*NoSuchOperator"):
+        Session(model, CPU, name="net.onnx")
+
+
+def test_inputs_that_cannot_be_run_keep_the_message_of_onnxruntime() -> None:
+    session = Session(build(SUM), CPU, name="net.onnx")
+    with pytest.raises(ModelError, match=r"(?s)^net\.onnx: onnxruntime cannot run it: .*Got: 5 Expected: 3"):
+        session.run({"x": normal(0, 2, 5), "z": normal(1, 3)})
+
+
+def test_threads_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = onnxruntime.InferenceSession
+
+    def spy(source: bytes, options: onnxruntime.SessionOptions, **more: object) -> object:
+        seen.append(options.intra_op_num_threads)
+        return real(source, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    Session(build(SUM), Provider("cpu", threads=1))
+    assert seen == [1]
+
+
+# Providers
+
+
+def test_cpu_by_name_and_by_default() -> None:
+    assert choose_provider("cpu", 3) == Provider("cpu", 3)
+    assert choose_provider("cpu") == Provider("cpu", 0)
+    assert Provider("cpu").chain == ["CPUExecutionProvider"]
+    assert Provider("cuda").chain == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_an_unknown_provider_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="provider must be auto, cpu, cuda or tensorrt, got 'tpu'"):
+        choose_provider("tpu")
+
+
+def pretend_available(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(names))
+
+
+def test_a_provider_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_available(monkeypatch, "CPUExecutionProvider")
+    with pytest.raises(MissingDependencyError, match=r"provider 'cuda': this onnxruntime has CPUExec.*lowrank\[gpu\]"):
+        choose_provider("cuda")
+    assert choose_provider("auto").name == "cpu"
+
+
+def test_a_provider_that_is_installed_but_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_available(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
+    monkeypatch.setattr(Session, "providers", ("CPUExecutionProvider",))
+    with pytest.warns(UserWarning, match="Specified provider"), pytest.raises(
+        MissingDependencyError, match=r"provider 'cuda': CUDAExecutionProvider is installed but does not start"
+    ):
+        choose_provider("cuda")
+    with pytest.warns(UserWarning, match="Specified provider"):
+        assert choose_provider("auto").name == "cpu"
+
+
+def test_auto_takes_cuda_where_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_available(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
+    monkeypatch.setattr(runtime, "_starts", lambda name: name == "cuda")
+    assert choose_provider("auto", 2) == Provider("cuda", 2)
+
+
+def test_without_onnxruntime_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'onnx-lowrank\[cpu\]'"):
+        choose_provider("cpu")
+
+
+def test_rank_block() -> None:
+    assert rank_block(Provider("cuda")) == 8
+    assert rank_block(Provider("cpu")) in {8, 16}
+
+
+@pytest.mark.parametrize(("flags", "block"), [("sse avx2 avx512f", 16), ("sse avx2", 8)])
+def test_rank_block_goes_by_the_processor(monkeypatch: pytest.MonkeyPatch, flags: str, block: int) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags : {flags}")
+    assert rank_block(Provider("cpu")) == block
+
+
+def test_rank_block_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert rank_block(Provider("cpu")) == 8
+
+
+# Shapes
+
+
+def test_observed_shapes_are_those_of_the_tensors() -> None:
+    model = build(
+        """g (float[N,3,h,w] x) => (float[M] y) {
+            a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, k)
+            s = Shape(a)
+            b = Reshape(a, minus)
+            y = Relu(b)
+        }""",
+        {"k": filters(0, 4, 3, 3, 3), "minus": np.array([-1])},
+    )
+    feeds = {"x": normal(0, 2, 3, 7, 9)}
+    wanted = {name: value.shape for name, value in run(model, feeds, ["a", "s", "b", "y"]).items()}
+    found = observe_shapes(model, feeds, ["a", "x", "s", "b", "y"], CPU)
+    assert found == {"x": (2, 3, 7, 9), **wanted}
+    assert list(found) == ["a", "x", "s", "b", "y"]
+
+
+def test_shapes_of_inputs_need_no_run() -> None:
+    model = build("g (float[2] x) => (float[2] y) { y = NoSuchOperator(x) }")
+    assert observe_shapes(model, {"x": normal(0, 2)}, ["x"], CPU) == {"x": (2,)}
