@@ -59,11 +59,12 @@ def inspect(
     """
     network = open_network(model, choose_provider("cpu"), input_shapes or {})
     layers, skipped = network.layers(network.zeros())
-    rows = {row.name: row for row in (*layers, *skipped)}
+    every: list[Layer | SkippedLayer] = [*layers, *skipped]
+    rows = {row.name: row for row in every}
     return Inspection(tuple(rows[name] for name in network.order if name in rows))
 
 
-def compare(
+def compare(  # noqa: PLR0913  (the options of the command, each with its default)
     a: str | Path | onnx.ModelProto,
     b: str | Path | onnx.ModelProto,
     data: Any,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -15,7 +16,17 @@ from onnx.reference import ReferenceEvaluator
 
 # Operators that only reshape, retype or pass on: safe and cheap to evaluate ahead of time.
 _FOLDABLE = frozenset(
-    {"Constant", "Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear"}
+    {
+        "Constant",
+        "Identity",
+        "Cast",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "DequantizeLinear",
+    }
 )
 _FIRST_DEQUANTIZE = 19  # the reference evaluator implements no older version
 
@@ -65,10 +76,10 @@ class GraphIndex:
         version = opset(self._model)
         if node.op_type == "DequantizeLinear":  # an older one means the same here
             version = max(version, _FIRST_DEQUANTIZE)
-        values = [[onnx.ValueInfoProto(name=name) for name in names] for names in (inputs, [tensor])]
-        graph = onnx.helper.make_graph([node], "constant", *values)
+        read = [onnx.ValueInfoProto(name=name) for name in inputs]
+        graph = onnx.helper.make_graph([node], "constant", read, [onnx.ValueInfoProto(name=tensor)])
         (value,) = ReferenceEvaluator(graph, opsets={node.domain: version}).run(None, inputs)
-        return value  # type: ignore[no-any-return]
+        return np.asarray(value)
 
 
 def reads(node: onnx.NodeProto) -> Iterator[str]:
@@ -91,9 +102,8 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
-def fresh_name(wanted: str, taken: Iterable[str]) -> str:
+def fresh_name(wanted: str, taken: Container[str]) -> str:
     """``wanted``, or with a number behind it where that is taken."""
-    taken = set(taken)
     name, number = wanted, 1
     while name in taken:
         number += 1
@@ -155,12 +165,13 @@ def initializer_input(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
 def remove_orphans(model: onnx.ModelProto, tensors: Iterable[str]) -> None:
     """Drop whatever only served to make ``tensors``, where nothing reads them any more.
 
-    Nodes, initializers and the graph inputs that stand for initializers (IR version 3) go; nothing else is touched.
+    Nodes, initializers, the graph inputs that stand for initializers (IR version 3) and the shapes noted for tensors
+    that are gone go; nothing else is touched.
     """
     graph = model.graph
     index = GraphIndex(model)
     readers = {name: len(nodes) for name, nodes in index.consumers.items()}
-    waiting, dead_nodes, dead_initializers = list(tensors), set(), set()
+    waiting, dead_nodes, dead_initializers, gone = list(tensors), set(), set(), set()
     while waiting:
         name = waiting.pop()
         if readers.get(name, 0) or name in index.outputs:
@@ -168,17 +179,21 @@ def remove_orphans(model: onnx.ModelProto, tensors: Iterable[str]) -> None:
         if name in index.initializers:
             dead_initializers.add(name)
         node = index.producer.get(name)
+        if node is None:
+            gone.add(name)
         if node is None or node.output[0] in dead_nodes:
             continue
         if any(readers.get(output, 0) or output in index.outputs for output in node.output if output):
             continue
         dead_nodes.add(node.output[0])
+        gone.update(node.output)
         for read in dict.fromkeys(reads(node)):
             readers[read] -= 1
             waiting.append(read)
     _delete(graph.node, lambda node: bool(node.output) and node.output[0] in dead_nodes)
     _delete(graph.initializer, lambda tensor: tensor.name in dead_initializers)
     _delete(graph.input, lambda value: value.name in dead_initializers)
+    _delete(graph.value_info, lambda value: value.name in gone)
 
 
 def _delete(field: Any, is_dead: Callable[[Any], bool]) -> None:

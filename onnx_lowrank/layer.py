@@ -82,8 +82,8 @@ class Layer:
 
     @property
     def parameters(self) -> int:
-        """Weights and biases."""
-        return self.weight.size + self.filters
+        """Weights and biases; a bias of zeros is none."""
+        return self.weight.size + (self.filters if self.bias.any() else 0)
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,11 @@ class Job:
     progress: Progress
     watch: Stopwatch
 
+    @property
+    def every_layer(self) -> list[Layer | SkippedLayer]:
+        """Layers up for factorization, then those that stay."""
+        return [*self.layers, *self.skipped]
+
     def batches(self, indices: Any, stage: str) -> Iterator[dict[str, Any]]:
         """Samples as batches, counted as progress of a stage."""
         total = -(-len(indices) // self.split.batch_size)
@@ -187,7 +192,7 @@ def choose_ranks(job: Job, targets: Mapping[str, Targets]) -> RankPlan:
         given = settings.plan.matched(job.layers)
         return RankPlan(tuple(_with_energy(entry, energies[entry.name]) for entry in given))
     measure = cost.chain_macs if settings.cost == "macs" else cost.chain_parameters
-    whole = [layer.macs if settings.cost == "macs" else layer.parameters for layer in (*job.layers, *job.skipped)]
+    whole = [layer.macs if settings.cost == "macs" else layer.parameters for layer in job.every_layer]
     fixed = sum(whole[len(job.layers) :])
     methods = METHODS[1:] if settings.method == "auto" else (settings.method,)
     multiple = settings.rank_multiple or rank_block(job.network.provider)
@@ -240,7 +245,10 @@ def _sign(converted: onnx.ModelProto, job: Job, plan: RankPlan) -> None:
 @contextmanager
 def _written(model: onnx.ModelProto, output: str | Path | None) -> Iterator[Path]:
     """The model as a file to verify: beside its final place, or in a folder that goes away."""
-    with tempfile.TemporaryDirectory() as folder, staged(model, Path(output or Path(folder) / "model.onnx")) as file:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        staged(model, Path(output or Path(folder) / "model.onnx")) as file,
+    ):
         yield file
 
 
@@ -261,8 +269,8 @@ def _verify(job: Job, plan: RankPlan, file: Path) -> Comparison:
     for name, fidelity in comparison.outputs.items():
         if not fidelity.relative_error <= WORST_ERROR:
             raise VerificationError(
-                f"output '{name}': relative error {fidelity.relative_error:.3g} on {comparison.images} held-out samples, "
-                f"at most {WORST_ERROR:g} is wanted: lower --speedup or give more samples; nothing was written"
+                f"output '{name}': relative error {fidelity.relative_error:.3g} on {comparison.images} held-out "
+                f"samples, at most {WORST_ERROR:g} is wanted: lower --speedup or add samples; nothing was written"
             )
     return comparison
 
@@ -286,7 +294,7 @@ def _report(
     entries = list(zip(job.layers, plan, macs, strict=False))
     layers = [LayerReport.of_planned(layer, entry, after, errors.get(layer.name)) for layer, entry, after in entries]
     rows = {report.name: report for report in (*layers, *map(LayerReport.of_skipped, job.skipped))}
-    before = [*job.layers, *job.skipped]
+    before = job.every_layer
     parameters = [cost.chain_parameters(layer, entry) for layer, entry, _ in entries]
     images = len(job.split.calibration)
     return Report(

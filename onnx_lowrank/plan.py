@@ -11,7 +11,12 @@ from onnx_lowrank.errors import RankError
 from onnx_lowrank.layer import Layer
 
 METHODS = ("kept", "channel", "spatial", "spatial-channel")
-_RANKS = {"kept": (), "channel": ("channel",), "spatial": ("spatial",), "spatial-channel": ("channel", "spatial")}
+_RANKS = {
+    "kept": (),
+    "channel": ("channel",),
+    "spatial": ("spatial",),
+    "spatial-channel": ("channel", "spatial"),
+}
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,7 @@ Feeds = dict[str, Array]
 CPU = Provider("cpu", threads=1)
 
 
-def build(
-    graph: str, weights: Mapping[str, Array] | None = None, *, opset: int = 17, ir: int = 8
-) -> onnx.ModelProto:
+def build(graph: str, weights: Mapping[str, Array] | None = None, *, opset: int = 17, ir: int = 8) -> onnx.ModelProto:
     """A model from the text of its graph, as `onnx.parser` reads it, and its initializers."""
     model = onnx.parser.parse_model(f'<ir_version: {ir}, opset_import: ["" : {opset}]>\n{graph}')
     add_initializers(model, weights or {})

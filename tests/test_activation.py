@@ -59,10 +59,7 @@ def run_nodes(nodes: list[onnx.NodeProto], constants: dict[str, Any], x: NDArray
         "activation",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
-        [
-            onnx.numpy_helper.from_array(np.asarray(value, np.float32), name)
-            for name, value in constants.items()
-        ],
+        [onnx.numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.checker.check_model(model)
@@ -143,7 +140,5 @@ def test_pieces_and_knots_must_fit() -> None:
 
 
 def test_prelu_slopes_have_one_axis() -> None:
-    with pytest.raises(
-        ValueError, match=r"prelu: slopes must be a number or of shape \(d,\), got shape \(4, 1, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"prelu: slopes must be a number or of shape \(d,\), got shape \(4, 1, 1\)"):
         act.prelu(np.ones((4, 1, 1)))

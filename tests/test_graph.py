@@ -207,7 +207,9 @@ def test_per_channel_quantized_weights() -> None:
 
 
 def test_what_depends_on_inputs_or_computes_is_not_constant() -> None:
-    model = build("g (float[2] x) => (float[2] y) { a = Identity(x)  b = Add(w, w)  y = Mul(a, b) }", {"w": normal(0, 2)})
+    model = build(
+        "g (float[2] x) => (float[2] y) { a = Identity(x)  b = Add(w, w)  y = Mul(a, b) }", {"w": normal(0, 2)}
+    )
     index = GraphIndex(model)
     for name in ("x", "a", "b", "y", "unknown"):
         assert index.constant(name) is None

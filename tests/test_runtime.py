@@ -114,8 +114,11 @@ def test_a_provider_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_provider_that_is_installed_but_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_available(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
     monkeypatch.setattr(Session, "providers", ("CPUExecutionProvider",))
-    with pytest.warns(UserWarning, match="Specified provider"), pytest.raises(
-        MissingDependencyError, match=r"provider 'cuda': CUDAExecutionProvider is installed but does not start"
+    with (
+        pytest.warns(UserWarning, match="Specified provider"),
+        pytest.raises(
+            MissingDependencyError, match=r"provider 'cuda': CUDAExecutionProvider is installed but does not start"
+        ),
     ):
         choose_provider("cuda")
     with pytest.warns(UserWarning, match="Specified provider"):

@@ -61,9 +61,7 @@ def split_digits(digits: Digits, held_out_per_class: int = 100, seed: int = 0) -
     if not 1 <= held_out_per_class < per_class:
         raise ValueError(f"held_out_per_class must be 1..{per_class - 1}, got {held_out_per_class}")
     generator = np.random.default_rng(seed)
-    shuffled = np.stack(
-        [generator.permutation(np.flatnonzero(digits.labels == label)) for label in range(CLASSES)]
-    )
+    shuffled = np.stack([generator.permutation(np.flatnonzero(digits.labels == label)) for label in range(CLASSES)])
     held_out, train = np.split(shuffled, [held_out_per_class], axis=1)
     return _chosen(digits, train.ravel()), _chosen(digits, held_out.ravel())
 

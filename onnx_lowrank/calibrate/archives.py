@@ -103,9 +103,7 @@ def open_image_files(path: Path) -> ImageFiles:
         listing, read_member = _open_archive(root)
     else:
         wanted = ", ".join((".npy", ".npz", *ARCHIVE_ENDINGS))
-        raise CalibrationError(
-            f"{path}: neither a folder nor one of {wanted}: pass data of one of these kinds"
-        )
+        raise CalibrationError(f"{path}: neither a folder nor one of {wanted}: pass data of one of these kinds")
     shown = {name: is_folder for name, is_folder in listing.items() if _is_shown(name)}
     start = f"{inside}/" if inside else ""
     kept = {name: is_folder for name, is_folder in shown.items() if f"{name}/".startswith(start)}
@@ -114,9 +112,7 @@ def open_image_files(path: Path) -> ImageFiles:
         raise CalibrationError(
             f"{root}: no '{inside}' inside; it holds {tops}: correct the path after the archive's name"
         )
-    names = sorted(
-        name for name, is_folder in kept.items() if not is_folder and name.lower().endswith(IMAGE_ENDINGS)
-    )
+    names = sorted(name for name, is_folder in kept.items() if not is_folder and name.lower().endswith(IMAGE_ENDINGS))
     if not names:
         raise CalibrationError(
             f"{path}: no images found (looked for {' '.join(IMAGE_ENDINGS)}): pass a folder with some"
@@ -136,17 +132,13 @@ Opened = tuple[Mapping[str, bool], Callable[[str], bytes]]
 
 def _open_folder(root: Path) -> Opened:
     def fail(error: OSError) -> None:
-        raise CalibrationError(
-            f"{error.filename}: cannot be read ({error.strerror}): check its permissions"
-        ) from error
+        raise CalibrationError(f"{error.filename}: cannot be read ({error.strerror}): check its permissions") from error
 
     listing: dict[str, bool] = {}
     seen: set[str] = set()
     for folder, below, files in os.walk(root, onerror=fail, followlinks=True):
         real = os.path.realpath(folder)
-        below[:] = (
-            [] if real in seen else [name for name in below if _is_shown(name)]
-        )  # links can make circles
+        below[:] = [] if real in seen else [name for name in below if _is_shown(name)]  # links can make circles
         if real not in seen:
             seen.add(real)
             inside = Path(folder).relative_to(root)
@@ -170,9 +162,7 @@ def _open_archive(path: Path) -> Opened:
     except CalibrationError:
         raise
     except Exception as error:  # damaged archives raise nearly everything, from EOFError to struct.error
-        raise CalibrationError(
-            f"{path}: cannot be read as an archive ({error}): make or download it anew"
-        ) from error
+        raise CalibrationError(f"{path}: cannot be read as an archive ({error}): make or download it anew") from error
 
 
 def _open_zip(path: Path) -> Opened:
@@ -240,6 +230,4 @@ def _clean(name: str) -> str:
 
 def _check_size(size: int) -> None:
     if size > LARGEST_IMAGE_BYTES:
-        raise OSError(
-            f"file of {size >> 20} MiB, more than the {LARGEST_IMAGE_BYTES >> 20} MiB an image may have"
-        )
+        raise OSError(f"file of {size >> 20} MiB, more than the {LARGEST_IMAGE_BYTES >> 20} MiB an image may have")

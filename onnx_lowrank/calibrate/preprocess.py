@@ -63,9 +63,7 @@ class Preprocessing:
                 f"finite numbers are wanted, and no 0 in std: correct --scale, --mean or --std"
             )
         if not 0 < self.crop_share <= 1:
-            raise CalibrationError(
-                f"preprocessing: crop_share must lie in (0, 1], got {self.crop_share}: correct it"
-            )
+            raise CalibrationError(f"preprocessing: crop_share must lie in (0, 1], got {self.crop_share}: correct it")
 
 
 _PRESETS = (
@@ -128,9 +126,7 @@ def image_layout(spec: TensorSpec, preprocessing: Preprocessing) -> ImageLayout:
             f"last with 1 or 3 channels (that holds for {found}): {remedy}, or set --input-shapes"
         )
     if spec.dtype != np.uint8 and not np.issubdtype(spec.dtype, np.floating):
-        raise CalibrationError(
-            f"{where}: type {spec.dtype}: images become float or uint8 inputs only: {remedy}"
-        )
+        raise CalibrationError(f"{where}: type {spec.dtype}: images become float or uint8 inputs only: {remedy}")
     channels = spec.shape[candidates[0]] or 0
     for option, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if spec.dtype != np.uint8 and len(values) not in (1, channels):

@@ -38,6 +38,8 @@ class Propagation:
 
     def __init__(self, batches: Iterable[Batch], positions: Mapping[str, Ints], provider: Provider) -> None:
         self._cuts = [dict(batch) for batch in batches]
+        # Counted once: an inner tensor need not have the samples on its first axis.
+        self._counts = [len(next(iter(batch.values()))) for batch in self._cuts]
         self._positions = positions
         self._provider = provider
         self.node_runs = 0
@@ -61,8 +63,7 @@ class Propagation:
         keep = self._still_needed(model, segment, [layer, *later])
         session, inputs = self._open(model, layer, keep)
         rows, first = [], 0
-        for batch in self._cuts:
-            count = len(next(iter(batch.values())))
+        for batch, count in zip(self._cuts, self._counts, strict=True):
             positions = self._positions[layer.name][first : first + count]
             feeds = {name: batch[name] for name in inputs} | patch_indices(layer, positions)
             found = session.run(feeds)

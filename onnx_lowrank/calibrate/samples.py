@@ -155,9 +155,7 @@ class ImageColumn:
             except BadImageError:
                 continue
             height, width = self.layout.height or image.height, self.layout.width or image.width
-            return replace(
-                self, layout=replace(self.layout, height=height, width=width), only_size=image.size
-            )
+            return replace(self, layout=replace(self.layout, height=height, width=width), only_size=image.size)
         raise CalibrationError(f"{self.source}: none of them can be decoded: pass images that open elsewhere")
 
     def _decode(self, index: int) -> Image.Image:
@@ -169,9 +167,7 @@ class ImageColumn:
         image = decode_image(content, self.layout.channels)
         if self.only_size not in (None, image.size):
             found, wanted = (f"{size[0]} x {size[1]}" for size in (image.size, self.only_size or image.size))
-            example = ("1,{0},224,224" if self.layout.channels_first else "1,224,224,{0}").format(
-                self.layout.channels
-            )
+            example = ("1,{0},224,224" if self.layout.channels_first else "1,224,224,{0}").format(self.layout.channels)
             raise CalibrationError(
                 f"{self.files.source}: {name} is {found}, others are {wanted}, and input '{self.spec.name}' "
                 f"has no fixed size: pass one, as in --input-shapes {self.spec.name}:{example}"
@@ -313,9 +309,7 @@ def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preproce
         return Samples(_columns(arrays, inputs, str(path)))
     if len(inputs) != 1:
         names = ", ".join(spec.name for spec in inputs)
-        raise CalibrationError(
-            f"{path}: data for one input, the model has {names}: pass NAME=PATH for each, or .npz"
-        )
+        raise CalibrationError(f"{path}: data for one input, the model has {names}: pass NAME=PATH for each, or .npz")
     name = inputs[0].name
     if kind == ".npy":
         array = _load(path, partial(open_memmap, mode="r"))
@@ -373,14 +367,10 @@ def _named(batch: Any, inputs: Sequence[TensorSpec], where: str) -> dict[str, ND
     try:
         return {name: np.asarray(value) for name, value in named.items()}
     except Exception as error:  # tensors on a device, or with gradients
-        raise CalibrationError(
-            f"{where}: cannot be made a numpy array ({error}): convert it before"
-        ) from error
+        raise CalibrationError(f"{where}: cannot be made a numpy array ({error}): convert it before") from error
 
 
-def _columns(
-    arrays: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec], where: str
-) -> dict[str, ArrayColumn]:
+def _columns(arrays: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec], where: str) -> dict[str, ArrayColumn]:
     _check_names(arrays, inputs, where)
     for spec in inputs:
         _check_array(arrays[spec.name], spec, f"{where}: input '{spec.name}'")
@@ -417,6 +407,4 @@ def _check_array(array: NDArray[Any], spec: TensorSpec, where: str) -> None:
 def _check_lengths(lengths: Mapping[str, int], where: str) -> None:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise CalibrationError(
-            f"{where}: inputs differ in their number of samples ({found}): give all the same"
-        )
+        raise CalibrationError(f"{where}: inputs differ in their number of samples ({found}): give all the same")

@@ -123,7 +123,18 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
         layer: the layer; its ``input`` tensor is read.
         element_type: ONNX element type of that tensor.
     """
-    parts = ("flat_shape", "offsets", "row_shape", "weight", "bias", "flat", "index", "gathered", "masked", "patches")
+    parts = (
+        "flat_shape",
+        "offsets",
+        "row_shape",
+        "weight",
+        "bias",
+        "flat",
+        "index",
+        "gathered",
+        "masked",
+        "patches",
+    )
     flat_shape, offsets, row_shape, weight, bias, flat, index, gathered, masked, patches = (
         f"{layer.name}/inputs/{part}" for part in parts
     )

@@ -42,7 +42,11 @@ class Split:
 
 
 def split_samples(
-    samples: Samples, inputs: Iterable[TensorSpec], generator: np.random.Generator, wanted: int | None, batch_size: int | None
+    samples: Samples,
+    inputs: Iterable[TensorSpec],
+    generator: np.random.Generator,
+    wanted: int | None,
+    batch_size: int | None,
 ) -> Split:
     """Choose calibration and held-out samples at random.
 
@@ -58,26 +62,27 @@ def split_samples(
     """
     specs = list(inputs)
     fixed = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
-    order = generator.permutation(len(samples))
-    kept_back = min(MOST_HELD_OUT, max(1, len(order) // 5))
-    count = wanted or max(1, min(MOST_CALIBRATION, len(order) - kept_back))
-    usable = samples.usable(order[: count + MOST_HELD_OUT])
-    if wanted and len(usable) < wanted:
+    step = fixed or 1
+    if wanted and wanted < step:
         raise CalibrationError(
-            f"data {samples.source}: {len(usable)} usable samples, wanted {wanted}: add samples or lower --samples"
+            f"data {samples.source}: {wanted} samples wanted, the model takes batches of {step}: raise --samples"
         )
-    batch = fixed or batch_size or _batch_size(specs)
+    order = generator.permutation(len(samples))
+    most = wanted or max(step, MOST_CALIBRATION)
+    usable = samples.usable(order[: most + max(step, MOST_HELD_OUT)])
+    if len(usable) < (wanted or step):
+        lower = f"wanted {wanted}: add samples or lower --samples"
+        wish = lower if wanted else f"the model takes batches of {step}: add samples"
+        raise CalibrationError(f"data {samples.source}: {len(usable)} usable samples, {wish}")
+    kept_back = max(step, min(MOST_HELD_OUT, len(usable) // 5))
+    count = wanted or max(step, min(most, len(usable) - kept_back))
+    count = count // step * step
     calibration, rest = usable[:count], usable[count:]
-    if fixed:
-        calibration, rest = (part[: len(part) // fixed * fixed] for part in (calibration, rest))
-        if not len(calibration):
-            raise CalibrationError(
-                f"data {samples.source}: {len(usable)} usable samples, the model takes batches of {fixed}: add samples"
-            )
+    rest = rest[: len(rest) // step * step]
     if not len(rest):
         log.warning("no samples left to verify with: the calibration samples are used again")
         rest = calibration
-    return Split(np.sort(calibration), np.sort(rest), batch)
+    return Split(np.sort(calibration), np.sort(rest), fixed or batch_size or _batch_size(specs))
 
 
 def layer_positions(layers: Iterable[Layer], images: int, wanted: int | None, seed: int) -> dict[str, Ints]:

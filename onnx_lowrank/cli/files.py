@@ -74,7 +74,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}): free some space or choose another place") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}): free some space or choose another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ from onnx_lowrank.graph import GraphIndex, attribute
 # Operators that hand every element on unchanged, seen from an activation behind them.
 _PASS_THROUGH = frozenset({"Identity", "Dropout", "Transpose"})
 _CLOSE = 1e-3  # constants such as 1/6 and sqrt(2) are exported with few digits by some tools
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def find_activation(index: GraphIndex, tensor: str, filters: int) -> Activation:
@@ -35,9 +36,7 @@ def find_activation(index: GraphIndex, tensor: str, filters: int) -> Activation:
     return found or act.identity()
 
 
-def _single_operator(
-    index: GraphIndex, node: onnx.NodeProto, filters: int, *, transposed: bool
-) -> Activation | None:
+def _single_operator(index: GraphIndex, node: onnx.NodeProto, filters: int, *, transposed: bool) -> Activation | None:
     """Activation of a node that alone reads the response."""
     match node.op_type:
         case "Relu":
@@ -70,14 +69,18 @@ def _prelu(index: GraphIndex, node: onnx.NodeProto, filters: int, *, transposed:
     slope = index.constant(node.input[1])
     if slope is None:
         return None
-    per_channel = slope.size == filters and (slope.ndim == 1 or slope.shape[0] == filters) and not transposed
-    if slope.size != 1 and not (per_channel and slope.ndim >= 3):  # noqa: PLR2004  (d, 1, 1) is the channel axis
+    # (d, 1, 1) and (1, d, 1, 1) lie along the channel axis.
+    per_channel = slope.ndim in {3, 4} and slope.shape[-3] == slope.size == filters and not transposed
+    if slope.size != 1 and not per_channel:
         return None
     return act.prelu(slope.astype(np.float64).reshape(-1) if slope.size > 1 else float(slope.reshape(())))
 
 
 def _clip_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float | None, float | None]:
-    """Bounds of a Clip, attributes (opset < 11) or constant inputs; None for a bound computed at run time."""
+    """Bounds of a Clip, attributes (opset < 11) or constant inputs; None for a bound computed at run time.
+
+    The largest float32, which some exporters write for no bound, counts as infinite.
+    """
     bounds: list[float | None] = []
     for position, (name, open_end) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
         if len(node.input) > position and node.input[position]:
@@ -85,7 +88,8 @@ def _clip_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float | None,
             bounds.append(None if value is None else float(value.reshape(())))
         else:
             bounds.append(float(attribute(node, name, open_end)))
-    return bounds[0], bounds[1]
+    low, high = (np.sign(bound) * np.inf if bound and abs(bound) >= _LARGEST else bound for bound in bounds)
+    return low, high
 
 
 def _pattern(index: GraphIndex, tensor: str) -> Activation | None:
@@ -153,7 +157,8 @@ def _divides_by(index: GraphIndex, node: onnx.NodeProto, divisor: float) -> bool
 
 def _constant_operand(index: GraphIndex, node: onnx.NodeProto) -> float | None:
     """The one number a binary node adds, multiplies or divides by; None where it has none."""
-    values = [value for name in node.input if (value := index.constant(name)) is not None]
+    names = node.input[1:] if node.op_type == "Div" else node.input
+    values = [value for name in names if (value := index.constant(name)) is not None]
     return float(values[0].reshape(())) if len(values) == 1 and values[0].size == 1 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -11,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.activation import Activation, identity
-from onnx_lowrank.graph import GraphIndex, attribute
+from onnx_lowrank.graph import GraphIndex, attribute, fresh_name
 from onnx_lowrank.layer import Geometry, Layer, SkippedLayer
 from onnx_lowrank.load.activations import find_activation
 from onnx_lowrank.load.fold import Folded, fold_affine
@@ -27,19 +28,12 @@ _SPATIAL_AXES = 2
 def weighted_tensors(model: onnx.ModelProto) -> list[str]:
     """Tensors whose shapes `find_layers` wants to know: around every Conv, Gemm and MatMul, and what is added."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    names = [
-        name
-        for node in model.graph.node
-        if node.op_type in _COUNTED
-        for name in (node.input[0], node.output[0])
-    ]
+    names = [name for node in model.graph.node if node.op_type in _COUNTED for name in (node.input[0], node.output[0])]
     names += [name for node in model.graph.node if node.op_type == "Add" for name in node.input]
     return [name for name in dict.fromkeys(names) if name not in constants]
 
 
-def find_layers(
-    model: onnx.ModelProto, shapes: Mapping[str, Shape]
-) -> tuple[list[Layer], list[SkippedLayer]]:
+def find_layers(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> tuple[list[Layer], list[SkippedLayer]]:
     """Sort a model's layers into those that can be factorized and those that stay.
 
     Args:
@@ -51,27 +45,35 @@ def find_layers(
         and for their relatives that are not supported.
     """
     index = GraphIndex(model)
-    layers, skipped = [], []
+    layers: list[Layer] = []
+    skipped: list[SkippedLayer] = []
     for node, name in zip(model.graph.node, node_names(model), strict=True):
         if node.op_type in _UNSUPPORTED:
             skipped.append(SkippedLayer(name, node.op_type, f"{node.op_type} is not supported", 0, 0))
         elif node.op_type in _COUNTED:
             found = _examine(index, node, name, shapes)
-            (layers if isinstance(found, Layer) else skipped).append(found)  # type: ignore[attr-defined]
+            if isinstance(found, Layer):
+                layers.append(found)
+            else:
+                skipped.append(found)
     return layers, skipped
 
 
 def node_names(model: onnx.ModelProto) -> list[str]:
     """A name for every node that no other has: its own where that is unique, else its first output's."""
-    names = [node.name for node in model.graph.node]
-    return [
-        node.name if node.name and names.count(node.name) == 1 else node.output[0] for node in model.graph.node
-    ]
+    uses = Counter(node.name for node in model.graph.node)
+    taken = {name for name, count in uses.items() if name and count == 1}
+    names = []
+    for node in model.graph.node:
+        name = node.name
+        if not name or uses[name] > 1:
+            name = fresh_name(node.output[0], taken)  # an output may be called like another node
+            taken.add(name)
+        names.append(name)
+    return names
 
 
-def _examine(
-    index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape]
-) -> Layer | SkippedLayer:
+def _examine(index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape]) -> Layer | SkippedLayer:
     weight = _weight(index, node)
     if weight is None:
         return SkippedLayer(name, node.op_type, "its weight is computed at run time", 0, 0)
@@ -80,15 +82,13 @@ def _examine(
         return SkippedLayer(name, node.op_type, reason, *_size(index, node, weight, shapes))
     folded = fold_affine(index, node, weight)
     if folded is None:
-        return SkippedLayer(
-            name, node.op_type, "its bias is computed at run time", *_size(index, node, weight, shapes)
-        )
+        return SkippedLayer(name, node.op_type, "its bias is computed at run time", *_size(index, node, weight, shapes))
     activation, residual = _behind(index, folded.response, weight.shape[0], shapes)
     return _layer(node, name, folded, activation, residual, shapes)
 
 
 def _weight(index: GraphIndex, node: onnx.NodeProto) -> NDArray[Any] | None:
-    if len(node.input) < 2:  # noqa: PLR2004
+    if len(node.input) < 2:
         return None
     return index.constant(node.input[1])
 
@@ -126,7 +126,7 @@ def _size(
     else:
         inner = weight.shape[-1 if attribute(node, "transB", 0) else -2] if weight.ndim > 1 else weight.size
         macs = prod(output) * inner // samples
-    bias = index.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None  # noqa: PLR2004
+    bias = index.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     return macs, weight.size + (0 if bias is None else bias.size)
 
 

@@ -44,7 +44,7 @@ def fold_affine(index: GraphIndex, conv: onnx.NodeProto, weight: NDArray[Any]) -
     """
     filters = weight.shape[0]
     bias: NDArray[Any] | None = np.zeros(filters)
-    if len(conv.input) > 2 and conv.input[2]:  # noqa: PLR2004
+    if len(conv.input) > 2 and conv.input[2]:
         bias = index.constant(conv.input[2])
     if bias is None:
         return None
@@ -79,7 +79,7 @@ def _affine(
 
 def _per_channel(value: NDArray[Any], filters: int) -> NDArray[np.float64] | None:
     """A constant that broadcasts along the channel axis alone, as shape (d,)."""
-    if value.size == 1 and value.ndim <= 4:  # noqa: PLR2004
+    if value.size == 1 and value.ndim <= 4:
         return np.full(filters, float(value.reshape(())))
     if value.ndim in {3, 4} and value.size == filters and value.shape[-3] == filters:
         return value.astype(np.float64).reshape(filters)

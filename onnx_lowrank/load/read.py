@@ -58,10 +58,11 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
             )
         if not file.is_file():
             raise ModelError(
-                f"{path}: external data file '{location}' of tensor '{tensor.name}' is missing: "
-                "put it beside the model"
+                f"{path}: external data file '{location}' of tensor '{tensor.name}' is missing: put it beside the model"
             )
     try:
         external_data_helper.load_external_data_for_model(model, str(folder))
     except (ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{path}: external data cannot be read ({error}): copy the model and its data again") from error
+        raise ModelError(
+            f"{path}: external data cannot be read ({error}): copy the model and its data again"
+        ) from error

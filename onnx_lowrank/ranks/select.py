@@ -64,7 +64,10 @@ def select(options: Sequence[Sequence[Option]], budget: float) -> list[Option]:
     # Costs above the cheapest are what there is to decide on; rounded up, so that the budget holds exactly.
     spare = budget - cheapest
     costs = [np.array([option.cost - layer[0].cost for option in layer]) for layer in candidates]
-    steps = [np.ceil(cost * (units / spare) - 1e-9).astype(int) if spare > 0 else np.sign(cost) * (units + 1) for cost in costs]
+    steps = [
+        np.ceil(cost * (units / spare) - 1e-9).astype(int) if spare > 0 else np.sign(cost) * (units + 1)
+        for cost in costs
+    ]
     values = [np.log([max(option.plan.energy, 1e-300) for option in layer]) for layer in candidates]
     picked = _knapsack(steps, values, units)
     return [layer[index] for layer, index in zip(candidates, picked, strict=True)]
@@ -79,9 +82,7 @@ def _worth_it(layer: Sequence[Option]) -> list[Option]:
     return kept
 
 
-def _knapsack(
-    steps: Sequence[NDArray[np.int_]], values: Sequence[NDArray[np.float64]], units: int
-) -> list[int]:
+def _knapsack(steps: Sequence[NDArray[np.int_]], values: Sequence[NDArray[np.float64]], units: int) -> list[int]:
     value = np.zeros(units + 1)
     choices = []
     for cost, gain in zip(steps, values, strict=True):

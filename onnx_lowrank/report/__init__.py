@@ -1,5 +1,6 @@
 """Numbers of a conversion, for people and for scripts."""
 
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
+from onnx_lowrank.report.text import headline, layer_table, short_name, short_number
 
-__all__ = ["Calibration", "LayerReport", "Report"]
+__all__ = ["Calibration", "LayerReport", "Report", "headline", "layer_table", "short_name", "short_number"]

@@ -51,7 +51,15 @@ class LayerReport:
         reason = "keeping it is the best use of the budget" if plan.method == "kept" else None
         ranks, both = (plan.channel, plan.spatial), (layer.macs, macs)
         return LayerReport(
-            layer.name, layer.op, plan.method, reason, *ranks, both, layer.activation.name, plan.energy, errors
+            layer.name,
+            layer.op,
+            plan.method,
+            reason,
+            *ranks,
+            both,
+            layer.activation.name,
+            plan.energy,
+            errors,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: Factors) -> Non
         name = fresh_name(f"{layer.name}/lowrank_{position}", taken)
         last = position == len(factors.convolutions) - 1
         output = layer.response if last else fresh_name(f"{name}/output", taken)
-        node, weights = _node(convolution, name, tensor, output, layer)
+        node, weights = _node(convolution, name, tensor, output, layer, taken)
         chain.append(node)
         constants += weights
         tensor = output
@@ -57,15 +57,15 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: Factors) -> Non
     graph.initializer.extend(constants)
     if model.ir_version < FIRST_IR_WITH_FREE_INITIALIZERS:
         graph.input.extend(initializer_input(tensor) for tensor in constants)
-    remove_orphans(model, unread)
+    remove_orphans(model, [*unread, *(tensor for tensor in layer.nodes if tensor != layer.response)])
 
 
 def _node(
-    convolution: Convolution, name: str, tensor: str, output: str, layer: Layer
+    convolution: Convolution, name: str, tensor: str, output: str, layer: Layer, taken: set[str]
 ) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-    weights = [numpy_helper.from_array(_typed(convolution.weight, layer), f"{name}/weight")]
+    weights = [numpy_helper.from_array(_typed(convolution.weight, layer), fresh_name(f"{name}/weight", taken))]
     if convolution.bias is not None:
-        weights.append(numpy_helper.from_array(_typed(convolution.bias, layer), f"{name}/bias"))
+        weights.append(numpy_helper.from_array(_typed(convolution.bias, layer), fresh_name(f"{name}/bias", taken)))
     geometry = convolution.geometry
     place = {"pads": geometry.pads} if geometry.auto_pad == "NOTSET" else {"auto_pad": geometry.auto_pad}
     node = helper.make_node(

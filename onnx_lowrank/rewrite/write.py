@@ -43,31 +43,19 @@ def staged(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written, for example because the disk is full.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    with _explained(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        write_bytes(model, temporary, path)
+        with _explained(path):
+            _write(model, temporary)
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with _explained(path):
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_bytes(model: onnx.ModelProto, file: Path, shown: Path) -> None:
-    """Serialize a model into a file and make sure it has reached the disk.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        with file.open("wb") as stream:
-            stream.write(model.SerializeToString())
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise OutputError(f"{shown}: cannot be written ({error.strerror}): free some space or choose another place") from error
 
 
 def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
@@ -78,6 +66,25 @@ def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
             known[key].value = value
         else:
             model.metadata_props.add(key=key, value=value)
+
+
+def _write(model: onnx.ModelProto, file: Path) -> None:
+    """Serialize a model into a file and make sure it has reached the disk."""
+    with file.open("wb") as stream:
+        stream.write(model.SerializeToString())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say which file it was that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}): free some space or choose another place"
+        ) from error
 
 
 def _umask() -> int:

@@ -114,9 +114,7 @@ def _nearest_on_pieces(activation: PiecewiseLinear, targets: Array, v: Array, pe
     return best
 
 
-def _candidates(
-    activation: PiecewiseLinear, targets: Array, v: Array, penalty: float
-) -> Iterator[tuple[Array, Array]]:
+def _candidates(activation: PiecewiseLinear, targets: Array, v: Array, penalty: float) -> Iterator[tuple[Array, Array]]:
     """The minimiser on each straight piece, with its cost."""
     ends = pairwise((-inf, *activation.knots, inf))
     for slope, intercept, (low, high) in zip(activation.slopes, activation.intercepts, ends, strict=True):
@@ -161,9 +159,7 @@ def _newton(activation: Smooth, targets: Array, v: Array, penalty: float, grid: 
     return u, arrived & mild
 
 
-def _descend(
-    activation: Smooth, targets: Array, v: Array, penalty: float, start: Array
-) -> tuple[Array, Array]:
+def _descend(activation: Smooth, targets: Array, v: Array, penalty: float, start: Array) -> tuple[Array, Array]:
     """Newton steps within one smooth piece, halved where they would raise the cost: ends, their costs."""
     edges = np.array([-inf, *activation.kinks, inf], v.dtype)
     piece = np.searchsorted(edges[1:-1], start)
@@ -186,9 +182,7 @@ def _descend(
     return u, cost
 
 
-def _expand(
-    activation: Smooth, targets: Array, v: Array, penalty: float, u: Array
-) -> tuple[Array, Array, Array]:
+def _expand(activation: Smooth, targets: Array, v: Array, penalty: float, u: Array) -> tuple[Array, Array, Array]:
     """Half slope, half curvature (kept above 0, so that steps lead downhill) and cost at u."""
     value, first, second = activation.expansion(u)
     residual, move = targets - value, u - v

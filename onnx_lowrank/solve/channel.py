@@ -1,6 +1,6 @@
 """Channel decomposition: kh x kw with fewer filters, then 1 x 1.
 
-    y = W x + b0,   y' = P Q y + offset   ->   first: Q W (no bias),   second: P, bias P Q b0 + offset
+y = W x + b0,   y' = P Q y + offset   ->   first: Q W (no bias),   second: P, bias P Q b0 + offset
 """
 
 from __future__ import annotations

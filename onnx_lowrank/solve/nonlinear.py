@@ -4,8 +4,7 @@
 
 is relaxed with an auxiliary z per element and a penalty that grows, and solved by turns: the z step element by element
 (`activation_steps`), the (M, b) step by reduced-rank regression of z on x. The Gram matrix never changes, so a turn
-costs one pass over the rows and two (d, d) products. The best iterate by the true objective is kept; the linear
-solution is the first.
+costs one pass over the rows. The best iterate by the true objective is kept; the linear solution is the first.
 
 | code      | paper   | meaning                                            | shape  |
 |-----------|---------|----------------------------------------------------|--------|

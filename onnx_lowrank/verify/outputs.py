@@ -62,7 +62,9 @@ class Comparison:
         """The fields of ``compare --json``."""
         return {
             "outputs": {name: vars(fidelity) for name, fidelity in self.outputs.items()},
-            "accuracy": None if self.accuracy is None else {key: list(pair) for key, pair in vars(self.accuracy).items()},
+            "accuracy": None
+            if self.accuracy is None
+            else {key: list(pair) for key, pair in vars(self.accuracy).items()},
             "images": self.images,
         }
 
@@ -76,7 +78,7 @@ class _Tally:
         self.scores = True
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
-        self.scores &= a.ndim == 2 and a.shape[-1] > 1 and np.issubdtype(a.dtype, np.floating)  # noqa: PLR2004
+        self.scores &= a.ndim == 2 and a.shape[-1] > 1 and np.issubdtype(a.dtype, np.floating)
         if self.scores:
             self.same += int((a.argmax(-1) == b.argmax(-1)).sum())
         self.rows += len(a) if a.ndim else 1
@@ -130,7 +132,7 @@ def compare_outputs(
 
 def _hits(scores: NDArray[Any], truth: NDArray[np.int64], name: str) -> NDArray[np.bool_]:
     """Whether the true class is among the best 1 and 5, shape (2, images)."""
-    if scores.ndim != 2 or scores.shape[1] <= truth.max():  # noqa: PLR2004
+    if scores.ndim != 2 or scores.shape[1] <= truth.max():
         raise ModelError(
             f"output '{name}': shape {scores.shape} does not score {truth.max() + 1} classes: compare without --labels"
         )

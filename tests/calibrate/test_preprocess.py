@@ -62,9 +62,7 @@ def test_presets_give_the_numbers_of_their_frameworks(name: str, wanted: list[fl
 
 
 def test_mean_and_std_follow_the_order_of_the_models_channels() -> None:
-    changed = Preprocessing(
-        "raw", scale=2.0, mean=(1.0, 2.0, 3.0), std=(10.0, 20.0, 40.0), channel_order="bgr"
-    )
+    changed = Preprocessing("raw", scale=2.0, mean=(1.0, 2.0, 3.0), std=(10.0, 20.0, 40.0), channel_order="bgr")
     wanted = [(2 * 30 - 1) / 10, (2 * 20 - 2) / 20, (2 * 10 - 3) / 40]
     np.testing.assert_allclose(one_pixel((10, 20, 30), changed), wanted, rtol=1e-6)
 
@@ -79,9 +77,7 @@ def test_presets_can_be_changed_field_by_field() -> None:
 
 
 def test_unknown_names_are_mistakes_of_the_caller() -> None:
-    with pytest.raises(
-        ValueError, match="no preset 'tf': one of imagenet, keras-caffe, zero-one, minus-one-one, raw"
-    ):
+    with pytest.raises(ValueError, match="no preset 'tf': one of imagenet, keras-caffe, zero-one, minus-one-one, raw"):
         preset("tf")
     with pytest.raises(ValueError, match="unknown channel order 'rgba' or resize mode 'crop'"):
         Preprocessing("raw", channel_order="rgba")  # type: ignore[arg-type]
@@ -94,9 +90,7 @@ def test_unknown_names_are_mistakes_of_the_caller() -> None:
     [{"std": (1.0, 0.0, 1.0)}, {"mean": (float("nan"),)}, {"scale": float("inf")}],
 )
 def test_numbers_that_cannot_be_used_are_refused(numbers: dict[str, Any]) -> None:
-    with pytest.raises(
-        CalibrationError, match=r"preprocessing: scale .* finite numbers are wanted, and no 0 in std"
-    ):
+    with pytest.raises(CalibrationError, match=r"preprocessing: scale .* finite numbers are wanted, and no 0 in std"):
         Preprocessing("raw", **numbers)
 
 
@@ -138,16 +132,12 @@ def test_inputs_that_are_not_for_images(shape: tuple[int | None, ...], text: str
 
 def test_images_do_not_become_integers() -> None:
     spec = TensorSpec("x", np.dtype(np.int32), (1, 3, 8, 8))
-    with pytest.raises(
-        CalibrationError, match="input 'x': type int32: images become float or uint8 inputs only"
-    ):
+    with pytest.raises(CalibrationError, match="input 'x': type int32: images become float or uint8 inputs only"):
         image_layout(spec, RAW)
 
 
 def test_mean_must_fit_the_channels_unless_unused() -> None:
-    with pytest.raises(
-        CalibrationError, match=r"mean of preprocessing 'imagenet' has 3 values.*1 channel.*--mean"
-    ):
+    with pytest.raises(CalibrationError, match=r"mean of preprocessing 'imagenet' has 3 values.*1 channel.*--mean"):
         image_layout(TensorSpec("x", FLOAT32, (1, 1, 8, 8)), preset("imagenet"))
     with pytest.raises(CalibrationError, match=r"std of .* has 2 values.*3 channel.*--std"):
         image_layout(TensorSpec("x", FLOAT32, (1, 3, 8, 8)), replace(RAW, std=(1.0, 2.0)))

@@ -160,9 +160,7 @@ def test_inputs_of_open_size_take_the_size_all_images_share(tmp_path: Path) -> N
     path = write(tmp_path, "folder", files)
     samples = open_samples(path, [TensorSpec("photo", FLOAT32, (None, 3, None, None))], RAW)
     assert samples.read([1, 2])["photo"].shape == (2, 3, 5, 6)
-    text = (
-        r"3.png is 5 x 6, others are 6 x 5, .*no fixed size: pass one, as in --input-shapes photo:1,3,224,224"
-    )
+    text = r"3.png is 5 x 6, others are 6 x 5, .*no fixed size: pass one, as in --input-shapes photo:1,3,224,224"
     with pytest.raises(CalibrationError, match=text):
         samples.usable([1, 3])
     with pytest.raises(CalibrationError, match=text):
@@ -185,13 +183,9 @@ def test_images_that_cannot_be_decoded_are_skipped_and_counted(tmp_path: Path, k
     assert re.fullmatch(r"1\.png: .*truncated.*", samples.skipped[0])
     assert samples.skipped[1] == "2.png: not an image of a known format"
     assert samples.usable([]).tolist() == []
-    with pytest.raises(
-        CalibrationError, match=r"\(5 images\): none of the 2 images tried can be decoded \(the first"
-    ):
+    with pytest.raises(CalibrationError, match=r"\(5 images\): none of the 2 images tried can be decoded \(the first"):
         samples.usable([4, 2])
-    with pytest.raises(
-        CalibrationError, match=r"2\.png cannot be decoded \(not an image of a known format\): remove"
-    ):
+    with pytest.raises(CalibrationError, match=r"2\.png cannot be decoded \(not an image of a known format\): remove"):
         samples.read([0, 2])
 
 
@@ -201,9 +195,7 @@ def test_only_bad_images_for_an_input_of_open_size(tmp_path: Path) -> None:
         open_samples(path, [TensorSpec("photo", FLOAT32, (None, 3, None, None))], RAW)
 
 
-def test_files_too_large_for_an_image_are_not_read(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_too_large_for_an_image_are_not_read(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, kind, {"0.png": png(1), "1.png": bytes(3 * 2**20)})
     monkeypatch.setattr(archives, "LARGEST_IMAGE_BYTES", 2 * 2**20)
     samples = open_samples(path, [PHOTO], RAW)
@@ -231,9 +223,7 @@ def test_a_compressed_tar_is_bounded_because_it_is_held_in_memory(
 ) -> None:
     path = write_tar(tmp_path / "a.tgz", {"0.png": bytes(2**20), "1.png": bytes(2**20)})
     monkeypatch.setattr(archives, "LARGEST_COMPRESSED_TAR_BYTES", 2**20)
-    with pytest.raises(
-        CalibrationError, match=r"a\.tgz: more than 1 MiB of images.*unpack it, or make it a \.tar"
-    ):
+    with pytest.raises(CalibrationError, match=r"a\.tgz: more than 1 MiB of images.*unpack it, or make it a \.tar"):
         open_samples(path, [PHOTO], RAW)
 
 
@@ -244,9 +234,7 @@ def test_archives_that_cannot_be_read(tmp_path: Path, archive: str, damage: str)
     content = path.read_bytes()
     kept = 2048 if damage.endswith("members") and archive == "a.tar" else len(content) // 3
     path.write_bytes(b"nonsense" * 200 if damage == "nonsense" else content[:kept])
-    with pytest.raises(
-        CalibrationError, match=rf"{archive}: cannot be read as an archive \(.+\): make or download"
-    ):
+    with pytest.raises(CalibrationError, match=rf"{archive}: cannot be read as an archive \(.+\): make or download"):
         open_samples(path, [PHOTO], RAW)
 
 
@@ -277,9 +265,7 @@ def test_folders_without_permission(tmp_path: Path) -> None:
     try:
         if os.access(path / "dog", os.R_OK):
             pytest.skip("this user may read everything")
-        with pytest.raises(
-            CalibrationError, match=r"dog: cannot be read \(Permission denied\): check its perm"
-        ):
+        with pytest.raises(CalibrationError, match=r"dog: cannot be read \(Permission denied\): check its perm"):
             open_samples(path, [PHOTO], RAW)
     finally:
         (path / "dog").chmod(0o700)
@@ -310,9 +296,7 @@ def test_npz_by_name_and_a_single_one_by_any_name(tmp_path: Path) -> None:
     assert batch["other"].tolist() == [2]
     np.savez(tmp_path / "one.npz", rows)
     assert open_rows(tmp_path / "one.npz").read([0])["rows"].tolist() == [[1, 1]]
-    with pytest.raises(
-        CalibrationError, match=r"both\.npz: holds other, rows, the model's inputs are rows: give one"
-    ):
+    with pytest.raises(CalibrationError, match=r"both\.npz: holds other, rows, the model's inputs are rows: give one"):
         open_rows(tmp_path / "both.npz")
     with pytest.raises(CalibrationError, match=r"one\.npz: holds arr_0, the model's inputs are other, rows"):
         open_samples(tmp_path / "one.npz", [ROWS, OTHER], RAW)
@@ -330,17 +314,11 @@ def test_several_inputs_from_several_paths(tmp_path: Path) -> None:
     assert samples.labels.tolist() == [0, 1, 1]
 
     np.save(tmp_path / "short.npy", np.zeros((2, 2)))
-    with pytest.raises(
-        CalibrationError, match=r"data: inputs differ in their number of samples \(photo 3, rows 2\)"
-    ):
+    with pytest.raises(CalibrationError, match=r"data: inputs differ in their number of samples \(photo 3, rows 2\)"):
         open_samples({"rows": tmp_path / "short.npy", "photo": path}, [PHOTO, ROWS], RAW)
-    with pytest.raises(
-        CalibrationError, match="data: holds photos, rows, the model's inputs are photo, rows"
-    ):
+    with pytest.raises(CalibrationError, match="data: holds photos, rows, the model's inputs are photo, rows"):
         open_samples({"rows": "r.npy", "photos": path}, [PHOTO, ROWS], RAW)
-    with pytest.raises(
-        CalibrationError, match=r"data for one input, the model has photo, rows: pass NAME=PATH"
-    ):
+    with pytest.raises(CalibrationError, match=r"data for one input, the model has photo, rows: pass NAME=PATH"):
         open_samples(path, [PHOTO, ROWS], RAW)
 
 
@@ -374,9 +352,7 @@ def test_batches_for_several_inputs() -> None:
     assert samples.read([1, 4])["other"].tolist() == [1, 2]
     assert samples.source == "rows=batches (5 samples), other=batches (5 samples)"
     batches[1]["other"] = np.arange(2)
-    with pytest.raises(
-        CalibrationError, match=r"batch 2: inputs differ in their number of samples \(rows 3, other 2"
-    ):
+    with pytest.raises(CalibrationError, match=r"batch 2: inputs differ in their number of samples \(rows 3, other 2"):
         open_samples(batches, [ROWS, OTHER], RAW)
 
 
@@ -435,9 +411,7 @@ def test_bare_arrays_do_not_say_which_input_they_are_for() -> None:
 
 def test_batches_of_several_shapes_for_an_open_axis() -> None:
     batches = [np.zeros((1, 2)), np.zeros((1, 3))]
-    with pytest.raises(
-        CalibrationError, match=r"batch 2: input 'rows': samples of shape \(3,\), before it \(2,\)"
-    ):
+    with pytest.raises(CalibrationError, match=r"batch 2: input 'rows': samples of shape \(3,\), before it \(2,\)"):
         open_samples(batches, [open_width()], RAW)
 
 
@@ -446,9 +420,7 @@ def test_a_tensor_that_cannot_be_an_array() -> None:
         def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
             raise TypeError("copy it to the host first")
 
-    with pytest.raises(
-        CalibrationError, match=r"batch 1: cannot be made a numpy array \(copy it to the host first\)"
-    ):
+    with pytest.raises(CalibrationError, match=r"batch 1: cannot be made a numpy array \(copy it to the host first\)"):
         open_rows([OnDevice()])
 
 
@@ -465,9 +437,7 @@ def test_nan_and_inf_are_found_when_read(tmp_path: Path, value: float) -> None:
     np.save(tmp_path / "rows.npy", rows)
     samples = open_rows(tmp_path / "rows.npy")
     assert len(samples.read([0, 1, 2, 4])["rows"]) == 4
-    with pytest.raises(
-        CalibrationError, match=r"rows\.npy: input 'rows': sample 3 holds NaN or Inf \(as float32\)"
-    ):
+    with pytest.raises(CalibrationError, match=r"rows\.npy: input 'rows': sample 3 holds NaN or Inf \(as float32\)"):
         samples.read([4, 3])
 
 
@@ -488,9 +458,7 @@ def test_numpy_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty.npy").write_bytes(b"")
     for name in ("pickled.npy", "pickled.npz", "cut.npy", "cut.npz", "other.npz", "empty.npy"):
         ending = name[-4:]
-        with pytest.raises(
-            CalibrationError, match=rf"{name}: cannot be read as {ending} \(.+\): save it with numpy"
-        ):
+        with pytest.raises(CalibrationError, match=rf"{name}: cannot be read as {ending} \(.+\): save it with numpy"):
             open_rows(tmp_path / name)
 
 

@@ -71,9 +71,7 @@ def patch_rows(model: onnx.ModelProto, x: Array, count: int) -> tuple[Array, Arr
     return rows.reshape(-1, layer.filters), sampled(whole, positions)
 
 
-@given(
-    images=st.integers(0, 5), size=st.integers(1, 60), count=st.integers(1, 70), seed=st.integers(0, 2**32 - 1)
-)
+@given(images=st.integers(0, 5), size=st.integers(1, 60), count=st.integers(1, 70), seed=st.integers(0, 2**32 - 1))
 def test_positions_are_seeded_in_range_and_never_repeat(images: int, size: int, count: int, seed: int) -> None:
     drawn, again = (draw_positions(np.random.default_rng(seed), images, size, count) for _ in range(2))
     np.testing.assert_array_equal(drawn, again)
@@ -115,9 +113,7 @@ def test_response_tap_takes_any_tensor_of_the_same_shape() -> None:
     x = normal(1, IMAGES, 3, 5, 5)
     layer = only_layer(model, x)
     positions = draw_positions(np.random.default_rng(2), IMAGES, 25, 7)
-    rows = run_tap(
-        model, response_tap(layer, "x", TensorProto.FLOAT), {"x": x, **response_indices(layer, positions)}
-    )
+    rows = run_tap(model, response_tap(layer, "x", TensorProto.FLOAT), {"x": x, **response_indices(layer, positions)})
     np.testing.assert_array_equal(rows.reshape(-1, 3), sampled(x, positions))
 
 

@@ -1,0 +1,46 @@
+"""``onnx-lowrank compare``: how close model B is to model A, and how often both are right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx_lowrank import examine
+from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_preprocessing, run_options
+from onnx_lowrank.cli.program import Command
+from onnx_lowrank.cli.watch import watching
+from onnx_lowrank.verify import Comparison
+
+
+@click.command("compare", cls=Command, epilog="Example: onnx-lowrank compare a.onnx b.onnx --data images/ --labels")
+@click.argument("first", type=FilePath(), metavar="A.onnx")
+@click.argument("second", type=FilePath(), metavar="B.onnx")
+@data_options
+@click.option("--labels", is_flag=True, help="accuracy of both; classes are the folders of the images")
+@click.option("--tensor", "tensors", multiple=True, metavar="NAME", help="an inner tensor of both graphs; repeatable")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@run_options
+def compare(first: Path, second: Path, **options: Any) -> None:
+    """Measure the fidelity of B to A on data; with --labels the accuracy of both."""
+    as_json, quiet = options.pop("as_json"), options.pop("quiet")
+    options.pop("debug")
+    preprocessing = read_preprocessing(options)
+    data = read_data(options.pop("data"), options.pop("data_loader"))
+    options["input_shapes"] = dict(options["input_shapes"])
+    with watching(quiet=quiet) as watch:
+        found = examine.compare(first, second, data, preprocessing=preprocessing, progress=watch, **options)
+    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(_lines(found)))
+
+
+def _lines(found: Comparison) -> list[str]:
+    lines = []
+    for name, fidelity in found.outputs.items():
+        agreement = "" if fidelity.agreement is None else f", same top class {fidelity.agreement:.2%}"
+        lines.append(f"{name}: relative error {fidelity.relative_error:.4f}, cosine {fidelity.cosine:.4f}{agreement}")
+    if found.accuracy is not None:
+        for name, (a, b) in vars(found.accuracy).items():
+            lines.append(f"{name}: A {a:.2%}, B {b:.2%} ({100 * (b - a):+.2f} points)")
+    return [*lines, f"images: {found.images}"]

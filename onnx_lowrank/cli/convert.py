@@ -1,0 +1,106 @@
+"""``onnx-lowrank IN.onnx OUT.onnx``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from onnx_lowrank import pipeline
+from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan, write_text
+from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_preprocessing, run_options
+from onnx_lowrank.cli.program import MainCommand
+from onnx_lowrank.cli.watch import watching
+from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.report import headline, layer_table
+from onnx_lowrank.settings import COSTS, Settings
+from onnx_lowrank.version import __version__
+
+
+class RankMultiple(click.ParamType):
+    """A number, or ``auto``."""
+
+    name = "multiple"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Text to number; None for ``auto``."""
+        if value == "auto":
+            return None
+        if not value.isdigit() or int(value) < 1:
+            self.fail(f"'{value}' is neither a number above 0 nor auto", param, ctx)
+        return int(value)
+
+
+@click.command(
+    "convert", cls=MainCommand, epilog="Example: onnx-lowrank model.onnx fast.onnx --speedup 4 --data images/"
+)
+@click.argument("model", type=FilePath(), metavar="IN.onnx")
+@click.argument("output", type=FilePath(), metavar="OUT.onnx", required=False)
+@click.option("--speedup", default="4", metavar="X", help="original / converted cost, above 1  [4]")
+@click.option("--cost", type=click.Choice(COSTS), default="macs", metavar="|".join(COSTS), help="what --speedup counts")
+@click.option("--method", type=click.Choice(["auto", "channel"]), default="auto", metavar="auto|channel",
+              help="factorizations allowed")  # fmt: skip
+@data_options
+@click.option("--positions", type=click.IntRange(1), metavar="P", help="sampled per image and layer")
+@click.option("--rank-multiple", type=RankMultiple(), default="auto", metavar="K|auto", help="ranks are multiples of K")
+@click.option("--include", multiple=True, metavar="RE")
+@click.option("--exclude", multiple=True, metavar="RE", help="layers whose name matches; repeatable")
+@click.option("--plan", "plan_file", type=FilePath(), metavar="FILE")
+@click.option("--save-plan", type=FilePath(), metavar="FILE", help="reuse / write the rank plan (JSON)")
+@click.option("--report", "reports", type=FilePath(), multiple=True, metavar="FILE", help="write a report, .json")
+@click.option("--dry-run", is_flag=True, help="choose ranks and stop")
+@click.option("--force", is_flag=True, help="overwrite OUT.onnx")
+@run_options
+@click.version_option(__version__, prog_name="onnx-lowrank", help="show the version")
+def convert(model: Path, output: Path | None, **options: Any) -> None:
+    """Make a CNN in ONNX faster by low-rank factorization, without training.
+
+    Writes OUT.onnx, which does what IN.onnx does with a fraction of the multiply-adds.
+    """
+    dry_run, quiet = options.pop("dry_run"), options.pop("quiet")
+    reports, save_plan, plan_file = options.pop("reports"), options.pop("save_plan"), options.pop("plan_file")
+    force = options.pop("force")
+    options.pop("debug")
+    if output is None and not dry_run:
+        raise click.UsageError("Missing argument 'OUT.onnx'.")
+    output = None if dry_run else output
+    for report in reports:
+        check_report_ending(report)
+    others = [*reports, *([save_plan] if save_plan else [])]
+    if model.is_file():  # a missing one has a message of its own
+        check_outputs(model, output, force=force, others=others)
+    preprocessing = read_preprocessing(options)
+    data = read_data(options.pop("data"), options.pop("data_loader"))
+    options["speedup"] = _number(options["speedup"])
+    options["input_shapes"] = dict(options["input_shapes"])
+    plan = read_plan(plan_file) if plan_file else None
+    settings = Settings(plan=plan, **options)
+    with watching(quiet=quiet) as watch:
+        result = pipeline.convert(
+            model, data, settings, preprocessing=preprocessing, output=output, dry_run=dry_run, progress=watch
+        )
+    for report in reports:
+        write_text(report, result.report.to_json())
+    if save_plan:
+        write_text(save_plan, result.plan.to_json())
+    if not quiet:
+        _show(result)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BudgetError(f"--speedup: got '{text}', wanted a number above 1: try --speedup 4") from None
+
+
+def _show(result: pipeline.Result) -> None:
+    console = Console(highlight=False)
+    console.print(layer_table(result.report))
+    console.print()
+    for line in headline(result.report):
+        console.print(line, markup=False, soft_wrap=True)
+    if result.report.output:
+        console.print(f"written     {result.report.output}", markup=False, soft_wrap=True)

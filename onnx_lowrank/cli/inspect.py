@@ -1,0 +1,52 @@
+"""``onnx-lowrank inspect``: every Conv, Gemm and MatMul; eligible, or skipped and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from onnx_lowrank import examine
+from onnx_lowrank.cli.options import FilePath, InputShape
+from onnx_lowrank.cli.program import Command
+from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.report import short_name, short_number
+
+
+@click.command("inspect", cls=Command, epilog="Example: onnx-lowrank inspect model.onnx")
+@click.argument("model", type=FilePath(), metavar="IN.onnx")
+@click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W",
+              help="where the model leaves axes open")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.option("--debug", is_flag=True, help="print tracebacks")
+def inspect(model: Path, input_shapes: tuple[tuple[str, tuple[int, ...]], ...], *, as_json: bool, debug: bool) -> None:  # noqa: ARG001
+    """List every Conv, Gemm and MatMul: what can be factorized, and why the others stay."""
+    found = examine.inspect(model, input_shapes=dict(input_shapes))
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, justify in (("layer", "left"), ("op", "left"), ("MACs", "right"), ("params", "right"), ("", "left")):
+        table.add_column(title, justify=justify, no_wrap=bool(title))  # type: ignore[arg-type]
+    for row in found.rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+    console.print(
+        f"\n{short_number(found.macs)} MACs per image, {short_number(found.parameters)} parameters, "
+        f"{sum(isinstance(row, Layer) for row in found.rows)} of {len(found.rows)} layers can be factorized",
+        soft_wrap=True,
+    )
+
+
+def _cells(row: Layer | SkippedLayer) -> list[Any]:
+    common = [short_name(row.name), row.op, short_number(row.macs), short_number(row.parameters)]
+    if isinstance(row, SkippedLayer):
+        return [*common, f"stays: {row.reason}"]
+    kernel = "x".join(map(str, row.kernel))
+    behind = f"{row.activation.name}{' of a sum' if row.residual else ''}"
+    return [*common, f"{row.channels} -> {row.filters}, {kernel}, {behind}"]

@@ -1,0 +1,77 @@
+"""A conversion as a table and a few lines for people; rich renderables, nothing is printed here."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from onnx_lowrank.report.report import LayerReport, Report
+
+_NAME_WIDTH = 22
+
+
+def layer_table(report: Report) -> Table:
+    """One row per Conv, Gemm and MatMul: method, ranks, multiply-adds, energy, error; fits 80 columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    for title in ("rank", "MACs", "after", "energy", "error"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for layer in report.layers:
+        table.add_row(*_row(layer))
+    return table
+
+
+def headline(report: Report) -> list[str]:
+    """What it comes to, in a few lines."""
+    macs, parameters = report.macs, report.parameters
+    lines = [
+        f"MACs        {short_number(macs[0])} -> {short_number(macs[1])} ({report.speedup:.2f}x fewer)",
+        f"parameters  {short_number(parameters[0])} -> {short_number(parameters[1])} "
+        f"({parameters[0] / max(1, parameters[1]):.2f}x fewer)",
+        f"calibrated  {report.calibration.images} samples of {report.calibration.source}, up to "
+        f"{report.calibration.positions_per_image} positions each, on {report.calibration.provider}",
+    ]
+    if report.verification is not None:
+        for name, found in report.verification["outputs"].items():
+            agreement = "" if found["agreement"] is None else f", same top class {found['agreement']:.1%}"
+            lines.append(
+                f"verified    {name}: relative error {found['relative_error']:.4f}{agreement} "
+                f"on {report.verification['images']} held-out samples"
+            )
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items() if stage != "total")
+    return [*lines, f"seconds     {report.seconds['total']:.1f} ({stages})"]
+
+
+def short_number(value: float) -> str:
+    """A count with a unit prefix and three digits.
+
+    >>> short_number(15_346_630_656), short_number(999), short_number(1_500_000)
+    ('15.3 G', '999', '1.5 M')
+    """
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:g}"
+
+
+def short_name(name: str, width: int = _NAME_WIDTH) -> str:
+    """A name cut from the left, where exporters put what all names share.
+
+    >>> short_name("model/backbone/stage1/conv1", 12)
+    '...ge1/conv1'
+    """
+    return name if len(name) <= width else f"...{name[3 - width :]}"
+
+
+def _row(layer: LayerReport) -> list[str]:
+    ranks = "+".join(str(rank) for rank in (layer.spatial, layer.channel) if rank is not None)
+    kept = layer.method == "kept"
+    return [
+        short_name(layer.name),
+        layer.method,
+        ranks,
+        short_number(layer.macs[0]),
+        "" if kept else short_number(layer.macs[1]),
+        "" if kept else f"{layer.energy:.4f}",
+        "" if layer.errors is None else f"{layer.errors.solved:.4f}",
+    ]

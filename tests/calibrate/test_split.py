@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from onnx_lowrank.calibrate import Samples, Split, layer_positions, open_samples, preset, split_samples
+from onnx_lowrank.calibrate.split import LEAST_ROWS, MOST_CALIBRATION, MOST_HELD_OUT, ROWS_PER_FILTER
+from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.tensor_spec import TensorSpec
+from tests.layers import conv_layer
+
+FLOAT32 = np.dtype(np.float32)
+OPEN = TensorSpec("x", FLOAT32, (None, 2))
+
+
+def fixed(batch: int) -> TensorSpec:
+    return TensorSpec("x", FLOAT32, (batch, 2))
+
+
+def rows(count: int, spec: TensorSpec = OPEN) -> Samples:
+    return open_samples(np.zeros((count, 2), np.float32), [spec], preset("raw"))
+
+
+def split(
+    count: int, spec: TensorSpec = OPEN, *, wanted: int | None = None, batch: int | None = None, seed: int = 0
+) -> Split:
+    return split_samples(rows(count, spec), [spec], np.random.default_rng(seed), wanted, batch)
+
+
+@given(count=st.integers(2, 600), wanted=st.none() | st.integers(1, 300), seed=st.integers(0, 99))
+def test_calibration_and_held_out_never_meet(count: int, wanted: int | None, seed: int) -> None:
+    if wanted is not None and wanted >= count:
+        wanted = count - 1
+    found = split(count, wanted=wanted, seed=seed)
+    assert not set(found.calibration) & set(found.held_out)
+    both = np.concatenate([found.calibration, found.held_out])
+    assert len(np.unique(both)) == len(both)
+    assert both.min() >= 0
+    assert both.max() < count
+    assert len(found.calibration) == (wanted or min(MOST_CALIBRATION, count - min(MOST_HELD_OUT, max(1, count // 5))))
+    assert 1 <= len(found.held_out) <= MOST_HELD_OUT
+    for part in (found.calibration, found.held_out):
+        assert (np.diff(part) > 0).all()
+
+
+def test_depends_on_the_seed_and_nothing_else() -> None:
+    first, again, other = split(50, seed=1), split(50, seed=1, batch=3), split(50, seed=2)
+    np.testing.assert_array_equal(first.calibration, again.calibration)
+    assert not np.array_equal(first.calibration, other.calibration)
+
+
+def test_without_samples_to_spare_the_calibration_samples_verify(caplog: pytest.LogCaptureFixture) -> None:
+    found = split(4, wanted=4)
+    np.testing.assert_array_equal(found.held_out, found.calibration)
+    assert "no samples left to verify with" in caplog.text
+    assert len(split(1).held_out) == 1
+
+
+def test_fewer_samples_than_wanted() -> None:
+    with pytest.raises(
+        CalibrationError, match=r"data .* \(5 samples\): 5 usable samples, wanted 8: add samples or lower"
+    ):
+        split(5, wanted=8)
+
+
+# Fixed batches
+
+
+@given(batch=st.integers(1, 9), batches=st.integers(2, 40), odd=st.integers(0, 8), seed=st.integers(0, 9))
+def test_fixed_batches_are_filled_and_kept_apart(batch: int, batches: int, odd: int, seed: int) -> None:
+    count = batch * batches + min(odd, batch - 1)
+    found = split(count, fixed(batch), seed=seed, batch=100)
+    assert found.batch_size == batch
+    for part in (found.calibration, found.held_out):
+        assert len(part)
+        assert len(part) % batch == 0
+    assert not set(found.calibration) & set(found.held_out)
+
+
+def test_exactly_one_fixed_batch_is_enough() -> None:
+    found = split(4, fixed(4))
+    assert found.calibration.tolist() == found.held_out.tolist() == [0, 1, 2, 3]
+
+
+def test_fewer_samples_than_a_fixed_batch() -> None:
+    with pytest.raises(CalibrationError, match="3 usable samples, the model takes batches of 4: add samples"):
+        split(3, fixed(4))
+
+
+def test_fewer_samples_wanted_than_a_fixed_batch() -> None:
+    with pytest.raises(CalibrationError, match=r"3 samples wanted, the model takes batches of 4: raise --samples"):
+        split(100, fixed(4), wanted=3)
+
+
+# Batch size
+
+
+def test_batch_size_goes_by_the_size_of_a_sample() -> None:
+    def chosen(shape: tuple[int | None, ...], batch: int | None = None) -> int:
+        spec = TensorSpec("x", FLOAT32, shape)
+        data = np.zeros((3, *(size or 1 for size in shape[1:])), np.float32)
+        samples = open_samples(data, [spec], preset("raw"))
+        return split_samples(samples, [spec], np.random.default_rng(0), None, batch).batch_size
+
+    assert chosen((None, 3, 224, 224)) == 9
+    assert chosen((None, 3, 32, 32)) == 64
+    assert chosen((None, 3, 2000, 2000)) == 1
+    assert chosen((None, 3, 224, 224), batch=5) == 5
+    assert chosen((2, 3, 32, 32), batch=5) == 2
+
+
+def test_images_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:
+    for number in range(30):
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(buffer, "PNG")
+        broken = number % 3 == 0
+        (tmp_path / f"{number:02}.png").write_bytes(b"broken" if broken else buffer.getvalue())
+    spec = TensorSpec("x", FLOAT32, (None, 3, 4, 4))
+    samples = open_samples(tmp_path, [spec], preset("zero-one"))
+    found = split_samples(samples, [spec], np.random.default_rng(0), 15, None)
+    both = np.concatenate([found.calibration, found.held_out])
+    assert sorted(both) == [number for number in range(30) if number % 3]
+    assert len(found.calibration) == 15
+    chosen = split_samples(samples, [spec], np.random.default_rng(0), None, None)
+    assert (len(chosen.calibration), len(chosen.held_out)) == (16, 4)
+    with pytest.raises(CalibrationError, match="20 usable samples, wanted 21"):
+        split_samples(samples, [spec], np.random.default_rng(0), 21, None)
+
+
+# Positions
+
+
+def test_positions_are_enough_for_the_filters() -> None:
+    small, wide = conv_layer(8, 3, (3, 3), (64, 64), name="a"), conv_layer(512, 3, (3, 3), (64, 64), name="b")
+    drawn = layer_positions([small, wide], 10, None, seed=0)
+    assert drawn["a"].shape == (10, LEAST_ROWS // 10)
+    assert drawn["b"].shape == (10, 512 * ROWS_PER_FILTER // 10)
+
+
+def test_no_more_positions_than_a_map_has() -> None:
+    drawn = layer_positions([conv_layer(8, 3, (3, 3), (4, 5))], 10, 100, seed=0)
+    np.testing.assert_array_equal(drawn["conv"], np.tile(np.arange(20), (10, 1)))
+
+
+def test_positions_are_seeded_and_each_layer_has_its_own() -> None:
+    layers = [conv_layer(8, 3, (3, 3), (32, 32), name=name) for name in "ab"]
+    first, again, other = (layer_positions(layers, 4, 9, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first["a"], again["a"])
+    assert not np.array_equal(first["a"], first["b"])
+    assert not np.array_equal(first["a"], other["a"])

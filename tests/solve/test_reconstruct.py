@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnx_lowrank.activation import Activation, hard_swish, identity, prelu, relu, silu
+from onnx_lowrank.layer import Geometry, Layer
+from onnx_lowrank.plan import LayerPlan
+from onnx_lowrank.responses import Responses, Targets
+from onnx_lowrank.solve import solve_layer
+from onnx_lowrank.solve.moments import Moments
+from onnx_lowrank.solve.nonlinear import Rows, activated_error, solve_nonlinear
+from onnx_lowrank.solve.reconstruct import reconstruct
+from onnx_lowrank.solve.reduced_rank import ReducedRankSolver, fit_with
+from onnx_lowrank.solve.truncated_svd import truncated_svd
+
+Array = NDArray[np.float32]
+FILTERS, PATCH = 12, 27
+
+
+def problem(
+    activation: Activation, count: int, seed: int = 0, *, residual: bool = False
+) -> tuple[Rows, NDArray[np.float64], NDArray[np.float64]]:
+    """Responses of a random layer whose inputs arrive slightly wrong, and the layer's filters and bias."""
+    generator = np.random.default_rng(seed)
+    weight, bias = generator.normal(size=(FILTERS, PATCH)), generator.normal(size=FILTERS)
+    basis = generator.normal(size=(PATCH, PATCH)) * np.geomspace(3, 0.1, PATCH)
+    patches = generator.normal(size=(count, PATCH)) @ basis.T
+    arrived = patches + 0.1 * generator.normal(size=patches.shape)
+    original, inputs = patches @ weight.T + bias, arrived @ weight.T + bias
+    branch = generator.normal(size=original.shape).astype(np.float32) if residual else None
+    responses = Responses(Targets(original.astype(np.float32), branch), inputs.astype(np.float32))
+    return Rows.of(responses, activation), weight, bias
+
+
+@pytest.mark.parametrize(
+    "activation", [relu(), prelu(np.full(FILTERS, 0.05)), silu(), hard_swish()], ids=lambda a: a.name
+)
+@pytest.mark.parametrize("residual", [False, True])
+def test_nonlinear_beats_linear_after_the_activation(activation: Activation, residual: bool) -> None:
+    rows, _, _ = problem(activation, 4000, residual=residual)
+    moments = Moments.of(rows.inputs, rows.responses)
+    solver = ReducedRankSolver(moments.gram, 0.001, np.eye(FILTERS))
+    linear = fit_with(solver, moments, 5)
+    solution = solve_nonlinear(rows, moments, linear, solver)
+    assert solution.error < 0.995 * activated_error(rows, linear)
+    assert solution.factors.P.shape == (FILTERS, 5)
+    # The error it states is the error it has, computed here in plain numpy.
+    offset = 0 if rows.offset is None else rows.offset
+    predicted = rows.inputs @ (solution.factors.P @ solution.factors.Q).T + solution.factors.offset + offset
+    wanted = activation(rows.responses + offset)
+    plain = np.linalg.norm(activation(predicted) - wanted) / np.linalg.norm(wanted)
+    np.testing.assert_allclose(solution.error, plain, rtol=1e-4)
+
+
+def test_relu_solution_is_near_a_local_optimum_of_the_true_objective() -> None:
+    """Gradient descent on the unrelaxed objective, an independent method, finds little left to gain."""
+    rows, _, _ = problem(relu(), 3000)
+    moments = Moments.of(rows.inputs, rows.responses)
+    solver = ReducedRankSolver(moments.gram, 0.0, np.eye(FILTERS))
+    linear = fit_with(solver, moments, 4)
+    found = solve_nonlinear(rows, moments, linear, solver).factors
+    x, target = rows.inputs.astype(np.float64), rows.targets.astype(np.float64)
+    p, q, offset = found.P.copy(), found.Q.copy(), found.offset.copy()
+    start = np.square(np.maximum(x @ (p @ q).T + offset, 0) - target).sum()
+    step = 0.1 / np.linalg.eigvalsh(x.T @ x)[-1]
+    for _ in range(300):
+        hidden = x @ q.T
+        response = hidden @ p.T + offset
+        error = np.where(response > 0, np.maximum(response, 0) - target, 0)
+        gradient_p, gradient_q = error.T @ hidden, (error @ p).T @ x
+        p, q, offset = p - step * gradient_p, q - step * gradient_q, offset - step * error.sum(0)
+    end = np.square(np.maximum(x @ (p @ q).T + offset, 0) - target).sum()
+    assert end > 0.97 * start
+
+
+def test_never_worse_than_linear_on_the_calibration_rows() -> None:
+    for seed in range(5):
+        rows, weight, bias = problem(relu(), 60, seed)
+        data_free = truncated_svd(weight, bias, 4)
+        for solver in ("auto", "nonlinear"):
+            _, errors = reconstruct(rows, np.eye(FILTERS), data_free, solver=solver)
+            assert errors.solved <= errors.linear
+
+
+def test_few_rows_never_lose_to_the_data_free_factors_on_held_out_rows() -> None:
+    unseen, weight, bias = problem(relu(), 4000, seed=100)
+    for count in (4, 15, 40):
+        rows, _, _ = problem(relu(), count, seed=100)
+        data_free = truncated_svd(weight, bias, 6)
+        factors, _ = reconstruct(rows, np.eye(FILTERS), data_free)
+        assert activated_error(unseen, factors) <= 1.05 * activated_error(unseen, data_free)
+
+
+def test_solvers_by_name() -> None:
+    rows, weight, bias = problem(relu(), 3000)
+    data_free = truncated_svd(weight, bias, 5)
+    errors = {
+        name: reconstruct(rows, np.eye(FILTERS), data_free, solver=name)[1].solved
+        for name in ("weights", "linear", "nonlinear", "auto")
+    }
+    assert errors["weights"] > errors["linear"] > errors["nonlinear"]
+    np.testing.assert_allclose(errors["auto"], errors["nonlinear"], rtol=0.02)
+
+
+def test_without_activation_the_linear_solution_is_final() -> None:
+    rows, weight, bias = problem(identity(), 2000)
+    _, errors = reconstruct(rows, np.eye(FILTERS), truncated_svd(weight, bias, 5))
+    assert errors.linear == errors.solved
+
+
+def test_full_rank_chain_is_the_layer() -> None:
+    generator = np.random.default_rng(0)
+    weight, bias = generator.normal(size=(8, 3, 3, 3)), generator.normal(size=8)
+    layer = Layer(
+        name="conv",
+        op="Conv",
+        weight=weight.astype(np.float32),
+        bias=bias.astype(np.float32),
+        geometry=Geometry((1, 1), (1, 1), (1, 1, 1, 1)),
+        activation=relu(),
+        input="x",
+        response="y",
+        residual=None,
+        nodes=("y",),
+        positions=(4, 4),
+        input_size=(4, 4),
+    )
+    patches = generator.normal(size=(500, 27))
+    rows = (patches @ weight.reshape(8, 27).T + bias).astype(np.float32)
+    factors = solve_layer(layer, Responses(Targets(rows), rows), LayerPlan("conv", "channel", 8))
+    first, second = factors.convolutions
+    product = second.weight[:, :, 0, 0] @ first.weight.reshape(8, 27)
+    np.testing.assert_allclose(product, layer.weight.reshape(8, 27), atol=1e-5)
+    assert first.bias is None
+    assert second.bias is not None
+    np.testing.assert_allclose(second.bias, layer.bias, atol=1e-5)
+    assert first.geometry == layer.geometry
+    assert second.geometry.pads == (0, 0, 0, 0)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.runtime import Provider, Session
+from onnx_lowrank.verify import compare_outputs
+from tests.helpers import build
+
+Array = NDArray[np.float32]
+
+
+def linear(weight: Array, output: str = "y") -> Session:
+    graph = f"g (float[N, 4] x) => (float[N, 6] {output}) {{ {output} = MatMul (x, w) }}"
+    model = build(graph, {"w": weight})
+    return Session(model, Provider())
+
+
+def data(count: int = 50) -> tuple[Array, Array, Array]:
+    generator = np.random.default_rng(0)
+    a = generator.normal(size=(4, 6)).astype(np.float32)
+    b = a + 0.3 * generator.normal(size=(4, 6)).astype(np.float32)
+    return generator.normal(size=(count, 4)).astype(np.float32), a, b
+
+
+def test_figures_are_those_of_numpy_whatever_the_batches() -> None:
+    x, a, b = data()
+    labels = np.random.default_rng(1).integers(0, 6, len(x))
+    batches = [{"x": x[:7]}, {"x": x[7:30]}, {"x": x[30:]}]
+    found = compare_outputs(linear(a), linear(b), batches, labels)
+    first, second = x.astype(np.float64) @ a, x.astype(np.float64) @ b
+    fidelity = found.outputs["y"]
+    assert fidelity.relative_error == pytest.approx(np.linalg.norm(first - second) / np.linalg.norm(first), rel=1e-5)
+    cosine = (first * second).sum() / np.linalg.norm(first) / np.linalg.norm(second)
+    assert fidelity.cosine == pytest.approx(cosine, rel=1e-5)
+    assert fidelity.agreement == pytest.approx((first.argmax(1) == second.argmax(1)).mean())
+    assert found.images == 50
+    assert found.accuracy is not None
+    for scores, top1, top5 in zip((first, second), found.accuracy.top1, found.accuracy.top5, strict=True):
+        assert top1 == pytest.approx((scores.argmax(1) == labels).mean())
+        assert top5 == pytest.approx((np.argsort(scores, axis=1)[:, 1:] == labels[:, None]).any(1).mean())
+
+
+def test_a_model_agrees_with_itself() -> None:
+    x, a, _ = data()
+    fidelity = compare_outputs(linear(a), linear(a), [{"x": x}]).outputs["y"]
+    assert (fidelity.relative_error, fidelity.agreement) == (0.0, 1.0)
+    assert fidelity.cosine == pytest.approx(1.0, rel=1e-12)
+
+
+def test_nan_is_no_small_error() -> None:
+    x, a, b = data()
+    b[0, 0] = np.nan
+    fidelity = compare_outputs(linear(a), linear(b), [{"x": x}]).outputs["y"]
+    assert np.isnan(fidelity.relative_error)
+    assert not fidelity.finite
+
+
+def test_no_output_in_common() -> None:
+    x, a, b = data()
+    with pytest.raises(ModelError, match="no output in common: y and z"):
+        compare_outputs(linear(a), linear(b, "z"), [{"x": x}])
+
+
+def test_labels_beyond_the_scores() -> None:
+    x, a, b = data()
+    with pytest.raises(ModelError, match=r"output 'y': shape \(50, 6\) does not score 10 classes"):
+        compare_outputs(linear(a), linear(b), [{"x": x}], np.full(50, 9))

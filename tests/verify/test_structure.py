@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from onnx_lowrank.errors import VerificationError
+from onnx_lowrank.verify import check_structure
+from tests.helpers import build, filters
+
+
+def original(ir: int = 8, opset: int = 13) -> onnx.ModelProto:
+    return build(
+        "g (float[N,3,8,8] x) => (float[N,4,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, w) }",
+        {"w": filters(0, 4, 3, 3, 3)},
+        ir=ir,
+        opset=opset,
+    )
+
+
+def written(folder: Path, model: onnx.ModelProto) -> Path:
+    path = folder / "written.tmp"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_the_same_interface_passes_and_the_model_comes_back(tmp_path: Path) -> None:
+    model = original()
+    model.graph.node[0].name = "renamed"
+    assert check_structure(original(), written(tmp_path, model)) == model
+
+
+def test_initializers_among_the_inputs_may_change(tmp_path: Path) -> None:
+    model = original(ir=3, opset=8)
+    model.graph.initializer[0].name = model.graph.input[1].name = model.graph.node[0].input[1] = "new"
+    check_structure(original(ir=3, opset=8), written(tmp_path, model))
+
+
+def test_bytes_that_are_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "written.tmp"
+    path.write_bytes(original().SerializeToString()[:-20])
+    with pytest.raises(VerificationError, match="written model: cannot be read back"):
+        check_structure(original(), path)
+
+
+def test_a_model_that_the_checker_refuses(tmp_path: Path) -> None:
+    model = original()
+    model.graph.node[0].input[1] = "nowhere"
+    with pytest.raises(VerificationError, match=r"written model: refused by the ONNX checker: .*nowhere"):
+        check_structure(original(), written(tmp_path, model))
+
+
+def test_a_model_that_was_refused_before_may_be_refused_again(tmp_path: Path) -> None:
+    odd = original()
+    odd.graph.node.append(helper.make_node("NoSuchOperator", ["y"], ["z"]))
+    check_structure(odd, written(tmp_path, odd))
+
+
+def test_other_inputs_or_outputs(tmp_path: Path) -> None:
+    model = original()
+    model.graph.output.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, None))
+    with pytest.raises(VerificationError, match=r"written model: outputs \['x', 'y'\], wanted \['y'\]"):
+        check_structure(original(), written(tmp_path, model))
+    model = original()
+    model.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    with pytest.raises(VerificationError, match=r"written model: inputs \['x', 'z'\], wanted \['x'\]"):
+        check_structure(original(), written(tmp_path, model))
+
+
+def test_other_types_or_shapes(tmp_path: Path) -> None:
+    model = original()
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
+    with pytest.raises(VerificationError, match=r"written model: output"):
+        check_structure(original(), written(tmp_path, model))
+
+
+@pytest.mark.parametrize(("ir", "opset"), [(8, 14), (9, 13)])
+def test_other_versions(tmp_path: Path, ir: int, opset: int) -> None:
+    with pytest.raises(VerificationError, match=rf"written model: .*{ir if ir != 8 else opset}.*, wanted "):
+        check_structure(original(), written(tmp_path, original(ir=ir, opset=opset)))
