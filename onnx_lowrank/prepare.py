@@ -93,7 +93,8 @@ def choose_layers(
     Raises:
         ModelError: an expression is invalid or matches no layer, or no layer is left.
     """
-    names = [each.name for each in (*layers, *skipped)]
+    every: list[Layer | SkippedLayer] = [*layers, *skipped]
+    names = [each.name for each in every]
     wanted, unwanted = _expressions("include", include, names), _expressions("exclude", exclude, names)
     chosen, left = [], list(skipped)
     for layer in layers:
@@ -116,7 +117,7 @@ def choose_layers(
 def count_macs(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], provider: Provider) -> int:
     """Multiply-adds per image of every Conv, Gemm and MatMul with constant weights."""
     layers, skipped = _layers(model, feeds, provider, "model")
-    return sum(each.macs for each in (*layers, *skipped))
+    return sum(layer.macs for layer in layers) + sum(layer.macs for layer in skipped)
 
 
 def _layers(

@@ -27,12 +27,11 @@ _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-_NUMPY_TYPES = {
-    "float": np.float32,
-    "double": np.float64,
-    "float16": np.float16,
-    **{name: np.dtype(name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
-    "bool": np.bool_,
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_NUMPY_TYPES: dict[str, np.dtype[Any]] = {
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+    **{name: np.dtype(name) for name in ("float16", "bool", *_INTEGERS)},
 }
 
 
@@ -216,4 +215,4 @@ def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
     if kind not in _NUMPY_TYPES:
         raise ModelError(f"input '{value.name}': type {value.type} is not supported, wanted a tensor of numbers")
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
-    return TensorSpec(value.name, np.dtype(_NUMPY_TYPES[kind]), shape)
+    return TensorSpec(value.name, _NUMPY_TYPES[kind], shape)

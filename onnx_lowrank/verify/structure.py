@@ -31,9 +31,11 @@ def check_structure(original: onnx.ModelProto, written: Path) -> onnx.ModelProto
     for what in ("input", "output"):
         before, after = (_interface(each, what) for each in (original, model))
         if before != after:
-            raise VerificationError(f"written model: {what}s {sorted(after)}, wanted {sorted(before)}")
+            raise VerificationError(f"written model: {what}s {_shown(after)}, wanted {_shown(before)}")
+    if original.ir_version != model.ir_version:
+        raise VerificationError(f"written model: IR version {model.ir_version}, wanted {original.ir_version}")
     versions = [sorted((each.domain, each.version) for each in m.opset_import) for m in (original, model)]
-    if versions[0] != versions[1] or original.ir_version != model.ir_version:
+    if versions[0] != versions[1]:
         raise VerificationError(f"written model: opsets {versions[1]}, wanted {versions[0]}")
     return model
 
@@ -47,8 +49,11 @@ def _refused(model: onnx.ModelProto) -> str | None:
     return None
 
 
-def _interface(model: onnx.ModelProto, what: str) -> dict[str, bytes]:
-    """Inputs or outputs with their types; initializers listed as inputs are not part of the interface."""
+def _interface(model: onnx.ModelProto, what: str) -> list[onnx.ValueInfoProto]:
+    """Inputs or outputs in order; initializers listed as inputs are not part of the interface."""
     inner = {tensor.name for tensor in model.graph.initializer}
-    values = getattr(model.graph, what)
-    return {value.name: value.type.SerializeToString() for value in values if value.name not in inner}
+    return [value for value in getattr(model.graph, what) if value.name not in inner]
+
+
+def _shown(values: list[onnx.ValueInfoProto]) -> str:
+    return ", ".join(onnx.helper.printable_value_info(value) for value in values)

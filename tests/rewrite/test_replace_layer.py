@@ -155,7 +155,8 @@ def test_shapes_noted_for_tensors_that_are_gone_go_too() -> None:
 
 def test_weights_behind_nodes_go_with_them() -> None:
     model = build(
-        "g (float[N,3,8,7] x) => (float[N,5,6,5] y) { h = Cast<to=1>(w) t = Transpose<perm=[1,0,2,3]>(h) y = Conv(x, t) }",
+        "g (float[N,3,8,7] x) => (float[N,5,6,5] y) "
+        "{ h = Cast<to=1>(w) t = Transpose<perm=[1,0,2,3]>(h) y = Conv(x, t) }",
         {"w": filters(0, 3, 5, 3, 3, np.float16)},
     )
     converted = check_same(model)
