@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.calibrate import Preprocessing, iterate_batches, open_samples, preset, split_samples
+from onnx_lowrank.calibrate import Preprocessing, draw_samples, iterate_batches, open_samples, preset
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.prepare import check_has_data, open_network
@@ -110,12 +110,10 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     opened = open_samples(data, first.inputs, preprocessing or preset("zero-one"))
     if labels and opened.labels is None:
         raise CalibrationError(f"data {opened.source}: no class folders, which --labels reads: drop --labels")
-    wanted = samples or len(opened)
-    split = split_samples(opened, first.inputs, np.random.default_rng(seed), wanted, batch_size)
-    chosen = split.calibration
+    chosen, batch_size = draw_samples(opened, first.inputs, np.random.default_rng(seed), samples, batch_size)
     sessions = [Session(_with_outputs(each.model, tensors, each.name), where, name=each.name) for each in networks]
-    total = -(-len(chosen) // split.batch_size)
-    batches = (progress or Silent()).track(iterate_batches(opened, chosen, split.batch_size), "compare", total)
+    total = -(-len(chosen) // batch_size)
+    batches = (progress or Silent()).track(iterate_batches(opened, chosen, batch_size), "compare", total)
     truth = opened.labels[chosen] if labels and opened.labels is not None else None
     return compare_outputs(sessions[0], sessions[1], batches, truth)
 

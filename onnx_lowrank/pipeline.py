@@ -39,7 +39,7 @@ from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.ranks import energy_curve, layer_options, select
 from onnx_lowrank.report import Calibration, LayerReport, Report
 from onnx_lowrank.responses import Responses, Targets
-from onnx_lowrank.rewrite import replace_layer, set_metadata, staged
+from onnx_lowrank.rewrite import check_writable, replace_layer, set_metadata, staged
 from onnx_lowrank.runtime import Session, choose_provider, rank_block
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
@@ -142,6 +142,8 @@ def convert(
         Zhang, Zou, He, Sun 2015, arXiv:1505.06798.
     """
     settings = replace(settings or Settings(), **changes)
+    if output is not None and not dry_run:
+        check_writable(Path(output), force=True)
     with threadpool_limits(settings.threads):
         job = _prepare(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
         with job.watch.measure("collect"):

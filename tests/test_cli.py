@@ -124,7 +124,13 @@ def test_images_that_cannot_be_decoded_are_left_out_unless_all_are(folder: Path)
     for number in range(12):
         Image.fromarray(np.full((12, 12, 3), number, np.uint8)).save(f"photos/{number}.png")
     Path("photos/bad.png").write_bytes(b"no image")
-    assert call("in.onnx", "out.onnx", "--data", "photos", "--speedup", "1.5").exit_code == 0
+    converted = call("in.onnx", "out.onnx", "--data", "photos", "--speedup", "1.5")
+    assert converted.exit_code == 0, converted.output
+    assert converted.stderr.count("warning: 1 images cannot be decoded and are left out (bad.png") == 1
+    compared = call("compare", "in.onnx", "out.onnx", "--data", "photos")
+    assert compared.exit_code == 0, compared.output
+    assert "images: 12" in compared.stdout
+    assert "warning: 1 images cannot be decoded" in compared.stderr
     Path("broken").mkdir()
     Path("broken/a.png").write_bytes(b"no image")
     assert "can be decoded" in fails(folder, "in.onnx", "o.onnx", "--data", "broken")

@@ -1,316 +1,576 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
-import onnx_lowrank as olr
-from onnx_lowrank import pipeline
-from onnx_lowrank.calibrate import open_samples
-from onnx_lowrank.errors import BudgetError, CalibrationError, ModelError, RankError, VerificationError
+from onnx_lowrank import LayerPlan, RankPlan, Result, convert, inspect, pipeline
+from onnx_lowrank.errors import (
+    BudgetError,
+    CalibrationError,
+    ModelError,
+    OutputError,
+    RankError,
+    VerificationError,
+)
+from onnx_lowrank.factors import Convolution, Factors
 from onnx_lowrank.layer import Layer
-from onnx_lowrank.load import find_layers, weighted_tensors
-from onnx_lowrank.runtime import observe_shapes
-from onnx_lowrank.tensor_spec import TensorSpec
-from tests.helpers import CPU, build, filters, normal, relative, run
+from tests.helpers import Array, build, filters, find, normal, relative, run
 
-Array = NDArray[Any]
-SHARED = Path(__file__).parents[2] / "shared"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} with real networks is not here")
+IMAGES = 40
+SAME = "pads=[1,1,1,1]"
 
 
-def images(count: int = 60, size: int = 12, channels: int = 3, seed: int = 0) -> Array:
-    """Smooth random maps: neighbouring pixels are alike, as in photographs."""
-    noise = normal(seed, count, channels, size + 4, size + 4)
-    windows = np.lib.stride_tricks.sliding_window_view(noise, (5, 5), axis=(2, 3))
-    return (windows.mean(axis=(-2, -1)) * 4).astype(np.float32)
+def images(seed: int, count: int = IMAGES, size: int = 12) -> Array:
+    """Smooth images, whose responses are of low rank as those of photos are."""
+    low = np.random.default_rng(seed).normal(size=(count, 3, 4, 4))
+    return np.kron(low, np.ones((1, 1, size // 4, size // 4))).astype(np.float32) + 0.1 * normal(
+        seed, count, 3, size, size
+    )
 
 
-def network(batch: str = "N", seed: int = 0) -> onnx.ModelProto:
-    """Three convolutions, the second with BatchNormalization, the third closing a residual block."""
-    graph = f"""g (float[{batch}, 3, 12, 12] x) => (float[{batch}, 5] scores) {{
-        c1 = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
-        r1 = Relu (c1)
-        c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2)
-        n2 = BatchNormalization (c2, gamma, beta, mean, variance)
-        r2 = Relu (n2)
-        c3 = Conv <pads = [1, 1, 1, 1]> (r2, w3, b3)
-        s3 = Add (c3, r1)
-        r3 = Relu (s3)
-        pool = GlobalAveragePool (r3)
-        flat = Flatten (pool)
-        scores = Gemm (flat, f)
-    }}"""
-    weights = {
-        "w1": filters(seed, 16, 3, 3, 3),
-        "b1": normal(seed + 1, 16),
-        "w2": filters(seed + 2, 16, 16, 3, 3),
-        "gamma": 1 + 0.2 * normal(seed + 3, 16),
-        "beta": normal(seed + 4, 16),
-        "mean": 0.1 * normal(seed + 5, 16),
-        "variance": 1 + 0.3 * np.abs(normal(seed + 6, 16)),
-        "w3": filters(seed + 7, 16, 16, 3, 3),
-        "b3": normal(seed + 8, 16),
-        "f": normal(seed + 9, 16, 5),
+def low_rank_filters(seed: int, d: int, c: int, kh: int = 3, kw: int = 3) -> Array:
+    """Filters that are close to combinations of a few."""
+    few = filters(seed, max(2, d // 4), c, kh, kw)
+    mixing = normal(seed + 50, d, len(few)) / np.sqrt(len(few))
+    return np.tensordot(mixing, few, 1).astype(np.float32) + 0.05 * filters(seed + 90, d, c, kh, kw)
+
+
+def network(batch: str = "N", opset: int = 13, ir: int = 8) -> onnx.ModelProto:
+    """A small residual network: a normalized stem, a residual block, a head."""
+    model = build(
+        f"""g (float[{batch},3,12,12] x) => (float[{batch},5] y) {{
+            c0 = Conv<{SAME}>(x, w0)
+            n0 = BatchNormalization(c0, gamma, beta, mean, var)
+            r0 = Relu(n0)
+            c1 = Conv<{SAME}>(r0, w1, b1)
+            r1 = Relu(c1)
+            c2 = Conv<{SAME}>(r1, w2)
+            s2 = Add(c2, r0)
+            r2 = Relu(s2)
+            c3 = Conv<{SAME}, strides=[2,2]>(r2, w3, b3)
+            r3 = Relu(c3)
+            p = GlobalAveragePool(r3)
+            f = Flatten(p)
+            y = Gemm(f, v, u)
+        }}""",
+        {
+            **{"w0": filters(0, 16, 3, 3, 3), "w1": low_rank_filters(1, 16, 16), "w2": low_rank_filters(2, 16, 16)},
+            **{"w3": low_rank_filters(3, 24, 16), "b1": normal(4, 16) / 5, "b3": normal(5, 24) / 5},
+            **{"gamma": 1 + normal(6, 16) / 5, "beta": normal(7, 16) / 5, "mean": normal(8, 16) / 5},
+            **{"var": 1 + normal(9, 16) ** 2 / 5, "v": normal(10, 24, 5), "u": normal(11, 5)},
+        },
+        opset=opset,
+        ir=ir,
+    )
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.name = f"conv{node.output[0][1:]}"
+    return model
+
+
+def converted(model: onnx.ModelProto | str | Path, data: Any = None, **changes: Any) -> Result:
+    """`convert` with settings that suit small tests."""
+    defaults: dict[str, Any] = {
+        "speedup": 2.0,
+        "provider": "cpu",
+        "threads": 1,
+        "rank_multiple": 1,
+        "samples": 30,
+        "seed": 1,
     }
-    return build(graph, weights)
+    return convert(model, {"x": images(0)} if data is None else data, **defaults | changes)
 
 
-def full_rank(model: onnx.ModelProto, x: Array) -> olr.RankPlan:
-    layers, _ = find_layers(model, observe_shapes(model, {"x": x[:1]}, weighted_tensors(model), CPU))
-    return olr.RankPlan(tuple(olr.LayerPlan(layer.name, "channel", layer.filters) for layer in layers))
-
-
-def converted(result: olr.Result) -> onnx.ModelProto:
+def model_of(result: Result) -> onnx.ModelProto:
     assert result.model is not None
     return result.model
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    strides=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    dilations=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    pads=st.tuples(*[st.integers(0, 2)] * 4),
-    auto_pad=st.sampled_from(["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"]),
-    bias=st.booleans(),
-    channels_last=st.booleans(),
-    activation=st.sampled_from(["Relu", "Sigmoid", "HardSwish", "Identity"]),
-    seed=st.integers(0, 1000),
-)
-def test_full_rank_reproduces_the_network(
-    kernel: tuple[int, int],
-    strides: tuple[int, int],
-    dilations: tuple[int, int],
-    pads: tuple[int, ...],
-    auto_pad: str,
-    bias: bool,
-    channels_last: bool,
-    activation: str,
-    seed: int,
-) -> None:
-    if auto_pad != "NOTSET":
-        dilations = (1, 1)  # onnxruntime refuses dilation together with SAME
-    place = f"pads = {list(pads)}" if auto_pad == "NOTSET" else f'auto_pad = "{auto_pad}"'
-    attributes = f"strides = {list(strides)}, dilations = {list(dilations)}, {place}"
-    shape, first = (
-        ("12, 12, 3", "t = Transpose <perm = [0, 3, 1, 2]> (x)") if channels_last else ("3, 12, 12", "t = Identity (x)")
-    )
-    graph = f"""g (float[N, {shape}] x) => (float[N, d, h, w] y) {{
-        {first}
-        c1 = Conv <{attributes}> (t, w1{", b1" if bias else ""})
-        r1 = {activation} (c1)
-        c2 = Conv (r1, w2)
-        y = Relu (c2)
-    }}"""
-    weights = {"w1": filters(seed, 7, 3, *kernel), "b1": normal(seed + 1, 7), "w2": filters(seed + 2, 5, 7, 1, 1)}
-    if not bias:
-        del weights["b1"]
-    model = build(graph, weights)
-    x = images(20, seed=seed)
-    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if channels_last else x
-    result = olr.convert(model, x, plan=full_rank(model, x), positions=30)
-    unseen = x[::-1] * 0.7
-    wanted, found = run(model, {"x": unseen})["y"], run(converted(result), {"x": unseen})["y"]
-    assert relative(wanted, found) < 1e-5
-    assert sum(node.op_type == "Conv" for node in converted(result).graph.node) == 4
+def full_rank(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> RankPlan:
+    layers, _ = find(model, feeds)
+    return RankPlan(tuple(LayerPlan(layer.name, "channel", layer.filters) for layer in layers))
 
 
-def test_full_rank_with_batch_normalization_and_residual() -> None:
-    model, x = network(), images()
-    result = olr.convert(model, x, plan=full_rank(model, x), positions=50)
-    assert relative(run(model, {"x": x})["scores"], run(converted(result), {"x": x})["scores"]) < 1e-5
-    kinds = [node.op_type for node in converted(result).graph.node]
-    assert "BatchNormalization" not in kinds
-    onnx.checker.check_model(converted(result), full_check=True)
+def initializers(model: onnx.ModelProto) -> dict[str, Array]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def test_speedup_is_met_and_the_report_tells_the_truth() -> None:
-    model, x = network(), images(100)
-    result = olr.convert(model, x, speedup=2, rank_multiple=1)
+# What comes out
+
+
+def test_half_the_multiply_adds_and_nearly_the_same_outputs(tmp_path: Path) -> None:
+    model = network()
+    result = converted(model, output=tmp_path / "out.onnx")
     report = result.to_dict()
-    assert 2.0 <= report["speedup"]["macs"] < 2.15
-    recount = olr.inspect(converted(result))
-    assert report["macs"] == {"before": olr.inspect(model).macs, "after": recount.macs}
-    assert report["params"] == {"before": olr.inspect(model).parameters, "after": recount.parameters}
-    assert [layer["op"] for layer in report["layers"]] == ["Conv", "Conv", "Conv", "Gemm"]
-    assert report["layers"][2]["activation"] == "relu"
-    factorized = [layer for layer in report["layers"] if layer["method"] == "channel"]
-    assert factorized
-    for layer in factorized:
-        assert 0 < layer["error"]["solved"] <= layer["error"]["linear"] < 1
-        assert 0 < layer["energy"] <= 1
-    assert report["verification"]["images"] == 20
-    assert report["forward_passes"]["original"] <= 1.05
-    assert report["forward_passes"]["converted"] <= 1.0
-    held_out = report["verification"]["outputs"]["scores"]
-    assert held_out["relative_error"] < 0.5
-    assert {entry.key: entry.value for entry in converted(result).metadata_props}[
-        "onnx_lowrank.target"
-    ] == "speedup 2 (macs)"
+    assert report["speedup"]["requested"] == 2.0
+    assert report["macs"]["before"] == inspect(model).macs
+    assert report["macs"]["after"] == inspect(model_of(result)).macs
+    assert 2.0 <= report["speedup"]["macs"] < 2.1
+    assert report["params"]["after"] == inspect(model_of(result)).parameters
+    x = images(99)
+    error = relative(run(model, {"x": x})["y"], run(model_of(result), {"x": x})["y"])
+    assert error < 0.05
+    assert report["verification"]["images"] == 10
+    assert report["verification"]["outputs"]["y"]["relative_error"] < 0.05
+    assert onnx.load(tmp_path / "out.onnx") == model_of(result)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
+    onnx.checker.check_model(model_of(result), full_check=True)
 
 
-def test_solving_on_data_beats_the_data_free_factors() -> None:
-    model, x = network(), images(120)
-    errors = {}
-    for solver in ("weights", "linear", "auto"):
-        result = olr.convert(model, x, speedup=2.5, rank_multiple=1, solver=solver)
-        errors[solver] = (
-            olr.compare(model, converted(result), images(50, seed=9), tensors=["r3"]).outputs["r3"].relative_error
+def test_the_report_lists_every_layer_in_the_order_of_the_graph() -> None:
+    result = converted(network(), method="channel", exclude=["conv1"])
+    report = result.to_dict()
+    assert [layer["name"] for layer in report["layers"]] == ["conv0", "conv1", "conv2", "conv3", "y"]
+    conv1, gemm = report["layers"][1], report["layers"][4]
+    assert (conv1["method"], conv1["reason"]) == ("kept", "excluded by 'conv1'")
+    assert (gemm["op"], gemm["reason"]) == ("Gemm", "fully connected layers are not factorized")
+    planned = {entry.name: entry for entry in result.plan}
+    for layer in report["layers"]:
+        if layer["method"] == "kept":
+            assert layer["macs"]["before"] == layer["macs"]["after"]
+            assert layer["reason"]
+        else:
+            assert layer["ranks"] == {"channel": planned[layer["name"]].channel, "spatial": None}
+            assert 0 < layer["error"]["solved"] <= layer["error"]["linear"] < 1
+            assert 0 < layer["energy"] < 1
+    assert sum(layer["macs"]["after"] for layer in report["layers"]) == report["macs"]["after"]
+    assert {layer["activation"] for layer in report["layers"][:4]} <= {"relu", ""}
+    assert report["calibration"]["images"] == 30
+    assert report["calibration"]["synthetic"] is False
+    assert report["calibration"]["provider"] == "cpu"
+    assert 1 <= report["forward_passes"]["original"] <= 1 + 1 / 30
+    assert 0 < report["forward_passes"]["converted"] <= 1
+    assert report["seconds"]["total"] >= sum(value for key, value in report["seconds"].items() if key != "total")
+    assert report["peak_memory_bytes"] > 10_000_000
+
+
+def test_the_original_is_not_changed(tmp_path: Path) -> None:
+    model = network()
+    before = model.SerializeToString()
+    converted(model)
+    assert model.SerializeToString() == before
+    path = tmp_path / "in.onnx"
+    path.write_bytes(before)
+    result = converted(path)
+    assert path.read_bytes() == before
+    assert result.report.input == str(path)
+
+
+def test_interface_metadata_and_versions_are_kept() -> None:
+    model = network(opset=11, ir=6)
+    model.metadata_props.add(key="author", value="me")
+    model.producer_name = "maker"
+    model.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
+    result = model_of(converted(model))
+    assert list(result.graph.input) == list(model.graph.input)
+    assert list(result.graph.output) == list(model.graph.output)
+    assert list(result.opset_import) == list(model.opset_import)
+    assert (result.ir_version, result.producer_name) == (6, "maker")
+    metadata = {each.key: each.value for each in result.metadata_props}
+    assert metadata["author"] == "me"
+    assert metadata["onnx_lowrank.target"] == "speedup 2 (macs)"
+    assert RankPlan.from_json(metadata["onnx_lowrank.plan"]).matched(find(model, {"x": images(0, 1)})[0])
+
+
+def test_before_ir_version_4() -> None:
+    model = network(opset=8, ir=3)
+    result = model_of(converted(model))
+    onnx.checker.check_model(result)
+    assert [value.name for value in result.graph.input] == ["x", *initializers(result)]
+
+
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_what_the_speedup_counts(cost: str) -> None:
+    report = converted(network(), cost=cost, speedup=1.8).to_dict()
+    assert 1.8 <= report["speedup"][cost] < 1.95
+
+
+@pytest.mark.parametrize("changes", [{"solver": "linear"}, {"solver": "nonlinear"}, {"asymmetric": False}])
+def test_steps_left_out_for_comparison(changes: dict[str, Any]) -> None:
+    outputs = converted(network(), **changes).to_dict()["verification"]["outputs"]
+    assert outputs["y"]["relative_error"] < 0.1
+
+
+# Full rank must change nothing
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[onnx.ModelProto, Array]:
+    """A random chain of convolutions with all that exporters put between them."""
+    size, channels, lines, weights = 9, 3, [], {}
+    tensor, shapes = "x", {"x": 3}
+    channels_last = draw(st.booleans())
+    if channels_last:
+        lines.append("first = Transpose<perm=[0,3,1,2]>(x)")
+        tensor = "first"
+    before = ""
+    for number in range(draw(st.integers(1, 3))):
+        kernel = draw(st.sampled_from([(1, 1), (3, 3), (2, 3), (3, 1)]))
+        residual = bool(before) and draw(st.booleans())
+        d = channels if residual else draw(st.integers(2, 6))
+        place = "same" if residual else draw(st.sampled_from(["same", "pads", "SAME_UPPER", "SAME_LOWER"]))
+        strides = [1, 1] if residual else draw(st.sampled_from([[1, 1], [2, 1], [2, 2]]))
+        dilation = 1 if place.startswith("SAME") else draw(st.integers(1, 2))
+        reach = [(k - 1) * dilation for k in kernel]
+        pads = [r // 2 for r in reach] + [r - r // 2 for r in reach]
+        if place == "pads":
+            pads = [a + draw(st.integers(0, 1)) for a in pads]
+        padding = f'auto_pad="{place}"' if place.startswith("SAME") else f"pads={pads}"
+        bias = draw(st.booleans())
+        weights |= {
+            f"w{number}": filters(draw(st.integers(0, 99)), d, channels, *kernel),
+            f"b{number}": normal(number, d),
+        }
+        lines.append(
+            f"c{number} = Conv<{padding}, strides={strides}, dilations={[dilation] * 2}>"
+            f"({tensor}, w{number}{f', b{number}' if bias else ''})"
         )
-    assert errors["auto"] < errors["linear"] < errors["weights"]
+        if not bias:
+            del weights[f"b{number}"]
+        tensor = f"c{number}"
+        if draw(st.booleans()):
+            parts = {name: f"{name}{number}" for name in ("gamma", "beta", "mean", "var")}
+            weights |= {part: normal(7 + index + number, d) for index, part in enumerate(parts.values())}
+            weights[parts["var"]] = 0.5 + weights[parts["var"]] ** 2
+            lines.append(f"n{number} = BatchNormalization({tensor}, {', '.join(parts.values())})")
+            tensor = f"n{number}"
+        if residual:
+            lines.append(f"s{number} = Add({tensor}, {before})")
+            tensor = f"s{number}"
+        activation = draw(st.sampled_from(["Relu", "LeakyRelu", "Sigmoid", "Tanh", "swish", ""]))
+        if activation == "swish":
+            lines += [f"g{number} = Sigmoid({tensor})", f"r{number} = Mul({tensor}, g{number})"]
+        elif activation:
+            lines.append(f"r{number} = {activation}({tensor})")
+        tensor = f"r{number}" if activation else tensor
+        before, channels = tensor, d
+        shapes[tensor] = d
+    lines.append(f"y = Transpose<perm=[0,2,3,1]>({tensor})" if channels_last else f"y = Identity({tensor})")
+    shape = f"N,{size},{size},3" if channels_last else f"N,3,{size},{size}"
+    text = f"g (float[{shape}] x) => (float[N,e,f,h] y) {{\n" + "\n".join(lines) + "\n}"
+    opset = draw(st.sampled_from([9, 11, 13, 17, 21]))
+    x = normal(draw(st.integers(0, 99)), 8, *([size, size, 3] if channels_last else [3, size, size]))
+    return build(text, weights, opset=opset), x
 
 
-def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a.onnx", "b.onnx"):
-        olr.convert(network(), images(), speedup=2, seed=3, output=tmp_path / name)
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-    olr.convert(network(), images(), speedup=2, seed=4, output=tmp_path / "c.onnx")
-    assert (tmp_path / "a.onnx").read_bytes() != (tmp_path / "c.onnx").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "b.onnx", "c.onnx"]
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(networks())
+def test_full_rank_reproduces_any_network(case: tuple[onnx.ModelProto, Array]) -> None:
+    model, x = case
+    before = run(model, {"x": x})["y"]
+    assume(np.linalg.norm(before) > 0)
+    result = converted(model, {"x": x}, plan=full_rank(model, {"x": x}), samples=6)
+    assert relative(before, run(model_of(result), {"x": x})["y"]) < 1e-5
+    onnx.checker.check_model(model_of(result), full_check=True)
 
 
-def test_batch_size_changes_nothing_but_float_noise() -> None:
-    x = images()
-    small, large = (converted(olr.convert(network(), x, speedup=2, batch_size=size)) for size in (1, 13))
-    assert relative(run(small, {"x": x})["scores"], run(large, {"x": x})["scores"]) < 1e-4
+def test_full_rank_with_two_inputs_and_a_subgraph() -> None:
+    model = build(
+        f"""g (float[N,3,12,12] x, float[N,2,12,12] z) => (float[N,4,12,12] y) {{
+            a = Conv<{SAME}>(x, w0)  ra = Relu(a)
+            b = Conv<{SAME}>(z, w1)  rb = Relu(b)
+            m = ReduceMax<keepdims=0>(z)  flag = Greater(m, low)
+            o = If (flag) <
+                then_branch = t () => (float[N,4,12,12] t_out) {{ t_out = Add(ra, rb) }},
+                else_branch = e () => (float[N,4,12,12] e_out) {{ e_out = Sub(ra, rb) }}
+            >
+            y = Conv<{SAME}>(o, w2)
+        }}""",
+        {
+            **{"w0": filters(0, 4, 3, 3, 3), "w1": filters(1, 4, 2, 3, 3), "w2": filters(2, 4, 4, 3, 3)},
+            "low": np.float32(-1e9),
+        },
+    )
+    feeds = {"x": images(0, 8), "z": normal(1, 8, 2, 12, 12)}
+    result = converted(model, feeds, plan=full_rank(model, feeds), samples=6)
+    assert relative(run(model, feeds)["y"], run(model_of(result), feeds)["y"]) < 1e-5
 
 
-@pytest.mark.parametrize("batch", ["1", "4"])
-def test_fixed_batch(batch: str) -> None:
-    x = images(50)
-    result = olr.convert(network(batch), x, speedup=2)
-    assert result.report.calibration.images % int(batch) == 0
-    feeds = {"x": x[: int(batch)]}
-    assert relative(run(network(batch), feeds)["scores"], run(converted(result), feeds)["scores"]) < 0.5
+def test_float16_models_stay_float16() -> None:
+    model = build(
+        f"g (float16[N,3,12,12] x) => (float16[N,8,12,12] y) {{ c = Conv<{SAME}>(x, w, b)  y = Relu(c) }}",
+        {"w": filters(0, 8, 3, 3, 3, np.float16), "b": normal(1, 8, dtype=np.float16)},
+    )
+    x = images(0, 8).astype(np.float16)
+    result = model_of(converted(model, {"x": x}, plan=full_rank(model, {"x": x}), samples=6))
+    assert {value.dtype for value in initializers(result).values()} == {np.dtype(np.float16)}
+    assert relative(run(model, {"x": x})["y"], run(result, {"x": x})["y"]) < 3e-3
+
+
+# The same every time
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        converted(network(), seed=seed, output=tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+def test_the_batch_size_does_not_matter() -> None:
+    results = [converted(network(), batch_size=size) for size in (1, 7, 30)]
+    assert results[0].plan.to_json() == results[1].plan.to_json() == results[2].plan.to_json()
+    x = images(99)
+    first, *others = [run(model_of(result), {"x": x})["y"] for result in results]
+    for other in others:
+        assert relative(first, other) < 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_models_of_fixed_batch_size(batch: int) -> None:
+    """Fixed or open, the same network gets the same ranks and, to rounding, the same weights."""
+    fixed, free = network(batch=str(batch)), network()
+    results = [converted(model) for model in (fixed, free)]
+    assert results[0].plan.to_json() == results[1].plan.to_json()
+    assert results[0].report.macs == results[1].report.macs
+    x = images(99, batch)
+    outputs = [run(model_of(result), {"x": x})["y"] for result in results]
+    assert relative(*outputs) < 1e-4
+
+
+def test_channels_last_input() -> None:
+    """The same network behind a transpose gets the same ranks and, to rounding, the same weights."""
+    model = network()
+    turned = onnx.ModelProto()
+    turned.CopyFrom(model)
+    turned.graph.node.insert(0, onnx.helper.make_node("Transpose", ["nhwc"], ["x"], perm=[0, 3, 1, 2]))
+    turned.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("nhwc", 1, ["N", 12, 12, 3]))
+    plain, other = converted(model), converted(turned, {"nhwc": images(0).transpose(0, 2, 3, 1)})
+    assert plain.plan.to_json() == other.plan.to_json()
+    x = images(99)
+    nhwc = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    assert relative(run(model_of(plain), {"x": x})["y"], run(model_of(other), {"nhwc": nhwc})["y"]) < 1e-4
+
+
+def test_batches_paths_and_arrays_are_the_same_data(tmp_path: Path) -> None:
+    x = images(0)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", x=x)
+    sources = [x, {"x": x}, [{"x": x[:15]}, {"x": x[15:]}], str(tmp_path / "x.npy"), tmp_path / "x.npz"]
+    models = [model_of(converted(network(), data)).SerializeToString() for data in sources]
+    assert all(model == models[0] for model in models)
+
+
+# Plans
+
+
+def test_a_dry_run_plans_what_the_real_run_does(tmp_path: Path) -> None:
+    planned = converted(network(), dry_run=True, output=tmp_path / "out.onnx")
+    real = converted(network())
+    assert planned.model is None
+    assert list(tmp_path.iterdir()) == []
+    assert planned.plan == real.plan
+    assert planned.report.macs == real.report.macs
+    assert planned.to_dict()["verification"] is None
+    with pytest.raises(ValueError, match="a dry run has no model to save"):
+        planned.save(tmp_path / "out.onnx")
+
+
+def test_a_plan_can_be_used_again() -> None:
+    first = converted(network())
+    again = converted(network(), plan=RankPlan.from_json(first.plan.to_json()))
+    assert again.to_dict()["speedup"]["requested"] is None
+    before, after = initializers(model_of(first)), initializers(model_of(again))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value)
+
+
+def test_a_plan_for_another_model() -> None:
+    with pytest.raises(
+        RankError, match="plan: no layer 'elsewhere' that can be factorized, the model has conv0, conv1"
+    ):
+        converted(network(), plan=RankPlan((LayerPlan("elsewhere", "channel", 3),)))
+
+
+def test_saving_later(tmp_path: Path) -> None:
+    result = converted(network())
+    result.save(tmp_path / "later.onnx")
+    assert onnx.load(tmp_path / "later.onnx") == result.model
+    with pytest.raises(OutputError, match="cannot be written"):
+        result.save(tmp_path / "nowhere" / "later.onnx")
+
+
+# Which layers
+
+
+def methods(result: Result) -> dict[str, str]:
+    return {layer.name: layer.method for layer in result.report.layers}
 
 
 def test_include_and_exclude() -> None:
-    model, x = network(), images()
-    report = olr.convert(model, x, speedup=1.2, include=("c1", "c2"), exclude=("1",)).to_dict()
-    assert {layer["name"]: layer["method"] for layer in report["layers"]} == {
-        "c1": "kept",
-        "n2" if any(layer["name"] == "n2" for layer in report["layers"]) else "c2": "channel",
-        "c3": "kept",
-        "scores": "kept",
+    speedup = 1.2
+    kept = {
+        name
+        for name, method in methods(converted(network(), include=["conv[12]"], speedup=speedup)).items()
+        if method == "kept"
     }
-    reasons = {layer["name"]: layer["reason"] for layer in report["layers"]}
-    assert reasons["c1"] == "excluded by '1'"
-    assert reasons["c3"] == "not among the included layers"
+    assert {"conv0", "conv3", "y"} <= kept < {"conv0", "conv1", "conv2", "conv3", "y"}
+    kept = {
+        name
+        for name, method in methods(converted(network(), exclude=["conv3", "0$"], speedup=speedup)).items()
+        if method == "kept"
+    }
+    assert {"conv0", "conv3", "y"} <= kept < {"conv0", "conv1", "conv2", "conv3", "y"}
+    both = converted(network(), include=["conv"], exclude=["conv[013]"], speedup=speedup)
+    assert {name for name, method in methods(both).items() if method != "kept"} == {"conv2"}
 
 
 @pytest.mark.parametrize("option", ["include", "exclude"])
-def test_pattern_that_matches_nothing(option: str) -> None:
-    with pytest.raises(ModelError, match=rf"--{option} 'features': matches none of the 4 layers \(c1, c2"):
-        olr.convert(network(), images(), **{option: ("features",)})
-
-
-def test_pattern_that_is_none() -> None:
-    with pytest.raises(ModelError, match=r"--include '\(': not a regular expression"):
-        olr.convert(network(), images(), include=("(",))
-
-
-def test_nothing_left_to_convert() -> None:
-    with pytest.raises(ModelError, match="no layer can be factorized .*excluded by 'c'"):
-        olr.convert(network(), images(), exclude=("c",))
-
-
-def test_dry_run_plans_only(tmp_path: Path) -> None:
-    result = olr.convert(network(), images(), speedup=2, dry_run=True, output=tmp_path / "out.onnx")
-    assert result.model is None
-    assert result.report.verification is None
-    assert result.report.speedup >= 2
-    assert not list(tmp_path.iterdir())
-    again = olr.convert(network(), images(), plan=olr.RankPlan.from_json(result.plan.to_json()))
-    assert again.report.macs == result.report.macs
-    with pytest.raises(ValueError, match="no model to save"):
-        result.save(tmp_path / "out.onnx")
-
-
-def test_out_of_reach() -> None:
+def test_expressions_that_match_nothing_or_are_none(option: str) -> None:
     with pytest.raises(
-        BudgetError, match=r"speedup 500 cannot be reached, the largest that can is \d+\.\d\d .*lower --speedup"
+        ModelError, match=rf"--{option} 'features': matches none of the 5 layers \(conv0, conv1, conv2, \.\.\.\)"
     ):
-        olr.convert(network(), images(), speedup=500)
+        converted(network(), **{option: ["features"]})
+    with pytest.raises(ModelError, match=rf"--{option} 'conv\(': not a regular expression"):
+        converted(network(), **{option: ["conv("]})
 
 
-@pytest.mark.parametrize("speedup", [1.0, 0.5, -2.0, float("nan"), float("inf")])
-def test_speedup_that_is_none(speedup: float) -> None:
-    with pytest.raises(BudgetError, match="wanted a number above 1"):
-        olr.convert(network(), images(), speedup=speedup)
+def test_no_layer_left() -> None:
+    with pytest.raises(
+        ModelError, match=r"no layer can be factorized \('y': fully connected.*; 'conv0': excluded by 'conv'"
+    ):
+        converted(network(), exclude=["conv"])
 
 
-def test_wrong_settings_are_the_callers_mistake() -> None:
+def test_a_model_without_convolutions() -> None:
+    dense = build("g (float[N,4] x) => (float[N,3] y) { y = MatMul(x, w) }", {"w": normal(0, 4, 3)})
+    with pytest.raises(
+        ModelError, match=r"no layer can be factorized \('y': fully connected layers are not factorized\)"
+    ):
+        converted(dense, {"x": normal(1, 40, 4)})
+    none = build("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
+    with pytest.raises(
+        ModelError, match="<model>: no Conv, Gemm or MatMul in the graph: there is nothing to factorize"
+    ):
+        converted(none, {"x": normal(1, 40, 4)})
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("speedup", [1, 0.5, -2, float("nan"), float("inf")])
+def test_speedups_that_are_none(speedup: float) -> None:
+    with pytest.raises(BudgetError, match=r"speedup: got .*, wanted a number above 1: try --speedup 4"):
+        converted(network(), speedup=speedup)
+
+
+def test_a_speedup_out_of_reach_names_the_largest_that_is_not() -> None:
+    with pytest.raises(
+        BudgetError, match=r"speedup 1000 cannot be reached, the largest that can is \d+\.\d\d "
+    ) as caught:
+        converted(network(), speedup=1000, dry_run=True)
+    largest = float(str(caught.value).partition("can is ")[2].split()[0])
+    assert converted(network(), speedup=largest - 0.01, dry_run=True).report.speedup == pytest.approx(largest, abs=0.02)
+    with pytest.raises(BudgetError):
+        converted(network(), speedup=largest + 0.01, dry_run=True)
+
+
+def test_unknown_settings() -> None:
     with pytest.raises(TypeError, match="speed_up"):
-        olr.convert(network(), images(), speed_up=2)
+        converted(network(), speed_up=2)
+    with pytest.raises(ValueError, match="cost must be one of macs, params, got 'joules'"):
+        converted(network(), cost="joules")
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
-        olr.convert(network(), images(), samples=0)
+        converted(network(), samples=0)
 
 
 def test_no_data() -> None:
-    with pytest.raises(CalibrationError, match="data: none given"):
-        olr.convert(network())
+    with pytest.raises(CalibrationError, match="data: none given, sample inputs are wanted: pass --data"):
+        convert(network(), speedup=2)
 
 
-def test_fewer_samples_than_wanted() -> None:
-    with pytest.raises(CalibrationError, match="60 usable samples, wanted 100"):
-        olr.convert(network(), images(), samples=100)
+def test_too_few_samples() -> None:
+    with pytest.raises(CalibrationError, match="40 usable samples, wanted 50: add samples or lower --samples"):
+        converted(network(), samples=50)
 
 
-def test_nan_in_weights_is_found_in_the_responses() -> None:
+def test_data_that_are_not_finite() -> None:
+    x = images(0)
+    x[:, 0, 0, 0] = np.nan
+    with pytest.raises(CalibrationError, match=r"input 'x': sample \d+ holds NaN or Inf"):
+        converted(network(), {"x": x})
+
+
+def test_weights_that_are_not_finite() -> None:
     model = network()
-    broken = numpy_helper.to_array(model.graph.initializer[0]).copy()
-    broken[0, 0, 0, 0] = np.nan
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(broken, "w1"))
-    with pytest.raises(CalibrationError, match="Conv 'c1': its response is NaN or infinite in the original network"):
-        olr.convert(model, images())
+    weights = initializers(model)["w1"].copy()
+    weights[0, 0, 0, 0] = np.inf
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(weights, "w1"))
+    with pytest.raises(CalibrationError, match="Conv 'conv1': its response is NaN or infinite in the original network"):
+        converted(model)
 
 
-def test_plan_with_unknown_layer() -> None:
-    with pytest.raises(RankError, match="no layer 'nowhere'"):
-        olr.convert(network(), images(), plan=olr.RankPlan((olr.LayerPlan("nowhere", "channel", 2),)))
+def break_factors(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Have the solver deliver weights times ``factor`` for the last layer."""
+    real = pipeline.solve_layer
+
+    def broken(layer: Layer, *arguments: Any) -> Factors:
+        factors = real(layer, *arguments)
+        if layer.name != "conv3":
+            return factors
+        *first, last = factors.convolutions
+        return Factors((*first, Convolution(last.weight * factor, last.bias, last.geometry)), factors.errors)
+
+    monkeypatch.setattr(pipeline, "solve_layer", broken)
 
 
-def test_a_bad_result_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = pipeline.replace_layer
-
-    def spoil(model: onnx.ModelProto, layer: Any, factors: Any) -> None:
-        honest(model, layer, factors)
-        bias = model.graph.initializer[-1]
-        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 1e4, bias.name))
-
-    monkeypatch.setattr(pipeline, "replace_layer", spoil)
-    out = tmp_path / "out.onnx"
-    out.write_bytes(b"before")
-    with pytest.raises(VerificationError, match=r"output 'scores': relative error .* at most 1 is wanted"):
-        olr.convert(network(), images(), speedup=2, output=out)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
-    assert out.read_bytes() == b"before"
+def test_a_model_that_is_far_off_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_factors(monkeypatch, -9.0)
+    message = r"output 'y': relative error \d.* on 10 held-out samples, at most 1 is wanted: lower --speedup"
+    with pytest.raises(VerificationError, match=message):
+        converted(network(), output=tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out.onnx").write_bytes(b"old")
+    with pytest.raises(VerificationError):
+        converted(network(), output=tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_without_samples_to_verify_with_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_outputs_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_factors(monkeypatch, 3e38)
+    with pytest.raises(VerificationError, match="output 'y': relative error (nan|inf) on 10 held-out samples"):
+        converted(network())
+
+
+def test_a_graph_that_is_not_as_planned_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "replace_layer", lambda *_: None)
+    with pytest.raises(VerificationError, match=r"written model: \d+ multiply-adds, the plan makes \d+"):
+        converted(network(), output=tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "compare_outputs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        converted(network(), output=tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "collect_targets", lambda *_: pytest.fail("collected before"))
+    with pytest.raises(OutputError, match="folder .*nowhere' does not exist: make it first"):
+        converted(network(), output=tmp_path / "nowhere" / "out.onnx")
+    with pytest.raises(OutputError, match="is a folder"):
+        converted(network(), output=tmp_path)
+
+
+def test_without_samples_to_verify_with_there_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        olr.convert(network(), images(20), speedup=2, samples=20)
+        converted(network(), {"x": images(0, 30)})
     assert "no samples left to verify with" in caplog.text
-
-
-@needs_shared
-@pytest.mark.slow
-def test_full_rank_of_a_real_vgg16() -> None:
-    path = SHARED / "models/vgg16_brain_mri.onnx"
-    data = SHARED / "data/imagenet_sample.tar"
-    layers = [row for row in olr.inspect(path).rows if isinstance(row, Layer)]
-    plan = olr.RankPlan(tuple(olr.LayerPlan(layer.name, "channel", layer.filters) for layer in layers))
-    spec = TensorSpec("input", np.dtype(np.float32), (None, 240, 240, 3))
-    photographs = open_samples(data, [spec], olr.preset("zero-one")).read(range(5))
-    result = olr.convert(path, photographs, plan=plan, positions=50, solver="linear")
-    last = olr.compare(path, converted(result), photographs, tensors=["functional_1/block5_conv3_1/Relu:0"])
-    assert all(fidelity.relative_error < 1e-4 for fidelity in last.outputs.values())

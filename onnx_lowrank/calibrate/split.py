@@ -61,7 +61,7 @@ def split_samples(
         CalibrationError: fewer samples than wanted, or than the model's fixed batch.
     """
     specs = list(inputs)
-    fixed = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
+    fixed = _fixed_batch(specs)
     step = fixed or 1
     if wanted and wanted < step:
         raise CalibrationError(
@@ -69,7 +69,7 @@ def split_samples(
         )
     order = generator.permutation(len(samples))
     most = wanted or max(step, MOST_CALIBRATION)
-    usable = samples.usable(order[: most + max(step, MOST_HELD_OUT)])
+    usable = _usable(samples, order[: most + max(step, MOST_HELD_OUT)])
     if len(usable) < (wanted or step):
         lower = f"wanted {wanted}: add samples or lower --samples"
         wish = lower if wanted else f"the model takes batches of {step}: add samples"
@@ -83,6 +83,44 @@ def split_samples(
         log.warning("no samples left to verify with: the calibration samples are used again")
         rest = calibration
     return Split(np.sort(calibration), np.sort(rest), fixed or batch_size or _batch_size(specs))
+
+
+def draw_samples(
+    samples: Samples,
+    inputs: Iterable[TensorSpec],
+    generator: np.random.Generator,
+    wanted: int | None,
+    batch_size: int | None,
+) -> tuple[NDArray[np.int64], int]:
+    """Choose samples for a look at a model: as many as wanted, or all.
+
+    Args:
+        samples: the data.
+        inputs: the model's inputs; a fixed first axis is the batch size.
+        generator: source of randomness.
+        wanted: number of samples; None for all.
+        batch_size: samples per forward pass; None to go by the inputs' size.
+
+    Returns:
+        Indices of the samples, ascending, and the samples per forward pass.
+
+    Raises:
+        CalibrationError: fewer samples than wanted, or than the model's fixed batch.
+    """
+    specs = list(inputs)
+    fixed = _fixed_batch(specs)
+    step = fixed or 1
+    if wanted and wanted > len(samples):
+        raise CalibrationError(
+            f"data {samples.source}: {len(samples)} samples, wanted {wanted}: add samples or lower --samples"
+        )
+    usable = _usable(samples, generator.permutation(len(samples))[:wanted])
+    chosen = usable[: len(usable) // step * step]
+    if not len(chosen):
+        raise CalibrationError(
+            f"data {samples.source}: {len(usable)} usable samples, the model takes batches of {step}: add samples"
+        )
+    return np.sort(chosen), fixed or batch_size or _batch_size(specs)
 
 
 def layer_positions(layers: Iterable[Layer], images: int, wanted: int | None, seed: int) -> dict[str, Ints]:
@@ -103,6 +141,19 @@ def layer_positions(layers: Iterable[Layer], images: int, wanted: int | None, se
         generator = np.random.default_rng([seed, number])
         drawn[layer.name] = draw_positions(generator, images, prod(layer.positions), wanted or ceil(rows / images))
     return drawn
+
+
+def _usable(samples: Samples, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those that can be decoded; the others are left out aloud."""
+    usable = samples.usable(indices)
+    if len(usable) < len(indices):
+        skipped = samples.skipped
+        log.warning("%d images cannot be decoded and are left out (%s)", len(skipped), skipped[0])
+    return usable
+
+
+def _fixed_batch(specs: Iterable[TensorSpec]) -> int | None:
+    return next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
 
 
 def _batch_size(specs: Iterable[TensorSpec]) -> int:

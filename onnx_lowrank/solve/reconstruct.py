@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
-
 from onnx_lowrank.factors import SolveErrors
 from onnx_lowrank.solve.moments import Float64, Moments
 from onnx_lowrank.solve.nonlinear import PENALTIES, TURNS, Rows, activated_error, solve_nonlinear
@@ -64,7 +62,20 @@ def reconstruct(
 
 
 def _best_ridge(moments: Moments, prior: Float64, held_out: Rows, rank: int) -> tuple[float, RankFactors]:
-    """The ridge whose linear solution does best on held-out rows, and that solution."""
-    solutions = [fit_with(ReducedRankSolver(moments.gram, ridge, prior), moments, rank) for ridge in RIDGES]
-    best = int(np.argmin([activated_error(held_out, solution) for solution in solutions]))
-    return RIDGES[best], solutions[best]
+    """The ridge whose linear solution does best on held-out rows, and that solution.
+
+    The error falls and rises again along the ridges, so it is followed downhill from the middle.
+    """
+    tried: dict[int, tuple[float, RankFactors]] = {}
+
+    def error(position: int) -> float:
+        if position not in tried:
+            solution = fit_with(ReducedRankSolver(moments.gram, RIDGES[position], prior), moments, rank)
+            tried[position] = activated_error(held_out, solution), solution
+        return tried[position][0]
+
+    best = len(RIDGES) // 2
+    for direction in (-1, 1):
+        while 0 <= best + direction < len(RIDGES) and error(best + direction) < error(best):
+            best += direction
+    return RIDGES[best], tried[best][1]

@@ -61,9 +61,7 @@ def test_a_model_that_was_refused_before_may_be_refused_again(tmp_path: Path) ->
 def test_other_inputs_or_outputs(tmp_path: Path) -> None:
     model = original()
     model.graph.output.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8]))
-    with pytest.raises(
-        VerificationError, match=r"written model: outputs %y.*, %x.*, wanted %y[^%]*$"
-    ):
+    with pytest.raises(VerificationError, match=r"written model: outputs %y.*, %x.*, wanted %y[^%]*$"):
         check_structure(original(), written(tmp_path, model))
     model = original()
     model.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [2]))

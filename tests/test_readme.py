@@ -1,0 +1,61 @@
+"""README's commands, run as they stand there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from demo_data import load_digits, split_digits
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"<!-- run -->\n```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: model.onnx and class folders of images."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "model.onnx").write_bytes((ROOT / "models/demo_mnist_vgg.onnx").read_bytes())
+    train, _ = split_digits(load_digits())
+    for number in range(0, len(train.labels), 40):
+        place = folder / "images" / str(train.labels[number])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(train.images[number]).save(place / f"{number}.png")
+    return folder
+
+
+def test_there_is_something_to_run() -> None:
+    assert [language for language, _ in BLOCKS] == ["", "python"]
+
+
+def test_commands(folder: Path) -> None:
+    for line in BLOCKS[0][1].strip().splitlines():
+        words = line.split("#")[0].split()
+        assert words[0] == "onnx-lowrank"
+        done = subprocess.run(
+            [sys.executable, "-m", "onnx_lowrank", *words[1:]], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+    assert (folder / "fast.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
+    assert (folder / "report.json").exists()
+
+
+def test_python(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", BLOCKS[1][1]], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[0]) >= 2
+    assert (folder / "fast2.onnx").exists()
+
+
+def test_the_map_names_what_is_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^  (\w+)(/|\.py) ", text, re.MULTILINE)
+    assert listed
+    for name, kind in listed:
+        assert (ROOT / "onnx_lowrank" / f"{name}{kind}").exists()
