@@ -20,7 +20,7 @@ from PIL import Image
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli import program
 from tests.helpers import build, filters, normal
-from tests.test_pipeline import images, network
+from tests.networks import images, network
 
 DEMO = Path(__file__).parents[1] / "models/demo_mnist_vgg.onnx"
 

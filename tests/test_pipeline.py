@@ -23,6 +23,7 @@ from onnx_lowrank.errors import (
 )
 from onnx_lowrank.factors import Convolution, Factors
 from onnx_lowrank.layer import Layer
+from onnx_lowrank.responses import Responses
 from tests.helpers import Array, build, filters, find, normal, relative, run
 
 IMAGES = 40
@@ -198,6 +199,30 @@ def test_what_the_speedup_counts(cost: str) -> None:
 def test_steps_left_out_for_comparison(changes: dict[str, Any]) -> None:
     outputs = converted(network(), **changes).to_dict()["verification"]["outputs"]
     assert outputs["y"]["relative_error"] < 0.1
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+def test_layers_are_solved_with_what_the_converted_prefix_delivers(
+    monkeypatch: pytest.MonkeyPatch, asymmetric: bool
+) -> None:
+    strayed = {}
+    real = pipeline.solve_layer
+
+    def spy(layer: Layer, responses: Responses, *more: Any) -> Factors:
+        strayed[layer.name] = relative(responses.targets.responses, responses.inputs)
+        return real(layer, responses, *more)
+
+    monkeypatch.setattr(pipeline, "solve_layer", spy)
+    ranks = {"conv0": 4, "conv1": 4, "conv3": 6}
+    converted(
+        network(),
+        plan=RankPlan(tuple(LayerPlan(name, "channel", rank) for name, rank in ranks.items())),
+        asymmetric=asymmetric,
+    )
+    assert strayed.keys() == ranks.keys()
+    assert strayed["conv0"] < 1e-6
+    for name in ("conv1", "conv3"):
+        assert (strayed[name] > 0.01) if asymmetric else (strayed[name] == 0)
 
 
 # Full rank must change nothing
