@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnx_lowrank.calibrate import archives
+from onnx_lowrank.calibrate.columns import ArrayColumn, Indices
 from onnx_lowrank.calibrate.preprocess import preset
-from onnx_lowrank.calibrate.samples import ArrayColumn, Indices, Samples, iterate_batches, open_samples
+from onnx_lowrank.calibrate.samples import Samples, iterate_batches, open_samples
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.tensor_spec import TensorSpec
 
