@@ -12,43 +12,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from threadpoolctl import threadpool_limits
 
 from onnx_lowrank import cost
-from onnx_lowrank.calibrate import (
-    Preprocessing,
-    Propagation,
-    Samples,
-    Split,
-    collect_targets,
-    iterate_batches,
-    layer_positions,
-    open_samples,
-    preset,
-    split_samples,
-)
-from onnx_lowrank.calibrate.sampling import Ints
+from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
 from onnx_lowrank.errors import BudgetError, VerificationError
 from onnx_lowrank.factors import SolveErrors
-from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.job import Job, account, prepare_job
 from onnx_lowrank.plan import METHODS, LayerPlan, RankPlan
-from onnx_lowrank.prepare import Network, check_has_data, choose_layers, count_macs, open_network
+from onnx_lowrank.prepare import count_macs
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.ranks import energy_curve, layer_options, select
-from onnx_lowrank.report import Calibration, LayerReport, Report
+from onnx_lowrank.report import Report
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.rewrite import check_writable, replace_layer, set_metadata, staged
-from onnx_lowrank.runtime import Session, choose_provider, rank_block
+from onnx_lowrank.runtime import Session, rank_block
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
-from onnx_lowrank.stopwatch import Stopwatch, peak_memory_bytes
 from onnx_lowrank.verify import Comparison, check_structure, compare_outputs
 from onnx_lowrank.version import __version__
 
 WORST_ERROR = 1.0  # relative; an output of zeros would be as close
-_STAGES = ("collect", "ranks", "propagate", "solve", "verify")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,31 +65,6 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The JSON report as a dictionary."""
         return self.report.to_dict()
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A conversion under way: what is fixed before the first layer is solved."""
-
-    network: Network
-    samples: Samples
-    split: Split
-    layers: list[Layer]
-    skipped: list[SkippedLayer]
-    positions: Mapping[str, Ints]
-    settings: Settings
-    progress: Progress
-    watch: Stopwatch
-
-    @property
-    def every_layer(self) -> list[Layer | SkippedLayer]:
-        """Layers up for factorization, then those that stay."""
-        return [*self.layers, *self.skipped]
-
-    def batches(self, indices: Any, stage: str) -> Iterator[dict[str, Any]]:
-        """Samples as batches, counted as progress of a stage."""
-        total = -(-len(indices) // self.split.batch_size)
-        return iter(self.progress.track(iterate_batches(self.samples, indices, self.split.batch_size), stage, total))
 
 
 def convert(
@@ -145,40 +105,19 @@ def convert(
     if output is not None and not dry_run:
         check_writable(Path(output), force=True)
     with threadpool_limits(settings.threads):
-        job = _prepare(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
+        job = prepare_job(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
         with job.watch.measure("collect"):
             batches = job.batches(job.split.calibration, "collect")
             targets = collect_targets(job.network.model, job.layers, job.positions, batches, job.network.provider)
         with job.watch.measure("ranks"):
             plan = choose_ranks(job, targets)
         if dry_run:
-            return Result(None, plan, _report(job, plan))
+            return Result(None, plan, account(job, plan))
         converted, errors, passes = _solve_layers(job, plan, targets)
         _sign(converted, job, plan)
         with _written(converted, output) as file, job.watch.measure("verify"):
             comparison = _verify(job, plan, file)
-        return Result(converted, plan, _report(job, plan, errors, comparison, passes, output))
-
-
-def _prepare(
-    model: str | Path | onnx.ModelProto,
-    data: Any,
-    settings: Settings,
-    preprocessing: Preprocessing,
-    progress: Progress,
-) -> Job:
-    """Everything up to the first full pass: model, data, layers, sampled positions."""
-    watch = Stopwatch()
-    provider = choose_provider(settings.provider, settings.threads)
-    network = open_network(model, provider, settings.input_shapes)
-    check_has_data(data)
-    samples = open_samples(data, network.inputs, preprocessing)
-    generator = np.random.default_rng(settings.seed)
-    split = split_samples(samples, network.inputs, generator, settings.samples, settings.batch_size)
-    found = network.layers(_one_batch(network, samples, split))
-    layers, skipped = choose_layers(*found, settings.include, settings.exclude)
-    positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
-    return Job(network, samples, split, layers, skipped, positions, settings, progress, watch)
+        return Result(converted, plan, account(job, plan, errors, comparison, passes, output))
 
 
 def choose_ranks(job: Job, targets: Mapping[str, Targets]) -> RankPlan:
@@ -262,8 +201,8 @@ def _verify(job: Job, plan: RankPlan, file: Path) -> Comparison:
     """
     network = job.network
     written = check_structure(network.model, file)
-    found = count_macs(written, _one_batch(network, job.samples, job.split), network.provider)
-    expected = sum(_planned_macs(job, plan))
+    found = count_macs(written, job.one_batch(), network.provider)
+    expected = sum(job.planned_macs(plan))
     if found != expected:
         raise VerificationError(f"written model: {found} multiply-adds, the plan makes {expected}: please report this")
     original, converted = Session(network.model, network.provider), Session(file, network.provider)
@@ -275,62 +214,6 @@ def _verify(job: Job, plan: RankPlan, file: Path) -> Comparison:
                 f"samples, at most {WORST_ERROR:g} is wanted: lower --speedup or add samples; nothing was written"
             )
     return comparison
-
-
-def _planned_macs(job: Job, plan: RankPlan) -> list[int]:
-    """Multiply-adds per image of every layer as planned, then of every skipped one."""
-    planned = [cost.chain_macs(layer, entry) for layer, entry in zip(job.layers, plan, strict=True)]
-    return planned + [layer.macs for layer in job.skipped]
-
-
-def _report(
-    job: Job,
-    plan: RankPlan,
-    errors: Mapping[str, SolveErrors] | None = None,
-    comparison: Comparison | None = None,
-    passes: float = 0.0,
-    output: str | Path | None = None,
-) -> Report:
-    errors = errors or {}
-    macs = _planned_macs(job, plan)
-    entries = list(zip(job.layers, plan, macs, strict=False))
-    layers = [LayerReport.of_planned(layer, entry, after, errors.get(layer.name)) for layer, entry, after in entries]
-    rows = {report.name: report for report in (*layers, *map(LayerReport.of_skipped, job.skipped))}
-    before = job.every_layer
-    parameters = [cost.chain_parameters(layer, entry) for layer, entry, _ in entries]
-    images = len(job.split.calibration)
-    return Report(
-        version=__version__,
-        seed=job.settings.seed,
-        input=job.network.name,
-        output=None if output is None else str(output),
-        requested=None if job.settings.plan else job.settings.speedup,
-        macs=(sum(layer.macs for layer in before), sum(macs)),
-        parameters=(
-            sum(layer.parameters for layer in before),
-            sum(parameters) + sum(layer.parameters for layer in job.skipped),
-        ),
-        calibration=Calibration(
-            source=job.samples.source,
-            synthetic=False,
-            images=images,
-            positions_per_image=max(drawn.shape[1] for drawn in job.positions.values()),
-            provider=job.network.provider.name,
-        ),
-        layers=tuple(rows[name] for name in job.network.order if name in rows),
-        verification=None
-        if comparison is None
-        else {"images": comparison.images, "outputs": comparison.to_dict()["outputs"]},
-        forward_passes={"original": (images + 1) / images, "converted": passes},
-        seconds=job.watch.seconds(_STAGES),
-        peak_memory_bytes=peak_memory_bytes(),
-    )
-
-
-def _one_batch(network: Network, samples: Samples, split: Split) -> dict[str, Any]:
-    """The smallest batch the model takes."""
-    fixed = network.inputs[0].shape[0] if network.inputs[0].shape else None
-    return samples.read(split.calibration[: fixed or 1])
 
 
 def _with_energy(entry: LayerPlan, energy: Any) -> LayerPlan:
