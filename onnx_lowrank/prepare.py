@@ -126,7 +126,8 @@ def _layers(
     tensors = weighted_tensors(model)
     if not tensors:
         raise ModelError(f"{name}: no Conv, Gemm or MatMul in the graph: there is nothing to factorize")
-    return find_layers(model, observe_shapes(model, feeds, tensors, provider))
+    samples = next((len(values) for values in feeds.values() if values.ndim), 1)
+    return find_layers(model, observe_shapes(model, feeds, tensors, provider), samples)
 
 
 def _expressions(option: str, patterns: Sequence[str], names: Sequence[str]) -> list[re.Pattern[str]]:

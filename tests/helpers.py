@@ -65,7 +65,8 @@ def run(model: onnx.ModelProto, feeds: Mapping[str, Array], tensors: Sequence[st
 
 def find(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> tuple[list[Layer], list[SkippedLayer]]:
     """Layers of a model and those that stay, sized by one batch."""
-    return find_layers(model, observe_shapes(model, feeds, weighted_tensors(model), CPU))
+    samples = len(next(iter(feeds.values())))
+    return find_layers(model, observe_shapes(model, feeds, weighted_tensors(model), CPU), samples)
 
 
 def relative(wanted: Array, found: Array) -> float:

@@ -67,4 +67,13 @@ def test_model_counts_conv_gemm_and_matmul_per_image() -> None:
     model = build(graph, {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
     inspection = olr.inspect(model)
     assert [row.macs for row in inspection.rows] == [36 * 4 * 27, 144 * 6, 6 * 5]
-    assert inspection.parameters == 4 * 27 + 4 + 144 * 6 + 30 + 5
+    assert inspection.parameters == 4 * 27 + 144 * 6 + 30 + 5
+
+
+def test_rows_folded_into_the_first_axis_are_still_one_image() -> None:
+    graph = """g (float[N, 6, 4] x) => (float[M, 5] y) {
+        rows = Reshape (x, shape)
+        y = MatMul (rows, m)
+    }"""
+    model = build(graph, {"shape": np.array([-1, 4]), "m": np.ones((4, 5), np.float32)})
+    assert olr.inspect(model).macs == 6 * 4 * 5

@@ -201,6 +201,16 @@ def test_steps_left_out_for_comparison(changes: dict[str, Any]) -> None:
     assert outputs["y"]["relative_error"] < 0.1
 
 
+def test_solving_on_data_beats_the_data_free_factors() -> None:
+    plan = converted(network(), method="channel", speedup=2.5, dry_run=True).plan
+    x = images(99)
+    wanted = run(network(), {"x": x})["y"]
+    results = {solver: converted(network(), plan=plan, solver=solver) for solver in ("weights", "linear", "auto")}
+    errors = {name: relative(wanted, run(model_of(result), {"x": x})["y"]) for name, result in results.items()}
+    assert errors["linear"] < 0.9 * errors["weights"]
+    assert errors["auto"] < 0.9 * errors["weights"]
+
+
 @pytest.mark.parametrize("asymmetric", [True, False])
 def test_layers_are_solved_with_what_the_converted_prefix_delivers(
     monkeypatch: pytest.MonkeyPatch, asymmetric: bool
@@ -232,7 +242,7 @@ def test_layers_are_solved_with_what_the_converted_prefix_delivers(
 def networks(draw: st.DrawFn) -> tuple[onnx.ModelProto, Array]:
     """A random chain of convolutions with all that exporters put between them."""
     size, channels, lines, weights = 9, 3, [], {}
-    tensor, shapes = "x", {"x": 3}
+    tensor = "x"
     channels_last = draw(st.booleans())
     if channels_last:
         lines.append("first = Transpose<perm=[0,3,1,2]>(x)")
@@ -278,7 +288,6 @@ def networks(draw: st.DrawFn) -> tuple[onnx.ModelProto, Array]:
             lines.append(f"r{number} = {activation}({tensor})")
         tensor = f"r{number}" if activation else tensor
         before, channels = tensor, d
-        shapes[tensor] = d
     lines.append(f"y = Transpose<perm=[0,2,3,1]>({tensor})" if channels_last else f"y = Identity({tensor})")
     shape = f"N,{size},{size},3" if channels_last else f"N,3,{size},{size}"
     text = f"g (float[{shape}] x) => (float[N,e,f,h] y) {{\n" + "\n".join(lines) + "\n}"
@@ -599,3 +608,14 @@ def test_without_samples_to_verify_with_there_is_a_warning(caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         converted(network(), {"x": images(0, 30)})
     assert "no samples left to verify with" in caplog.text
+
+
+def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = networks.network()
+    model.graph.node.append(onnx.helper.make_node("ArgMax", ["scores"], ["class"], axis=1, keepdims=0))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("class", onnx.TensorProto.INT64, ["N"]))
+    monkeypatch.setattr(pipeline, "WORST_ERROR", 0.5)
+    result = convert(model, networks.images(), speedup=3)
+    assert result.report.verification is not None
+    errors = {name: found["relative_error"] for name, found in result.report.verification["outputs"].items()}
+    assert errors["class"] > errors["scores"]

@@ -33,12 +33,15 @@ def weighted_tensors(model: onnx.ModelProto) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in constants]
 
 
-def find_layers(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> tuple[list[Layer], list[SkippedLayer]]:
+def find_layers(
+    model: onnx.ModelProto, shapes: Mapping[str, Shape], samples: int = 1
+) -> tuple[list[Layer], list[SkippedLayer]]:
     """Sort a model's layers into those that can be factorized and those that stay.
 
     Args:
         model: the original network; not changed.
-        shapes: observed shape of each of `weighted_tensors`, first axis = samples.
+        shapes: observed shape of each of `weighted_tensors`.
+        samples: samples in the batch the shapes were observed with.
 
     Returns:
         Layers in topological order, and a SkippedLayer with its reason for every other Conv, Gemm, MatMul
@@ -51,7 +54,7 @@ def find_layers(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> tuple[li
         if node.op_type in _UNSUPPORTED:
             skipped.append(SkippedLayer(name, node.op_type, f"{node.op_type} is not supported", 0, 0))
         elif node.op_type in _COUNTED:
-            found = _examine(index, node, name, shapes)
+            found = _examine(index, node, name, shapes, samples)
             if isinstance(found, Layer):
                 layers.append(found)
             else:
@@ -73,16 +76,20 @@ def node_names(model: onnx.ModelProto) -> list[str]:
     return names
 
 
-def _examine(index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape]) -> Layer | SkippedLayer:
+def _examine(
+    index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], samples: int
+) -> Layer | SkippedLayer:
     weight = _weight(index, node)
     if weight is None:
         return SkippedLayer(name, node.op_type, "its weight is computed at run time", 0, 0)
     reason = _why_not(node, weight) or _quantized(index, node)
     if reason is not None:
-        return SkippedLayer(name, node.op_type, reason, *_size(index, node, weight, shapes))
+        return SkippedLayer(name, node.op_type, reason, *_size(index, node, weight, shapes, samples))
     folded = fold_affine(index, node, weight)
     if folded is None:
-        return SkippedLayer(name, node.op_type, "its bias is computed at run time", *_size(index, node, weight, shapes))
+        return SkippedLayer(
+            name, node.op_type, "its bias is computed at run time", *_size(index, node, weight, shapes, samples)
+        )
     activation, residual = _behind(index, folded.response, weight.shape[0], shapes)
     return _layer(node, name, folded, activation, residual, shapes)
 
@@ -117,10 +124,10 @@ def _quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
 
 
 def _size(
-    index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape]
+    index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int
 ) -> tuple[int, int]:
     """Multiply-adds per image and parameters of a layer that stays."""
-    output, samples = shapes[node.output[0]], max(1, shapes[node.output[0]][0])
+    output = shapes[node.output[0]]
     if node.op_type == "Conv":
         macs = prod(output[2:]) * weight.size
     else:

@@ -64,10 +64,8 @@ def select(options: Sequence[Sequence[Option]], budget: float) -> list[Option]:
     # Costs above the cheapest are what there is to decide on; rounded up, so that the budget holds exactly.
     spare = budget - cheapest
     costs = [np.array([option.cost - layer[0].cost for option in layer]) for layer in candidates]
-    steps = [
-        np.ceil(cost * (units / spare) - 1e-9).astype(int) if spare > 0 else np.sign(cost) * (units + 1)
-        for cost in costs
-    ]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        steps = [np.nan_to_num(np.ceil(cost / spare * units - 1e-9)).clip(max=units + 1).astype(int) for cost in costs]
     values = [np.log([max(option.plan.energy, 1e-300) for option in layer]) for layer in candidates]
     picked = _knapsack(steps, values, units)
     return [layer[index] for layer, index in zip(candidates, picked, strict=True)]

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.threads import one_thread
+
 
 def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:
     """Energy that each rank keeps of the centred responses.
@@ -28,7 +30,9 @@ def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:
     """
     centred = responses.astype(np.float64)
     centred -= centred.mean(axis=0)
-    eigenvalues = np.linalg.eigvalsh(centred.T @ centred)[::-1].clip(min=0)
+    covariance = centred.T @ centred
+    with one_thread():
+        eigenvalues = np.linalg.eigvalsh(covariance)[::-1].clip(min=0)
     total = eigenvalues.sum()
     if total == 0:
         return np.ones(len(eigenvalues) + 1)

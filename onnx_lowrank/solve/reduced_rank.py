@@ -27,6 +27,7 @@ from scipy.linalg import cho_factor, cho_solve, eigh
 
 from onnx_lowrank.errors import RankError
 from onnx_lowrank.solve.moments import Float64, Moments
+from onnx_lowrank.threads import one_thread
 
 _SMALLEST_RIDGE = 1e-10  # dead and duplicated channels make the Gram matrix singular
 
@@ -59,7 +60,8 @@ class ReducedRankSolver:
         size = len(gram)
         self._rho = (ridge + _SMALLEST_RIDGE) * (float(np.trace(gram)) / size or 1.0)
         self._pull = self._rho * prior
-        self._factor = cho_factor(gram + self._rho * np.eye(size), lower=True)
+        with one_thread():
+            self._factor = cho_factor(gram + self._rho * np.eye(size), lower=True)
 
     def solve(self, cross: Float64, rank: int) -> tuple[Float64, Float64]:
         """P of shape (q, rank) and Q of shape (rank, p) for the cross moments Y^T X, shape (q, p)."""
@@ -67,9 +69,10 @@ class ReducedRankSolver:
         if not 1 <= rank <= targets:
             raise RankError(f"rank must be 1..{targets}, got {rank}")
         cross = cross + self._pull
-        unrestricted = cho_solve(self._factor, cross.T).T
-        explained = unrestricted @ cross.T
-        _, directions = eigh((explained + explained.T) / 2, subset_by_index=[targets - rank, targets - 1])
+        with one_thread():
+            unrestricted = cho_solve(self._factor, cross.T).T
+            explained = unrestricted @ cross.T
+            _, directions = eigh((explained + explained.T) / 2, subset_by_index=[targets - rank, targets - 1])
         P = np.ascontiguousarray(directions[:, ::-1])
         return P, P.T @ unrestricted
 

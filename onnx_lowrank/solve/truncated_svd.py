@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from onnx_lowrank.solve.reduced_rank import RankFactors
+from onnx_lowrank.threads import one_thread
 
 
 def truncated_svd(weight: NDArray[Any], bias: NDArray[Any], rank: int) -> RankFactors:
@@ -34,7 +35,8 @@ def truncated_svd(weight: NDArray[Any], bias: NDArray[Any], rank: int) -> RankFa
         Eckart and Young 1936.
     """
     filters = np.asarray(weight, np.float64).reshape(len(weight), -1)
-    _, directions = eigh(filters @ filters.T, subset_by_index=[len(filters) - rank, len(filters) - 1])
+    with one_thread():
+        _, directions = eigh(filters @ filters.T, subset_by_index=[len(filters) - rank, len(filters) - 1])
     P = np.ascontiguousarray(directions[:, ::-1])
     known = np.asarray(bias, np.float64)
     return RankFactors(P, np.ascontiguousarray(P.T), known - P @ (P.T @ known))

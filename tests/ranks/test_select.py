@@ -70,3 +70,8 @@ def test_budget_below_the_cheapest_choice() -> None:
 def test_budget_for_the_cheapest_choice_only() -> None:
     chosen = select([[option(4, 0.5), option(9, 1.0)], [option(8, 0.3), option(10, 1.0)]], 12)
     assert [each.cost for each in chosen] == [4, 8]
+
+
+def test_budget_a_rounding_error_above_the_cheapest_choice() -> None:
+    chosen = select([[option(1e9, 0.5), option(1.5e10, 1.0)]] * 3, 3e9 + 1e-6)
+    assert [each.cost for each in chosen] == [1e9] * 3
