@@ -15,7 +15,8 @@ def one_thread() -> AbstractContextManager[Any]:
     They hand over between threads so often that a second one gains nothing, and where the other core is busy each
     hand-over waits for it: 512 x 512 was seen to take seconds instead of hundredths.
     """
-    return _controller().limit(limits=1, user_api="blas")
+    limited: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
+    return limited
 
 
 @cache

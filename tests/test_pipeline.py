@@ -24,6 +24,7 @@ from onnx_lowrank.errors import (
 from onnx_lowrank.factors import Convolution, Factors
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.responses import Responses
+from tests import networks as small
 from tests.helpers import Array, build, filters, find, normal, relative, run
 
 IMAGES = 40
@@ -611,11 +612,11 @@ def test_without_samples_to_verify_with_there_is_a_warning(caplog: pytest.LogCap
 
 
 def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = networks.network()
+    model = small.network()
     model.graph.node.append(onnx.helper.make_node("ArgMax", ["scores"], ["class"], axis=1, keepdims=0))
     model.graph.output.append(onnx.helper.make_tensor_value_info("class", onnx.TensorProto.INT64, ["N"]))
     monkeypatch.setattr(pipeline, "WORST_ERROR", 0.5)
-    result = convert(model, networks.images(), speedup=3)
+    result = convert(model, small.images(), speedup=3)
     assert result.report.verification is not None
     errors = {name: found["relative_error"] for name, found in result.report.verification["outputs"].items()}
     assert errors["class"] > errors["scores"]
