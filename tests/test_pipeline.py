@@ -24,6 +24,7 @@ from onnx_lowrank.errors import (
 from onnx_lowrank.factors import Convolution, Factors
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.responses import Responses
+from onnx_lowrank.verify import Comparison, OutputFidelity
 from tests import networks as small
 from tests.helpers import Array, build, filters, find, normal, relative, run
 
@@ -615,8 +616,9 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
     model = small.network()
     model.graph.node.append(onnx.helper.make_node("ArgMax", ["scores"], ["class"], axis=1, keepdims=0))
     model.graph.output.append(onnx.helper.make_tensor_value_info("class", onnx.TensorProto.INT64, ["N"]))
-    monkeypatch.setattr(pipeline, "WORST_ERROR", 0.5)
-    result = convert(model, small.images(), speedup=3)
-    assert result.report.verification is not None
-    errors = {name: found["relative_error"] for name, found in result.report.verification["outputs"].items()}
-    assert errors["class"] > errors["scores"]
+    far = {"scores": OutputFidelity(0.1, 0.99, 0.9), "class": OutputFidelity(7.0, 0.5, None)}
+    monkeypatch.setattr(pipeline, "compare_outputs", lambda *_: Comparison(far, None, 8))
+    assert convert(model, small.images(), speedup=2).report.verification is not None
+    far["scores"] = OutputFidelity(7.0, 0.5, 0.1)
+    with pytest.raises(VerificationError, match="output 'scores': relative error 7"):
+        convert(model, small.images(), speedup=2)
