@@ -110,6 +110,8 @@ def largest_ranks(layer: Layer) -> Mapping[str, int]:
 
 def _layer_plan(entry: Mapping[str, Any]) -> LayerPlan:
     method = entry["method"]
+    if not isinstance(entry["name"], str):
+        raise TypeError(f"name {entry['name']!r} is no text")
     if method not in METHODS:
         raise ValueError(f"method {method!r} of '{entry['name']}' is not one of {', '.join(METHODS)}")
     ranks = entry.get("ranks", {})

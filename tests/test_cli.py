@@ -31,6 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     onnx.save(network(), tmp_path / "in.onnx")
     np.save(tmp_path / "data.npy", images())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a loader's folder is added to it
     return tmp_path
 
 
@@ -136,6 +137,39 @@ def test_images_that_cannot_be_decoded_are_left_out_unless_all_are(folder: Path)
     assert "can be decoded" in fails(folder, "in.onnx", "o.onnx", "--data", "broken")
 
 
+def test_names_with_brackets_are_shown_as_they_are(folder: Path) -> None:
+    model = network()
+    model.graph.node[0].name = "[/x]:star:"
+    onnx.save(model, "odd.onnx")
+    assert "[/x]:star:" in call("inspect", "odd.onnx").stdout
+    converted = call("odd.onnx", "--dry-run", "--data", "data.npy", "--speedup", "2")
+    assert converted.exit_code == 0, converted.output
+    assert "[/x]:star:" in converted.stdout
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("import nowhere_at_all", "importing it failed with ModuleNotFoundError"),
+        ("import sys; sys.exit('no data today')", "importing it failed with SystemExit: no data today"),
+        ("def batches(path): yield path", "calling it failed with TypeError"),
+        ("def batches(): return 3", "returned int: yield dicts"),
+        ("def batches():\n    yield {'x': 1 / 0}", "reading a batch from it failed with ZeroDivisionError"),
+        ("def batches(): return []", "there are none: give at least one"),
+    ],
+)
+def test_loaders_that_fail(folder: Path, body: str, message: str) -> None:
+    Path("loader.py").write_text(body)
+    assert message in fails(folder, "in.onnx", "o.onnx", "--data-loader", "loader.py:batches")
+
+
+def test_a_loader_may_give_all_samples_at_once_and_import_its_neighbours(folder: Path) -> None:
+    Path("neighbour_of_loader.py").write_text("import numpy as np\nsamples = np.load('data.npy')\n")
+    Path("loader.py").write_text("def batches():\n    import neighbour_of_loader as n\n    return {'x': n.samples}\n")
+    result = call("in.onnx", "--dry-run", "--data-loader", "loader.py:batches", "--speedup", "2")
+    assert result.exit_code == 0, result.output
+
+
 def test_data_by_name_and_from_a_loader(folder: Path) -> None:
     assert call("in.onnx", "--dry-run", "--data", "x=data.npy", "--speedup", "2").exit_code == 0
     Path("loader.py").write_text("import numpy as np\ndef batches():\n    yield {'x': np.load('data.npy')}\n")
@@ -233,6 +267,15 @@ def test_unknown_layer_in_a_plan(folder: Path) -> None:
     assert "plan: no layer 'nowhere'" in fails(folder, "in.onnx", "o.onnx", "--data", "data.npy", "--plan", "p.json")
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"layers": 3}', '{"layers": [1]}', '{"layers": [{"name": ["c1"], "method": "kept"}]}']
+)
+def test_a_plan_that_is_none(folder: Path, text: str) -> None:
+    Path("p.json").write_text(text)
+    words = ("in.onnx", "o.onnx", "--data", "data.npy", "--plan", "p.json")
+    assert fails(folder, *words).startswith("error: --plan p.json: not a rank plan (")
+
+
 def test_folder_that_is_not_writable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     assert "folder '.' is not writable" in fails(folder, "in.onnx", "o.onnx", "--data", "data.npy")
@@ -279,6 +322,12 @@ def test_without_onnxruntime_it_says_what_to_install(folder: Path, monkeypatch: 
         (["in.onnx", "o.onnx", "--input-shapes", "1,a"], "is not a shape like NAME:1,3,224,224"),
         (["in.onnx", "o.onnx", "--mean", "x"], "is not a list of numbers"),
         (["in.onnx", "o.onnx", "--data", "a", "--data", "b"], "need the form NAME=PATH"),
+        (["in.onnx", "o.onnx", "--data", "x=a", "--data", "x=b"], "--data is given twice for the same input"),
+        (["in.onnx", "o.onnx", "--data", "a", "--data-loader", "l.py:b"], "--data and --data-loader exclude each"),
+        (
+            ["inspect", "in.onnx", "--input-shapes", "1,3,9,9", "--input-shapes", "1,3,8,8"],
+            "--input-shapes is given tw",
+        ),
     ],
 )
 def test_usage_errors(folder: Path, words: list[str], message: str) -> None:
@@ -310,6 +359,21 @@ def test_shapes_in_every_notation(folder: Path) -> None:
         assert found["macs"] == 8 * 8 * 8 * 27
     assert "does not fit input 'x'" in fails(folder, "inspect", "open.onnx", "--input-shapes", "1,4,10,10")
     assert "no input 'z'" in fails(folder, "inspect", "open.onnx", "--input-shapes", "z:1,3,10,10")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo terminals")
+def test_bars_on_a_terminal_leave_stdout_alone(folder: Path) -> None:
+    ours, terminal = os.openpty()
+    words = [sys.executable, "-m", "onnx_lowrank", "compare", "in.onnx", "in.onnx", "--data", "data.npy", "--json"]
+    # What is drawn fits the buffer of the terminal, so it can be read when all is over.
+    found = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, stderr=terminal, check=True, timeout=60)
+    drawn = os.read(ours, 100_000).decode()
+    os.close(terminal)
+    os.close(ours)
+    assert json.loads(found.stdout)["images"] == 60
+    assert "\x1b[" in drawn
+    assert "1/1" in drawn
+    assert drawn.rstrip().endswith("\x1b[?25h"), "the cursor is not shown again"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

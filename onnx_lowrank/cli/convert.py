@@ -10,7 +10,7 @@ from rich.console import Console
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan, write_text
-from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_preprocessing, run_options
+from onnx_lowrank.cli.options import FilePath, by_name, data_options, read_data, read_preprocessing, run_options
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.errors import BudgetError
@@ -74,7 +74,7 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
     options["speedup"] = _number(options["speedup"])
-    options["input_shapes"] = dict(options["input_shapes"])
+    options["input_shapes"] = by_name(options["input_shapes"], "--input-shapes")
     plan = read_plan(plan_file) if plan_file else None
     settings = Settings(plan=plan, **options)
     with watching(quiet=quiet) as watch:

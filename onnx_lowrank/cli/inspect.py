@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from onnx_lowrank import examine
-from onnx_lowrank.cli.options import FilePath, InputShape
+from onnx_lowrank.cli.options import FilePath, InputShape, by_name
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.report import short_name, short_number
@@ -25,7 +25,7 @@ from onnx_lowrank.report import short_name, short_number
 @click.option("--debug", is_flag=True, help="print tracebacks")
 def inspect(model: Path, input_shapes: tuple[tuple[str, tuple[int, ...]], ...], *, as_json: bool, debug: bool) -> None:  # noqa: ARG001
     """List every Conv, Gemm and MatMul: what can be factorized, and why the others stay."""
-    found = examine.inspect(model, input_shapes=dict(input_shapes))
+    found = examine.inspect(model, input_shapes=by_name(input_shapes, "--input-shapes"))
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return
@@ -34,7 +34,7 @@ def inspect(model: Path, input_shapes: tuple[tuple[str, tuple[int, ...]], ...], 
     for title, justify in (("layer", "left"), ("op", "left"), ("MACs", "right"), ("params", "right"), ("", "left")):
         table.add_column(title, justify=justify, no_wrap=bool(title))  # type: ignore[arg-type]
     for row in found.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*map(Text, _cells(row)))  # as text, not markup: names may hold brackets
     console.print(table)
     console.print(
         f"\n{short_number(found.macs)} MACs per image, {short_number(found.parameters)} parameters, "
@@ -43,7 +43,7 @@ def inspect(model: Path, input_shapes: tuple[tuple[str, tuple[int, ...]], ...], 
     )
 
 
-def _cells(row: Layer | SkippedLayer) -> list[Any]:
+def _cells(row: Layer | SkippedLayer) -> list[str]:
     common = [short_name(row.name), row.op, short_number(row.macs), short_number(row.parameters)]
     if isinstance(row, SkippedLayer):
         return [*common, f"stays: {row.reason}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ def load_batches(reference: str) -> Iterator[Any]:
         raise _error(reference, f"no such file '{path}'", "check the path")
     function = _function(path, name, reference)
     batches = _guarded(function, reference, "calling it")
+    if isinstance(batches, Mapping):
+        return iter([batches])  # all samples at once
     if isinstance(batches, str | bytes) or not isinstance(batches, Iterable):
         raise _error(reference, f"returned {type(batches).__name__}", "yield dicts {input name: array} from it")
     return _iterate(batches, reference)
@@ -60,7 +62,7 @@ def _iterate(batches: Iterable[Any], reference: str) -> Iterator[Any]:
 def _guarded(call: Callable[[], Any], reference: str, doing: str) -> Any:
     try:
         return call()
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         found = f"{doing} failed with {type(error).__name__}: {error}"
         raise _error(reference, found, "correct it; --debug shows where") from error
 

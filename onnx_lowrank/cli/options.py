@@ -111,10 +111,18 @@ def read_data(data: Sequence[str], loader: str | None) -> Any:
         return None
     named = [_NAMED_PATH.fullmatch(each) if not Path(each).exists() else None for each in data]
     if all(named):
-        return {each["name"]: each["path"] for each in named if each is not None}
+        return by_name([(each["name"], each["path"]) for each in named if each is not None], "--data")
     if len(data) > 1:
         raise click.UsageError("several --data need the form NAME=PATH, one for each input of the model")
     return data[0]
+
+
+def by_name(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
+    """What a repeatable option gives for each input; one input given twice is a usage error."""
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise click.UsageError(f"{option} is given twice for the same input")
+    return named
 
 
 def read_preprocessing(options: dict[str, Any]) -> Preprocessing:

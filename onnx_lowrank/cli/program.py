@@ -60,7 +60,7 @@ class MainCommand(Command):
         if ctx.parent is not None and isinstance(ctx.parent.command, click.Group):
             with formatter.section("Commands"):
                 others = ctx.parent.command.commands
-                formatter.write_dl([(name, command.get_short_help_str()) for name, command in others.items()])
+                formatter.write_dl([(name, command.get_short_help_str(66)) for name, command in others.items()])
 
 
 class Program(click.Group):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from rich.table import Table
+from rich.text import Text
 
 from onnx_lowrank.report.report import LayerReport, Report
 
-_NAME_WIDTH = 22
+_NAME_WIDTH = 20
 
 
 def layer_table(report: Report) -> Table:
@@ -17,7 +18,7 @@ def layer_table(report: Report) -> Table:
     for title in ("rank", "MACs", "after", "energy", "error"):
         table.add_column(title, justify="right", no_wrap=True)
     for layer in report.layers:
-        table.add_row(*_row(layer))
+        table.add_row(*map(Text, _row(layer)))  # as text, not markup: names may hold brackets
     return table
 
 
@@ -48,9 +49,10 @@ def short_number(value: float) -> str:
     >>> short_number(15_346_630_656), short_number(999), short_number(1_500_000)
     ('15.3 G', '999', '1.5 M')
     """
-    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {prefix}"
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:  # what rounds to 1000 takes the next prefix
+            scaled = value / size
+            return f"{scaled:.0f} {prefix}" if scaled >= 1000 else f"{scaled:.3g} {prefix}"
     return f"{value:g}"
 
 

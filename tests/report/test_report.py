@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from onnx_lowrank.factors import SolveErrors
+from onnx_lowrank.layer import SkippedLayer
+from onnx_lowrank.plan import LayerPlan
+from onnx_lowrank.report import Calibration, LayerReport, Report, headline, layer_table, short_name, short_number
+from tests.layers import conv_layer
+
+LAYER = conv_layer(64, 32, (3, 3), (10, 10), name="c1")
+SKIPPED = SkippedLayer("fc", "Gemm", "fully connected layers are not factorized", 1_280, 1_290)
+REPORT = Report(
+    version="1.2.3",
+    seed=7,
+    input="in.onnx",
+    output="out.onnx",
+    requested=2.0,
+    macs=(1_844_480, 871_680),
+    parameters=(19_786, 9_962),
+    calibration=Calibration("photos (60 images)", synthetic=False, images=48, positions_per_image=100, provider="cpu"),
+    layers=(
+        LayerReport.of_planned(
+            LAYER, LayerPlan("c1", "spatial-channel", 24, 16, 0.9375), 870_400, SolveErrors(0.25, 0.125)
+        ),
+        LayerReport.of_skipped(SKIPPED),
+    ),
+    verification={
+        "images": 12,
+        "outputs": {"scores": {"relative_error": 0.0625, "cosine": 0.998, "agreement": 0.75}},
+    },
+    forward_passes={"original": 1.25, "converted": 1.5},
+    seconds={"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
+    peak_memory_bytes=123,
+)
+
+
+def printed(report: Report) -> list[str]:
+    """The table as a file or pipe gets it."""
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(layer_table(report))
+    return stream.getvalue().splitlines()
+
+
+def test_json_has_the_fields_that_scripts_read() -> None:
+    assert json.loads(REPORT.to_json()) == {
+        "schema": 1,
+        "version": "1.2.3",
+        "seed": 7,
+        "input": "in.onnx",
+        "output": "out.onnx",
+        "speedup": {
+            "requested": 2.0,
+            "macs": pytest.approx(1_844_480 / 871_680, rel=1e-12),
+            "params": pytest.approx(19_786 / 9_962, rel=1e-12),
+            "latency": None,
+        },
+        "macs": {"before": 1_844_480, "after": 871_680},
+        "params": {"before": 19_786, "after": 9_962},
+        "calibration": {
+            "source": "photos (60 images)",
+            "synthetic": False,
+            "images": 48,
+            "positions_per_image": 100,
+            "provider": "cpu",
+        },
+        "layers": [
+            {
+                "name": "c1",
+                "op": "Conv",
+                "method": "spatial-channel",
+                "reason": None,
+                "ranks": {"channel": 24, "spatial": 16},
+                "macs": {"before": 10 * 10 * 64 * 32 * 9, "after": 870_400},
+                "activation": "relu",
+                "energy": 0.9375,
+                "error": {"linear": 0.25, "solved": 0.125},
+            },
+            {
+                "name": "fc",
+                "op": "Gemm",
+                "method": "kept",
+                "reason": "fully connected layers are not factorized",
+                "ranks": {"channel": None, "spatial": None},
+                "macs": {"before": 1_280, "after": 1_280},
+                "activation": "",
+                "energy": 1.0,
+                "error": {"linear": 0.0, "solved": 0.0},
+            },
+        ],
+        "verification": {
+            "images": 12,
+            "outputs": {"scores": {"relative_error": 0.0625, "cosine": 0.998, "agreement": 0.75}},
+        },
+        "forward_passes": {"original": 1.25, "converted": 1.5},
+        "seconds": {"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
+        "peak_memory_bytes": 123,
+    }
+
+
+def test_a_layer_kept_by_choice_says_so() -> None:
+    kept = LayerReport.of_planned(LAYER, LayerPlan("c1"), LAYER.macs, None)
+    assert kept.reason == "keeping it is the best use of the budget"
+    assert kept.to_dict()["ranks"] == {"channel": None, "spatial": None}
+
+
+def test_table_has_a_row_for_every_layer_and_ranks_in_the_order_of_the_chain() -> None:
+    header, first, last = (line.split() for line in printed(REPORT))
+    assert header == ["layer", "method", "rank", "MACs", "after", "energy", "error"]
+    assert first == ["c1", "spatial-channel", "16+24", "1.84", "M", "870", "k", "0.9375", "0.1250"]
+    assert last == ["fc", "kept", "1.28", "k"]
+
+
+def test_table_fits_80_columns_with_the_longest_names_and_numbers() -> None:
+    name = "model/backbone/stage1/unit3/[/bottleneck]:star:/Conv"
+    wide = replace(REPORT.layers[0], name=name, channel=1024, spatial=1536, macs=(999_900_000, 123_000_000))
+    (_, line) = printed(replace(REPORT, layers=(wide,)))
+    assert len(line) <= 80
+    assert line.startswith("...")
+    assert "]:star:/Conv " in line
+    assert line.split()[1:] == ["spatial-channel", "1536+1024", "1", "G", "123", "M", "0.9375", "0.1250"]
+
+
+def test_headline_says_what_it_comes_to() -> None:
+    lines = headline(REPORT)
+    assert "1.84 M -> 872 k (2.12x fewer)" in lines[0]
+    assert "19.8 k -> 9.96 k (1.99x fewer)" in lines[1]
+    assert "48 samples of photos (60 images), up to 100 positions each, on cpu" in lines[2]
+    assert "scores: relative error 0.0625, same top class 75.0% on 12 held-out samples" in lines[3]
+    assert "4.0 (collect 1.0, ranks 0.5, solve 2.0, verify 0.2)" in lines[4]
+
+
+def test_headline_of_a_dry_run_claims_no_verification() -> None:
+    assert not any("verified" in line for line in headline(replace(REPORT, verification=None)))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1_000, "1 k"),
+        (12_345, "12.3 k"),
+        (999_499, "999 k"),
+        (999_500, "1 M"),
+        (15_346_630_656, "15.3 G"),
+        (999_999_999_999, "1 T"),
+        (1_234_000_000_000_000, "1234 T"),
+    ],
+)
+def test_counts_are_three_digits_and_a_prefix(count: int, text: str) -> None:
+    assert short_number(count) == text
+
+
+@pytest.mark.parametrize(("name", "text"), [("abc", "abc"), ("abcdefgh", "abcdefgh"), ("0abcdefgh", "...defgh")])
+def test_names_are_cut_on_the_left(name: str, text: str) -> None:
+    assert short_name(name, 8) == text
