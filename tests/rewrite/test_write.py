@@ -4,6 +4,7 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -62,18 +63,22 @@ def test_an_old_file_is_replaced(tmp_path: Path) -> None:
     assert onnx.load(path) == model()
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond 64 bytes: what a full disk does to a writer."""
+    """No file may grow beyond 64 bytes inside the block: what a full disk does to a writer."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"out\.onnx: cannot be written \(File too large\): free some space or"):
+    with (
+        full_disk(),
+        pytest.raises(OutputError, match=r"out\.onnx: cannot be written \(File too large\): free some space or"),
+    ):
         with staged(model(), tmp_path / "out.onnx"):
             pytest.fail("the block must not run")
     assert content(tmp_path) == []
