@@ -31,7 +31,8 @@ class Split:
     """Which samples are used for what.
 
     Attributes:
-        calibration: indices of the samples to solve with, ascending.
+        calibration: indices of the samples to solve with, in random order: the solver holds back a stretch of them,
+            which must not be all of one class because the data are sorted by class.
         held_out: indices of the samples to verify with; none of ``calibration`` unless there are no others.
         batch_size: samples per forward pass.
     """
@@ -82,7 +83,7 @@ def split_samples(
     if not len(rest):
         log.warning("no samples left to verify with: the calibration samples are used again")
         rest = calibration
-    return Split(np.sort(calibration), np.sort(rest), fixed or batch_size or _batch_size(specs))
+    return Split(calibration, np.sort(rest), fixed or batch_size or _batch_size(specs))
 
 
 def draw_samples(

@@ -45,8 +45,14 @@ def test_calibration_and_held_out_never_meet(count: int, wanted: int | None, see
     assert both.max() < count
     assert len(found.calibration) == (wanted or min(MOST_CALIBRATION, count - min(MOST_HELD_OUT, max(1, count // 5))))
     assert 1 <= len(found.held_out) <= MOST_HELD_OUT
-    for part in (found.calibration, found.held_out):
-        assert (np.diff(part) > 0).all()
+    assert (np.diff(found.held_out) > 0).all()
+
+
+def test_a_stretch_of_the_calibration_samples_is_a_sample_of_all() -> None:
+    calibration = split(1000, wanted=500).calibration
+    # Were they in order, the last fifth would come from the last fifth of the data, one class of a sorted folder.
+    assert np.ptp(calibration[-100:]) > 900
+    assert abs(calibration[-100:].mean() - 500) < 100
 
 
 def test_depends_on_the_seed_and_nothing_else() -> None:
@@ -57,7 +63,7 @@ def test_depends_on_the_seed_and_nothing_else() -> None:
 
 def test_without_samples_to_spare_the_calibration_samples_verify(caplog: pytest.LogCaptureFixture) -> None:
     found = split(4, wanted=4)
-    np.testing.assert_array_equal(found.held_out, found.calibration)
+    np.testing.assert_array_equal(found.held_out, np.sort(found.calibration))
     assert "no samples left to verify with" in caplog.text
     assert len(split(1).held_out) == 1
 
@@ -85,7 +91,7 @@ def test_fixed_batches_are_filled_and_kept_apart(batch: int, batches: int, odd: 
 
 def test_exactly_one_fixed_batch_is_enough() -> None:
     found = split(4, fixed(4))
-    assert found.calibration.tolist() == found.held_out.tolist() == [0, 1, 2, 3]
+    assert sorted(found.calibration) == found.held_out.tolist() == [0, 1, 2, 3]
 
 
 def test_fewer_samples_than_a_fixed_batch() -> None:
