@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +49,3 @@ class Factors:
 
     convolutions: tuple[Convolution, ...]
     errors: SolveErrors
-
-
-def relative_error(wanted: NDArray[Any], found: NDArray[Any]) -> float:
-    """``||wanted - found||_F / ||wanted||_F`` in float64; 0 where both are zero, inf where only ``wanted`` is."""
-    wanted, found = np.asarray(wanted, np.float64), np.asarray(found, np.float64)
-    difference, size = float(np.linalg.norm(wanted - found)), float(np.linalg.norm(wanted))
-    if size == 0:
-        return 0.0 if difference == 0 else float("inf")
-    return difference / size

@@ -30,11 +30,6 @@ class OutputFidelity:
     cosine: float
     agreement: float | None
 
-    @property
-    def finite(self) -> bool:
-        """Whether B held neither NaN nor Inf."""
-        return bool(np.isfinite(self.relative_error))
-
 
 @dataclass(frozen=True)
 class Accuracy:
