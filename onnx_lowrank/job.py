@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_lowrank import cost
 from onnx_lowrank.calibrate import (
@@ -38,11 +39,25 @@ _STAGES = ("collect", "ranks", "propagate", "solve", "verify")
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A conversion under way: what is fixed before the first layer is solved."""
+    """A conversion under way: what is fixed before the first layer is solved.
+
+    Attributes:
+        network: the original.
+        samples: the data.
+        split: which samples are used for what.
+        one_batch: the smallest batch the model takes, whose sizes stand for all.
+        layers: those up for factorization, in the order they are converted.
+        skipped: those that stay.
+        positions: per layer name, sampled positions of every calibration image, shape (images, P).
+        settings: how to convert.
+        progress: watches the stages.
+        watch: seconds by stage.
+    """
 
     network: Network
     samples: Samples
     split: Split
+    one_batch: dict[str, NDArray[Any]]
     layers: list[Layer]
     skipped: list[SkippedLayer]
     positions: Mapping[str, Ints]
@@ -59,10 +74,6 @@ class Job:
         """Samples as batches, counted as progress of a stage."""
         total = -(-len(indices) // self.split.batch_size)
         return iter(self.progress.track(iterate_batches(self.samples, indices, self.split.batch_size), stage, total))
-
-    def one_batch(self) -> dict[str, Any]:
-        """The smallest batch the model takes."""
-        return _one_batch(self.network, self.samples, self.split)
 
     def planned_macs(self, plan: RankPlan) -> list[int]:
         """Multiply-adds per image of every layer as planned, then of every skipped one."""
@@ -85,10 +96,11 @@ def prepare_job(
     samples = open_samples(data, network.inputs, preprocessing)
     generator = np.random.default_rng(settings.seed)
     split = split_samples(samples, network.inputs, generator, settings.samples, settings.batch_size)
-    found = network.layers(_one_batch(network, samples, split))
-    layers, skipped = choose_layers(*found, settings.include, settings.exclude)
+    fixed = network.inputs[0].shape[0] if network.inputs[0].shape else None
+    one_batch = samples.read(split.calibration[: fixed or 1])
+    layers, skipped = choose_layers(*network.layers(one_batch), settings.include, settings.exclude)
     positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
-    return Job(network, samples, split, layers, skipped, positions, settings, progress, watch)
+    return Job(network, samples, split, one_batch, layers, skipped, positions, settings, progress, watch)
 
 
 def account(
@@ -111,12 +123,12 @@ def account(
     """
     errors = errors or {}
     macs = job.planned_macs(plan)
-    entries = list(zip(job.layers, plan, macs, strict=False))
+    entries = list(zip(job.layers, plan, macs, strict=False))  # the rest of macs is that of the skipped layers
     layers = [LayerReport.of_planned(layer, entry, after, errors.get(layer.name)) for layer, entry, after in entries]
     rows = {report.name: report for report in (*layers, *map(LayerReport.of_skipped, job.skipped))}
     before = job.every_layer
     parameters = [cost.chain_parameters(layer, entry) for layer, entry, _ in entries]
-    images = len(job.split.calibration)
+    images, looked_at = len(job.split.calibration), len(next(iter(job.one_batch.values())))
     return Report(
         version=__version__,
         seed=job.settings.seed,
@@ -139,13 +151,7 @@ def account(
         verification=None
         if comparison is None
         else {"images": comparison.images, "outputs": comparison.to_dict()["outputs"]},
-        forward_passes={"original": (images + 1) / images, "converted": passes},
+        forward_passes={"original": (images + looked_at) / images, "converted": passes},
         seconds=job.watch.seconds(_STAGES),
         peak_memory_bytes=peak_memory_bytes(),
     )
-
-
-def _one_batch(network: Network, samples: Samples, split: Split) -> dict[str, Any]:
-    """The smallest batch the model takes."""
-    fixed = network.inputs[0].shape[0] if network.inputs[0].shape else None
-    return samples.read(split.calibration[: fixed or 1])

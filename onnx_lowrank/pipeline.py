@@ -201,7 +201,7 @@ def _verify(job: Job, plan: RankPlan, file: Path) -> Comparison:
     """
     network = job.network
     written = check_structure(network.model, file)
-    found = count_macs(written, job.one_batch(), network.provider)
+    found = count_macs(written, job.one_batch, network.provider)
     expected = sum(job.planned_macs(plan))
     if found != expected:
         raise VerificationError(f"written model: {found} multiply-adds, the plan makes {expected}: please report this")
