@@ -17,10 +17,10 @@ from threadpoolctl import threadpool_limits
 
 from onnx_lowrank import cost
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
-from onnx_lowrank.errors import BudgetError, VerificationError
+from onnx_lowrank.errors import BudgetError, RankError, VerificationError
 from onnx_lowrank.factors import SolveErrors
 from onnx_lowrank.job import Job, account, prepare_job
-from onnx_lowrank.plan import METHODS, LayerPlan, RankPlan
+from onnx_lowrank.plan import LayerPlan, RankPlan
 from onnx_lowrank.prepare import count_macs
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.ranks import energy_curve, layer_options, select
@@ -28,7 +28,7 @@ from onnx_lowrank.report import Report
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.rewrite import check_writable, replace_layer, set_metadata, staged
 from onnx_lowrank.runtime import Session, rank_block
-from onnx_lowrank.settings import Settings
+from onnx_lowrank.settings import METHODS, Settings
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.verify import Comparison, check_structure, compare_outputs
 from onnx_lowrank.version import __version__
@@ -131,6 +131,12 @@ def choose_ranks(job: Job, targets: Mapping[str, Targets]) -> RankPlan:
     energies = {layer.name: energy_curve(targets[layer.name].responses) for layer in job.layers}
     if settings.plan is not None:
         given = settings.plan.matched(job.layers)
+        unsolvable = next((entry for entry in given if entry.method not in ("kept", *METHODS)), None)
+        if unsolvable is not None:
+            raise RankError(
+                f"plan: layer '{unsolvable.name}': method '{unsolvable.method}' cannot be solved yet, "
+                f"wanted kept or {' or '.join(METHODS[1:])}: change it in the plan"
+            )
         return RankPlan(tuple(_with_energy(entry, energies[entry.name]) for entry in given))
     measure = cost.chain_macs if settings.cost == "macs" else cost.chain_parameters
     whole = [layer.macs if settings.cost == "macs" else layer.parameters for layer in job.every_layer]

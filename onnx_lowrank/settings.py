@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 from onnx_lowrank.errors import BudgetError
-from onnx_lowrank.plan import METHODS, RankPlan
+from onnx_lowrank.plan import RankPlan
 
 COSTS = ("macs", "params")
+METHODS = ("auto", "channel")
+SOLVERS = ("auto", "nonlinear", "linear", "weights")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,6 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, allowed in (("cost", COSTS), ("method", ("auto", *METHODS[1:]))):
+        for name, allowed in (("cost", COSTS), ("method", METHODS), ("solver", SOLVERS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -622,3 +622,20 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
     far["scores"] = OutputFidelity(7.0, 0.5, 0.1)
     with pytest.raises(VerificationError, match="output 'scores': relative error 7"):
         convert(model, small.images(), speedup=2)
+
+
+@pytest.mark.parametrize("method", ["spatial", "spatial-channel"])
+def test_methods_that_cannot_be_solved_yet_are_refused(method: str) -> None:
+    ranks = {"channel": 2} if method == "spatial-channel" else {}
+    plan = RankPlan((LayerPlan("c1", method, spatial=2, **ranks),))
+    with pytest.raises(
+        RankError, match=rf"plan: layer 'c1': method '{method}' cannot be solved yet, wanted kept or ch"
+    ):
+        convert(small.network(), small.images(), plan=plan)
+    with pytest.raises(ValueError, match=f"method must be one of auto, channel, got '{method}'"):
+        convert(small.network(), small.images(), method=method)
+
+
+def test_unknown_solver() -> None:
+    with pytest.raises(ValueError, match="solver must be one of auto, nonlinear, linear, weights, got 'magic'"):
+        convert(small.network(), small.images(), solver="magic")

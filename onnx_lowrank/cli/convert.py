@@ -15,7 +15,7 @@ from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.report import headline, layer_table
-from onnx_lowrank.settings import COSTS, Settings
+from onnx_lowrank.settings import COSTS, METHODS, Settings
 from onnx_lowrank.version import __version__
 
 
@@ -40,7 +40,7 @@ class RankMultiple(click.ParamType):
 @click.argument("output", type=FilePath(), metavar="OUT.onnx", required=False)
 @click.option("--speedup", default="4", metavar="X", help="original / converted cost, above 1  [4]")
 @click.option("--cost", type=click.Choice(COSTS), default="macs", metavar="|".join(COSTS), help="what --speedup counts")
-@click.option("--method", type=click.Choice(["auto", "channel"]), default="auto", metavar="auto|channel",
+@click.option("--method", type=click.Choice(METHODS), default="auto", metavar="|".join(METHODS),
               help="factorizations allowed")  # fmt: skip
 @data_options
 @click.option("--positions", type=click.IntRange(1), metavar="P", help="sampled per image and layer")

@@ -16,7 +16,6 @@ from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_
 log = logging.getLogger(__name__)
 
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-SOLVERS = ("auto", "nonlinear", "linear", "weights")
 _HELD_OUT = 5  # one row in this many is held out
 
 
