@@ -54,25 +54,59 @@ def test_nonlinear_beats_linear_after_the_activation(activation: Activation, res
     np.testing.assert_allclose(solution.error, plain, rtol=1e-4)
 
 
-def test_relu_solution_is_near_a_local_optimum_of_the_true_objective() -> None:
+def test_a_constant_residual_is_the_same_problem_as_responses_moved_by_it() -> None:
+    rows, _, _ = problem(relu(), 2000)
+    constant = np.full_like(rows.responses, -6)
+    errors = []
+    for targets in (Targets(rows.responses, constant), Targets(rows.responses + constant)):
+        moved = Rows.of(Responses(targets, rows.inputs), relu())
+        moments = Moments.of(moved.inputs, moved.responses)
+        solver = ReducedRankSolver(moments.gram, 0.001, np.eye(FILTERS))
+        linear = fit_with(solver, moments, 4)
+        solution = solve_nonlinear(moved, moments, linear, solver)
+        assert solution.error < 0.99 * activated_error(moved, linear)
+        errors.append(solution.error)
+    np.testing.assert_allclose(errors[0], errors[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_relu_solution_is_near_a_local_optimum_of_the_true_objective(residual: bool) -> None:
     """Gradient descent on the unrelaxed objective, an independent method, finds little left to gain."""
     rows, _, _ = problem(relu(), 3000)
+    if residual:  # as large as the responses, so that it decides which elements are active
+        branch = (8 * np.random.default_rng(5).normal(size=rows.inputs.shape)).astype(np.float32)
+        rows = Rows.of(Responses(Targets(rows.responses, branch), rows.inputs), relu())
     moments = Moments.of(rows.inputs, rows.responses)
     solver = ReducedRankSolver(moments.gram, 0.0, np.eye(FILTERS))
     linear = fit_with(solver, moments, 4)
     found = solve_nonlinear(rows, moments, linear, solver).factors
     x, target = rows.inputs.astype(np.float64), rows.targets.astype(np.float64)
+    shift = 0 if rows.offset is None else rows.offset.astype(np.float64)
     p, q, offset = found.P.copy(), found.Q.copy(), found.offset.copy()
-    start = np.square(np.maximum(x @ (p @ q).T + offset, 0) - target).sum()
+    start = np.square(np.maximum(x @ (p @ q).T + offset + shift, 0) - target).sum()
     step = 0.1 / np.linalg.eigvalsh(x.T @ x)[-1]
     for _ in range(300):
         hidden = x @ q.T
-        response = hidden @ p.T + offset
-        error = np.where(response > 0, np.maximum(response, 0) - target, 0)
+        response = hidden @ p.T + offset + shift
+        error = np.where(response > 0, response - target, 0)
         gradient_p, gradient_q = error.T @ hidden, (error @ p).T @ x
         p, q, offset = p - step * gradient_p, q - step * gradient_q, offset - step * error.sum(0)
-    end = np.square(np.maximum(x @ (p @ q).T + offset, 0) - target).sum()
+    end = np.square(np.maximum(x @ (p @ q).T + offset + shift, 0) - target).sum()
     assert end > 0.97 * start
+
+
+def test_data_free_factors_are_taken_where_the_rows_are_too_few(caplog: pytest.LogCaptureFixture) -> None:
+    # Filters of rank 4 lose nothing without data; twelve noisy rows can only mislead.
+    generator = np.random.default_rng(0)
+    weight, bias = generator.normal(size=(FILTERS, 4)) @ generator.normal(size=(4, PATCH)), np.zeros(FILTERS)
+    original = generator.normal(size=(12, PATCH)) @ weight.T
+    inputs = original + 4 * generator.normal(size=original.shape)
+    responses = Responses(Targets(original.astype(np.float32)), inputs.astype(np.float32))
+    data_free = truncated_svd(weight, bias, 4)
+    factors, errors = reconstruct(Rows.of(responses, relu()), np.eye(FILTERS), data_free)
+    assert factors is data_free
+    assert errors.linear == errors.solved
+    assert "too few samples" in caplog.text
 
 
 def test_never_worse_than_linear_on_the_calibration_rows() -> None:
