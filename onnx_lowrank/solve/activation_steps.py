@@ -22,8 +22,8 @@ minimiser. Where the cost is safely convex in the bracket, Newton's method finis
     half slope  g = lambda (u - v) - (t - r) r';   half curvature  q = lambda + r'^2 - (t - r) r''
     u <- u - g / q   saves about  g^2 / q
 
-Elsewhere (two basins in one cell, flat spots, kinks) a guarded descent starts at both ends and at v, and the
-cheapest end wins.
+Elsewhere (two basins in one cell, flat spots, kinks) a guarded descent starts at both ends, at v and on
+either side of every kink, and the cheapest end wins.
 
 ==============  ======================  ========================================  =======
 code            paper                   meaning                                   shape
@@ -134,11 +134,14 @@ def _nearest_on_curve(activation: Smooth, targets: Array, v: Array, penalty: flo
         u[block], arrived = _newton(activation, targets[block], v[block], penalty, grid)
         left_over.append(np.flatnonzero(~arrived) + block.start)
     hard = np.concatenate(left_over)
+    # A descent stays within its smooth piece, and the minimiser may lie just across a kink.
+    kinks = np.array(activation.kinks, v.dtype)
+    beside_kinks = [*kinks, *np.nextafter(kinks, v.dtype.type(inf))]
     for block in _blocks(hard.size, BLOCK):
         some = hard[block]
         t, w = targets[some], v[some]
         cells = grid.cells(t, w)
-        starts = (grid.low[cells], grid.high[cells], w)
+        starts = (grid.low[cells], grid.high[cells], w, *(np.full_like(w, side) for side in beside_kinks))
         ends = [_descend(activation, t, w, penalty, start) for start in starts]
         u[some] = np.choose(np.argmin([cost for _, cost in ends], axis=0), [end for end, _ in ends])
     return u

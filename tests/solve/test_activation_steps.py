@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -69,6 +69,7 @@ def cheapest_on_a_grid(
 @pytest.mark.parametrize("case", ALL)
 @pytest.mark.parametrize("penalty", [0.01, 1.0, 100.0])
 @given(responses=matrices, predictions=matrices, offset=matrices)
+@example(responses=np.full(SHAPE, 0.125), predictions=np.full(SHAPE, -29.0), offset=np.full(SHAPE, 3.0))
 @settings(max_examples=25, deadline=None)
 def test_nothing_on_a_dense_grid_is_cheaper(
     case: str, penalty: float, responses: Matrix, predictions: Matrix, offset: Matrix
