@@ -56,6 +56,13 @@ class PiecewiseLinear:
             value = np.where(x > knot, self._piece(index, x), value)
         return value
 
+    def with_slope(self, x: Array) -> tuple[Array, Array]:
+        """Value and derivative at ``x``, shape (n, d); at a knot the derivative is that of the piece before it."""
+        slope = np.broadcast_to(np.asarray(self.slopes[0], x.dtype), x.shape)
+        for index, knot in enumerate(self.knots, start=1):
+            slope = np.where(x > knot, np.asarray(self.slopes[index], x.dtype), slope)
+        return self(x), slope
+
     def _piece(self, index: int, x: Array) -> Array:
         slope, intercept = self.slopes[index], self.intercepts[index]
         return np.asarray(np.asarray(slope, x.dtype) * x + np.asarray(intercept, x.dtype))
@@ -83,6 +90,11 @@ class Smooth:
     def __call__(self, x: Array) -> Array:
         """Value at ``x``, any shape, in the dtype of ``x``."""
         return self.value(x).astype(x.dtype, copy=False)
+
+    def with_slope(self, x: Array) -> tuple[Array, Array]:
+        """Value and derivative at ``x``, any shape."""
+        value, slope, _ = self.expansion(x)
+        return value, slope
 
 
 Activation: TypeAlias = PiecewiseLinear | Smooth

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 
@@ -15,10 +16,25 @@ class Targets:
     Attributes:
         responses: before the activation, shape (n, d), float32; row = image-major sample.
         residual: what is added before the activation, shape (n, d); None where nothing is.
+        probe: input patches of a few of the rows; None where nobody looks at them.
     """
 
     responses: NDArray[Any]
     residual: NDArray[Any] | None = None
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """What the original network feeds a layer at some of its sampled positions.
+
+    Attributes:
+        patches: shape (m, c, kh, kw), float32.
+        rows: which rows of the targets they belong to, shape (m,).
+    """
+
+    patches: NDArray[Any]
+    rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +43,8 @@ class Responses:
 
     Attributes:
         targets: what the original network delivers.
-        inputs: the original layer applied to what the converted prefix really delivers, shape (n, d), float32.
+        patches: of the layer's input, as the converted prefix really delivers it, shape (n, c, kh, kw), float32.
     """
 
     targets: Targets
-    inputs: NDArray[Any]
+    patches: NDArray[Any]

@@ -80,3 +80,9 @@ def sampled(tensor: Array, positions: Array) -> Array:
     flat = tensor.reshape(*tensor.shape[:2], -1)
     rows = [flat[image][:, place].T for image, place in enumerate(positions)]
     return np.concatenate(rows)
+
+
+def applied(layer: Layer, patches: Array) -> Array:
+    """The layer's filters and bias on patches, in the model's own type."""
+    wide = patches.astype(np.float64) @ layer.weight.reshape(layer.filters, -1).T.astype(np.float64) + layer.bias
+    return wide.astype(patches.dtype)

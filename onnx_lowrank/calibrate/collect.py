@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate.sampling import Ints, Tap, response_indices, response_tap
+from onnx_lowrank.calibrate.sampling import Ints, Tap, patch_indices, patch_tap, response_indices, response_tap
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import extract
 from onnx_lowrank.layer import Layer
-from onnx_lowrank.responses import Targets
+from onnx_lowrank.responses import Probe, Targets
 from onnx_lowrank.runtime import Provider, Session
 
 Batch = Mapping[str, NDArray[Any]]
@@ -25,6 +25,7 @@ def collect_targets(
     positions: Mapping[str, Ints],
     batches: Iterable[Batch],
     provider: Provider,
+    probes: Mapping[str, Ints] | None = None,
 ) -> dict[str, Targets]:
     """Run the original network once over the calibration samples and keep the sampled rows.
 
@@ -34,6 +35,7 @@ def collect_targets(
         positions: per layer name, sampled positions of every image, shape (images, P).
         batches: inputs by name, in the order of the images.
         provider: where to run.
+        probes: per layer name, which of an image's sampled positions also have their input patch kept, shape (p,).
 
     Returns:
         Targets by layer name, rows image by image.
@@ -41,7 +43,8 @@ def collect_targets(
     Raises:
         CalibrationError: a response is NaN or infinite.
     """
-    taps = {layer.name: _taps(layer) for layer in layers}
+    probes = probes or {}
+    taps = {layer.name: _taps(layer, probed=layer.name in probes) for layer in layers}
     every = [tap for pair in taps.values() for tap in pair.values()]
     session: Session | None = None
     rows: dict[str, list[NDArray[Any]]] = {tap.output.name: [] for tap in every}
@@ -51,17 +54,21 @@ def collect_targets(
         count = len(next(iter(batch.values())))
         feeds = dict(batch)
         for layer in layers:
-            feeds |= response_indices(layer, positions[layer.name][done : done + count])
+            sampled = positions[layer.name][done : done + count]
+            feeds |= response_indices(layer, sampled)
+            if layer.name in probes:
+                feeds |= patch_indices(layer, sampled[:, probes[layer.name]])
         for name, values in session.run(feeds).items():
             rows[name].append(values.reshape(-1, values.shape[-1]))
         done += count
-    return {layer.name: _targets(layer, taps[layer.name], rows) for layer in layers}
+    return {layer.name: _targets(layer, taps[layer.name], rows, done, probes.get(layer.name)) for layer in layers}
 
 
-def _taps(layer: Layer) -> dict[str, Tap]:
+def _taps(layer: Layer, *, probed: bool) -> dict[str, Tap]:
     element_type = onnx.helper.np_dtype_to_tensor_dtype(layer.weight.dtype)
     tensors = {"response": layer.response} | ({"residual": layer.residual} if layer.residual else {})
-    return {role: response_tap(layer, tensor, element_type) for role, tensor in tensors.items()}
+    taps = {role: response_tap(layer, tensor, element_type) for role, tensor in tensors.items()}
+    return taps | ({"input": patch_tap(layer, element_type)} if probed else {})
 
 
 def _open(model: onnx.ModelProto, batch: Batch, taps: Sequence[Tap], provider: Provider) -> Session:
@@ -74,7 +81,9 @@ def _open(model: onnx.ModelProto, batch: Batch, taps: Sequence[Tap], provider: P
     return Session(tapped, provider, name="original network")
 
 
-def _targets(layer: Layer, taps: Mapping[str, Tap], rows: dict[str, list[NDArray[Any]]]) -> Targets:
+def _targets(
+    layer: Layer, taps: Mapping[str, Tap], rows: dict[str, list[NDArray[Any]]], images: int, probe: Ints | None
+) -> Targets:
     found = {role: np.concatenate(rows.pop(tap.output.name)).astype(np.float32) for role, tap in taps.items()}
     for role, values in found.items():
         if not np.isfinite(values).all():
@@ -82,4 +91,9 @@ def _targets(layer: Layer, taps: Mapping[str, Tap], rows: dict[str, list[NDArray
                 f"Conv '{layer.name}': its {role} is NaN or infinite in the original network: "
                 "check the model's weights and the preprocessing of the data"
             )
-    return Targets(found["response"], found.get("residual"))
+    if probe is None:
+        return Targets(found["response"], found.get("residual"))
+    per_image = len(found["response"]) // images
+    probed = (np.arange(images)[:, None] * per_image + probe).ravel()
+    patches = found["input"].reshape(-1, *layer.weight.shape[1:])
+    return Targets(found["response"], found.get("residual"), Probe(patches, probed))

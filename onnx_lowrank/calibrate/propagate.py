@@ -45,7 +45,7 @@ class Propagation:
         self.node_runs = 0
 
     def advance(self, model: onnx.ModelProto, layer: Layer, later: Sequence[Layer]) -> NDArray[Any]:
-        """Run up to a layer's input and apply the original layer to what arrives there.
+        """Run up to a layer's input and sample what arrives there.
 
         Args:
             model: the network as converted so far: every layer before ``layer`` replaced, ``layer`` not yet.
@@ -53,10 +53,10 @@ class Propagation:
             later: the layers to be solved after it; what they need stays in the cut.
 
         Returns:
-            Input responses at the sampled positions, shape (n, d), float32.
+            Input patches at the sampled positions, shape (n, c, kh, kw), float32.
 
         Raises:
-            CalibrationError: a response is NaN or infinite.
+            CalibrationError: an input is NaN or infinite.
         """
         cut = self._cuts[0].keys()
         segment = ancestors(model, [layer.input], cut)
@@ -67,13 +67,14 @@ class Propagation:
             positions = self._positions[layer.name][first : first + count]
             feeds = {name: batch[name] for name in inputs} | patch_indices(layer, positions)
             found = session.run(feeds)
-            rows.append(found.pop(f"{layer.name}/inputs/rows").reshape(-1, layer.filters))
+            patches = found.pop(f"{layer.name}/inputs/rows").reshape(-1, *layer.weight.shape[1:])
+            rows.append(patches.astype(np.float32, copy=False))
             for name in [name for name in batch if name not in keep]:
                 del batch[name]
             batch.update(found)
             first += count
         self.node_runs += len(segment) * first
-        return _finite(np.concatenate(rows).astype(np.float32), layer)
+        return _finite(np.concatenate(rows), layer)
 
     def _still_needed(
         self, model: onnx.ModelProto, segment: Sequence[onnx.NodeProto], layers: Sequence[Layer]
@@ -104,7 +105,7 @@ class Propagation:
 def _finite(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
     if not np.isfinite(rows).all():
         raise CalibrationError(
-            f"Conv '{layer.name}': its responses are NaN or infinite in the converted network: "
+            f"Conv '{layer.name}': its input is NaN or infinite in the converted network: "
             "convert at a lower speedup, or leave the layers before it out with --exclude"
         )
     return rows

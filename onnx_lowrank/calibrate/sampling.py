@@ -36,7 +36,7 @@ class Tap:
         nodes: to run behind the graph's own.
         constants: initializers they read.
         inputs: further graph inputs they read: indices, fed per batch.
-        output: the graph output with the rows, shape (N, P, d).
+        output: the graph output with the rows, shape (N, P, d) of responses, (N, P, c * kh * kw) of patches.
     """
 
     nodes: list[onnx.NodeProto]
@@ -117,28 +117,16 @@ def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
 
 
 def patch_tap(layer: Layer, element_type: int) -> Tap:
-    """Gather the layer's input patches and apply the original layer to them: rows of shape (N, P, d).
+    """Gather the layer's input patches: rows of shape (N, P, c * kh * kw), zeros where a patch hangs over the edge.
 
     Args:
         layer: the layer; its ``input`` tensor is read.
         element_type: ONNX element type of that tensor.
     """
-    parts = (
-        "flat_shape",
-        "offsets",
-        "row_shape",
-        "weight",
-        "bias",
-        "flat",
-        "index",
-        "gathered",
-        "masked",
-        "patches",
-    )
-    flat_shape, offsets, row_shape, weight, bias, flat, index, gathered, masked, patches = (
+    parts = ("flat_shape", "offsets", "row_shape", "flat", "index", "gathered", "masked", "rows")
+    flat_shape, offsets, row_shape, flat, index, gathered, masked, rows = (
         f"{layer.name}/inputs/{part}" for part in parts
     )
-    product, rows = f"{layer.name}/inputs/product", f"{layer.name}/inputs/rows"
     size = layer.channels * prod(layer.kernel)
     channel_offsets = np.arange(layer.channels).reshape(1, 1, -1, 1) * prod(layer.input_size)
     return Tap(
@@ -147,16 +135,12 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
             helper.make_node("Add", [f"{layer.name}/patches", offsets], [index]),
             helper.make_node("Gather", [flat, index], [gathered]),
             helper.make_node("Mul", [gathered, f"{layer.name}/inside"], [masked]),
-            helper.make_node("Reshape", [masked, row_shape], [patches]),
-            helper.make_node("MatMul", [patches, weight], [product]),
-            helper.make_node("Add", [product, bias], [rows]),
+            helper.make_node("Reshape", [masked, row_shape], [rows]),
         ],
         constants=[
             numpy_helper.from_array(np.array([-1]), flat_shape),
             numpy_helper.from_array(channel_offsets, offsets),
             numpy_helper.from_array(np.array([0, 0, size]), row_shape),
-            numpy_helper.from_array(np.ascontiguousarray(layer.weight.reshape(layer.filters, size).T), weight),
-            numpy_helper.from_array(layer.bias, bias),
         ],
         inputs=[
             helper.make_tensor_value_info(f"{layer.name}/patches", TensorProto.INT64, None),

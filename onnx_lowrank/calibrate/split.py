@@ -22,6 +22,7 @@ MOST_CALIBRATION = 256
 MOST_HELD_OUT = 100
 ROWS_PER_FILTER = 60  # with fewer than about 10 the solver fits noise; beyond 60 little is gained
 LEAST_ROWS = 20_000
+MOST_PATCH_BYTES = 2**30  # of a layer's sampled input patches, which are all in memory while it is solved
 _BATCH_ELEMENTS = 1_500_000  # input numbers in a forward batch
 _MOST_BATCH = 64
 
@@ -130,7 +131,8 @@ def layer_positions(layers: Iterable[Layer], images: int, wanted: int | None, se
     Args:
         layers: the layers.
         images: number of calibration images.
-        wanted: positions per image; None for as many as give `ROWS_PER_FILTER` rows per filter.
+        wanted: positions per image; None for as many as give `ROWS_PER_FILTER` rows per filter and leave their
+            patches within `MOST_PATCH_BYTES`.
         seed: of the drawing; each layer has its own stream.
 
     Returns:
@@ -138,7 +140,8 @@ def layer_positions(layers: Iterable[Layer], images: int, wanted: int | None, se
     """
     drawn = {}
     for number, layer in enumerate(layers):
-        rows = max(LEAST_ROWS, ROWS_PER_FILTER * layer.filters)
+        affordable = MOST_PATCH_BYTES // (4 * layer.weight[0].size)
+        rows = min(max(LEAST_ROWS, ROWS_PER_FILTER * layer.filters), affordable)
         generator = np.random.default_rng([seed, number])
         drawn[layer.name] = draw_positions(generator, images, prod(layer.positions), wanted or ceil(rows / images))
     return drawn

@@ -5,7 +5,10 @@ y = W x + b0,   y' = P Q y + offset   ->   first: Q W (no bias),   second: P, bi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_lowrank.factors import Convolution, Factors
 from onnx_lowrank.layer import Geometry, Layer
@@ -30,10 +33,18 @@ def solve_channel(layer: Layer, responses: Responses, rank: int, *, solver: str 
     References:
         Zhang et al. 2015, arXiv:1505.06798.
     """
-    rows = Rows.of(responses, layer.activation)
+    rows = Rows.of(responses.targets, input_responses(layer, responses.patches), layer.activation)
     data_free = truncated_svd(layer.weight, layer.bias, rank)
     factors, errors = reconstruct(rows, np.eye(layer.filters), data_free, solver=solver)
     return Factors(channel_chain(layer, factors), errors)
+
+
+def input_responses(layer: Layer, patches: NDArray[Any]) -> NDArray[np.float32]:
+    """The original layer applied to patches (n, c, kh, kw): shape (n, d), float32."""
+    weight = np.asarray(layer.weight, np.float32).reshape(layer.filters, -1)
+    response: NDArray[np.float32] = patches.reshape(len(patches), weight.shape[1]) @ weight.T
+    response += layer.bias
+    return response
 
 
 def channel_chain(layer: Layer, factors: RankFactors) -> tuple[Convolution, ...]:

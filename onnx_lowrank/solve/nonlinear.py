@@ -8,7 +8,8 @@ costs one pass over the rows. The best iterate by the true objective is kept; th
 
 | code      | paper   | meaning                                            | shape  |
 |-----------|---------|----------------------------------------------------|--------|
-| inputs    | yhat_i  | responses as the converted prefix delivers them    | (n, d) |
+| inputs    | yhat_i  | what there is to make the response from: yhat_i,   | (n, p) |
+|           |         | or features of the patch                           |        |
 | responses | y_i     | responses of the original network                  | (n, d) |
 | targets   | r(y_i)  | the same after the activation, residual added      | (n, d) |
 | offset    |         | residual added before the activation, s_i          | (n, d) |
@@ -18,14 +19,14 @@ costs one pass over the rows. The best iterate by the true objective is kept; th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.activation import Activation
-from onnx_lowrank.responses import Responses
+from onnx_lowrank.responses import Targets
 from onnx_lowrank.solve.activation_steps import activation_step
 from onnx_lowrank.solve.moments import Moments, blocks
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver
@@ -41,7 +42,7 @@ class Rows:
     """The rows a layer is solved on.
 
     Attributes:
-        inputs: what the converted prefix delivers, shape (n, d), float32.
+        inputs: what there is to make the response from, shape (n, p), float32.
         responses: what the original network delivers before the activation, shape (n, d), float32.
         targets: the same after the activation, shape (n, d).
         offset: residual added before the activation, shape (n, d); None where nothing is.
@@ -55,11 +56,15 @@ class Rows:
     activation: Activation
 
     @staticmethod
-    def of(responses: Responses, activation: Activation) -> Rows:
-        """The rows of a layer, targets worked out once."""
-        original, offset = responses.targets.responses, responses.targets.residual
-        targets = activation(original if offset is None else original + offset)
-        return Rows(responses.inputs, original, targets, offset, activation)
+    def of(targets: Targets, inputs: NDArray[Any], activation: Activation) -> Rows:
+        """The rows of a layer; what comes after the activation is worked out once."""
+        original, offset = targets.responses, targets.residual
+        activated = activation(original if offset is None else original + offset)
+        return Rows(inputs, original, activated, offset, activation)
+
+    def of_inputs(self, inputs: NDArray[Any]) -> Rows:
+        """The same targets, to be made from something else, shape (n, any)."""
+        return replace(self, inputs=inputs)
 
     def __len__(self) -> int:
         """Number of rows n."""
@@ -90,7 +95,10 @@ def activated_error(rows: Rows, factors: RankFactors) -> float:
 def predict(inputs: NDArray[Any], factors: RankFactors) -> NDArray[Any]:
     """``M x + b`` row by row, in the inputs' float type."""
     P, Q, offset = (part.astype(inputs.dtype) for part in (factors.P, factors.Q, factors.offset))
-    return inputs @ Q.T @ P.T + offset  # type: ignore[no-any-return]
+    merged = P.size + Q.size >= len(P) * Q.shape[1]
+    response: NDArray[Any] = inputs @ (P @ Q).T if merged else inputs @ Q.T @ P.T
+    response += offset
+    return response
 
 
 @dataclass(frozen=True, eq=False)

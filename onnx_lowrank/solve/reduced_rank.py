@@ -71,6 +71,8 @@ class ReducedRankSolver:
         cross = cross + self._pull
         with one_thread():
             unrestricted = cho_solve(self._factor, cross.T).T
+            if rank == targets:
+                return np.eye(targets), unrestricted
             explained = unrestricted @ cross.T
             _, directions = eigh((explained + explained.T) / 2, subset_by_index=[targets - rank, targets - 1])
         P = np.ascontiguousarray(directions[:, ::-1])

@@ -23,7 +23,7 @@ from onnx_lowrank.calibrate.sampling import (
     response_tap,
 )
 from onnx_lowrank.layer import Layer
-from tests.helpers import Array, Feeds, build, filters, find, normal, relative, run, sampled
+from tests.helpers import Array, Feeds, applied, build, filters, find, normal, relative, run, sampled
 
 IMAGES = 3
 OPSETS = [7, 9, 11, 13, 17, 21, 23]
@@ -65,8 +65,10 @@ def patch_rows(model: onnx.ModelProto, x: Array, count: int) -> tuple[Array, Arr
     size = int(np.prod(layer.positions))
     positions = draw_positions(np.random.default_rng(5), len(x), size, count)
     element_type = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
-    rows = run_tap(model, patch_tap(layer, element_type), {"x": x, **patch_indices(layer, positions)})
-    assert rows.shape == (len(x), min(count, size), layer.filters)
+    patches = run_tap(model, patch_tap(layer, element_type), {"x": x, **patch_indices(layer, positions)})
+    assert patches.shape == (len(x), min(count, size), layer.weight[0].size)
+    assert patches.dtype == x.dtype
+    rows = applied(layer, patches)
     whole = run(model, {"x": x}, ["c"])["c"]
     return rows.reshape(-1, layer.filters), sampled(whole, positions)
 
@@ -182,7 +184,7 @@ def test_patch_tap_in_float64() -> None:
     positions = draw_positions(np.random.default_rng(2), IMAGES, int(np.prod(layer.positions)), 8)
     bare = build("g (double[N,3,6,5] x) => (double[N,3,6,5] y) { y = Identity(x) }")
     feeds = {"x": x.astype(np.float64), **patch_indices(layer, positions)}
-    rows = run_tap(bare, patch_tap(layer, TensorProto.DOUBLE), feeds)
+    rows = applied(layer, run_tap(bare, patch_tap(layer, TensorProto.DOUBLE), feeds))
     assert rows.dtype == np.float64
     assert relative(sampled(whole, positions), rows.reshape(-1, 4)) < 1e-14
 

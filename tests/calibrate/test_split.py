@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnx_lowrank.calibrate import Samples, Split, layer_positions, open_samples, preset, split_samples
-from onnx_lowrank.calibrate.split import LEAST_ROWS, MOST_CALIBRATION, MOST_HELD_OUT, ROWS_PER_FILTER
+from onnx_lowrank.calibrate.split import LEAST_ROWS, MOST_CALIBRATION, MOST_HELD_OUT, MOST_PATCH_BYTES, ROWS_PER_FILTER
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.tensor_spec import TensorSpec
 from tests.layers import conv_layer
@@ -147,6 +147,13 @@ def test_positions_are_enough_for_the_filters() -> None:
     drawn = layer_positions([small, wide], 10, None, seed=0)
     assert drawn["a"].shape == (10, LEAST_ROWS // 10)
     assert drawn["b"].shape == (10, 512 * ROWS_PER_FILTER // 10)
+
+
+def test_patches_of_wide_layers_stay_within_memory() -> None:
+    huge = conv_layer(512, 1024, (5, 5), (100, 100))  # 100 kB a patch
+    drawn = layer_positions([huge], 10, None, seed=0)["conv"]
+    size = 4 * 1024 * 25
+    assert MOST_PATCH_BYTES - 10 * size <= drawn.size * size <= MOST_PATCH_BYTES + 10 * size
 
 
 def test_no_more_positions_than_a_map_has() -> None:

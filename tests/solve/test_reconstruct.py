@@ -30,8 +30,8 @@ def problem(
     arrived = patches + 0.1 * generator.normal(size=patches.shape)
     original, inputs = patches @ weight.T + bias, arrived @ weight.T + bias
     branch = generator.normal(size=original.shape).astype(np.float32) if residual else None
-    responses = Responses(Targets(original.astype(np.float32), branch), inputs.astype(np.float32))
-    return Rows.of(responses, activation), weight, bias
+    targets = Targets(original.astype(np.float32), branch)
+    return Rows.of(targets, inputs.astype(np.float32), activation), weight, bias
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_constant_residual_is_the_same_problem_as_responses_moved_by_it() -> N
     constant = np.full_like(rows.responses, -6)
     errors = []
     for targets in (Targets(rows.responses, constant), Targets(rows.responses + constant)):
-        moved = Rows.of(Responses(targets, rows.inputs), relu())
+        moved = Rows.of(targets, rows.inputs, relu())
         moments = Moments.of(moved.inputs, moved.responses)
         solver = ReducedRankSolver(moments.gram, 0.001, np.eye(FILTERS))
         linear = fit_with(solver, moments, 4)
@@ -75,7 +75,7 @@ def test_relu_solution_is_near_a_local_optimum_of_the_true_objective(residual: b
     rows, _, _ = problem(relu(), 3000)
     if residual:  # as large as the responses, so that it decides which elements are active
         branch = (8 * np.random.default_rng(5).normal(size=rows.inputs.shape)).astype(np.float32)
-        rows = Rows.of(Responses(Targets(rows.responses, branch), rows.inputs), relu())
+        rows = Rows.of(Targets(rows.responses, branch), rows.inputs, relu())
     moments = Moments.of(rows.inputs, rows.responses)
     solver = ReducedRankSolver(moments.gram, 0.0, np.eye(FILTERS))
     linear = fit_with(solver, moments, 4)
@@ -101,9 +101,9 @@ def test_data_free_factors_are_taken_where_the_rows_are_too_few(caplog: pytest.L
     weight, bias = generator.normal(size=(FILTERS, 4)) @ generator.normal(size=(4, PATCH)), np.zeros(FILTERS)
     original = generator.normal(size=(12, PATCH)) @ weight.T
     inputs = original + 4 * generator.normal(size=original.shape)
-    responses = Responses(Targets(original.astype(np.float32)), inputs.astype(np.float32))
+    rows = Rows.of(Targets(original.astype(np.float32)), inputs.astype(np.float32), relu())
     data_free = truncated_svd(weight, bias, 4)
-    factors, errors = reconstruct(Rows.of(responses, relu()), np.eye(FILTERS), data_free)
+    factors, errors = reconstruct(rows, np.eye(FILTERS), data_free)
     assert factors is data_free
     assert errors.linear == errors.solved
     assert "too few samples" in caplog.text
@@ -163,7 +163,8 @@ def test_full_rank_chain_is_the_layer() -> None:
     )
     patches = generator.normal(size=(500, 27))
     rows = (patches @ weight.reshape(8, 27).T + bias).astype(np.float32)
-    factors = solve_layer(layer, Responses(Targets(rows), rows), LayerPlan("conv", "channel", 8))
+    responses = Responses(Targets(rows), patches.reshape(-1, 3, 3, 3).astype(np.float32))
+    factors = solve_layer(layer, responses, LayerPlan("conv", "channel", 8))
     first, second = factors.convolutions
     product = second.weight[:, :, 0, 0] @ first.weight.reshape(8, 27)
     np.testing.assert_allclose(product, layer.weight.reshape(8, 27), atol=1e-5)

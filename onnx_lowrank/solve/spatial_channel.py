@@ -1,0 +1,164 @@
+"""Spatial and spatial-channel decomposition: kh x 1, then 1 x kw, then (spatial-channel) 1 x 1.
+
+The vertical filters V are those that go best with the layer's filters on the columns that really arrive
+(`vertical_basis`). Everything behind them is one map from their features to the responses, solved as the channel
+decomposition solves its map between responses: the left factor is the 1 x 1, the right one the 1 x kw. Its prior is
+the map that the weights say. At last all factors are refined together.
+
+| code     | meaning                                     | shape            |
+|----------|---------------------------------------------|------------------|
+| basis    | V and as many more to mix from              | (k, c kh)        |
+| features | what the basis makes of every kernel column | (n, kw, k)       |
+| prior    | W in terms of the first d'' features        | (d, kw d'')      |
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+
+from onnx_lowrank.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layer import Geometry, Layer
+from onnx_lowrank.responses import Responses
+from onnx_lowrank.solve.channel import POINTWISE, input_responses
+from onnx_lowrank.solve.moments import Float64, Moments
+from onnx_lowrank.solve.nonlinear import Rows, activated_error
+from onnx_lowrank.solve.reconstruct import FEWEST_ROWS, Reconstruction, loses, reconstruct
+from onnx_lowrank.solve.reduced_rank import RankFactors
+from onnx_lowrank.solve.refine import Chain, chain_error, refine
+from onnx_lowrank.solve.truncated_svd import truncated_svd
+from onnx_lowrank.threads import one_thread
+from onnx_lowrank.vertical_basis import column_features, horizontal_map, vertical_basis, vertical_moments
+
+ITERATIONS = {"none": 0, "fast": 10, "full": 60}
+_WIDER = 1.5  # the basis that refinement mixes from, relative to the filters it takes
+
+
+def solve_spatial(
+    layer: Layer,
+    responses: Responses,
+    spatial: int,
+    channel: int | None,
+    *,
+    solver: str = "auto",
+    refinement: str = "fast",
+) -> Factors:
+    """Solve a layer as kh x 1 with ``spatial`` filters, 1 x kw, and 1 x 1 where there is a channel rank.
+
+    Args:
+        layer: the original layer.
+        responses: its sampled rows.
+        spatial: spatial rank d''.
+        channel: channel rank d'; None for the spatial decomposition, without a 1 x 1.
+        solver: see `reconstruct`; also ``paper``: spatial pair from the weights, only the last 1 x 1 from data.
+        refinement: ``none``, ``fast`` or ``full``.
+
+    References:
+        Zhang et al. 2015, arXiv:1505.06798, asymmetric (3d); weighing, joint map and refinement are ours.
+    """
+    rows = Rows.of(responses.targets, input_responses(layer, responses.patches), layer.activation)
+    from_weights = _from_weights(layer, spatial, channel)
+    if solver == "weights" or (solver == "paper" and channel is None) or len(rows) < FEWEST_ROWS:
+        return _unsolved(layer, from_weights, responses, rows)
+    if solver == "paper":
+        return _as_in_the_paper(layer, responses, rows, spatial, channel or layer.filters)
+
+    moments = vertical_moments(responses.patches)
+    width = spatial if refinement == "none" else min(len(moments), int(_WIDER * spatial))
+    basis = vertical_basis(_leading_filters(layer, rows, channel), width, moments)
+    features = column_features(responses.patches, basis)
+    regressed = rows.of_inputs(features[:, :, :spatial].reshape(len(rows), -1))
+    prior = horizontal_map(layer.weight, basis[:spatial], moments).reshape(layer.filters, -1)
+    task = Reconstruction(regressed, prior, channel or layer.filters)
+    trial, cut = task.settle(solver), len(task.train)
+    mixture = np.eye(spatial, width)
+    judge = (features[cut:], task.held_out)
+    most = ITERATIONS[refinement] if solver == "auto" else 0
+    tried, iterations = refine(_chain(mixture, trial.factors, channel), features[:cut], task.train, most, judge)
+    if solver == "auto" and loses(chain_error(tried, *judge), _error(from_weights, responses, rows, cut)):
+        return _unsolved(layer, from_weights, responses, rows)
+    chain, linear = tried, activated_error(regressed, trial.linear)
+    if iterations < most or most == 0:  # the held-out rows called a halt: then they are worth having to solve on
+        factors, errors = task.solve(trial)
+        chain, _ = refine(_chain(mixture, factors, channel), features, regressed, iterations)
+        linear = errors.linear
+    errors = SolveErrors(linear, chain_error(chain, features, regressed))
+    return Factors(_convolutions(layer, replace(chain, T=chain.T @ basis)), errors)
+
+
+def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> NDArray[np.float64]:
+    """The filters in the leading directions of the responses: those the vertical filters have to serve."""
+    weight = np.asarray(layer.weight, np.float64)
+    if channel is None:
+        return weight
+    covariance = Moments.of(rows.responses, rows.responses[:, :1]).gram
+    with one_thread():
+        _, directions = eigh(covariance, subset_by_index=[layer.filters - channel, layer.filters - 1])
+    return np.asarray(np.einsum("dr,dchw->rchw", directions, weight, optimize=True))
+
+
+def _chain(mixture: Float64, factors: RankFactors, channel: int | None) -> Chain:
+    if channel is None:
+        return Chain(mixture, factors.P @ factors.Q, None, factors.offset)
+    return Chain(mixture, factors.Q, factors.P, factors.offset)
+
+
+def _from_weights(layer: Layer, spatial: int, channel: int | None) -> Chain:
+    """The chain that knows no data, on whole columns."""
+    weight, bias = np.asarray(layer.weight, np.float64), np.asarray(layer.bias, np.float64)
+    P = None
+    if channel is not None:
+        P = truncated_svd(weight, bias, channel).P
+        weight = np.einsum("dr,dchw->rchw", P, weight, optimize=True)
+    basis = vertical_basis(weight, spatial)
+    return Chain(basis, horizontal_map(weight, basis).reshape(len(weight), -1), P, bias)
+
+
+def _unsolved(layer: Layer, chain: Chain, responses: Responses, rows: Rows) -> Factors:
+    error = _error(chain, responses, rows)
+    return Factors(_convolutions(layer, chain), SolveErrors(error, error))
+
+
+def _error(chain: Chain, responses: Responses, rows: Rows, first: int = 0) -> float:
+    """Relative error after the activation of a chain on whole columns, from row ``first`` on."""
+    features = column_features(responses.patches[first:], chain.T)
+    return chain_error(replace(chain, T=np.eye(len(chain.T))), features, rows.part(slice(first, None)))
+
+
+def _as_in_the_paper(layer: Layer, responses: Responses, rows: Rows, spatial: int, channel: int) -> Factors:
+    """Channel decomposition, its filters split by their weights alone, then the last 1 x 1 solved again."""
+    first, _ = reconstruct(rows, np.eye(layer.filters), truncated_svd(layer.weight, layer.bias, channel))
+    filters = np.einsum("rd,dchw->rchw", first.Q, np.asarray(layer.weight, np.float64), optimize=True)
+    basis = vertical_basis(filters, spatial)
+    Q = horizontal_map(filters, basis).reshape(channel, -1)
+    inner = column_features(responses.patches, basis).reshape(len(rows), -1) @ Q.T.astype(np.float32)
+    bias = first.offset + first.P @ (first.Q @ np.asarray(layer.bias, np.float64))
+    unsolved = RankFactors(first.P, np.eye(channel), bias)
+    last, errors = reconstruct(rows.of_inputs(inner), first.P, unsolved)
+    return Factors(_convolutions(layer, Chain(basis, Q, last.P @ last.Q, last.offset)), errors)
+
+
+def _convolutions(layer: Layer, chain: Chain) -> tuple[Convolution, ...]:
+    """A chain on whole columns as convolutions; all bias sits in the last."""
+    height, width = layer.kernel
+    first, second = _along(layer.geometry, 0), _along(layer.geometry, 1)
+    vertical = chain.T.reshape(-1, layer.channels, height, 1)
+    horizontal = chain.Q.reshape(len(chain.Q), width, -1).transpose(0, 2, 1)[:, :, None, :]
+    if chain.P is None:
+        return Convolution(vertical, None, first), Convolution(horizontal, chain.offset, second)
+    last = Convolution(chain.P[:, :, None, None], chain.offset, POINTWISE)
+    return Convolution(vertical, None, first), Convolution(horizontal, None, second), last
+
+
+def _along(geometry: Geometry, axis: int) -> Geometry:
+    """The part of a geometry that concerns one axis; along the other the kernel is 1 and moves by single steps."""
+
+    def only(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
+        return tuple(value if place == axis else neutral for place, value in enumerate(values))
+
+    before, behind = geometry.pads[:2], geometry.pads[2:]
+    pads = only(before, 0) + only(behind, 0)
+    return Geometry(only(geometry.strides, 1), only(geometry.dilations, 1), pads, geometry.auto_pad)
