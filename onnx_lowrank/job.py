@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from onnx_lowrank.calibrate import (
     open_samples,
     split_samples,
 )
-from onnx_lowrank.calibrate.sampling import Ints
+from onnx_lowrank.calibrate.sampling import Ints, draw_positions
 from onnx_lowrank.factors import SolveErrors
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.plan import RankPlan
@@ -34,6 +35,7 @@ from onnx_lowrank.stopwatch import Stopwatch, peak_memory_bytes
 from onnx_lowrank.verify import Comparison
 from onnx_lowrank.version import __version__
 
+_PROBE_ROWS = 1_500  # rows whose input patches rank selection gets to see
 _STAGES = ("collect", "ranks", "propagate", "solve", "verify")
 
 
@@ -49,6 +51,7 @@ class Job:
         layers: those up for factorization, in the order they are converted.
         skipped: those that stay.
         positions: per layer name, sampled positions of every calibration image, shape (images, P).
+        probes: per layer name, which of them also have their input patch kept for rank selection.
         settings: how to convert.
         progress: watches the stages.
         watch: seconds by stage.
@@ -61,6 +64,7 @@ class Job:
     layers: list[Layer]
     skipped: list[SkippedLayer]
     positions: Mapping[str, Ints]
+    probes: Mapping[str, Ints]
     settings: Settings
     progress: Progress
     watch: Stopwatch
@@ -100,7 +104,21 @@ def prepare_job(
     one_batch = samples.read(split.calibration[: fixed or 1])
     layers, skipped = choose_layers(*network.layers(one_batch), settings.include, settings.exclude)
     positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
-    return Job(network, samples, split, one_batch, layers, skipped, positions, settings, progress, watch)
+    probes = _probes(layers, positions, settings)
+    return Job(network, samples, split, one_batch, layers, skipped, positions, probes, settings, progress, watch)
+
+
+def _probes(layers: list[Layer], positions: Mapping[str, Ints], settings: Settings) -> dict[str, Ints]:
+    """A few of every image's positions, for the layers where spatial ranks come into question."""
+    if settings.plan is None and settings.method == "channel":
+        return {}
+    probes = {}
+    for number, layer in enumerate(layers):
+        images, count = positions[layer.name].shape
+        if max(layer.kernel) > 1:
+            generator = np.random.default_rng([settings.seed, number, 1])
+            probes[layer.name] = draw_positions(generator, 1, count, ceil(_PROBE_ROWS / images))[0]
+    return probes
 
 
 def account(

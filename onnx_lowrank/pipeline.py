@@ -12,18 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from threadpoolctl import threadpool_limits
 
 from onnx_lowrank import cost
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
-from onnx_lowrank.errors import BudgetError, RankError, VerificationError
+from onnx_lowrank.errors import BudgetError, VerificationError
 from onnx_lowrank.factors import SolveErrors
 from onnx_lowrank.job import Job, account, prepare_job
-from onnx_lowrank.plan import LayerPlan, RankPlan
+from onnx_lowrank.layer import Layer
+from onnx_lowrank.plan import LayerPlan, RankPlan, largest_ranks
 from onnx_lowrank.prepare import count_macs
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.ranks import energy_curve, layer_options, select
+from onnx_lowrank.ranks import Truncation, depth_weights, layer_options, measure_truncation, paper_truncation, select
 from onnx_lowrank.report import Report
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.rewrite import check_writable, replace_layer, set_metadata, staged
@@ -108,7 +110,8 @@ def convert(
         job = prepare_job(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
         with job.watch.measure("collect"):
             batches = job.batches(job.split.calibration, "collect")
-            targets = collect_targets(job.network.model, job.layers, job.positions, batches, job.network.provider)
+            network = job.network
+            targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider, job.probes)
         with job.watch.measure("ranks"):
             plan = choose_ranks(job, targets)
         if dry_run:
@@ -128,24 +131,22 @@ def choose_ranks(job: Job, targets: Mapping[str, Targets]) -> RankPlan:
         RankError: the given plan does not fit the layers.
     """
     settings = job.settings
-    energies = {layer.name: energy_curve(targets[layer.name].responses) for layer in job.layers}
+    truncations = [_truncation(layer, targets[layer.name], settings.selection) for layer in job.layers]
     if settings.plan is not None:
-        given = settings.plan.matched(job.layers)
-        unsolvable = next((entry for entry in given if entry.method not in ("kept", *METHODS)), None)
-        if unsolvable is not None:
-            raise RankError(
-                f"plan: layer '{unsolvable.name}': method '{unsolvable.method}' cannot be solved yet, "
-                f"wanted kept or {' or '.join(METHODS[1:])}: change it in the plan"
-            )
-        return RankPlan(tuple(_with_energy(entry, energies[entry.name]) for entry in given))
+        given = zip(job.layers, settings.plan.matched(job.layers), truncations, strict=True)
+        return RankPlan(tuple(_with_energy(layer, entry, truncation) for layer, entry, truncation in given))
     measure = cost.chain_macs if settings.cost == "macs" else cost.chain_parameters
     whole = [layer.macs if settings.cost == "macs" else layer.parameters for layer in job.every_layer]
     fixed = sum(whole[len(job.layers) :])
     methods = METHODS[1:] if settings.method == "auto" else (settings.method,)
     multiple = settings.rank_multiple or rank_block(job.network.provider)
-    options = [layer_options(layer, energies[layer.name], measure, methods, multiple) for layer in job.layers]
+    options = [
+        layer_options(layer, truncation, measure, methods, multiple)
+        for layer, truncation in zip(job.layers, truncations, strict=True)
+    ]
     try:
-        chosen = select(options, sum(whole) / settings.speedup - fixed)
+        weights = None if settings.selection == "energy" else depth_weights(len(options))
+        chosen = select(options, sum(whole) / settings.speedup - fixed, weights)
     except BudgetError as error:
         least = fixed + sum(min(option.cost for option in layer) for layer in options)
         raise BudgetError(
@@ -163,18 +164,17 @@ def _solve_layers(
     converted.CopyFrom(job.network.model)
     batches = iterate_batches(job.samples, job.split.calibration, job.split.batch_size)
     propagation = Propagation(batches, job.positions, job.network.provider)
+    prefix = converted if job.settings.asymmetric else job.network.model
     todo = [(layer, entry) for layer, entry in zip(job.layers, plan, strict=True) if entry.method != "kept"]
     later = [layer for layer, _ in todo]
     errors = {}
     for layer, entry in job.progress.track(todo, "solve", len(todo)):
         later = later[1:]
-        original = targets.pop(layer.name)
-        inputs = original.responses
-        if job.settings.asymmetric:
-            with job.watch.measure("propagate"):
-                inputs = propagation.advance(converted, layer, later)
+        with job.watch.measure("propagate"):
+            patches = propagation.advance(prefix, layer, later)
         with job.watch.measure("solve"):
-            factors = solve_layer(layer, Responses(original, inputs), entry, job.settings.solver)
+            responses = Responses(targets.pop(layer.name), patches)
+            factors = solve_layer(layer, responses, entry, job.settings.solver, job.settings.refine)
             errors[layer.name] = factors.errors
             replace_layer(converted, layer, factors)
     passes = propagation.node_runs / (len(converted.graph.node) * len(job.split.calibration))
@@ -228,6 +228,15 @@ def _float_outputs(model: onnx.ModelProto) -> set[str]:
     return {value.name for value in model.graph.output if value.type.tensor_type.elem_type in kinds}
 
 
-def _with_energy(entry: LayerPlan, energy: Any) -> LayerPlan:
-    rank = entry.channel
-    return entry if rank is None else replace(entry, energy=float(energy[min(rank, len(energy) - 1)]))
+def _truncation(layer: Layer, targets: Targets, selection: str) -> Truncation:
+    if selection == "energy":
+        return paper_truncation(layer, targets.responses)
+    return measure_truncation(layer, targets)
+
+
+def _with_energy(layer: Layer, entry: LayerPlan, truncation: Truncation) -> LayerPlan:
+    if entry.method == "kept":
+        return entry
+    largest = largest_ranks(layer)
+    channel, spatial = (entry.channel or largest["channel"]), (entry.spatial or largest["spatial"])
+    return replace(entry, energy=1 - float(truncation.error(np.array(channel), np.array(spatial))))

@@ -10,8 +10,10 @@ from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.plan import RankPlan
 
 COSTS = ("macs", "params")
-METHODS = ("auto", "channel")
-SOLVERS = ("auto", "nonlinear", "linear", "weights")
+METHODS = ("auto", "spatial-channel", "channel", "spatial")
+REFINEMENTS = ("none", "fast", "full")
+SOLVERS = ("auto", "nonlinear", "linear", "weights", "paper")
+SELECTIONS = ("error", "energy")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Settings:
     Attributes:
         speedup: whole-model target, original cost / converted cost; above 1.
         cost: what ``speedup`` counts: ``macs`` or ``params``.
-        method: ``auto`` or ``channel``: the factorizations allowed.
+        method: ``auto``, ``spatial-channel``, ``channel`` or ``spatial``: the factorizations allowed.
         samples: calibration images; None for as many as are worth it.
         positions: positions per image and layer; None for as many as the solver needs.
         batch_size: samples per forward pass; None to go by the input's size. A fixed batch in the model goes first.
@@ -33,7 +35,9 @@ class Settings:
         exclude: regular expressions on layer names; layers that one of them matches stay.
         input_shapes: shape by input name, where the model leaves axes open.
         plan: ranks to use instead of choosing them.
-        solver: ``auto``; or ``nonlinear``, ``linear``, ``weights`` to see what each step brings.
+        refine: ``none``, ``fast`` or ``full``: how long all factors of a layer are refined after the closed form.
+        solver: ``auto``; or ``nonlinear``, ``linear``, ``weights``, ``paper`` to see what each step brings.
+        selection: what rank selection goes by: ``error`` after the activation, or PCA ``energy``, as in the paper.
         asymmetric: solve with what the converted prefix really delivers; off only for comparison.
 
     Raises:
@@ -55,7 +59,9 @@ class Settings:
     exclude: tuple[str, ...] = ()
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     plan: RankPlan | None = None
+    refine: str = "fast"
     solver: str = "auto"
+    selection: str = "error"
     asymmetric: bool = True
 
     def __post_init__(self) -> None:
@@ -65,6 +71,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, allowed in (("cost", COSTS), ("method", METHODS), ("solver", SOLVERS)):
+        choices = {"cost": COSTS, "method": METHODS, "refine": REFINEMENTS, "solver": SOLVERS, "selection": SELECTIONS}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -63,7 +63,7 @@ def test_convert_writes_a_model_a_report_and_a_plan(folder: Path) -> None:
     assert report["output"] == "out.onnx"
     assert report["speedup"]["macs"] >= 2
     assert "fewer" in result.stdout
-    assert "channel" in result.stdout
+    assert "spatial" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 120
     assert "\x1b" not in result.output
     again = call("in.onnx", "again.onnx", "--data", "data.npy", "--plan", "p.json", "--quiet")

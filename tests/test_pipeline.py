@@ -23,10 +23,11 @@ from onnx_lowrank.errors import (
 )
 from onnx_lowrank.factors import Convolution, Factors
 from onnx_lowrank.layer import Layer
+from onnx_lowrank.plan import largest_ranks
 from onnx_lowrank.responses import Responses
 from onnx_lowrank.verify import Comparison, OutputFidelity
 from tests import networks as small
-from tests.helpers import Array, build, filters, find, normal, relative, run
+from tests.helpers import Array, applied, build, filters, find, normal, relative, run
 
 IMAGES = 40
 SAME = "pads=[1,1,1,1]"
@@ -98,9 +99,12 @@ def model_of(result: Result) -> onnx.ModelProto:
     return result.model
 
 
-def full_rank(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> RankPlan:
+def full_rank(model: onnx.ModelProto, feeds: Mapping[str, Array], method: str = "channel") -> RankPlan:
     layers, _ = find(model, feeds)
-    return RankPlan(tuple(LayerPlan(layer.name, "channel", layer.filters) for layer in layers))
+    kinds = {"channel": ("channel",), "spatial": ("spatial",), "spatial-channel": ("channel", "spatial")}[method]
+    return RankPlan(
+        tuple(LayerPlan(layer.name, method, **{kind: largest_ranks(layer)[kind] for kind in kinds}) for layer in layers)
+    )
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, Array]:
@@ -221,7 +225,8 @@ def test_layers_are_solved_with_what_the_converted_prefix_delivers(
     real = pipeline.solve_layer
 
     def spy(layer: Layer, responses: Responses, *more: Any) -> Factors:
-        strayed[layer.name] = relative(responses.targets.responses, responses.inputs)
+        rows = applied(layer, responses.patches.reshape(len(responses.patches), -1))
+        strayed[layer.name] = relative(responses.targets.responses, rows)
         return real(layer, responses, *more)
 
     monkeypatch.setattr(pipeline, "solve_layer", spy)
@@ -234,7 +239,7 @@ def test_layers_are_solved_with_what_the_converted_prefix_delivers(
     assert strayed.keys() == ranks.keys()
     assert strayed["conv0"] < 1e-6
     for name in ("conv1", "conv3"):
-        assert (strayed[name] > 0.01) if asymmetric else (strayed[name] == 0)
+        assert (strayed[name] > 0.01) if asymmetric else (strayed[name] < 1e-6)
 
 
 # Full rank must change nothing
@@ -298,13 +303,13 @@ def networks(draw: st.DrawFn) -> tuple[onnx.ModelProto, Array]:
     return build(text, weights, opset=opset), x
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-@given(networks())
-def test_full_rank_reproduces_any_network(case: tuple[onnx.ModelProto, Array]) -> None:
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(networks(), st.sampled_from(["channel", "spatial", "spatial-channel"]))
+def test_full_rank_reproduces_any_network(case: tuple[onnx.ModelProto, Array], method: str) -> None:
     model, x = case
     before = run(model, {"x": x})["y"]
     assume(np.linalg.norm(before) > 0)
-    result = converted(model, {"x": x}, plan=full_rank(model, {"x": x}), samples=6)
+    result = converted(model, {"x": x}, plan=full_rank(model, {"x": x}, method), samples=6)
     assert relative(before, run(model_of(result), {"x": x})["y"]) < 1e-5
     onnx.checker.check_model(model_of(result), full_check=True)
 
@@ -624,18 +629,68 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
         convert(model, small.images(), speedup=2)
 
 
-@pytest.mark.parametrize("method", ["spatial", "spatial-channel"])
-def test_methods_that_cannot_be_solved_yet_are_refused(method: str) -> None:
-    ranks = {"channel": 2} if method == "spatial-channel" else {}
-    plan = RankPlan((LayerPlan("c1", method, spatial=2, **ranks),))
-    with pytest.raises(
-        RankError, match=rf"plan: layer 'c1': method '{method}' cannot be solved yet, wanted kept or ch"
-    ):
-        convert(small.network(), small.images(), plan=plan)
-    with pytest.raises(ValueError, match=f"method must be one of auto, channel, got '{method}'"):
-        convert(small.network(), small.images(), method=method)
+@pytest.mark.parametrize(
+    ("setting", "allowed"),
+    [
+        ("solver", "auto, nonlinear, linear, weights, paper"),
+        ("method", "auto, spatial-channel, channel, spatial"),
+        ("refine", "none, fast, full"),
+        ("selection", "error, energy"),
+    ],
+)
+def test_choices_there_are_not(setting: str, allowed: str) -> None:
+    with pytest.raises(ValueError, match=f"{setting} must be one of {allowed}, got 'magic'"):
+        convert(small.network(), small.images(), **{setting: "magic"})
 
 
-def test_unknown_solver() -> None:
-    with pytest.raises(ValueError, match="solver must be one of auto, nonlinear, linear, weights, got 'magic'"):
-        convert(small.network(), small.images(), solver="magic")
+@pytest.mark.parametrize("method", ["spatial-channel", "channel", "spatial", "auto"])
+def test_only_the_method_that_is_asked_for(method: str) -> None:
+    result = converted(network(), method=method, speedup=2.5)
+    found = {layer.method for layer in result.report.layers} - {"kept"}
+    assert found
+    # A three-way chain that costs more than two of its factors merged gives way to those.
+    allowed = {"spatial-channel", "channel", "spatial"}
+    assert found <= (allowed if method in {"auto", "spatial-channel"} else {method})
+    x = images(99)
+    assert relative(run(network(), {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.1
+
+
+def test_a_choice_of_methods_does_no_worse_than_any_one_of_them() -> None:
+    x = images(99)
+    before = run(network(), {"x": x})["y"]
+    errors = {}
+    for method in ("auto", "channel", "spatial"):
+        result = converted(network(), {"x": images(0, 200)}, method=method, speedup=4, samples=180)
+        errors[method] = relative(before, run(model_of(result), {"x": x})["y"])
+    assert errors["auto"] <= 1.02 * min(errors.values())
+
+
+@pytest.mark.parametrize("count", [5, 20, 100])
+def test_few_images_never_do_worse_than_none(count: int) -> None:
+    """At the same ranks, with 5 images, 20 or 100: what is solved on them against what the weights alone say."""
+    layers, _ = find(network(), {"x": images(0, 2)})
+    plan = RankPlan(
+        tuple(
+            LayerPlan(layer.name, "spatial-channel", max(2, layer.filters // 2), layer.filters // 2) for layer in layers
+        )
+    )
+    x = images(99, 200)
+    before = run(network(), {"x": x})["y"]
+    error = {}
+    for solver in ("auto", "weights"):
+        result = converted(network(), {"x": images(7, count + 5)}, plan=plan, samples=count, solver=solver)
+        error[solver] = relative(before, run(model_of(result), {"x": x})["y"])
+    assert error["auto"] < error["weights"]
+
+
+def test_refinement_lowers_the_error_on_the_calibration_rows() -> None:
+    plan = RankPlan((LayerPlan("conv2", "spatial-channel", 6, 5), LayerPlan("conv3", "spatial", spatial=5)))
+    data = {"x": images(0, 200)}
+    solved = {}
+    for refine in ("none", "fast", "full"):
+        report = converted(network(), data, plan=plan, samples=180, refine=refine).report
+        solved[refine] = [layer.errors.solved for layer in report.layers if layer.errors is not None]
+    assert len(solved["none"]) == 2
+    for none, fast, full in zip(*solved.values(), strict=True):
+        assert full <= fast <= none
+        assert full < 0.995 * none

@@ -43,7 +43,7 @@ def test_each_step_of_the_method_gains_on_cifar10() -> None:
             path,
             f"{data}/cifar10/train",
             speedup=2,
-            samples=1000,
+            samples=400,
             solver=solver,
             asymmetric=asymmetric,
             preprocessing=preprocessing,

@@ -15,7 +15,7 @@ from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.report import headline, layer_table
-from onnx_lowrank.settings import COSTS, METHODS, Settings
+from onnx_lowrank.settings import COSTS, METHODS, REFINEMENTS, Settings
 from onnx_lowrank.version import __version__
 
 
@@ -42,6 +42,8 @@ class RankMultiple(click.ParamType):
 @click.option("--cost", type=click.Choice(COSTS), default="macs", metavar="|".join(COSTS), help="what --speedup counts")
 @click.option("--method", type=click.Choice(METHODS), default="auto", metavar="|".join(METHODS),
               help="factorizations allowed")  # fmt: skip
+@click.option("--refine", type=click.Choice(REFINEMENTS), default="fast", metavar="|".join(REFINEMENTS),
+              help="of a layer's factors, on top of the closed form")  # fmt: skip
 @data_options
 @click.option("--positions", type=click.IntRange(1), metavar="P", help="sampled per image and layer")
 @click.option("--rank-multiple", type=RankMultiple(), default="auto", metavar="K|auto", help="ranks are multiples of K")

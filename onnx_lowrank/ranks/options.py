@@ -1,29 +1,31 @@
-"""The ways a layer can be treated: every method and rank that costs less than leaving it alone."""
+"""The ways a layer can be treated: every method and pair of ranks that costs less than leaving it alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import LayerPlan, largest_ranks
 from onnx_lowrank.ranks.select import Option
+from onnx_lowrank.ranks.truncation import Truncation
 
 Cost = Callable[[Layer, LayerPlan], float]
 
 
 def layer_options(
-    layer: Layer, energy: NDArray[np.float64], cost: Cost, methods: Sequence[str], multiple: int
+    layer: Layer, truncation: Truncation, cost: Cost, methods: Sequence[str], multiple: int
 ) -> list[Option]:
     """Keeping the layer, and every factorization that costs less than that.
 
     Args:
         layer: the layer.
-        energy: what each rank keeps of its responses, shape (d + 1,).
+        truncation: what each pair of ranks loses.
         cost: cost of a layer as planned.
-        methods: factorizations allowed.
+        methods: factorizations allowed. Layers with a 1 x 1 kernel get ``channel`` in the place of the spatial ones;
+            where a three-way chain costs more than two of its factors merged, the two-way one is taken.
         multiple: ranks are multiples of this; layers with fewer filters also get the halves of it, so that they
             need not stay.
 
@@ -32,12 +34,32 @@ def layer_options(
     """
     kept = LayerPlan(layer.name)
     most = cost(layer, kept)
-    plans = []
-    if "channel" in methods:
-        ranks = rank_grid(largest_ranks(layer)["channel"], multiple)
-        plans += [LayerPlan(layer.name, "channel", rank, energy=float(energy[rank])) for rank in ranks]
-    options = [Option(plan, cost(layer, plan)) for plan in plans]
+    pointwise = max(layer.kernel) == 1
+    plans = list(_plans(layer, cost, ("channel",) if pointwise else methods, multiple))
+    largest = largest_ranks(layer)
+    channel = np.array([plan.channel or largest["channel"] for plan in plans], np.int64)
+    spatial = np.array([plan.spatial or largest["spatial"] for plan in plans], np.int64)
+    energies = 1 - truncation.error(channel, spatial)
+    options = [
+        Option(replace(plan, energy=float(energy)), cost(layer, plan))
+        for plan, energy in zip(plans, energies, strict=True)
+    ]
     return [Option(kept, most), *(option for option in options if option.cost < most)]
+
+
+def _plans(layer: Layer, cost: Cost, methods: Sequence[str], multiple: int) -> Iterator[LayerPlan]:
+    largest = largest_ranks(layer)
+    channels = [LayerPlan(layer.name, "channel", channel=rank) for rank in rank_grid(largest["channel"], multiple)]
+    spatials = [LayerPlan(layer.name, "spatial", spatial=rank) for rank in rank_grid(largest["spatial"], multiple)]
+    if "channel" in methods:
+        yield from channels
+    if "spatial" in methods:
+        yield from spatials
+    if "spatial-channel" in methods:
+        for first in channels:
+            for second in spatials:
+                chain = LayerPlan(layer.name, "spatial-channel", first.channel, second.spatial)
+                yield min((first, second, chain), key=lambda plan: cost(layer, plan))
 
 
 def rank_grid(most: int, multiple: int) -> list[int]:

@@ -5,10 +5,14 @@ The paper drops eigenvalues one at a time, greedily. Its objective, ``maximise p
 the budget to a fraction of a percent, and needs no convexity: costs may be staircases, ranks multiples of a block, and
 keeping a layer is one option among others.
 
-| code   | meaning                                                    | shape            |
-|--------|------------------------------------------------------------|------------------|
-| value  | best sum of log energies with at most b units spent so far | (units + 1,)     |
-| choice | option taken by the layer to get there                     | (layers, units+1)|
+The paper counts every layer alike. But what an early layer loses is partly made good by the layers behind it, which are
+solved with what really reaches them; what the last one loses stays lost. So layers may be weighted:
+``maximise sum_l weight_l log energy_l``.
+
+| code   | meaning                                                             | shape            |
+|--------|---------------------------------------------------------------------|------------------|
+| value  | best weighted sum of log energies with at most b units spent so far | (units + 1,)     |
+| choice | option taken by the layer to get there                              | (layers, units+1)|
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from onnx_lowrank.plan import LayerPlan
 
 _UNITS = 20_000  # the budget's resolution: rounding up costs at most layers / units of it
 _UNITS_PER_LAYER = 500
+LAST_TO_FIRST = 3.0  # at 4x on VGG-16 7.4 gives 10 % less error than 1, on a smaller network 1 is better by 2 %
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,13 @@ class Option:
     cost: float
 
 
-def select(options: Sequence[Sequence[Option]], budget: float) -> list[Option]:
+def select(options: Sequence[Sequence[Option]], budget: float, weights: Sequence[float] | None = None) -> list[Option]:
     """Pick one option for every layer within the budget, keeping as much energy as possible.
 
     Args:
         options: the options of each layer; at least one per layer.
         budget: the most that the chosen options may cost together.
+        weights: how much the energy of each layer counts; all alike if not given.
 
     Returns:
         The option of each layer, in order.
@@ -66,9 +72,17 @@ def select(options: Sequence[Sequence[Option]], budget: float) -> list[Option]:
     costs = [np.array([option.cost - layer[0].cost for option in layer]) for layer in candidates]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         steps = [np.nan_to_num(np.ceil(cost / spare * units - 1e-9)).clip(max=units + 1).astype(int) for cost in costs]
-    values = [np.log([max(option.plan.energy, 1e-300) for option in layer]) for layer in candidates]
+    values = [
+        weight * np.log([max(option.plan.energy, 1e-300) for option in layer])
+        for layer, weight in zip(candidates, weights or [1.0] * len(candidates), strict=True)
+    ]
     picked = _knapsack(steps, values, units)
     return [layer[index] for layer, index in zip(candidates, picked, strict=True)]
+
+
+def depth_weights(count: int) -> list[float]:
+    """Weights of the layers of a network that is solved front to back, growing by the factor `LAST_TO_FIRST`."""
+    return [float(weight) for weight in np.geomspace(1.0, LAST_TO_FIRST, count)]
 
 
 def _worth_it(layer: Sequence[Option]) -> list[Option]:

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.layer import Layer
+from onnx_lowrank.plan import largest_ranks
+from onnx_lowrank.ranks.truncation import Truncation
 from onnx_lowrank.threads import one_thread
 
 
@@ -37,3 +40,10 @@ def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:
     if total == 0:
         return np.ones(len(eigenvalues) + 1)
     return np.concatenate([[0.0], np.minimum(np.cumsum(eigenvalues) / total, 1.0)])
+
+
+def paper_truncation(layer: Layer, responses: NDArray[Any]) -> Truncation:
+    """The energy lost by channel ranks in the place of a measured error: what the paper selects ranks by."""
+    lost = 1 - energy_curve(responses)[1:]
+    most = np.array([largest_ranks(layer)["spatial"]])
+    return Truncation(np.arange(1, layer.filters + 1), most, lost[:, None])

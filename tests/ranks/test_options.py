@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.cost import chain_macs
-from onnx_lowrank.ranks import layer_options
+from onnx_lowrank.layer import Layer
+from onnx_lowrank.plan import LayerPlan
+from onnx_lowrank.ranks import Truncation, layer_options
 from onnx_lowrank.ranks.options import rank_grid
 from tests.layers import conv_layer
 
@@ -22,9 +24,17 @@ def test_rank_grid(most: int, multiple: int, expected: list[int]) -> None:
     assert rank_grid(most, multiple) == expected
 
 
+def smooth(layer: Layer) -> Truncation:
+    """Errors that fall evenly with either rank."""
+    most = min(layer.channels * layer.kernel[0], layer.filters * layer.kernel[1])
+    channel, spatial = np.arange(1, layer.filters + 1), np.arange(1, most + 1)
+    lost = 1 - np.outer(channel / layer.filters, spatial / most)
+    return Truncation(channel, spatial, lost)
+
+
 def test_only_what_costs_less_than_the_layer_is_offered() -> None:
     layer = conv_layer(64, 3, (3, 3), (8, 8))
-    options = layer_options(layer, np.linspace(0, 1, 65), chain_macs, ("channel",), 1)
+    options = layer_options(layer, smooth(layer), chain_macs, ("channel",), 1)
     assert options[0].plan.method == "kept"
     # r * (27 + 64) < 64 * 27 holds up to r = 18.
     assert [option.plan.channel for option in options[1:]] == list(range(1, 19))
@@ -33,4 +43,41 @@ def test_only_what_costs_less_than_the_layer_is_offered() -> None:
 
 def test_methods_that_are_not_allowed_are_not_offered() -> None:
     layer = conv_layer(16, 16, (3, 3), (8, 8))
-    assert len(layer_options(layer, np.linspace(0, 1, 17), chain_macs, (), 1)) == 1
+    assert len(layer_options(layer, smooth(layer), chain_macs, (), 1)) == 1
+
+
+def test_every_method_offers_its_own_chains() -> None:
+    layer = conv_layer(16, 8, (3, 3), (8, 8))
+    for method, kinds in (("spatial", {"spatial"}), ("channel", {"channel"})):
+        options = layer_options(layer, smooth(layer), chain_macs, (method,), 4)
+        assert {option.plan.method for option in options[1:]} == kinds
+    options = layer_options(layer, smooth(layer), chain_macs, ("spatial-channel",), 4)
+    assert "spatial-channel" in {option.plan.method for option in options}
+
+
+@pytest.mark.parametrize("size", [(8, 8), (3, 40)])
+def test_a_three_way_chain_is_never_offered_where_two_of_its_factors_merged_cost_less(size: tuple[int, int]) -> None:
+    layer = conv_layer(16, 8, (3, 5), size, strides=(1, 2))
+    options = layer_options(layer, smooth(layer), chain_macs, ("spatial-channel",), 1)
+    chains = [option for option in options if option.plan.method == "spatial-channel"]
+    assert chains
+    for option in chains:
+        plan = option.plan
+        assert option.cost <= chain_macs(layer, LayerPlan("conv", "channel", channel=plan.channel))
+        assert option.cost <= chain_macs(layer, LayerPlan("conv", "spatial", spatial=plan.spatial))
+    merged = {(option.plan.method, option.plan.channel, option.plan.spatial) for option in options}
+    assert ("channel", 1, None) in merged  # one filter: nothing is gained by splitting it
+
+
+def test_pointwise_layers_are_only_split_by_channels() -> None:
+    layer = conv_layer(16, 16, (1, 1), (8, 8))
+    options = layer_options(layer, smooth(layer), chain_macs, ("spatial",), 4)
+    assert {option.plan.method for option in options} == {"kept", "channel"}
+
+
+def test_energy_is_what_the_error_leaves() -> None:
+    layer = conv_layer(16, 8, (3, 3), (8, 8))
+    options = layer_options(layer, smooth(layer), chain_macs, ("channel", "spatial", "spatial-channel"), 4)
+    for option in options[1:]:
+        channel, spatial = option.plan.channel or 16, option.plan.spatial or 24
+        np.testing.assert_allclose(option.plan.energy, channel / 16 * spatial / 24, rtol=1e-9)

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.plan import LayerPlan
-from onnx_lowrank.ranks import Option, select
+from onnx_lowrank.ranks import Option, depth_weights, select
+from onnx_lowrank.ranks.select import LAST_TO_FIRST
 
 
 def option(cost: float, energy: float) -> Option:
     return Option(LayerPlan("layer", "channel", 1, energy=energy), cost)
 
 
-def kept_energy(options: list[Option]) -> float:
-    return sum(log(each.plan.energy) for each in options)
+def kept_energy(options: list[Option], weights: list[float]) -> float:
+    return sum(weight * log(each.plan.energy) for each, weight in zip(options, weights, strict=True))
 
 
 layers = st.lists(
@@ -27,19 +28,35 @@ layers = st.lists(
 
 
 @settings(deadline=None, max_examples=150)
-@given(layers, st.floats(0.0, 1.0))
-def test_is_as_good_as_trying_everything(costs_and_energies: list[list[tuple[int, float]]], share: float) -> None:
+@given(layers, st.floats(0.0, 1.0), st.one_of(st.none(), st.lists(st.floats(0.1, 10), min_size=4, max_size=4)))
+def test_is_as_good_as_trying_everything(
+    costs_and_energies: list[list[tuple[int, float]]], share: float, weights: list[float] | None
+) -> None:
     options = [[option(*pair) for pair in layer] for layer in costs_and_energies]
     least = sum(min(each.cost for each in layer) for layer in options)
     most = sum(max(each.cost for each in layer) for layer in options)
     budget = least + share * (most - least)
-    chosen = select(options, budget)
+    weights = weights and weights[: len(options)]
+    chosen = select(options, budget, weights)
+    weights = weights or [1.0] * len(options)
     assert sum(each.cost for each in chosen) <= budget + 1e-6
     # Costs are rounded up to a 20,000th of what there is to decide on: compare with a hair's smaller budget.
     smaller = budget - (budget - least) * len(options) / 20_000
     affordable = [each for each in product(*options) if sum(item.cost for item in each) <= smaller]
-    best = max((kept_energy(list(each)) for each in affordable), default=-np.inf)
-    assert kept_energy(chosen) >= best - 1e-9
+    best = max((kept_energy(list(each), weights) for each in affordable), default=-np.inf)
+    assert kept_energy(chosen, weights) >= best - 1e-9
+
+
+def test_later_layers_count_more_the_last_one_most() -> None:
+    weights = depth_weights(13)
+    assert (weights[0], weights[-1]) == (1.0, pytest.approx(LAST_TO_FIRST))
+    assert weights == sorted(weights)
+    assert depth_weights(1) == [1.0]
+    # Of two layers that are alike the later one keeps more.
+    alike = [option(rank, 1 - 0.5**rank) for rank in range(1, 9)]
+    first, last = select([alike, alike], 9.01, depth_weights(2))
+    assert first.cost < last.cost
+    assert first.cost + last.cost == 9
 
 
 def test_spends_a_real_budget_to_a_hundredth() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from onnx_lowrank.ranks import energy_curve
+from onnx_lowrank.ranks.spectrum import energy_curve
 
 
 def test_energy_is_the_share_of_squared_singular_values_of_the_centred_rows() -> None:

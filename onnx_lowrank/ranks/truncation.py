@@ -1,0 +1,124 @@
+"""What a pair of ranks costs in accuracy: the error after the activation, measured on a few rows.
+
+The factors that rank selection looks at are closed-form truncations: the leading vertical filters for the columns that
+the layer sees (spatial rank), then the leading directions of its responses (channel rank). Solving on data does better
+than they do at every pair of ranks, and about equally so. The error of a pair is::
+
+    error(d', d'') = || r(Y + s) - r(Y' + s) ||_F^2 / || r(Y + s) - mean ||_F^2,   0 .. 1
+
+measured at some pairs and interpolated between them, in the logarithm.
+
+| code      | meaning                                              | shape        |
+|-----------|------------------------------------------------------|--------------|
+| responses | Y                                                    | (m, d)       |
+| features  | vertical features of the patches, leading ones first | (m, kw, k)   |
+| errors    | at the measured ranks, channel by spatial            | (a, b)       |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import RegularGridInterpolator
+
+from onnx_lowrank.layer import Layer
+from onnx_lowrank.plan import largest_ranks
+from onnx_lowrank.responses import Targets
+from onnx_lowrank.threads import one_thread
+from onnx_lowrank.vertical_basis import column_features, horizontal_map, vertical_basis, vertical_moments
+
+SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)  # of the largest rank, measured
+ROWS = 500  # that errors are measured on
+_FLOOR = 1e-7  # error that counts as none
+
+
+@dataclass(frozen=True, eq=False)
+class Truncation:
+    """Errors of a layer by channel and spatial rank.
+
+    Attributes:
+        channel: measured channel ranks, ascending, the last one d.
+        spatial: measured spatial ranks, ascending, the last one the largest; that one alone where none was looked at.
+        errors: relative squared errors after the activation, shape (channel ranks, spatial ranks).
+    """
+
+    channel: NDArray[np.int64]
+    spatial: NDArray[np.int64]
+    errors: NDArray[np.float64]
+
+    def error(self, channel: NDArray[np.int64], spatial: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Interpolated errors of pairs of ranks, 0 to 1; any shape."""
+        logarithms = np.log(np.maximum(self.errors, _FLOOR))
+        # Rank 0 keeps nothing.
+        grid = (np.append(0, self.channel), np.append(0, self.spatial))
+        table = RegularGridInterpolator(grid, np.pad(logarithms, ((1, 0), (1, 0))))
+        pairs = np.stack(np.broadcast_arrays(channel, spatial), axis=-1)
+        found = np.exp(table(pairs)).reshape(pairs.shape[:-1])
+        return np.where(found <= 2 * _FLOOR, 0.0, np.minimum(found, 1.0))
+
+
+def measure_truncation(layer: Layer, targets: Targets, rows: int = ROWS) -> Truncation:
+    """Measure what pairs of ranks cost.
+
+    Args:
+        layer: the layer.
+        targets: its responses in the original network; spatial ranks are looked at where there is a probe.
+        rows: at most to measure errors on, evenly spread; directions and filters come from all there are.
+    """
+    probe, most = targets.probe, largest_ranks(layer)
+    available = len(targets.responses if probe is None else probe.rows)
+    chosen = np.linspace(0, available - 1, min(rows, available)).astype(np.int64)
+    if probe is None:
+        spatial, approximations = np.array([most["spatial"]]), iter([targets.responses[chosen]])
+    else:
+        spatial = _ranks(most["spatial"])
+        approximations = _approximations(layer, probe.patches, chosen, spatial)
+        chosen = probe.rows[chosen]
+    responses = targets.responses[chosen]
+    offset = 0.0 if targets.residual is None else targets.residual[chosen]
+    wanted = layer.activation(responses + offset)
+    size = float(np.sum((wanted - wanted.mean(axis=0)) ** 2)) or 1.0
+    channel, errors = _ranks(layer.filters), []
+    mean, directions = targets.responses.mean(axis=0), _directions(targets.responses)
+    for approximation in approximations:
+        projected = (approximation - approximation.mean(axis=0) + (responses.mean(axis=0) - mean)) @ directions
+        column = []
+        for rank in channel:
+            response = projected[:, :rank] @ directions[:, :rank].T + mean
+            column.append(float(np.sum((layer.activation(response + offset) - wanted) ** 2)) / size)
+        errors.append(column)
+    table = np.minimum.accumulate(np.minimum.accumulate(np.array(errors).T, axis=0), axis=1)
+    return Truncation(channel, spatial, np.minimum(table, 1.0))
+
+
+def _approximations(
+    layer: Layer, patches: NDArray[Any], chosen: NDArray[np.int64], ranks: NDArray[np.int64]
+) -> Iterator[NDArray[np.float32]]:
+    """Responses to the chosen patches, offset left out, with as many vertical filters as each ascending rank says."""
+    moments = vertical_moments(patches)
+    basis = vertical_basis(layer.weight, int(ranks[-1]), moments)
+    features = column_features(patches[chosen], basis)
+    horizontal = horizontal_map(layer.weight, basis, moments).astype(np.float32)
+    total, done = np.zeros((len(chosen), layer.filters), np.float32), 0
+    for rank in ranks:
+        more = features[:, :, done:rank].reshape(len(chosen), -1)
+        total = total + more @ horizontal[:, :, done:rank].reshape(layer.filters, -1).T
+        done = rank
+        yield total
+
+
+def _directions(responses: NDArray[Any]) -> NDArray[np.float32]:
+    """Principal directions, leading ones first."""
+    centred = responses - responses.mean(axis=0)
+    covariance = centred.T @ centred
+    with one_thread():
+        _, directions = np.linalg.eigh(covariance.astype(np.float64))
+    return directions[:, ::-1].astype(np.float32)
+
+
+def _ranks(most: int) -> NDArray[np.int64]:
+    return np.unique([max(1, round(share * most)) for share in SHARES])
