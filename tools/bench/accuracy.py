@@ -167,11 +167,9 @@ def _from_weights(network: Network, speedup: float, method: str) -> tuple[onnx.M
 
 
 def _split(layer: Layer, entry: LayerPlan, share: float) -> LayerPlan:
-    """A channel plan with the most vertical filters that cost at most ``share`` of it."""
+    """A channel plan with the most vertical filters that cost at most ``share`` of it; a kept layer has all ranks."""
     most = share * chain_macs(layer, entry)
-    channel = entry.channel
-    if channel is None:
-        return entry
+    channel = entry.channel or layer.filters
     chains = [
         LayerPlan(layer.name, "spatial-channel", channel, rank)
         for rank in range(1, min(layer.channels * layer.kernel[0], channel * layer.kernel[1]) + 1)
