@@ -37,7 +37,8 @@ class Settings:
         plan: ranks to use instead of choosing them.
         refine: ``none``, ``fast`` or ``full``: how long all factors of a layer are refined after the closed form.
         solver: ``auto``; or ``nonlinear``, ``linear``, ``weights``, ``paper`` to see what each step brings.
-        selection: what rank selection goes by: ``error`` after the activation, or PCA ``energy``, as in the paper.
+        selection: what rank selection goes by: ``error`` after the activation, or PCA ``energy``, as in the paper
+            (channel ranks only).
         asymmetric: solve with what the converted prefix really delivers; off only for comparison.
 
     Raises:
@@ -75,3 +76,5 @@ class Settings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.selection == "energy" and self.method != "channel":
+            raise ValueError(f"selection 'energy' knows channel ranks only, got method {self.method!r}: use 'channel'")

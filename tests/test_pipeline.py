@@ -643,6 +643,12 @@ def test_choices_there_are_not(setting: str, allowed: str) -> None:
         convert(small.network(), small.images(), **{setting: "magic"})
 
 
+@pytest.mark.parametrize("method", ["auto", "spatial"])
+def test_energy_says_nothing_about_spatial_ranks(method: str) -> None:
+    with pytest.raises(ValueError, match=f"selection 'energy' knows channel ranks only, got method '{method}'"):
+        convert(small.network(), small.images(), selection="energy", method=method)
+
+
 @pytest.mark.parametrize("method", ["spatial-channel", "channel", "spatial", "auto"])
 def test_only_the_method_that_is_asked_for(method: str) -> None:
     result = converted(network(), method=method, speedup=2.5)
