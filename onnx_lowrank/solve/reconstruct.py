@@ -121,13 +121,23 @@ def reconstruct(
     Returns:
         The factors, and their relative errors after the activation on all rows.
     """
-    if solver != "weights" and len(rows) >= FEWEST_ROWS:
+    if solver != "weights" and not too_few(rows):
         task = Reconstruction(rows, prior, data_free.P.shape[1])
         trial = task.settle(solver)
         if solver != "auto" or not loses(trial.error, activated_error(task.held_out, data_free)):
             return task.solve(trial)
     error = activated_error(rows, data_free)
     return data_free, SolveErrors(error, error)
+
+
+def too_few(rows: Rows) -> bool:
+    """Whether there is nothing to solve on, so that the data-free factors are all there is; said aloud."""
+    if len(rows) >= FEWEST_ROWS:
+        return False
+    log.warning(
+        "too few samples: %d rows, at least %d are wanted; the data-free factors are taken", len(rows), FEWEST_ROWS
+    )
+    return True
 
 
 def loses(error: float, data_free: float) -> bool:

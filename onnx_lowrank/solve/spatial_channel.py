@@ -24,9 +24,9 @@ from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Geometry, Layer
 from onnx_lowrank.responses import Responses
 from onnx_lowrank.solve.channel import POINTWISE, input_responses
-from onnx_lowrank.solve.moments import Float64, Moments
+from onnx_lowrank.solve.moments import Float64
 from onnx_lowrank.solve.nonlinear import Rows, activated_error
-from onnx_lowrank.solve.reconstruct import FEWEST_ROWS, Reconstruction, loses, reconstruct
+from onnx_lowrank.solve.reconstruct import Reconstruction, loses, reconstruct, too_few
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.refine import Chain, chain_error, refine
 from onnx_lowrank.solve.truncated_svd import truncated_svd
@@ -61,7 +61,7 @@ def solve_spatial(
     """
     rows = Rows.of(responses.targets, input_responses(layer, responses.patches), layer.activation)
     from_weights = _from_weights(layer, spatial, channel)
-    if solver == "weights" or (solver == "paper" and channel is None) or len(rows) < FEWEST_ROWS:
+    if solver == "weights" or (solver == "paper" and channel is None) or too_few(rows):
         return _unsolved(layer, from_weights, responses, rows)
     if solver == "paper":
         return _as_in_the_paper(layer, responses, rows, spatial, channel or layer.filters)
@@ -80,8 +80,9 @@ def solve_spatial(
     tried, iterations = refine(_chain(mixture, trial.factors, channel), features[:cut], task.train, most, judge)
     if solver == "auto" and loses(chain_error(tried, *judge), _error(from_weights, responses, rows, cut)):
         return _unsolved(layer, from_weights, responses, rows)
-    chain, linear = tried, activated_error(regressed, trial.linear)
-    if iterations < most or most == 0:  # the held-out rows called a halt: then they are worth having to solve on
+    if 0 < iterations == most:  # the held-out rows never called a halt: solving on them too would change little
+        chain, linear = tried, activated_error(regressed, trial.linear)
+    else:
         factors, errors = task.solve(trial)
         chain, _ = refine(_chain(mixture, factors, channel), features, regressed, iterations)
         linear = errors.linear
@@ -94,7 +95,7 @@ def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> NDArray[n
     weight = np.asarray(layer.weight, np.float64)
     if channel is None:
         return weight
-    covariance = Moments.of(rows.responses, rows.responses[:, :1]).gram
+    covariance = np.atleast_2d(np.cov(rows.responses, rowvar=False))
     with one_thread():
         _, directions = eigh(covariance, subset_by_index=[layer.filters - channel, layer.filters - 1])
     return np.asarray(np.einsum("dr,dchw->rchw", directions, weight, optimize=True))
