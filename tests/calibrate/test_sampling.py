@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
@@ -24,6 +24,7 @@ from onnx_lowrank.calibrate.sampling import (
 )
 from onnx_lowrank.layer import Layer
 from tests.helpers import Array, Feeds, applied, build, filters, find, normal, relative, run, sampled
+from tests.layers import conv_geometries
 
 IMAGES = 3
 OPSETS = [7, 9, 11, 13, 17, 21, 23]
@@ -142,19 +143,9 @@ def test_patch_tap_is_the_convolution(opset: int, attributes: str) -> None:
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_patch_tap_for_any_geometry(data: st.DataObject) -> None:
-    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
-    kernel, strides = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5))), data.draw(pair)
-    size = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
-    place = data.draw(st.sampled_from(["pads", "VALID", "SAME_UPPER", "SAME_LOWER"]))
-    # onnxruntime has no kernel for SAME with dilations.
-    dilations = (1, 1) if place.startswith("SAME") else data.draw(pair)
-    pads = data.draw(st.tuples(*[st.integers(0, 3)] * 4)) if place == "pads" else (0, 0, 0, 0)
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    if not place.startswith("SAME"):
-        assume(all(size[axis] + pads[axis] + pads[axis + 2] >= reach[axis] for axis in (0, 1)))
-    padding = f"pads={list(pads)}" if place == "pads" else f'auto_pad="{place}"'
+    attributes, kernel, size = data.draw(conv_geometries())
     model = conv_model(
-        f"{padding}, strides={list(strides)}, dilations={list(dilations)}",
+        attributes,
         filters(0, 3, 2, *kernel),
         size,
         bias=normal(3, 3) if data.draw(st.booleans()) else None,

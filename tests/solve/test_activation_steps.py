@@ -134,7 +134,9 @@ def test_identity_is_the_weighted_mean(targets: Matrix, predictions: Matrix, pen
 def test_a_huge_penalty_keeps_the_predictions(case: str, responses: Matrix, predictions: Matrix) -> None:
     targets = ALL[case](responses)
     z = activation_step(ALL[case], targets, predictions, 1e9)
-    np.testing.assert_allclose(z, predictions, rtol=0, atol=2.5e-7)  # |t - r| r' / penalty is at most (40 + 2 * 40) * 2 / 1e9
+    np.testing.assert_allclose(
+        z, predictions, rtol=0, atol=2.5e-7
+    )  # |t - r| r' / penalty is at most (40 + 2 * 40) * 2 / 1e9
 
 
 @pytest.mark.parametrize("case", CURVED)

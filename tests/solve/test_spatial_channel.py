@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import scipy.ndimage
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -25,7 +25,7 @@ from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.spatial_channel import solve_spatial
 from onnx_lowrank.threads import one_thread
 from tests.helpers import build, filters, find, normal, relative, run
-from tests.layers import conv_layer
+from tests.layers import conv_geometries, conv_layer
 
 Array = NDArray[Any]
 
@@ -141,18 +141,7 @@ def test_full_rank_is_the_layer_in_onnxruntime(method: str, solver: str, attribu
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_any_geometry(data: st.DataObject) -> None:
-    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
-    kernel, strides = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4))), data.draw(pair)
-    size = data.draw(st.tuples(st.integers(3, 9), st.integers(3, 9)))
-    place = data.draw(st.sampled_from(["pads", "VALID", "SAME_UPPER", "SAME_LOWER"]))
-    # onnxruntime has no kernel for SAME with dilations.
-    dilations = (1, 1) if place.startswith("SAME") else data.draw(pair)
-    pads = data.draw(st.tuples(*[st.integers(0, 3)] * 4)) if place == "pads" else (0, 0, 0, 0)
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    if not place.startswith("SAME"):
-        assume(all(size[axis] + pads[axis] + pads[axis + 2] >= reach[axis] for axis in (0, 1)))
-    padding = f"pads={list(pads)}" if place == "pads" else f'auto_pad="{place}"'
-    attributes = f"{padding}, strides={list(strides)}, dilations={list(dilations)}"
+    attributes, kernel, size = data.draw(conv_geometries())
     model = one_conv(attributes, filters(0, 4, 3, *kernel), normal(3, 4), size)
     x = normal(1, 3, 3, *size)
     layer, responses = sampled(model, x)
