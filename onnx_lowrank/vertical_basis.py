@@ -24,6 +24,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,9 @@ def vertical_basis(weight: NDArray[Any], rank: int, moments: Float64 | None = No
         weight: W, shape (d, c, kh, kw).
         rank: number of filters k, at most ``min(c * kh, d * kw)``.
         moments: S, positive definite; the identity if not given.
+
+    Raises:
+        numpy.linalg.LinAlgError: S is not positive definite.
     """
     columns = _weight_columns(weight)
     stacked = columns.reshape(-1, columns.shape[-1]).T
@@ -67,7 +71,16 @@ def vertical_basis(weight: NDArray[Any], rank: int, moments: Float64 | None = No
 
 
 def horizontal_map(weight: NDArray[Any], basis: Float64, moments: Float64 | None = None) -> Float64:
-    """The 1 x kw filters H that go best with a basis, shape (d, kw, k); moments as in `vertical_basis`."""
+    """The 1 x kw filters H that go best with a basis.
+
+    Args:
+        weight: W, shape (d, c, kh, kw).
+        basis: V of `vertical_basis`, shape (k, c * kh).
+        moments: those that the basis was made with.
+
+    Returns:
+        H, shape (d, kw, k).
+    """
     weighed = basis if moments is None else basis @ moments
     return np.ascontiguousarray((_weight_columns(weight) @ weighed.T).transpose(1, 0, 2))
 
@@ -83,7 +96,7 @@ def column_features(patches: NDArray[Any], basis: Float64) -> NDArray[np.float32
     return features.reshape(len(patches), patches.shape[3], len(basis))
 
 
-def _columns(patches: NDArray[Any]) -> Any:
+def _columns(patches: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     """Columns of patches as rows of c * kh numbers, a block at a time."""
     for first in range(0, len(patches), _BLOCK_ROWS):
         block = patches[first : first + _BLOCK_ROWS].transpose(0, 3, 1, 2)

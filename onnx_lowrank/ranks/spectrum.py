@@ -43,7 +43,15 @@ def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def paper_truncation(layer: Layer, responses: NDArray[Any]) -> Truncation:
-    """The energy lost by channel ranks in the place of a measured error: what the paper selects ranks by."""
+    """The energy lost by channel ranks in the place of a measured error: what the paper selects ranks by.
+
+    Args:
+        layer: the layer.
+        responses: its responses in the original network, shape (n, d).
+
+    Returns:
+        Exact at every channel rank; it says nothing about spatial ranks below the largest.
+    """
     lost = 1 - energy_curve(responses)[1:]
     most = np.array([largest_ranks(layer)["spatial"]])
     return Truncation(np.arange(1, layer.filters + 1), most, lost[:, None])
