@@ -24,6 +24,7 @@ from onnx_lowrank.errors import (
 from onnx_lowrank.factors import Convolution, Factors
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import largest_ranks
+from onnx_lowrank.ranks import depth_weights
 from onnx_lowrank.responses import Responses
 from onnx_lowrank.verify import Comparison, OutputFidelity
 from tests import networks as small
@@ -687,6 +688,20 @@ def test_few_images_never_do_worse_than_none(count: int) -> None:
         result = converted(network(), {"x": images(7, count + 5)}, plan=plan, samples=count, solver=solver)
         error[solver] = relative(before, run(model_of(result), {"x": x})["y"])
     assert error["auto"] < error["weights"]
+
+
+def test_late_layers_count_more_but_not_as_in_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    real = pipeline.select
+
+    def spy(options: Any, budget: float, given: Any) -> Any:
+        weights.append(given)
+        return real(options, budget, given)
+
+    monkeypatch.setattr(pipeline, "select", spy)
+    converted(network(), dry_run=True)
+    converted(network(), dry_run=True, method="channel", selection="energy")
+    assert weights == [depth_weights(4), None]
 
 
 def test_refinement_lowers_the_error_on_the_calibration_rows() -> None:

@@ -10,7 +10,7 @@ from onnx_lowrank.calibrate import collect_targets, layer_positions
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.responses import Targets
-from tests.helpers import CPU, Array, build, filters, find, normal, run, sampled
+from tests.helpers import CPU, Array, applied, build, filters, find, normal, run, sampled
 
 IMAGES = 7
 X = normal(1, IMAGES, 3, 10, 9)
@@ -130,3 +130,25 @@ def test_a_residual_that_is_not_finite() -> None:
     )
     with pytest.raises(CalibrationError, match="Conv 'c': its residual is NaN or infinite"):
         collected(model, 3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_probes_are_the_input_patches_of_the_rows_they_name(batch_size: int) -> None:
+    model = residual_network()
+    layers, _ = find(model, {"x": X[:1]})
+    positions = layer_positions(layers, IMAGES, 11, seed=3)
+    probes = {"n": np.array([0, 4, 10]), "y": np.array([7])}
+    probes = {layer.name: probes[layer.response] for layer in layers if layer.response in probes}
+    targets = collect_targets(model, layers, positions, batches(X, batch_size), CPU, probes)
+    for layer in layers:
+        found = targets[layer.name]
+        if layer.name not in probes:
+            assert found.probe is None
+            continue
+        assert found.probe is not None
+        assert found.probe.patches.shape == (IMAGES * len(probes[layer.name]), *layer.weight.shape[1:])
+        assert found.probe.patches.dtype == np.float32
+        rows = applied(layer, found.probe.patches.reshape(len(found.probe.rows), -1))
+        np.testing.assert_allclose(found.responses[found.probe.rows], rows, rtol=1e-5, atol=2e-5)
+        wanted = [image * 11 + place for image in range(IMAGES) for place in probes[layer.name]]
+        assert found.probe.rows.tolist() == wanted
