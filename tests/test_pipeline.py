@@ -243,6 +243,76 @@ def test_layers_are_solved_with_what_the_converted_prefix_delivers(
         assert (strayed[name] > 0.01) if asymmetric else (strayed[name] < 1e-6)
 
 
+# Methods, ranks, refinement
+
+
+@pytest.mark.parametrize("method", ["spatial-channel", "channel", "spatial", "auto"])
+def test_only_the_method_that_is_asked_for(method: str) -> None:
+    result = converted(network(), method=method, speedup=2.5)
+    found = {layer.method for layer in result.report.layers} - {"kept"}
+    assert found
+    # A three-way chain that costs more than two of its factors merged gives way to those.
+    allowed = {"spatial-channel", "channel", "spatial"}
+    assert found <= (allowed if method in {"auto", "spatial-channel"} else {method})
+    x = images(99)
+    assert relative(run(network(), {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.1
+
+
+def test_a_choice_of_methods_does_no_worse_than_any_one_of_them() -> None:
+    x = images(99)
+    before = run(network(), {"x": x})["y"]
+    errors = {}
+    for method in ("auto", "channel", "spatial"):
+        result = converted(network(), {"x": images(0, 200)}, method=method, speedup=4, samples=180)
+        errors[method] = relative(before, run(model_of(result), {"x": x})["y"])
+    assert errors["auto"] <= 1.02 * min(errors.values())
+
+
+@pytest.mark.parametrize("count", [5, 20, 100])
+def test_few_images_never_do_worse_than_none(count: int) -> None:
+    """At the same ranks, with 5 images, 20 or 100: what is solved on them against what the weights alone say."""
+    layers, _ = find(network(), {"x": images(0, 2)})
+    plan = RankPlan(
+        tuple(
+            LayerPlan(layer.name, "spatial-channel", max(2, layer.filters // 2), layer.filters // 2) for layer in layers
+        )
+    )
+    x = images(99, 200)
+    before = run(network(), {"x": x})["y"]
+    error = {}
+    for solver in ("auto", "weights"):
+        result = converted(network(), {"x": images(7, count + 5)}, plan=plan, samples=count, solver=solver)
+        error[solver] = relative(before, run(model_of(result), {"x": x})["y"])
+    assert error["auto"] < error["weights"]
+
+
+def test_late_layers_count_more_but_not_as_in_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    real = pipeline.select
+
+    def spy(options: Any, budget: float, given: Any) -> Any:
+        weights.append(given)
+        return real(options, budget, given)
+
+    monkeypatch.setattr(pipeline, "select", spy)
+    converted(network(), dry_run=True)
+    converted(network(), dry_run=True, method="channel", selection="energy")
+    assert weights == [depth_weights(4), None]
+
+
+def test_refinement_lowers_the_error_on_the_calibration_rows() -> None:
+    plan = RankPlan((LayerPlan("conv2", "spatial-channel", 6, 5), LayerPlan("conv3", "spatial", spatial=5)))
+    data = {"x": images(0, 200)}
+    solved = {}
+    for refine in ("none", "fast", "full"):
+        report = converted(network(), data, plan=plan, samples=180, refine=refine).report
+        solved[refine] = [layer.errors.solved for layer in report.layers if layer.errors is not None]
+    assert len(solved["none"]) == 2
+    for none, fast, full in zip(*solved.values(), strict=True):
+        assert full <= fast <= none
+        assert full < 0.995 * none
+
+
 # Full rank must change nothing
 
 
@@ -648,70 +718,3 @@ def test_choices_there_are_not(setting: str, allowed: str) -> None:
 def test_energy_says_nothing_about_spatial_ranks(method: str) -> None:
     with pytest.raises(ValueError, match=f"selection 'energy' knows channel ranks only, got method '{method}'"):
         convert(small.network(), small.images(), selection="energy", method=method)
-
-
-@pytest.mark.parametrize("method", ["spatial-channel", "channel", "spatial", "auto"])
-def test_only_the_method_that_is_asked_for(method: str) -> None:
-    result = converted(network(), method=method, speedup=2.5)
-    found = {layer.method for layer in result.report.layers} - {"kept"}
-    assert found
-    # A three-way chain that costs more than two of its factors merged gives way to those.
-    allowed = {"spatial-channel", "channel", "spatial"}
-    assert found <= (allowed if method in {"auto", "spatial-channel"} else {method})
-    x = images(99)
-    assert relative(run(network(), {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.1
-
-
-def test_a_choice_of_methods_does_no_worse_than_any_one_of_them() -> None:
-    x = images(99)
-    before = run(network(), {"x": x})["y"]
-    errors = {}
-    for method in ("auto", "channel", "spatial"):
-        result = converted(network(), {"x": images(0, 200)}, method=method, speedup=4, samples=180)
-        errors[method] = relative(before, run(model_of(result), {"x": x})["y"])
-    assert errors["auto"] <= 1.02 * min(errors.values())
-
-
-@pytest.mark.parametrize("count", [5, 20, 100])
-def test_few_images_never_do_worse_than_none(count: int) -> None:
-    """At the same ranks, with 5 images, 20 or 100: what is solved on them against what the weights alone say."""
-    layers, _ = find(network(), {"x": images(0, 2)})
-    plan = RankPlan(
-        tuple(
-            LayerPlan(layer.name, "spatial-channel", max(2, layer.filters // 2), layer.filters // 2) for layer in layers
-        )
-    )
-    x = images(99, 200)
-    before = run(network(), {"x": x})["y"]
-    error = {}
-    for solver in ("auto", "weights"):
-        result = converted(network(), {"x": images(7, count + 5)}, plan=plan, samples=count, solver=solver)
-        error[solver] = relative(before, run(model_of(result), {"x": x})["y"])
-    assert error["auto"] < error["weights"]
-
-
-def test_late_layers_count_more_but_not_as_in_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = []
-    real = pipeline.select
-
-    def spy(options: Any, budget: float, given: Any) -> Any:
-        weights.append(given)
-        return real(options, budget, given)
-
-    monkeypatch.setattr(pipeline, "select", spy)
-    converted(network(), dry_run=True)
-    converted(network(), dry_run=True, method="channel", selection="energy")
-    assert weights == [depth_weights(4), None]
-
-
-def test_refinement_lowers_the_error_on_the_calibration_rows() -> None:
-    plan = RankPlan((LayerPlan("conv2", "spatial-channel", 6, 5), LayerPlan("conv3", "spatial", spatial=5)))
-    data = {"x": images(0, 200)}
-    solved = {}
-    for refine in ("none", "fast", "full"):
-        report = converted(network(), data, plan=plan, samples=180, refine=refine).report
-        solved[refine] = [layer.errors.solved for layer in report.layers if layer.errors is not None]
-    assert len(solved["none"]) == 2
-    for none, fast, full in zip(*solved.values(), strict=True):
-        assert full <= fast <= none
-        assert full < 0.995 * none

@@ -22,7 +22,7 @@ def main() -> None:
     """Convert one model."""
     source, samples, speedup, output = sys.argv[1:]
     _stand_in_for_torchvision()
-    import torch  # noqa: PLC0415 - not in this project's environment
+    import torch  # noqa: PLC0415 - this and the next only behind the stand-in
     from aimet_torch.common.defs import CostMetric, GreedySelectionParameters  # noqa: PLC0415
     from aimet_torch.compress import CompressionScheme, ModelCompressor  # noqa: PLC0415
     from aimet_torch.defs import SpatialSvdParameters  # noqa: PLC0415
