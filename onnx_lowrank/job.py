@@ -1,4 +1,4 @@
-"""A conversion under way: what is fixed before the first layer is solved, and its account at the end."""
+"""A conversion under way: what is fixed before the first layer is solved."""
 
 from __future__ import annotations
 
@@ -23,20 +23,16 @@ from onnx_lowrank.calibrate import (
     split_samples,
 )
 from onnx_lowrank.calibrate.sampling import Ints, draw_positions
-from onnx_lowrank.factors import SolveErrors
 from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.layer_clock import LayerClock
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.prepare import Network, check_has_data, choose_layers, open_network
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.report import Calibration, LayerReport, Report
 from onnx_lowrank.runtime import choose_provider
 from onnx_lowrank.settings import Settings
-from onnx_lowrank.stopwatch import Stopwatch, peak_memory_bytes
-from onnx_lowrank.verify import Comparison
-from onnx_lowrank.version import __version__
+from onnx_lowrank.stopwatch import Stopwatch
 
 _PROBE_ROWS = 1_500  # rows whose input patches rank selection gets to see
-_STAGES = ("collect", "ranks", "propagate", "solve", "verify")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +51,8 @@ class Job:
         settings: how to convert.
         progress: watches the stages.
         watch: seconds by stage.
+        clock: milliseconds of layers.
+        latency_batch: samples per run where latency is measured.
     """
 
     network: Network
@@ -68,6 +66,8 @@ class Job:
     settings: Settings
     progress: Progress
     watch: Stopwatch
+    clock: LayerClock
+    latency_batch: int
 
     @property
     def every_layer(self) -> list[Layer | SkippedLayer]:
@@ -105,7 +105,18 @@ def prepare_job(
     layers, skipped = choose_layers(*network.layers(one_batch), settings.include, settings.exclude)
     positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
     probes = _probes(layers, positions, settings)
-    return Job(network, samples, split, one_batch, layers, skipped, positions, probes, settings, progress, watch)
+    batch = _latency_batch(network, settings, fixed)
+    clock = LayerClock(provider, batch, settings.latency_table)
+    return Job(
+        network, samples, split, one_batch, layers, skipped, positions, probes, settings, progress, watch, clock, batch
+    )
+
+
+def _latency_batch(network: Network, settings: Settings, fixed: int | None) -> int:
+    """Samples per run where latency is measured: as the model or ``--input-shapes`` says, else one."""
+    shapes = settings.input_shapes
+    shape = shapes.get(network.inputs[0].name) or shapes.get("")
+    return fixed or (shape[0] if shape else 1)
 
 
 def _probes(layers: list[Layer], positions: Mapping[str, Ints], settings: Settings) -> dict[str, Ints]:
@@ -119,57 +130,3 @@ def _probes(layers: list[Layer], positions: Mapping[str, Ints], settings: Settin
             generator = np.random.default_rng([settings.seed, number, 1])
             probes[layer.name] = draw_positions(generator, 1, count, ceil(_PROBE_ROWS / images))[0]
     return probes
-
-
-def account(
-    job: Job,
-    plan: RankPlan,
-    errors: Mapping[str, SolveErrors] | None = None,
-    comparison: Comparison | None = None,
-    passes: float = 0.0,
-    output: str | Path | None = None,
-) -> Report:
-    """The report of a conversion.
-
-    Args:
-        job: the conversion.
-        plan: its ranks.
-        errors: of the solved layers by name; None for a dry run, as for all that follows.
-        comparison: of the written file with the original.
-        passes: of the converted network over the calibration set.
-        output: path written.
-    """
-    errors = errors or {}
-    macs = job.planned_macs(plan)
-    entries = list(zip(job.layers, plan, macs, strict=False))  # the rest of macs is that of the skipped layers
-    layers = [LayerReport.of_planned(layer, entry, after, errors.get(layer.name)) for layer, entry, after in entries]
-    rows = {report.name: report for report in (*layers, *map(LayerReport.of_skipped, job.skipped))}
-    before = job.every_layer
-    parameters = [cost.chain_parameters(layer, entry) for layer, entry, _ in entries]
-    images, looked_at = len(job.split.calibration), len(next(iter(job.one_batch.values())))
-    return Report(
-        version=__version__,
-        seed=job.settings.seed,
-        input=job.network.name,
-        output=None if output is None else str(output),
-        requested=None if job.settings.plan else job.settings.speedup,
-        macs=(sum(layer.macs for layer in before), sum(macs)),
-        parameters=(
-            sum(layer.parameters for layer in before),
-            sum(parameters) + sum(layer.parameters for layer in job.skipped),
-        ),
-        calibration=Calibration(
-            source=job.samples.source,
-            synthetic=False,
-            images=images,
-            positions_per_image=max(drawn.shape[1] for drawn in job.positions.values()),
-            provider=job.network.provider.name,
-        ),
-        layers=tuple(rows[name] for name in job.network.order if name in rows),
-        verification=None
-        if comparison is None
-        else {"images": comparison.images, "outputs": comparison.to_dict()["outputs"]},
-        forward_passes={"original": (images + looked_at) / images, "converted": passes},
-        seconds=job.watch.seconds(_STAGES),
-        peak_memory_bytes=peak_memory_bytes(),
-    )

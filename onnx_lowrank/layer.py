@@ -27,6 +27,19 @@ class Geometry:
     pads: tuple[int, ...]
     auto_pad: str = "NOTSET"
 
+    def along(self, axis: int) -> Geometry:
+        """The part that concerns one axis; along the others the kernel is 1 and moves by single steps."""
+
+        def only(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
+            return tuple(value if place == axis else neutral for place, value in enumerate(values))
+
+        half = len(self.pads) // 2
+        pads = only(self.pads[:half], 0) + only(self.pads[half:], 0)
+        return Geometry(only(self.strides, 1), only(self.dilations, 1), pads, self.auto_pad)
+
+
+POINTWISE = Geometry(strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0))
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:

@@ -6,31 +6,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from threadpoolctl import threadpool_limits
 
-from onnx_lowrank import cost
+from onnx_lowrank.account import Outcome, account
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
-from onnx_lowrank.errors import BudgetError, VerificationError
+from onnx_lowrank.choose import choose_ranks
+from onnx_lowrank.errors import VerificationError
 from onnx_lowrank.factors import SolveErrors
-from onnx_lowrank.job import Job, account, prepare_job
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.plan import LayerPlan, RankPlan, largest_ranks
+from onnx_lowrank.job import Job, prepare_job
+from onnx_lowrank.measured import Latency, time_conversion, warn_if_slow
+from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.prepare import count_macs
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.ranks import Truncation, depth_weights, layer_options, measure_truncation, paper_truncation, select
 from onnx_lowrank.report import Report
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.rewrite import check_writable, replace_layer, set_metadata, staged
-from onnx_lowrank.runtime import Session, rank_block
-from onnx_lowrank.settings import METHODS, Settings
+from onnx_lowrank.runtime import Session
+from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.verify import Comparison, check_structure, compare_outputs
 from onnx_lowrank.version import __version__
@@ -115,45 +114,15 @@ def convert(
         with job.watch.measure("ranks"):
             plan = choose_ranks(job, targets)
         if dry_run:
-            return Result(None, plan, account(job, plan))
+            return Result(None, plan, account(job, plan, Outcome()))
         converted, errors, passes = _solve_layers(job, plan, targets)
         _sign(converted, job, plan)
-        with _written(converted, output) as file, job.watch.measure("verify"):
-            comparison = _verify(job, plan, file)
-        return Result(converted, plan, account(job, plan, errors, comparison, passes, output))
-
-
-def choose_ranks(job: Job, targets: Mapping[str, Targets]) -> RankPlan:
-    """Method and ranks of every layer: the plan that was given, or the best within the budget.
-
-    Raises:
-        BudgetError: no choice of ranks reaches the target.
-        RankError: the given plan does not fit the layers.
-    """
-    settings = job.settings
-    truncations = [_truncation(layer, targets[layer.name], settings.selection) for layer in job.layers]
-    if settings.plan is not None:
-        given = zip(job.layers, settings.plan.matched(job.layers), truncations, strict=True)
-        return RankPlan(tuple(_with_energy(layer, entry, truncation) for layer, entry, truncation in given))
-    measure = cost.chain_macs if settings.cost == "macs" else cost.chain_parameters
-    whole = [layer.macs if settings.cost == "macs" else layer.parameters for layer in job.every_layer]
-    fixed = sum(whole[len(job.layers) :])
-    methods = METHODS[1:] if settings.method == "auto" else (settings.method,)
-    multiple = settings.rank_multiple or rank_block(job.network.provider)
-    options = [
-        layer_options(layer, truncation, measure, methods, multiple)
-        for layer, truncation in zip(job.layers, truncations, strict=True)
-    ]
-    try:
-        weights = None if settings.selection == "energy" else depth_weights(len(options))
-        chosen = select(options, sum(whole) / settings.speedup - fixed, weights)
-    except BudgetError as error:
-        least = fixed + sum(min(option.cost for option in layer) for layer in options)
-        raise BudgetError(
-            f"speedup {settings.speedup:g} cannot be reached, the largest that can is {sum(whole) / least:.2f} "
-            f"({sum(whole):.4g} {settings.cost}, of which {fixed:.4g} are in layers that stay): lower --speedup"
-        ) from error
-    return RankPlan(tuple(option.plan for option in chosen))
+        with _written(converted, output) as file:
+            with job.watch.measure("verify"):
+                comparison = _verify(job, plan, file)
+            with job.watch.measure("bench"):
+                latency = _time(job, plan, file)
+        return Result(converted, plan, account(job, plan, Outcome(errors, passes, comparison, latency), output))
 
 
 def _solve_layers(
@@ -223,20 +192,16 @@ def _verify(job: Job, plan: RankPlan, file: Path) -> Comparison:
     return comparison
 
 
+def _time(job: Job, plan: RankPlan, file: Path) -> Latency | None:
+    """Time the written file against the original, where that is wanted and this is the machine it was made for."""
+    if not job.settings.bench or job.clock.foreign:
+        return None
+    latency = time_conversion(job, file)
+    macs = job.planned_macs(plan)
+    warn_if_slow(job, plan, latency, sum(layer.macs for layer in job.every_layer) / max(1, sum(macs)))
+    return latency
+
+
 def _float_outputs(model: onnx.ModelProto) -> set[str]:
     kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.UNDEFINED}
     return {value.name for value in model.graph.output if value.type.tensor_type.elem_type in kinds}
-
-
-def _truncation(layer: Layer, targets: Targets, selection: str) -> Truncation:
-    if selection == "energy":
-        return paper_truncation(layer, targets.responses)
-    return measure_truncation(layer, targets)
-
-
-def _with_energy(layer: Layer, entry: LayerPlan, truncation: Truncation) -> LayerPlan:
-    if entry.method == "kept":
-        return entry
-    largest = largest_ranks(layer)
-    channel, spatial = (entry.channel or largest["channel"]), (entry.spatial or largest["spatial"])
-    return replace(entry, energy=1 - float(truncation.error(np.array(channel), np.array(spatial))))

@@ -29,6 +29,7 @@ class LayerPlan:
         channel: rank d' in front of the last 1 x 1 convolution; None where the method has none.
         spatial: rank d'' between the kh x 1 and the 1 x kw convolution; None where the method has none.
         energy: share of the response's energy these ranks keep, 0 to 1.
+        reason: why the layer is kept, where there was no choice.
     """
 
     name: str
@@ -36,6 +37,7 @@ class LayerPlan:
     channel: int | None = None
     spatial: int | None = None
     energy: float = 1.0
+    reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What `RankPlan.to_json` writes of a layer."""

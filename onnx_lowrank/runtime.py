@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,11 @@ class Provider:
         """onnxruntime's provider names, the preferred one first, CPU last."""
         return list(dict.fromkeys([_PROVIDERS[self.name], _PROVIDERS["cpu"]]))
 
+    @property
+    def memory(self) -> str:
+        """onnxruntime's name of the memory it works in."""
+        return "cpu" if self.name == "cpu" else "cuda"
+
 
 class Session:
     """A model ready to run.
@@ -72,6 +77,7 @@ class Session:
         options.log_severity_level = 4
         source = str(model) if isinstance(model, Path) else model.SerializeToString()
         self._name = name
+        self._memory = provider.memory
         try:
             self._session = runtime.InferenceSession(source, options, providers=provider.chain)
         except Exception as error:  # onnxruntime's exceptions share no base class but this
@@ -104,6 +110,27 @@ class Session:
             raise ModelError(f"{self._name}: onnxruntime cannot run it: {error}") from error
         return dict(zip(self.outputs, values, strict=True))
 
+    def bound(self, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+        """The model with a batch of inputs already where it runs and its outputs left there (I/O binding).
+
+        Returns:
+            A function that runs it once and comes back when all outputs are there; raises ModelError where that fails.
+        """
+        binding, values = self._session.io_binding(), _onnxruntime().OrtValue
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, values.ortvalue_from_numpy(np.ascontiguousarray(array), self._memory, 0))
+        for name in self.outputs:
+            binding.bind_output(name, self._memory)
+
+        def run_once() -> None:
+            try:
+                self._session.run_with_iobinding(binding)
+                binding.synchronize_outputs()
+            except Exception as error:  # onnxruntime's exceptions share no base class but this
+                raise ModelError(f"{self._name}: onnxruntime cannot run it: {error}") from error
+
+        return run_once
+
 
 def choose_provider(wanted: str = "auto", threads: int | None = None) -> Provider:
     """The provider to run on; ``auto`` takes CUDA where it starts, else the CPU.
@@ -133,20 +160,6 @@ def choose_provider(wanted: str = "auto", threads: int | None = None) -> Provide
         )
     log.info("running on provider %s", wanted)
     return Provider(wanted, threads or 0)
-
-
-def rank_block(provider: Provider) -> int:
-    """Channels that the provider's kernels work on at a time: ranks that are multiples of it run fast.
-
-    onnxruntime's CPU kernels use blocks of 16 with AVX-512 and of 8 without; tensor cores want multiples of 8.
-    """
-    if provider.name != "cpu":
-        return 8
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:  # not Linux
-        return 8
-    return 16 if "avx512f" in flags else 8
 
 
 def observe_shapes(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
+from pathlib import Path
 
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.plan import RankPlan
 
-COSTS = ("macs", "params")
+COSTS = ("macs", "latency", "params")
 METHODS = ("auto", "spatial-channel", "channel", "spatial")
 REFINEMENTS = ("none", "fast", "full")
 SOLVERS = ("auto", "nonlinear", "linear", "weights", "paper")
@@ -22,7 +23,7 @@ class Settings:
 
     Attributes:
         speedup: whole-model target, original cost / converted cost; above 1.
-        cost: what ``speedup`` counts: ``macs`` or ``params``.
+        cost: what ``speedup`` counts: ``macs``, ``params``, or measured ``latency``.
         method: ``auto``, ``spatial-channel``, ``channel`` or ``spatial``: the factorizations allowed.
         samples: calibration images; None for as many as are worth it.
         positions: positions per image and layer; None for as many as the solver needs.
@@ -35,6 +36,10 @@ class Settings:
         exclude: regular expressions on layer names; layers that one of them matches stay.
         input_shapes: shape by input name, where the model leaves axes open.
         plan: ranks to use instead of choosing them.
+        bench: measure latency: leave layers alone that would run slower, and report the speedup; without it a
+            conversion with cost ``macs`` comes out the same every time.
+        latency_table: file of measured latencies to read and to add to, for cost ``latency``; None for the user's
+            cache.
         refine: ``none``, ``fast`` or ``full``: how long all factors of a layer are refined after the closed form.
         solver: ``auto``; or ``nonlinear``, ``linear``, ``weights``, ``paper`` to see what each step brings.
         selection: what rank selection goes by: ``error`` after the activation, or PCA ``energy``, as in the paper
@@ -60,6 +65,8 @@ class Settings:
     exclude: tuple[str, ...] = ()
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     plan: RankPlan | None = None
+    bench: bool = True
+    latency_table: Path | None = None
     refine: str = "fast"
     solver: str = "auto"
     selection: str = "error"
@@ -76,5 +83,9 @@ class Settings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.cost == "latency" and not self.bench:
+            raise ValueError("cost 'latency' has to be measured: leave bench on")
+        if self.latency_table is not None and self.cost != "latency":
+            raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
         if self.selection == "energy" and self.method != "channel":
             raise ValueError(f"selection 'energy' knows channel ranks only, got method {self.method!r}: use 'channel'")

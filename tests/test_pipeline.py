@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from onnx_lowrank import LayerPlan, RankPlan, Result, convert, inspect, pipeline
+from onnx_lowrank import LayerPlan, RankPlan, Result, choose, convert, inspect, pipeline
 from onnx_lowrank.errors import (
     BudgetError,
     CalibrationError,
@@ -288,13 +288,13 @@ def test_few_images_never_do_worse_than_none(count: int) -> None:
 
 def test_late_layers_count_more_but_not_as_in_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = []
-    real = pipeline.select
+    real = choose.select
 
     def spy(options: Any, budget: float, given: Any) -> Any:
         weights.append(given)
         return real(options, budget, given)
 
-    monkeypatch.setattr(pipeline, "select", spy)
+    monkeypatch.setattr(choose, "select", spy)
     converted(network(), dry_run=True)
     converted(network(), dry_run=True, method="channel", selection="energy")
     assert weights == [depth_weights(4), None]
@@ -590,7 +590,7 @@ def test_a_speedup_out_of_reach_names_the_largest_that_is_not() -> None:
 def test_unknown_settings() -> None:
     with pytest.raises(TypeError, match="speed_up"):
         converted(network(), speed_up=2)
-    with pytest.raises(ValueError, match="cost must be one of macs, params, got 'joules'"):
+    with pytest.raises(ValueError, match="cost must be one of macs, latency, params, got 'joules'"):
         converted(network(), cost="joules")
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
         converted(network(), samples=0)

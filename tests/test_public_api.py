@@ -8,13 +8,17 @@ import onnx_lowrank
 
 def test_public_names() -> None:
     assert onnx_lowrank.__all__ == [
+        "Benchmark",
         "Inspection",
         "LayerPlan",
+        "ModelTiming",
+        "Pace",
         "Preprocessing",
         "RankPlan",
         "Result",
         "Settings",
         "__version__",
+        "bench",
         "compare",
         "convert",
         "inspect",

@@ -10,7 +10,7 @@ import pytest
 
 from onnx_lowrank import runtime
 from onnx_lowrank.errors import MissingDependencyError, ModelError
-from onnx_lowrank.runtime import Provider, Session, choose_provider, observe_shapes, rank_block
+from onnx_lowrank.runtime import Provider, Session, choose_provider, observe_shapes
 from onnx_lowrank.tensor_spec import TensorSpec
 from tests.helpers import CPU, build, filters, normal, run
 
@@ -135,25 +135,6 @@ def test_without_onnxruntime_the_message_says_what_to_install(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'onnx-lowrank\[cpu\]'"):
         choose_provider("cpu")
-
-
-def test_rank_block() -> None:
-    assert rank_block(Provider("cuda")) == 8
-    assert rank_block(Provider("cpu")) in {8, 16}
-
-
-@pytest.mark.parametrize(("flags", "block"), [("sse avx2 avx512f", 16), ("sse avx2", 8)])
-def test_rank_block_goes_by_the_processor(monkeypatch: pytest.MonkeyPatch, flags: str, block: int) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags : {flags}")
-    assert rank_block(Provider("cpu")) == block
-
-
-def test_rank_block_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object, **__: object) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", missing)
-    assert rank_block(Provider("cpu")) == 8
 
 
 # Shapes

@@ -6,6 +6,7 @@
     convert.py   onnx-lowrank IN.onnx OUT.onnx
     inspect.py   onnx-lowrank inspect IN.onnx
     compare.py   onnx-lowrank compare A.onnx B.onnx
+    bench.py     onnx-lowrank bench A.onnx B.onnx
     options.py   options that commands share, and how their values are read
     loader.py    --data-loader file.py:function
     files.py     plans and reports on the disk
@@ -17,6 +18,7 @@ from __future__ import annotations
 import signal
 import sys
 
+from onnx_lowrank.cli.bench import bench_command
 from onnx_lowrank.cli.compare import compare
 from onnx_lowrank.cli.convert import convert
 from onnx_lowrank.cli.inspect import inspect
@@ -24,7 +26,7 @@ from onnx_lowrank.cli.program import Program
 
 __all__ = ["main", "program"]
 
-program = Program(convert, [inspect, compare])
+program = Program(convert, [inspect, compare, bench_command])
 
 
 def main() -> None:

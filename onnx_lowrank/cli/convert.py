@@ -9,12 +9,13 @@ import click
 from rich.console import Console
 
 from onnx_lowrank import pipeline
-from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan, write_text
+from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan
 from onnx_lowrank.cli.options import FilePath, by_name, data_options, read_data, read_preprocessing, run_options
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.report import headline, layer_table
+from onnx_lowrank.rewrite import write_text
 from onnx_lowrank.settings import COSTS, METHODS, REFINEMENTS, Settings
 from onnx_lowrank.version import __version__
 
@@ -40,10 +41,11 @@ class RankMultiple(click.ParamType):
 @click.argument("output", type=FilePath(), metavar="OUT.onnx", required=False)
 @click.option("--speedup", default="4", metavar="X", help="original / converted cost, above 1  [4]")
 @click.option("--cost", type=click.Choice(COSTS), default="macs", metavar="|".join(COSTS), help="what --speedup counts")
+@click.option("--latency-table", type=FilePath(), metavar="FILE", help="of --cost latency: read it, add to it")
 @click.option("--method", type=click.Choice(METHODS), default="auto", metavar="|".join(METHODS),
               help="factorizations allowed")  # fmt: skip
 @click.option("--refine", type=click.Choice(REFINEMENTS), default="fast", metavar="|".join(REFINEMENTS),
-              help="of a layer's factors, on top of the closed form")  # fmt: skip
+              help="of factors, after the closed form")  # fmt: skip
 @data_options
 @click.option("--positions", type=click.IntRange(1), metavar="P", help="sampled per image and layer")
 @click.option("--rank-multiple", type=RankMultiple(), default="auto", metavar="K|auto", help="ranks are multiples of K")
@@ -51,9 +53,10 @@ class RankMultiple(click.ParamType):
 @click.option("--exclude", multiple=True, metavar="RE", help="layers whose name matches; repeatable")
 @click.option("--plan", "plan_file", type=FilePath(), metavar="FILE")
 @click.option("--save-plan", type=FilePath(), metavar="FILE", help="reuse / write the rank plan (JSON)")
-@click.option("--report", "reports", type=FilePath(), multiple=True, metavar="FILE", help="write a report, .json")
-@click.option("--dry-run", is_flag=True, help="choose ranks and stop")
-@click.option("--force", is_flag=True, help="overwrite OUT.onnx")
+@click.option("--report", "reports", type=FilePath(), multiple=True, metavar="FILE")
+@click.option("--force", is_flag=True, help="write a report, .json; overwrite OUT.onnx")
+@click.option("--no-bench", "bench", is_flag=True, default=True, flag_value=False)
+@click.option("--dry-run", is_flag=True, help="measure no latency; choose ranks and stop")
 @run_options
 @click.version_option(__version__, prog_name="onnx-lowrank", help="show the version")
 def convert(model: Path, output: Path | None, **options: Any) -> None:
@@ -70,7 +73,11 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     output = None if dry_run else output
     for report in reports:
         check_report_ending(report)
-    others = [*reports, *([save_plan] if save_plan else [])]
+    if options["latency_table"] and options["cost"] != "latency":
+        raise click.UsageError("--latency-table goes with --cost latency")
+    if options["cost"] == "latency" and not options["bench"]:
+        raise click.UsageError("--cost latency is measured: leave out --no-bench")
+    others = [*reports, *filter(None, (save_plan, options["latency_table"]))]
     if model.is_file():  # a missing one has a message of its own
         check_outputs(model, output, force=force, others=others)
     preprocessing = read_preprocessing(options)

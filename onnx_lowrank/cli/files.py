@@ -63,24 +63,6 @@ def read_plan(path: Path) -> RankPlan:
     return RankPlan.from_json(text, f"--plan {path}")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is there whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}): free some space or choose another place"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _same(path: Path, other: Path) -> bool:
     with contextlib.suppress(OSError):  # one of them does not exist
         return path.samefile(other)

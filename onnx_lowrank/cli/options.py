@@ -63,42 +63,44 @@ class InputShape(click.ParamType):
 
 def data_options(function: Function) -> Function:
     """Where samples come from and how images are prepared."""
-    for option in reversed(
-        (
-            click.option("--data", multiple=True, metavar="PATH", help="images, .npy, .npz, .zip, .tar; NAME=PATH"),
-            click.option("--data-loader", metavar="FILE:FUNC", help="your generator of batches; runs it"),
-            click.option("--preset", "preset_name", type=click.Choice(PRESETS), default="zero-one", metavar="NAME",
-                         help="of images: imagenet, zero-one, raw ..."),
-            click.option("--mean", type=Numbers(), metavar="M"),
-            click.option("--std", type=Numbers(), metavar="S"),
-            click.option("--scale", type=float, metavar="X", help="(pixel * scale - mean) / std"),
-            click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), metavar="rgb|bgr"),
-            click.option("--resize", type=click.Choice(["crop", "stretch", "pad"]), metavar="MODE",
-                         help="of images: crop, stretch or pad"),
-            click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W",
-                         help="where the model leaves axes open"),
-        )
-    ):  # fmt: skip
-        function = option(function)
-    return function
+    return _with(
+        function,
+        click.option("--data", multiple=True, metavar="PATH", help="images, .npy, .npz, .zip, .tar; NAME=PATH"),
+        click.option("--data-loader", metavar="FILE:FUNC", help="your generator of batches; runs it"),
+        click.option("--preset", "preset_name", type=click.Choice(PRESETS), default="zero-one", metavar="NAME",
+                     help="of images: imagenet, zero-one, raw ..."),
+        click.option("--mean", type=Numbers(), metavar="M"),
+        click.option("--std", type=Numbers(), metavar="S"),
+        click.option("--scale", type=float, metavar="X", help="(pixel * scale - mean) / std"),
+        click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), metavar="rgb|bgr"),
+        click.option("--resize", type=click.Choice(["crop", "stretch", "pad"]), metavar="MODE",
+                     help="of images: crop, stretch or pad"),
+        click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W",
+                     help="where the model leaves axes open"),
+    )  # fmt: skip
+
+
+def provider_options(function: Function) -> Function:
+    """Where things run."""
+    return _with(
+        function,
+        click.option("--provider", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto",
+                     metavar="NAME"),
+        click.option("--threads", type=click.IntRange(1), metavar="N", help="auto, cpu, cuda or tensorrt; threads"),
+    )  # fmt: skip
 
 
 def run_options(function: Function) -> Function:
     """Where and how things run, and what is shown."""
-    for option in reversed(
-        (
-            click.option("--samples", type=click.IntRange(1), metavar="N"),
-            click.option("--batch-size", type=click.IntRange(1), metavar="B"),
-            click.option("--seed", type=click.IntRange(0), default=0, metavar="S", help="samples used, per pass; seed"),
-            click.option("--provider", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto",
-                         metavar="NAME"),
-            click.option("--threads", type=click.IntRange(1), metavar="N", help="auto, cpu, cuda or tensorrt; threads"),
-            click.option("--quiet", is_flag=True),
-            click.option("--debug", is_flag=True, help="print less; print tracebacks"),
-        )
-    ):  # fmt: skip
-        function = option(function)
-    return function
+    return _with(
+        function,
+        click.option("--samples", type=click.IntRange(1), metavar="N"),
+        click.option("--batch-size", type=click.IntRange(1), metavar="B"),
+        click.option("--seed", type=click.IntRange(0), default=0, metavar="S", help="samples used, per pass; seed"),
+        provider_options,
+        click.option("--quiet", is_flag=True),
+        click.option("--debug", is_flag=True, help="print less; print tracebacks"),
+    )
 
 
 def read_data(data: Sequence[str], loader: str | None) -> Any:
@@ -115,6 +117,13 @@ def read_data(data: Sequence[str], loader: str | None) -> Any:
     if len(data) > 1:
         raise click.UsageError("several --data need the form NAME=PATH, one for each input of the model")
     return data[0]
+
+
+def _with(function: Function, *options: Callable[[Function], Function]) -> Function:
+    """A command's function with options, in the order of its help."""
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def by_name(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:

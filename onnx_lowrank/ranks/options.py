@@ -34,8 +34,7 @@ def layer_options(
     """
     kept = LayerPlan(layer.name)
     most = cost(layer, kept)
-    pointwise = max(layer.kernel) == 1
-    plans = list(_plans(layer, cost, ("channel",) if pointwise else methods, multiple))
+    plans = list(_plans(layer, cost, allowed_methods(layer, methods), multiple))
     largest = largest_ranks(layer)
     channel = np.array([plan.channel or largest["channel"] for plan in plans], np.int64)
     spatial = np.array([plan.spatial or largest["spatial"] for plan in plans], np.int64)
@@ -44,7 +43,15 @@ def layer_options(
         Option(replace(plan, energy=float(energy)), cost(layer, plan))
         for plan, energy in zip(plans, energies, strict=True)
     ]
-    return [Option(kept, most), *(option for option in options if option.cost < most)]
+    cheaper = [option for option in options if option.cost < most]
+    if not cheaper:
+        kept = replace(kept, reason="no factorization of it costs less")
+    return [Option(kept, most), *cheaper]
+
+
+def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
+    """The factorizations that a layer can get: a 1 x 1 kernel has no spatial ones."""
+    return ("channel",) if max(layer.kernel) == 1 else methods
 
 
 def _plans(layer: Layer, cost: Cost, methods: Sequence[str], multiple: int) -> Iterator[LayerPlan]:

@@ -26,6 +26,7 @@ class LayerReport:
         activation: what follows.
         energy: share of its response's energy that the ranks keep; 1 where it is kept.
         errors: relative errors after the activation on the calibration rows; None where nothing was solved.
+        milliseconds: measured latency before and after; None where it was not measured.
     """
 
     name: str
@@ -38,6 +39,7 @@ class LayerReport:
     activation: str
     energy: float
     errors: SolveErrors | None
+    milliseconds: tuple[float, float] | None = None
 
     @staticmethod
     def of_skipped(layer: SkippedLayer) -> LayerReport:
@@ -46,9 +48,15 @@ class LayerReport:
         return LayerReport(layer.name, layer.op, "kept", layer.reason, None, None, macs, "", 1.0, None)
 
     @staticmethod
-    def of_planned(layer: Layer, plan: LayerPlan, macs: int, errors: SolveErrors | None) -> LayerReport:
+    def of_planned(
+        layer: Layer,
+        plan: LayerPlan,
+        macs: int,
+        errors: SolveErrors | None,
+        milliseconds: tuple[float, float] | None = None,
+    ) -> LayerReport:
         """A layer that was up for factorization."""
-        reason = "keeping it is the best use of the budget" if plan.method == "kept" else None
+        reason = (plan.reason or "keeping it is the best use of the budget") if plan.method == "kept" else None
         ranks, both = (plan.channel, plan.spatial), (layer.macs, macs)
         return LayerReport(
             layer.name,
@@ -60,11 +68,13 @@ class LayerReport:
             layer.activation.name,
             plan.energy,
             errors,
+            milliseconds,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The entry of ``layers`` in the JSON report."""
         errors = self.errors or SolveErrors(0.0, 0.0)
+        before, after = self.milliseconds or (None, None)
         return {
             "name": self.name,
             "op": self.op,
@@ -75,6 +85,7 @@ class LayerReport:
             "activation": self.activation,
             "energy": self.energy,
             "error": {"linear": errors.linear, "solved": errors.solved},
+            "latency_ms": {"before": before, "after": after},
         }
 
 
@@ -107,7 +118,8 @@ class Report:
         forward_passes: passes of the original and of the converted network over the calibration set.
         seconds: by stage, and the total.
         peak_memory_bytes: the most memory the process ever had resident.
-        latency_speedup: measured, or None.
+        latency: milliseconds before and after, the speedup, the batch size and the threads; None where it was not
+            measured.
     """
 
     version: str
@@ -123,7 +135,7 @@ class Report:
     forward_passes: dict[str, float]
     seconds: dict[str, float]
     peak_memory_bytes: int
-    latency_speedup: float | None = None
+    latency: dict[str, Any] | None = None
 
     @property
     def speedup(self) -> float:
@@ -142,13 +154,14 @@ class Report:
                 "requested": self.requested,
                 "macs": self.speedup,
                 "params": self.parameters[0] / max(1, self.parameters[1]),
-                "latency": self.latency_speedup,
+                "latency": None if self.latency is None else self.latency["speedup"],
             },
             "macs": {"before": self.macs[0], "after": self.macs[1]},
             "params": {"before": self.parameters[0], "after": self.parameters[1]},
             "calibration": vars(self.calibration),
             "layers": [layer.to_dict() for layer in self.layers],
             "verification": self.verification,
+            "latency": self.latency,
             "forward_passes": self.forward_passes,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -29,6 +29,7 @@ def headline(report: Report) -> list[str]:
         f"MACs        {short_number(macs[0])} -> {short_number(macs[1])} ({report.speedup:.2f}x fewer)",
         f"parameters  {short_number(parameters[0])} -> {short_number(parameters[1])} "
         f"({parameters[0] / max(1, parameters[1]):.2f}x fewer)",
+        *_latency_line(report),
         f"calibrated  {report.calibration.images} samples of {report.calibration.source}, up to "
         f"{report.calibration.positions_per_image} positions each, on {report.calibration.provider}",
     ]
@@ -41,6 +42,16 @@ def headline(report: Report) -> list[str]:
             )
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items() if stage != "total")
     return [*lines, f"seconds     {report.seconds['total']:.1f} ({stages})"]
+
+
+def _latency_line(report: Report) -> list[str]:
+    if report.latency is None:
+        return []
+    before, after, speedup, batch, threads = (
+        report.latency[key] for key in ("before_ms", "after_ms", "speedup", "batch", "threads")
+    )
+    threads = "default threads" if threads is None else f"{threads} thread{'s' if threads > 1 else ''}"
+    return [f"latency     {before:.3g} -> {after:.3g} ms ({speedup:.2f}x faster, batch {batch}, {threads})"]
 
 
 def short_number(value: float) -> str:

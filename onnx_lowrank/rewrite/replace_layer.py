@@ -42,7 +42,7 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: Factors) -> Non
         name = fresh_name(f"{layer.name}/lowrank_{position}", taken)
         last = position == len(factors.convolutions) - 1
         output = layer.response if last else fresh_name(f"{name}/output", taken)
-        node, weights = _node(convolution, name, tensor, output, layer, taken)
+        node, weights = conv_node(convolution, name, tensor, output, layer, taken)
         chain.append(node)
         constants += weights
         tensor = output
@@ -60,9 +60,22 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: Factors) -> Non
     remove_orphans(model, [*unread, *(tensor for tensor in layer.nodes if tensor != layer.response)])
 
 
-def _node(
+def conv_node(
     convolution: Convolution, name: str, tensor: str, output: str, layer: Layer, taken: set[str]
 ) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
+    """A convolution as a node, and its initializers.
+
+    Args:
+        convolution: weights and geometry.
+        name: of the node.
+        tensor: what it reads.
+        output: what it makes.
+        layer: whose float type the weights get.
+        taken: names in use.
+
+    Raises:
+        ModelError: a weight overflows the layer's float type.
+    """
     weights = [numpy_helper.from_array(_typed(convolution.weight, layer), fresh_name(f"{name}/weight", taken))]
     if convolution.bias is not None:
         weights.append(numpy_helper.from_array(_typed(convolution.bias, layer), fresh_name(f"{name}/bias", taken)))

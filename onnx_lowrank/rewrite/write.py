@@ -68,6 +68,21 @@ def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
             model.metadata_props.add(key=key, value=value)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with _explained(path):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _write(model: onnx.ModelProto, file: Path) -> None:
     """Serialize a model into a file and make sure it has reached the disk."""
     with file.open("wb") as stream:

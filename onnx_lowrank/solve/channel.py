@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.factors import Convolution, Factors
-from onnx_lowrank.layer import Geometry, Layer
+from onnx_lowrank.layer import POINTWISE, Layer
 from onnx_lowrank.responses import Responses
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import reconstruct
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.truncated_svd import truncated_svd
-
-POINTWISE = Geometry(strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0))
 
 
 def solve_channel(layer: Layer, responses: Responses, rank: int, *, solver: str = "auto") -> Factors:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
-from onnx_lowrank.layer import Geometry, Layer
+from onnx_lowrank.layer import POINTWISE, Layer
 from onnx_lowrank.responses import Responses
-from onnx_lowrank.solve.channel import POINTWISE, input_responses
+from onnx_lowrank.solve.channel import input_responses
 from onnx_lowrank.solve.moments import Float64
 from onnx_lowrank.solve.nonlinear import Rows, activated_error
 from onnx_lowrank.solve.reconstruct import Reconstruction, loses, reconstruct, too_few
@@ -145,21 +145,10 @@ def _as_in_the_paper(layer: Layer, responses: Responses, rows: Rows, spatial: in
 def _convolutions(layer: Layer, chain: Chain) -> tuple[Convolution, ...]:
     """A chain on whole columns as convolutions; all bias sits in the last."""
     height, width = layer.kernel
-    first, second = _along(layer.geometry, 0), _along(layer.geometry, 1)
+    first, second = layer.geometry.along(0), layer.geometry.along(1)
     vertical = chain.T.reshape(-1, layer.channels, height, 1)
     horizontal = chain.Q.reshape(len(chain.Q), width, -1).transpose(0, 2, 1)[:, :, None, :]
     if chain.P is None:
         return Convolution(vertical, None, first), Convolution(horizontal, chain.offset, second)
     last = Convolution(chain.P[:, :, None, None], chain.offset, POINTWISE)
     return Convolution(vertical, None, first), Convolution(horizontal, None, second), last
-
-
-def _along(geometry: Geometry, axis: int) -> Geometry:
-    """The part of a geometry that concerns one axis; along the other the kernel is 1 and moves by single steps."""
-
-    def only(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
-        return tuple(value if place == axis else neutral for place, value in enumerate(values))
-
-    before, behind = geometry.pads[:2], geometry.pads[2:]
-    pads = only(before, 0) + only(behind, 0)
-    return Geometry(only(geometry.strides, 1), only(geometry.dilations, 1), pads, geometry.auto_pad)

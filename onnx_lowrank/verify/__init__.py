@@ -1,6 +1,15 @@
-"""The written model against the original: structure, outputs, accuracy."""
+"""The written model against the original: structure, outputs, accuracy, latency."""
 
+from onnx_lowrank.verify.latency import Pace, Timing, time_in_turns
 from onnx_lowrank.verify.outputs import Comparison, OutputFidelity, compare_outputs
 from onnx_lowrank.verify.structure import check_structure
 
-__all__ = ["Comparison", "OutputFidelity", "check_structure", "compare_outputs"]
+__all__ = [
+    "Comparison",
+    "OutputFidelity",
+    "Pace",
+    "Timing",
+    "check_structure",
+    "compare_outputs",
+    "time_in_turns",
+]

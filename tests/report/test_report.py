@@ -26,7 +26,7 @@ REPORT = Report(
     calibration=Calibration("photos (60 images)", synthetic=False, images=48, positions_per_image=100, provider="cpu"),
     layers=(
         LayerReport.of_planned(
-            LAYER, LayerPlan("c1", "spatial-channel", 24, 16, 0.9375), 870_400, SolveErrors(0.25, 0.125)
+            LAYER, LayerPlan("c1", "spatial-channel", 24, 16, 0.9375), 870_400, SolveErrors(0.25, 0.125), (2.5, 1.25)
         ),
         LayerReport.of_skipped(SKIPPED),
     ),
@@ -37,6 +37,7 @@ REPORT = Report(
     forward_passes={"original": 1.25, "converted": 1.5},
     seconds={"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
     peak_memory_bytes=123,
+    latency={"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
 )
 
 
@@ -58,7 +59,7 @@ def test_json_has_the_fields_that_scripts_read() -> None:
             "requested": 2.0,
             "macs": pytest.approx(1_844_480 / 871_680, rel=1e-12),
             "params": pytest.approx(19_786 / 9_962, rel=1e-12),
-            "latency": None,
+            "latency": 1.875,
         },
         "macs": {"before": 1_844_480, "after": 871_680},
         "params": {"before": 19_786, "after": 9_962},
@@ -80,6 +81,7 @@ def test_json_has_the_fields_that_scripts_read() -> None:
                 "activation": "relu",
                 "energy": 0.9375,
                 "error": {"linear": 0.25, "solved": 0.125},
+                "latency_ms": {"before": 2.5, "after": 1.25},
             },
             {
                 "name": "fc",
@@ -91,12 +93,14 @@ def test_json_has_the_fields_that_scripts_read() -> None:
                 "activation": "",
                 "energy": 1.0,
                 "error": {"linear": 0.0, "solved": 0.0},
+                "latency_ms": {"before": None, "after": None},
             },
         ],
         "verification": {
             "images": 12,
             "outputs": {"scores": {"relative_error": 0.0625, "cosine": 0.998, "agreement": 0.75}},
         },
+        "latency": {"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
         "forward_passes": {"original": 1.25, "converted": 1.5},
         "seconds": {"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
         "peak_memory_bytes": 123,
@@ -130,9 +134,10 @@ def test_headline_says_what_it_comes_to() -> None:
     lines = headline(REPORT)
     assert "1.84 M -> 872 k (2.12x fewer)" in lines[0]
     assert "19.8 k -> 9.96 k (1.99x fewer)" in lines[1]
-    assert "48 samples of photos (60 images), up to 100 positions each, on cpu" in lines[2]
-    assert "scores: relative error 0.0625, same top class 75.0% on 12 held-out samples" in lines[3]
-    assert "4.0 (collect 1.0, ranks 0.5, solve 2.0, verify 0.2)" in lines[4]
+    assert "30 -> 16 ms (1.88x faster, batch 1, default threads)" in lines[2]
+    assert "48 samples of photos (60 images), up to 100 positions each, on cpu" in lines[3]
+    assert "scores: relative error 0.0625, same top class 75.0% on 12 held-out samples" in lines[4]
+    assert "4.0 (collect 1.0, ranks 0.5, solve 2.0, verify 0.2)" in lines[5]
 
 
 def test_headline_of_a_dry_run_claims_no_verification() -> None:

@@ -35,12 +35,11 @@ import onnxruntime
 import onnx_lowrank as olr
 from onnx_lowrank.cost import chain_macs
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
-from onnx_lowrank.layer import Layer
+from onnx_lowrank.layer import POINTWISE, Layer
 from onnx_lowrank.plan import LayerPlan, RankPlan
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.rewrite import replace_layer
 from onnx_lowrank.solve import solve_layer
-from onnx_lowrank.solve.channel import POINTWISE
 from yardsticks import NETWORKS, Network, convolutions, largest_share, uniform_plan
 
 Ranks = tuple[int, int]

@@ -65,7 +65,8 @@ def largest_share(fits: Callable[[float], bool]) -> float:
 
 def uniform(layer: Layer, share: float, method: str) -> olr.LayerPlan:
     """The same share of every layer's largest rank; a layer whose chain would cost more stays."""
-    plan = olr.LayerPlan(layer.name, method, **{method: max(1, int(share * largest_ranks(layer)[method]))})
+    ranks: dict[str, Any] = {method: max(1, int(share * largest_ranks(layer)[method]))}
+    plan = olr.LayerPlan(layer.name, method, **ranks)
     return plan if chain_macs(layer, plan) < layer.macs else olr.LayerPlan(layer.name)
 
 

@@ -1,0 +1,95 @@
+"""The account of a conversion: all that was planned, solved and measured, as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onnx_lowrank import cost
+from onnx_lowrank.factors import SolveErrors
+from onnx_lowrank.job import Job
+from onnx_lowrank.layer import Layer
+from onnx_lowrank.measured import Latency
+from onnx_lowrank.plan import LayerPlan, RankPlan
+from onnx_lowrank.report import Calibration, LayerReport, Report
+from onnx_lowrank.stopwatch import peak_memory_bytes
+from onnx_lowrank.verify import Comparison
+from onnx_lowrank.version import __version__
+
+_STAGES = ("collect", "ranks", "propagate", "solve", "verify", "bench")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of a plan; nothing for a dry run.
+
+    Attributes:
+        errors: of the solved layers by name.
+        passes: of the converted network over the calibration set.
+        comparison: of the written file with the original.
+        latency: of both; None where it was not measured.
+    """
+
+    errors: Mapping[str, SolveErrors] = field(default_factory=dict)
+    passes: float = 0.0
+    comparison: Comparison | None = None
+    latency: Latency | None = None
+
+
+def account(job: Job, plan: RankPlan, outcome: Outcome, output: str | Path | None = None) -> Report:
+    """The report of a conversion.
+
+    Args:
+        job: the conversion.
+        plan: its ranks.
+        outcome: what came of them.
+        output: path written.
+    """
+    macs = job.planned_macs(plan)
+    entries = list(zip(job.layers, plan, macs, strict=False))  # the rest of macs is that of the skipped layers
+    layers = [
+        LayerReport.of_planned(layer, entry, after, outcome.errors.get(layer.name), _milliseconds(job, layer, entry))
+        for layer, entry, after in entries
+    ]
+    rows = {report.name: report for report in (*layers, *map(LayerReport.of_skipped, job.skipped))}
+    before = job.every_layer
+    parameters = [cost.chain_parameters(layer, entry) for layer, entry, _ in entries]
+    images, looked_at = len(job.split.calibration), len(next(iter(job.one_batch.values())))
+    comparison, latency = outcome.comparison, outcome.latency
+    return Report(
+        version=__version__,
+        seed=job.settings.seed,
+        input=job.network.name,
+        output=None if output is None else str(output),
+        requested=None if job.settings.plan else job.settings.speedup,
+        macs=(sum(layer.macs for layer in before), sum(macs)),
+        parameters=(
+            sum(layer.parameters for layer in before),
+            sum(parameters) + sum(layer.parameters for layer in job.skipped),
+        ),
+        calibration=Calibration(
+            source=job.samples.source,
+            synthetic=False,
+            images=images,
+            positions_per_image=max(drawn.shape[1] for drawn in job.positions.values()),
+            provider=job.network.provider.name,
+        ),
+        layers=tuple(rows[name] for name in job.network.order if name in rows),
+        verification=None
+        if comparison is None
+        else {"images": comparison.images, "outputs": comparison.to_dict()["outputs"]},
+        forward_passes={"original": (images + looked_at) / images, "converted": outcome.passes},
+        seconds=job.watch.seconds(_STAGES),
+        peak_memory_bytes=peak_memory_bytes(),
+        latency=None if latency is None else latency.to_dict(),
+    )
+
+
+def _milliseconds(job: Job, layer: Layer, entry: LayerPlan) -> tuple[float, float] | None:
+    """Of a layer before and after, where both were measured."""
+    both = (LayerPlan(layer.name), entry)
+    if not all(job.clock.known(layer, each) for each in both):
+        return None
+    before, after = (job.clock.milliseconds(layer, each) for each in both)
+    return before, after

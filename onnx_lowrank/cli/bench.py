@@ -1,0 +1,56 @@
+"""``onnx-lowrank bench``: measured latency of models, in turns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx_lowrank.benchmark import Benchmark, bench
+from onnx_lowrank.cli.options import FilePath, InputShape, by_name, provider_options
+from onnx_lowrank.cli.program import Command
+from onnx_lowrank.verify import Pace
+
+
+@click.command("bench", cls=Command, epilog="Example: onnx-lowrank bench model.onnx fast.onnx --threads 1")
+@click.argument("models", type=FilePath(), metavar="A.onnx [B.onnx ...]", nargs=-1, required=True)
+@click.option("--batch-size", type=click.IntRange(1), metavar="B", help="samples per run  [1]")
+@click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W",
+              help="where the models leave axes open")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1), default=5, metavar="N", help="times the models take turns  [5]")
+@click.option("--repeats", type=click.IntRange(1), default=10, metavar="N", help="runs per round, at least  [10]")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@provider_options
+@click.option("--debug", is_flag=True, help="print tracebacks")
+def bench_command(models: tuple[Path, ...], **options: Any) -> None:
+    """Measure latency: models in turns, one session alive at a time.
+
+    Ratios are to the first model: 2 means twice as fast.
+    """
+    pace = Pace(options["rounds"], options["repeats"])
+    found = bench(
+        models,
+        provider=options["provider"],
+        threads=options["threads"],
+        batch_size=options["batch_size"],
+        input_shapes=by_name(options["input_shapes"], "--input-shapes"),
+        pace=pace,
+    )
+    click.echo(json.dumps(found.to_dict(), indent=2) if options["as_json"] else "\n".join(_lines(found)))
+
+
+def _lines(found: Benchmark) -> list[str]:
+    facts = found.to_dict()
+    threads = f"{facts['threads']} threads" if facts["threads"] else "default threads"
+    lines = [f"{found.device}, provider {facts['provider']}, {threads}, onnxruntime {facts['onnxruntime']}"]
+    lines.append("median ms   p10 ms   p90 ms   ratio   model")
+    for model in found.models:
+        row = model.to_dict()
+        shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in row["inputs"].items())
+        lines.append(
+            f"{row['median_ms']:>9.3f} {row['p10_ms']:>8.3f} {row['p90_ms']:>8.3f} {row['ratio_to_first']:>6.2f}x   "
+            f"{row['path']} ({shapes}, {row['runs']} runs)"
+        )
+    return lines
