@@ -43,18 +43,29 @@ _TRIES = 6
 _CLEARLY_FASTER = 1.05  # speedup of a whole network that needs no second look
 
 
-def choose_ranks(job: Job, targets: Mapping[str, Targets]) -> RankPlan:
-    """Method and ranks of every layer: the plan that was given, or the best within the budget.
+def measure_errors(job: Job, targets: Mapping[str, Targets]) -> list[Truncation]:
+    """What pairs of ranks cost each layer in accuracy; the same for every target.
 
     Args:
         job: the conversion.
         targets: sampled responses by layer name.
+    """
+    if job.settings.selection == "energy":
+        return [paper_truncation(layer, targets[layer.name].responses) for layer in job.layers]
+    return [measure_truncation(layer, targets[layer.name]) for layer in job.layers]
+
+
+def choose_ranks(job: Job, truncations: Sequence[Truncation]) -> RankPlan:
+    """Method and ranks of every layer: the plan that was given, or the best within the budget.
+
+    Args:
+        job: the conversion.
+        truncations: of each of its layers.
 
     Raises:
         BudgetError: no choice of ranks reaches the target.
         RankError: the given plan does not fit the layers.
     """
-    truncations = [_truncation(layer, targets[layer.name], job.settings.selection) for layer in job.layers]
     if job.settings.plan is not None:
         given = zip(job.layers, job.settings.plan.matched(job.layers), truncations, strict=True)
         return RankPlan(tuple(_with_energy(layer, entry, truncation) for layer, entry, truncation in given))
@@ -154,12 +165,6 @@ def _options(job: Job, truncations: Sequence[Truncation], costs: Sequence[Cost])
 
 def _methods(job: Job) -> Sequence[str]:
     return METHODS[1:] if job.settings.method == "auto" else (job.settings.method,)
-
-
-def _truncation(layer: Layer, targets: Targets, selection: str) -> Truncation:
-    if selection == "energy":
-        return paper_truncation(layer, targets.responses)
-    return measure_truncation(layer, targets)
 
 
 def _with_energy(layer: Layer, entry: LayerPlan, truncation: Truncation) -> LayerPlan:

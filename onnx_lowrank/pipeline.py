@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.account import Outcome, account
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
-from onnx_lowrank.choose import choose_ranks
+from onnx_lowrank.choose import choose_ranks, measure_errors
 from onnx_lowrank.errors import VerificationError
 from onnx_lowrank.factors import SolveErrors
 from onnx_lowrank.job import Job, prepare_job
@@ -112,7 +112,7 @@ def convert(
             network = job.network
             targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider, job.probes)
         with job.watch.measure("ranks"):
-            plan = choose_ranks(job, targets)
+            plan = choose_ranks(job, measure_errors(job, targets))
         if dry_run:
             return Result(None, plan, account(job, plan, Outcome()))
         converted, errors, passes = _solve_layers(job, plan, targets)

@@ -1,10 +1,11 @@
 """What the benchmarks share: the networks, what to calibrate with, how far a converted one is off, uniform ranks.
 
-None of them is part of the project; ``--shared`` names the folder with models/ and data/.
+All but the digits lie outside the project; ``--shared`` names the folder with models/ and data/.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from onnx_lowrank.calibrate import open_samples
 from onnx_lowrank.cost import chain_macs
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import largest_ranks
+from onnx_lowrank.runtime import Provider, Session
 from onnx_lowrank.tensor_spec import TensorSpec
 
 LAST_BLOCK = "functional_1/block5_conv3_1/Relu:0"
@@ -32,8 +34,10 @@ class Network:
         name: for the table.
         model: the original.
         speedups: to convert at.
+        data: to calibrate with, as `olr.convert` takes it.
+        preprocessing: of the data.
+        samples: of the data to calibrate with.
         inputs: some calibration samples.
-        convert: `olr.convert` with the calibration samples in place; takes settings.
         loss: what a converted model loses on samples that were not solved with.
         unit: of the loss.
     """
@@ -41,10 +45,17 @@ class Network:
     name: str
     model: Path
     speedups: tuple[float, ...]
+    data: Any
+    preprocessing: olr.Preprocessing
+    samples: int
     inputs: Callable[[int], NDArray[Any]]
-    convert: Callable[..., olr.Result]
     loss: Callable[[onnx.ModelProto], float]
     unit: str
+
+    def convert(self, **settings: Any) -> olr.Result:
+        """Convert the network, without timing it."""
+        chosen = {"samples": self.samples, "bench": False, **settings}
+        return olr.convert(self.model, self.data, preprocessing=self.preprocessing, **chosen)
 
 
 def convolutions(network: Network) -> tuple[list[Layer], int]:
@@ -91,23 +102,21 @@ def vgg16(shared: Path) -> Network:
     # Four more than are solved with: verification takes them, and not the hundred once more.
     calibration, held_out = (images.read(np.sort(order[part])) for part in (slice(0, 104), slice(104, 204)))
 
-    def convert(**settings: Any) -> olr.Result:
-        return olr.convert(model, calibration, **{"samples": 100, **settings})
-
     def loss(converted: onnx.ModelProto) -> float:
         return olr.compare(model, converted, held_out, tensors=[LAST_BLOCK]).outputs[LAST_BLOCK].relative_error
 
-    speedups, unit = (2.0, 3.0, 4.0, 5.0), "relative error of the last block"
-    return Network("VGG-16", model, speedups, lambda count: calibration["input"][:count], convert, loss, unit)
+    speedups, unit, preprocessing = (2.0, 3.0, 4.0, 5.0), "relative error of the last block", olr.preset("zero-one")
+
+    def inputs(count: int) -> NDArray[Any]:
+        return calibration["input"][:count]
+
+    return Network("VGG-16", model, speedups, calibration, preprocessing, 100, inputs, loss, unit)
 
 
 def cifar10(shared: Path) -> Network:
     """CIFAR-10 VGG-16, 1,000 training images to calibrate, top-1 on all 5,000 test images."""
     model, data = shared / "models/vgg16_cifar10_half.onnx", f"{shared}/data/cifar10.zip/cifar10"
     preprocessing = olr.Preprocessing("cifar10", 1 / 255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-
-    def convert(**settings: Any) -> olr.Result:
-        return olr.convert(model, f"{data}/train", preprocessing=preprocessing, **{"samples": 1000, **settings})
 
     def loss(converted: onnx.ModelProto) -> float:
         compared = olr.compare(model, converted, f"{data}/test", labels=True, preprocessing=preprocessing)
@@ -120,7 +129,29 @@ def cifar10(shared: Path) -> Network:
         samples = open_samples(f"{data}/train", [spec], preprocessing)
         return samples.read(np.random.default_rng(0).permutation(len(samples))[:count])["input"]
 
-    return Network("CIFAR-10 VGG-16", model, (2.0, 3.0, 4.0), inputs, convert, loss, "points of top-1 lost")
+    unit = "points of top-1 lost"
+    speedups = (2.0, 3.0, 4.0)
+    return Network("CIFAR-10 VGG-16", model, speedups, f"{data}/train", preprocessing, 1000, inputs, loss, unit)
 
 
-NETWORKS = {"vgg16": vgg16, "cifar10": cifar10}
+def digits(_: Path) -> Network:
+    """The bundled demo model, training digits to calibrate, 1,000 others to measure top-1 on."""
+    sys.path.append(str(Path(__file__).parents[1]))
+    from demo_data import load_digits, split_digits  # noqa: PLC0415  (only this network needs the extra demo)
+
+    model = Path(__file__).parents[2] / "models/demo_mnist_vgg.onnx"
+    train, held_out = split_digits(load_digits())
+
+    def loss(converted: onnx.ModelProto) -> float:
+        right = []
+        for network in (onnx.load(model), converted):
+            scores = next(iter(Session(network, Provider()).run({"input": held_out.inputs}).values()))
+            right.append(float((scores.argmax(axis=1) == held_out.labels).mean()))
+        return 100 * (right[0] - right[1])
+
+    speedups, unit = (2.0, 3.0, 4.0), "points of top-1 lost"
+    data, preprocessing = {"input": train.inputs}, olr.preset("zero-one")
+    return Network("digits", model, speedups, data, preprocessing, 256, lambda n: train.inputs[:n], loss, unit)
+
+
+NETWORKS: dict[str, Callable[[Path], Network]] = {"vgg16": vgg16, "cifar10": cifar10, "digits": digits}
