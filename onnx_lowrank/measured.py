@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _PACE = Pace(rounds=3, repeats=5, seconds=0.03)
 _WORTH_A_WARNING = 0.8  # of the speedup in multiply-adds
+_NEARLY = 0.95  # of the speedup in milliseconds that was asked for
 _MOST_NAMED = 3
 _SHORTEST_MS = 0.3
 
@@ -91,8 +92,23 @@ def measure_layers(job: Job, plan: RankPlan) -> None:
     job.clock.measure([*((layer, LayerPlan(layer.name)) for layer in job.layers), *pairs], job.progress)
 
 
-def warn_if_slow(job: Job, plan: RankPlan, latency: Latency, macs_speedup: float) -> None:
-    """Say in words where the measured speedup is well below the one in multiply-adds, and which layers are at fault."""
+def warn_if_slow(job: Job, plan: RankPlan, latency: Latency) -> None:
+    """Say in words where the measured speedup falls short of what was asked for, or well short of the multiply-adds.
+
+    Args:
+        job: the conversion.
+        plan: its ranks.
+        latency: measured with them.
+    """
+    if job.settings.cost == "latency" and job.settings.plan is None:
+        if latency.speedup < _NEARLY * job.settings.speedup:
+            log.warning(
+                "measured speedup %.2f, %g was asked for: other work on this machine spoils the timing, try again",
+                latency.speedup,
+                job.settings.speedup,
+            )
+        return
+    macs_speedup = sum(layer.macs for layer in job.every_layer) / max(1, sum(job.planned_macs(plan)))
     if not latency.telling or latency.speedup >= _WORTH_A_WARNING * macs_speedup:
         return
     measure_layers(job, plan)

@@ -197,8 +197,7 @@ def _time(job: Job, plan: RankPlan, file: Path) -> Latency | None:
     if not job.settings.bench or job.clock.foreign:
         return None
     latency = time_conversion(job, file)
-    macs = job.planned_macs(plan)
-    warn_if_slow(job, plan, latency, sum(layer.macs for layer in job.every_layer) / max(1, sum(macs)))
+    warn_if_slow(job, plan, latency)
     return latency
 
 
