@@ -126,7 +126,7 @@ def _probes(layers: list[Layer], positions: Mapping[str, Ints], settings: Settin
     probes = {}
     for number, layer in enumerate(layers):
         images, count = positions[layer.name].shape
-        if max(layer.kernel) > 1:
+        if layer.separable:
             generator = np.random.default_rng([settings.seed, number, 1])
             probes[layer.name] = draw_positions(generator, 1, count, ceil(_PROBE_ROWS / images))[0]
     return probes

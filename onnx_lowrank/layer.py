@@ -38,7 +38,9 @@ class Geometry:
         return Geometry(only(self.strides, 1), only(self.dilations, 1), pads, self.auto_pad)
 
 
-POINTWISE = Geometry(strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0))
+def pointwise(axes: int) -> Geometry:
+    """How a 1 x 1 convolution moves over ``axes`` spatial axes."""
+    return Geometry((1,) * axes, (1,) * axes, (0,) * (2 * axes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,8 @@ class Layer:
     Attributes:
         name: the node's name, or its output's where the node has none; unique in the model.
         op: ONNX operator, ``Conv``.
-        weight: filters, shape (d, c, kh, kw), batch normalization folded in, the model's float type.
+        weight: filters, shape (d, c, kh, kw), with one kernel axis or three for 1-D and 3-D convolutions, batch
+            normalization folded in, the model's float type.
         bias: shape (d,), zeros where the layer has none, batch normalization folded in.
         geometry: strides, dilations, pads.
         activation: what follows the response (after the residual sum, where there is one).
@@ -56,7 +59,7 @@ class Layer:
         response: tensor it delivers before the activation (behind a folded BatchNormalization).
         residual: tensor added to the response before the activation, or None.
         nodes: first output of every node the factorized chain takes the place of.
-        positions: spatial size of the response, (height, width).
+        positions: spatial size of the response, (height, width); as many axes as the kernel has.
         input_size: spatial size of the input, (height, width).
     """
 
@@ -87,6 +90,11 @@ class Layer:
     def kernel(self) -> tuple[int, ...]:
         """Kernel size, (kh, kw)."""
         return tuple(int(size) for size in self.weight.shape[2:])
+
+    @property
+    def separable(self) -> bool:
+        """Whether it can be split into a vertical and a horizontal convolution."""
+        return len(self.kernel) == 2 and max(self.kernel) > 1
 
     @property
     def macs(self) -> int:

@@ -121,6 +121,11 @@ def _layer_plan(entry: Mapping[str, Any]) -> LayerPlan:
 
 
 def _check(layer: Layer, entry: LayerPlan) -> None:
+    if "spatial" in _RANKS[entry.method] and len(layer.kernel) != 2:
+        raise RankError(
+            f"{layer.op} '{layer.name}': a {len(layer.kernel)}-D convolution has no spatial decomposition, got method "
+            f"'{entry.method}': use 'channel' or 'kept' in the plan"
+        )
     for kind in _RANKS[entry.method]:
         rank, most = getattr(entry, kind), largest_ranks(layer)[kind]
         if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
-from onnx_lowrank.layer import POINTWISE, Geometry, Layer
+from onnx_lowrank.layer import Geometry, Layer, pointwise
 from onnx_lowrank.plan import LayerPlan
 
 _PERIOD = 9973  # of the noise, repeated: fresh numbers for millions of weights would take longer than the timing
@@ -34,13 +34,14 @@ def stand_in(layer: Layer, plan: LayerPlan) -> Factors:
 
 
 def _shapes(layer: Layer, plan: LayerPlan) -> list[_Shape]:
-    d, c, (kh, kw) = layer.filters, layer.channels, layer.kernel
+    d, c, axes = layer.filters, layer.channels, len(layer.kernel)
     channel, spatial = plan.channel or d, plan.spatial or 0
     if plan.method == "kept":
-        return [((d, c, kh, kw), layer.geometry)]
-    last: _Shape = ((d, channel, 1, 1), POINTWISE)
+        return [((d, c, *layer.kernel), layer.geometry)]
+    last: _Shape = ((d, channel, *[1] * axes), pointwise(axes))
     if plan.method == "channel":
-        return [((channel, c, kh, kw), layer.geometry), last]
+        return [((channel, c, *layer.kernel), layer.geometry), last]
+    kh, kw = layer.kernel
     pair: list[_Shape] = [
         ((spatial, c, kh, 1), layer.geometry.along(0)),
         ((channel, spatial, 1, kw), layer.geometry.along(1)),

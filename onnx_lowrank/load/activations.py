@@ -17,34 +17,37 @@ _CLOSE = 1e-3  # constants such as 1/6 and sqrt(2) are exported with few digits 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def find_activation(index: GraphIndex, tensor: str, filters: int) -> Activation:
+def find_activation(index: GraphIndex, tensor: str, filters: int, axes: int = 2) -> Activation:
     """The activation that ``tensor`` goes through next; identity where none is recognised.
 
     Args:
         index: the model's graph.
         tensor: a response, or the sum of a response and a residual.
         filters: d, the size of the channel axis.
+        axes: spatial axes behind it.
     """
     transposed = False
     while (node := index.only_consumer(tensor)) is not None and node.op_type in _PASS_THROUGH:
         transposed |= node.op_type == "Transpose"
         tensor = node.output[0]
     if node is not None:
-        found = _single_operator(index, node, filters, transposed=transposed)
+        found = _single_operator(index, node, (filters, *[1] * axes), transposed=transposed)
     else:
         found = None if tensor in index.outputs else _pattern(index, tensor)
     return found or act.identity()
 
 
-def _single_operator(index: GraphIndex, node: onnx.NodeProto, filters: int, *, transposed: bool) -> Activation | None:
-    """Activation of a node that alone reads the response."""
+def _single_operator(
+    index: GraphIndex, node: onnx.NodeProto, along: tuple[int, ...], *, transposed: bool
+) -> Activation | None:
+    """Activation of a node that alone reads the response; ``along`` is the shape of what broadcasts by channel."""
     match node.op_type:
         case "Relu":
             return act.relu()
         case "LeakyRelu":
             return act.leaky_relu(attribute(node, "alpha", 0.01))
         case "PRelu":
-            return _prelu(index, node, filters, transposed=transposed)
+            return _prelu(index, node, along, transposed=transposed)
         case "Clip":
             low, high = _clip_bounds(index, node)
             return None if low is None or high is None else act.clip(low, high)
@@ -65,12 +68,11 @@ def _single_operator(index: GraphIndex, node: onnx.NodeProto, filters: int, *, t
     return None
 
 
-def _prelu(index: GraphIndex, node: onnx.NodeProto, filters: int, *, transposed: bool) -> Activation | None:
+def _prelu(index: GraphIndex, node: onnx.NodeProto, along: tuple[int, ...], *, transposed: bool) -> Activation | None:
     slope = index.constant(node.input[1])
     if slope is None:
         return None
-    # (d, 1, 1) and (1, d, 1, 1) lie along the channel axis.
-    per_channel = slope.ndim in {3, 4} and slope.shape[-3] == slope.size == filters and not transposed
+    per_channel = slope.shape in {along, (1, *along)} and not transposed
     if slope.size != 1 and not per_channel:
         return None
     return act.prelu(slope.astype(np.float64).reshape(-1) if slope.size > 1 else float(slope.reshape(())))

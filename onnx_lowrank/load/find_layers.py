@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 _COUNTED = frozenset({"Conv", "Gemm", "MatMul"})
 _UNSUPPORTED = frozenset({"ConvTranspose", "ConvInteger", "QLinearConv", "QLinearMatMul", "MatMulInteger", "FusedConv"})
 _FLOATS = (np.float16, np.float32, np.float64)
-_SPATIAL_AXES = 2
+_MOST_AXES = 3
 
 
 def weighted_tensors(model: onnx.ModelProto) -> list[str]:
@@ -90,7 +90,7 @@ def _examine(
         return SkippedLayer(
             name, node.op_type, "its bias is computed at run time", *_size(index, node, weight, shapes, samples)
         )
-    activation, residual = _behind(index, folded.response, weight.shape[0], shapes)
+    activation, residual = _behind(index, folded.response, weight, shapes)
     return _layer(node, name, folded, activation, residual, shapes)
 
 
@@ -106,8 +106,8 @@ def _why_not(node: onnx.NodeProto, weight: NDArray[Any]) -> str | None:
         return f"operator of domain {node.domain}"
     if node.op_type != "Conv":
         return "fully connected layers are not factorized"
-    if weight.ndim != _SPATIAL_AXES + 2:
-        return f"{weight.ndim - 2}-D convolution: only 2-D is factorized"
+    if not 1 <= weight.ndim - 2 <= _MOST_AXES:
+        return f"{weight.ndim - 2}-D convolution: 1-D to {_MOST_AXES}-D are factorized"
     group = attribute(node, "group", 1)
     if group != 1:
         return "depthwise convolution" if weight.shape[1] == 1 else f"grouped convolution ({group} groups)"
@@ -138,18 +138,19 @@ def _size(
 
 
 def _behind(
-    index: GraphIndex, response: str, filters: int, shapes: Mapping[str, Shape]
+    index: GraphIndex, response: str, weight: NDArray[Any], shapes: Mapping[str, Shape]
 ) -> tuple[Activation, str | None]:
     """The activation a response goes through, and the tensor added to it before that."""
+    filters, axes = weight.shape[0], weight.ndim - 2
     node = index.only_consumer(response)
     if node is not None and node.op_type == "Add":
         others = [name for name in node.input if name != response]
-        activation = find_activation(index, node.output[0], filters)
+        activation = find_activation(index, node.output[0], filters, axes)
         summed = len(others) == 1 and shapes.get(others[0]) == shapes.get(response)
         if summed and activation.name != "identity" and index.constant(others[0]) is None:
             return activation, others[0]
         return identity(), None  # added linearly: the sum's error is the response's
-    return find_activation(index, response, filters), None
+    return find_activation(index, response, filters, axes), None
 
 
 def _layer(
@@ -165,7 +166,7 @@ def _layer(
         op=node.op_type,
         weight=folded.weight,
         bias=folded.bias,
-        geometry=_geometry(node),
+        geometry=_geometry(node, folded.weight.ndim - 2),
         activation=activation,
         input=node.input[0],
         response=folded.response,
@@ -176,12 +177,12 @@ def _layer(
     )
 
 
-def _geometry(node: onnx.NodeProto) -> Geometry:
+def _geometry(node: onnx.NodeProto, axes: int) -> Geometry:
     auto_pad = attribute(node, "auto_pad", "NOTSET")
-    none: Sequence[int] = [0] * (2 * _SPATIAL_AXES)
+    none: Sequence[int] = [0] * (2 * axes)
     return Geometry(
-        strides=tuple(attribute(node, "strides", [1] * _SPATIAL_AXES)),
-        dilations=tuple(attribute(node, "dilations", [1] * _SPATIAL_AXES)),
+        strides=tuple(attribute(node, "strides", [1] * axes)),
+        dilations=tuple(attribute(node, "dilations", [1] * axes)),
         pads=tuple(attribute(node, "pads", none) if auto_pad == "NOTSET" else none),
         auto_pad=auto_pad,
     )

@@ -51,18 +51,18 @@ def fold_affine(index: GraphIndex, conv: onnx.NodeProto, weight: NDArray[Any]) -
     scale, offset = np.ones(filters), bias.astype(np.float64)
     tensor, nodes = conv.output[0], [conv.output[0]]
     while (node := index.only_consumer(tensor)) is not None:
-        step = _affine(index, node, tensor, filters)
+        step = _affine(index, node, tensor, weight)
         if step is None:
             break
         scale, offset = scale * step[0], offset * step[0] + step[1]
         tensor = node.output[0]
         nodes.append(tensor)
-    scaled = weight.astype(np.float64) * scale[:, None, None, None]
+    scaled = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
     return Folded(scaled.astype(weight.dtype), offset.astype(weight.dtype), tensor, tuple(nodes))
 
 
 def _affine(
-    index: GraphIndex, node: onnx.NodeProto, tensor: str, filters: int
+    index: GraphIndex, node: onnx.NodeProto, tensor: str, weight: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Scale and offset per channel, each shape (d,), of a node that does nothing else; None for any other."""
     if node.op_type == "BatchNormalization" and node.input[0] == tensor:
@@ -71,17 +71,18 @@ def _affine(
         return None
     others = [name for name in node.input if name != tensor]
     value = index.constant(others[0]) if len(others) == 1 else None
-    values = None if value is None else _per_channel(value, filters)
+    values = None if value is None else _per_channel(value, weight)
     if values is None:
         return None
-    return (np.ones(filters), values) if node.op_type == "Add" else (values, np.zeros(filters))
+    return (np.ones(len(weight)), values) if node.op_type == "Add" else (values, np.zeros(len(weight)))
 
 
-def _per_channel(value: NDArray[Any], filters: int) -> NDArray[np.float64] | None:
-    """A constant that broadcasts along the channel axis alone, as shape (d,)."""
-    if value.size == 1 and value.ndim <= 4:
+def _per_channel(value: NDArray[Any], weight: NDArray[Any]) -> NDArray[np.float64] | None:
+    """A constant that broadcasts along the channel axis alone of what ``weight`` makes, as shape (d,)."""
+    filters, axes = len(weight), weight.ndim - 2
+    if value.size == 1 and value.ndim <= axes + 2:
         return np.full(filters, float(value.reshape(())))
-    if value.ndim in {3, 4} and value.size == filters and value.shape[-3] == filters:
+    if value.ndim in {axes + 1, axes + 2} and value.size == filters and value.shape[-axes - 1] == filters:
         return value.astype(np.float64).reshape(filters)
     return None
 

@@ -24,8 +24,8 @@ def layer_options(
         layer: the layer.
         truncation: what each pair of ranks loses.
         cost: cost of a layer as planned.
-        methods: factorizations allowed. Layers with a 1 x 1 kernel get ``channel`` in the place of the spatial ones;
-            where a three-way chain costs more than two of its factors merged, the two-way one is taken.
+        methods: factorizations allowed. Layers with a 1 x 1, 1-D or 3-D kernel get ``channel`` in the place of the
+            spatial ones; where a three-way chain costs more than two of its factors merged, the two-way one is taken.
         multiple: ranks are multiples of this; layers with fewer filters also get the halves of it, so that they
             need not stay.
 
@@ -50,8 +50,8 @@ def layer_options(
 
 
 def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
-    """The factorizations that a layer can get: a 1 x 1 kernel has no spatial ones."""
-    return ("channel",) if max(layer.kernel) == 1 else methods
+    """The factorizations that a layer can get: 1 x 1, 1-D and 3-D kernels have no spatial ones."""
+    return methods if layer.separable else ("channel",)
 
 
 def _plans(layer: Layer, cost: Cost, methods: Sequence[str], multiple: int) -> Iterator[LayerPlan]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.factors import Convolution, Factors
-from onnx_lowrank.layer import POINTWISE, Layer
+from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.responses import Responses
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import reconstruct
@@ -49,8 +49,9 @@ def channel_chain(layer: Layer, factors: RankFactors) -> tuple[Convolution, ...]
     """The two convolutions that apply a map of responses; all bias sits in the second."""
     weight = np.asarray(layer.weight, np.float64)
     first = (factors.Q @ weight.reshape(layer.filters, -1)).reshape(-1, *weight.shape[1:])
+    axes = len(layer.kernel)
     bias = factors.offset + factors.P @ (factors.Q @ np.asarray(layer.bias, np.float64))
     return (
         Convolution(first, None, layer.geometry),
-        Convolution(factors.P[:, :, None, None], bias, POINTWISE),
+        Convolution(factors.P.reshape(*factors.P.shape, *[1] * axes), bias, pointwise(axes)),
     )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
-from onnx_lowrank.layer import POINTWISE, Layer
+from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.responses import Responses
 from onnx_lowrank.solve.channel import input_responses
 from onnx_lowrank.solve.moments import Float64
@@ -150,5 +150,5 @@ def _convolutions(layer: Layer, chain: Chain) -> tuple[Convolution, ...]:
     horizontal = chain.Q.reshape(len(chain.Q), width, -1).transpose(0, 2, 1)[:, :, None, :]
     if chain.P is None:
         return Convolution(vertical, None, first), Convolution(horizontal, chain.offset, second)
-    last = Convolution(chain.P[:, :, None, None], chain.offset, POINTWISE)
+    last = Convolution(chain.P[:, :, None, None], chain.offset, pointwise(2))
     return Convolution(vertical, None, first), Convolution(horizontal, None, second), last

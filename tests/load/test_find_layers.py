@@ -148,10 +148,11 @@ def test_other_numbers_of_axes(axes: int) -> None:
     model = build(
         f"g (float[N,4,{sizes}] x) => (float[N,6,{sizes}] y) {{ y = Conv(x, w) }}", {"w": normal(0, 6, 4, *[1] * axes)}
     )
-    x = normal(1, 2, 4, *[5] * axes)
-    assert reason(model, {"x": x}) == f"{axes}-D convolution: only 2-D is factorized"
-    _, (skipped,) = find(model, {"x": x})
-    assert (skipped.macs, skipped.parameters) == (5**axes * 24, 24)
+    (layer,), skipped = find(model, {"x": normal(1, 2, 4, *[5] * axes)})
+    assert skipped == []
+    assert (layer.kernel, layer.positions) == ((1,) * axes, (5,) * axes)
+    assert (layer.macs, layer.parameters) == (5**axes * 24, 24)
+    assert (layer.geometry.strides, layer.geometry.pads) == ((1,) * axes, (0,) * (2 * axes))
 
 
 def test_fully_connected_layers() -> None:

@@ -35,7 +35,7 @@ import onnxruntime
 import onnx_lowrank as olr
 from onnx_lowrank.cost import chain_macs
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
-from onnx_lowrank.layer import POINTWISE, Layer
+from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.plan import LayerPlan, RankPlan
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.rewrite import replace_layer
@@ -193,9 +193,9 @@ def _tucker(layer: Layer, ranks: Ranks) -> Factors:
 
     (core, (filters, channels)), _ = partial_tucker(layer.weight.astype(np.float64), rank=list(ranks), modes=[0, 1])
     chain = (
-        Convolution(channels.T[:, :, None, None], None, POINTWISE),
+        Convolution(channels.T[:, :, None, None], None, pointwise(2)),
         Convolution(core, None, layer.geometry),
-        Convolution(filters[:, :, None, None], layer.bias.astype(np.float64), POINTWISE),
+        Convolution(filters[:, :, None, None], layer.bias.astype(np.float64), pointwise(2)),
     )
     return Factors(chain, SolveErrors(0.0, 0.0))
 
