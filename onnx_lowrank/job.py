@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from onnx_lowrank.runtime import choose_provider
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.stopwatch import Stopwatch
 
+ROWS_AT_LEAST = 10  # per filter: with fewer, the solver fits noise
 _PROBE_ROWS = 1_500  # rows whose input patches rank selection gets to see
 
 
@@ -102,7 +103,10 @@ def prepare_job(
     split = split_samples(samples, network.inputs, generator, settings.samples, settings.batch_size)
     fixed = network.inputs[0].shape[0] if network.inputs[0].shape else None
     one_batch = samples.read(split.calibration[: fixed or 1])
-    layers, skipped = choose_layers(*network.layers(one_batch), settings.include, settings.exclude)
+    found = network.layers(one_batch)
+    if settings.plan is None:
+        found = _with_enough_rows(*found, len(split.calibration))
+    layers, skipped = choose_layers(*found, settings.include, settings.exclude)
     positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
     probes = _probes(layers, positions, settings)
     batch = _latency_batch(network, settings, fixed)
@@ -117,6 +121,21 @@ def _latency_batch(network: Network, settings: Settings, fixed: int | None) -> i
     shapes = settings.input_shapes
     shape = shapes.get(network.inputs[0].name) or shapes.get("")
     return fixed or (shape[0] if shape else 1)
+
+
+def _with_enough_rows(
+    layers: list[Layer], skipped: list[SkippedLayer], images: int
+) -> tuple[list[Layer], list[SkippedLayer]]:
+    """Leave out fully connected layers that so few images say too little about; convolutions have rows enough."""
+    kept = []
+    for layer in layers:
+        rows = images * prod(layer.positions)
+        if layer.channels_last and rows < ROWS_AT_LEAST * layer.filters:
+            reason = f"{rows} rows of samples are too few for {layer.filters} filters: {ROWS_AT_LEAST} each are wanted"
+            skipped = [*skipped, SkippedLayer(layer.name, layer.op, reason, layer.macs, layer.parameters)]
+        else:
+            kept.append(layer)
+    return kept, skipped
 
 
 def _probes(layers: list[Layer], positions: Mapping[str, Ints], settings: Settings) -> dict[str, Ints]:

@@ -45,11 +45,13 @@ def pointwise(axes: int) -> Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One convolution that can be factorized, with all that belongs to it folded in.
+    """One convolution or fully connected layer that can be factorized, with all that belongs to it folded in.
+
+    A fully connected layer is a 1-D convolution of kernel 1 over the rows a sample has, channels behind the positions.
 
     Attributes:
         name: the node's name, or its output's where the node has none; unique in the model.
-        op: ONNX operator, ``Conv``.
+        op: ONNX operator, ``Conv``, ``Gemm`` or ``MatMul``.
         weight: filters, shape (d, c, kh, kw), with one kernel axis or three for 1-D and 3-D convolutions, batch
             normalization folded in, the model's float type.
         bias: shape (d,), zeros where the layer has none, batch normalization folded in.
@@ -61,6 +63,7 @@ class Layer:
         nodes: first output of every node the factorized chain takes the place of.
         positions: spatial size of the response, (height, width); as many axes as the kernel has.
         input_size: spatial size of the input, (height, width).
+        channels_last: whether channels are the last axis of input and response, as in fully connected layers.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Layer:
     nodes: tuple[str, ...]
     positions: tuple[int, ...]
     input_size: tuple[int, ...]
+    channels_last: bool = False
 
     @property
     def filters(self) -> int:

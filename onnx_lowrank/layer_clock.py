@@ -24,7 +24,7 @@ from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import LayerPlan
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.ranks import LatencyTable, Machine, chain_key
-from onnx_lowrank.rewrite import layer_model, write_text
+from onnx_lowrank.rewrite import input_shape, layer_model, write_text
 from onnx_lowrank.runtime import Provider, version
 from onnx_lowrank.stand_in import stand_in
 from onnx_lowrank.verify import Pace, time_in_turns
@@ -128,7 +128,7 @@ class LayerClock:
 
     def _time(self, layer: Layer, plan: LayerPlan) -> float:
         model = layer_model(layer, stand_in(layer, plan), self._batch)
-        shape = (self._batch, layer.channels, *layer.input_size)
+        shape = input_shape(layer, self._batch)
         feeds = {"input": np.random.default_rng(0).random(shape).astype(layer.weight.dtype)}
         (timing,) = time_in_turns([model], [feeds], self._provider, _PACE)
         return timing.best_ms

@@ -88,7 +88,7 @@ def _targets(
     for role, values in found.items():
         if not np.isfinite(values).all():
             raise CalibrationError(
-                f"Conv '{layer.name}': its {role} is NaN or infinite in the original network: "
+                f"{layer.op} '{layer.name}': its {role} is NaN or infinite in the original network: "
                 "check the model's weights and the preprocessing of the data"
             )
     if probe is None:

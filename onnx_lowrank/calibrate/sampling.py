@@ -1,12 +1,13 @@
 """Seeded positions, and the small graph that gathers them so that only sampled rows leave the network.
 
 A tensor is gathered through its flat view, which works for every opset, layout and number of axes:
-``Gather(Reshape(tensor, [-1]), base + channel * plane)``. The base indices say image and position; they are fed.
+``Gather(Reshape(tensor, [-1]), base + channel * step)``. The base indices say image and position; they are fed.
 
 | code    | meaning                                          | shape           |
 |---------|--------------------------------------------------|-----------------|
 | base    | flat index of channel 0 at each sampled position | (N, P, 1 or K)  |
-| plane   | elements per channel of the tensor               |                 |
+| step    | from one channel to the next: the positions of   |                 |
+|         | the tensor, or 1 where channels are the last axis |                |
 | inside  | 1 where a patch element is inside the image      | (N, P, 1, K)    |
 
 N images, P positions per image, K = kh * kw kernel points.
@@ -66,7 +67,8 @@ def draw_positions(generator: np.random.Generator, images: int, size: int, count
 def response_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
     """Feeds for a `response_tap`: positions of shape (N, P) of one batch."""
     image = np.arange(len(positions))[:, None] * (layer.filters * prod(layer.positions))
-    return {f"{layer.name}/positions": (image + positions)[:, :, None]}
+    place = positions * layer.filters if layer.channels_last else positions
+    return {f"{layer.name}/positions": (image + place)[:, :, None]}
 
 
 def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
@@ -80,7 +82,8 @@ def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
     prefix = f"{layer.name}/{tensor}"
     names = [f"{prefix}/{part}" for part in ("flat_shape", "offsets", "flat", "index", "rows")]
     flat_shape, offsets, flat, index, rows = names
-    channel_offsets = np.arange(layer.filters).reshape(1, 1, -1) * prod(layer.positions)
+    step = 1 if layer.channels_last else prod(layer.positions)
+    channel_offsets = np.arange(layer.filters).reshape(1, 1, -1) * step
     return Tap(
         nodes=[
             helper.make_node("Reshape", [tensor, flat_shape], [flat]),
@@ -107,9 +110,9 @@ def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
         place = place + kernel[axis] * geometry.dilations[axis]
         inside = inside & (place >= 0) & (place < size)
         axes.append(np.clip(place, 0, size - 1))
-    plane = prod(layer.input_size)
-    image = np.arange(len(positions))[:, None, None] * (layer.channels * plane)
-    base = image + np.ravel_multi_index(tuple(axes), layer.input_size)
+    image = np.arange(len(positions))[:, None, None] * (layer.channels * prod(layer.input_size))
+    flat = np.ravel_multi_index(tuple(axes), layer.input_size)
+    base = image + (flat * layer.channels if layer.channels_last else flat)
     return {
         f"{layer.name}/patches": base[:, :, None, :],
         f"{layer.name}/inside": inside[:, :, None, :].astype(layer.weight.dtype),
@@ -128,7 +131,8 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
         f"{layer.name}/inputs/{part}" for part in parts
     )
     size = layer.channels * prod(layer.kernel)
-    channel_offsets = np.arange(layer.channels).reshape(1, 1, -1, 1) * prod(layer.input_size)
+    step = 1 if layer.channels_last else prod(layer.input_size)
+    channel_offsets = np.arange(layer.channels).reshape(1, 1, -1, 1) * step
     return Tap(
         nodes=[
             helper.make_node("Reshape", [layer.input, flat_shape], [flat]),

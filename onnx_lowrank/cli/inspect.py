@@ -47,6 +47,6 @@ def _cells(row: Layer | SkippedLayer) -> list[str]:
     common = [short_name(row.name), row.op, short_number(row.macs), short_number(row.parameters)]
     if isinstance(row, SkippedLayer):
         return [*common, f"stays: {row.reason}"]
-    kernel = "x".join(map(str, row.kernel))
+    kernel = "" if row.channels_last else f"{'x'.join(map(str, row.kernel))}, "
     behind = f"{row.activation.name}{' of a sum' if row.residual else ''}"
-    return [*common, f"{row.channels} -> {row.filters}, {kernel}, {behind}"]
+    return [*common, f"{row.channels} -> {row.filters}, {kernel}{behind}"]

@@ -10,6 +10,7 @@ import onnx
 from onnx_lowrank import activation as act
 from onnx_lowrank.activation import Activation
 from onnx_lowrank.graph import GraphIndex, attribute
+from onnx_lowrank.load.fold import Along
 
 # Operators that hand every element on unchanged, seen from an activation behind them.
 _PASS_THROUGH = frozenset({"Identity", "Dropout", "Transpose"})
@@ -17,30 +18,27 @@ _CLOSE = 1e-3  # constants such as 1/6 and sqrt(2) are exported with few digits 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def find_activation(index: GraphIndex, tensor: str, filters: int, axes: int = 2) -> Activation:
+def find_activation(index: GraphIndex, tensor: str, along: Along) -> Activation:
     """The activation that ``tensor`` goes through next; identity where none is recognised.
 
     Args:
         index: the model's graph.
         tensor: a response, or the sum of a response and a residual.
-        filters: d, the size of the channel axis.
-        axes: spatial axes behind it.
+        along: where its channels lie.
     """
     transposed = False
     while (node := index.only_consumer(tensor)) is not None and node.op_type in _PASS_THROUGH:
         transposed |= node.op_type == "Transpose"
         tensor = node.output[0]
     if node is not None:
-        found = _single_operator(index, node, (filters, *[1] * axes), transposed=transposed)
+        found = _single_operator(index, node, along, transposed=transposed)
     else:
         found = None if tensor in index.outputs else _pattern(index, tensor)
     return found or act.identity()
 
 
-def _single_operator(
-    index: GraphIndex, node: onnx.NodeProto, along: tuple[int, ...], *, transposed: bool
-) -> Activation | None:
-    """Activation of a node that alone reads the response; ``along`` is the shape of what broadcasts by channel."""
+def _single_operator(index: GraphIndex, node: onnx.NodeProto, along: Along, *, transposed: bool) -> Activation | None:
+    """Activation of a node that alone reads the response."""
     match node.op_type:
         case "Relu":
             return act.relu()
@@ -68,11 +66,11 @@ def _single_operator(
     return None
 
 
-def _prelu(index: GraphIndex, node: onnx.NodeProto, along: tuple[int, ...], *, transposed: bool) -> Activation | None:
+def _prelu(index: GraphIndex, node: onnx.NodeProto, along: Along, *, transposed: bool) -> Activation | None:
     slope = index.constant(node.input[1])
     if slope is None:
         return None
-    per_channel = slope.shape in {along, (1, *along)} and not transposed
+    per_channel = along.fits(slope) and not transposed
     if slope.size != 1 and not per_channel:
         return None
     return act.prelu(slope.astype(np.float64).reshape(-1) if slope.size > 1 else float(slope.reshape(())))

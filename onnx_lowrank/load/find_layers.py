@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.activation import Activation, identity
 from onnx_lowrank.graph import GraphIndex, attribute, fresh_name
-from onnx_lowrank.layer import Geometry, Layer, SkippedLayer
+from onnx_lowrank.layer import Geometry, Layer, SkippedLayer, pointwise
 from onnx_lowrank.load.activations import find_activation
-from onnx_lowrank.load.fold import Folded, fold_affine
+from onnx_lowrank.load.fold import Along, Folded, fold_affine
 
 Shape = tuple[int, ...]
 
@@ -82,16 +82,28 @@ def _examine(
     weight = _weight(index, node)
     if weight is None:
         return SkippedLayer(name, node.op_type, "its weight is computed at run time", 0, 0)
-    reason = _why_not(node, weight) or _quantized(index, node)
+    reason = _why_not(node, weight, shapes, samples) or _quantized(index, node)
+    size = _size(index, node, weight, shapes, samples)
     if reason is not None:
-        return SkippedLayer(name, node.op_type, reason, *_size(index, node, weight, shapes, samples))
-    folded = fold_affine(index, node, weight)
+        return SkippedLayer(name, node.op_type, reason, *size)
+    response = shapes[node.output[0]]
+    filters, axes = _filters(node, weight), len(response)
+    along = Along(len(filters), axes - 2 if node.op_type == "Conv" else 0, axes)
+    folded = fold_affine(index, node, filters, along)
     if folded is None:
-        return SkippedLayer(
-            name, node.op_type, "its bias is computed at run time", *_size(index, node, weight, shapes, samples)
-        )
-    activation, residual = _behind(index, folded.response, weight, shapes)
-    return _layer(node, name, folded, activation, residual, shapes)
+        return SkippedLayer(name, node.op_type, "its bias is computed at run time", *size)
+    rows = (prod(response[:-1]) // samples,)
+    sizes = (response[2:], shapes[node.input[0]][2:]) if node.op_type == "Conv" else (rows, rows)
+    return _layer(node, name, folded, _behind(index, folded.response, along, shapes), sizes)
+
+
+def _filters(node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
+    """The weight with the filters on its first axis: of a fully connected layer, shape (d, c, 1)."""
+    if node.op_type == "Conv":
+        return weight
+    filters: NDArray[Any] = weight if attribute(node, "transB", 0) else weight.T
+    scaled: NDArray[Any] = filters[:, :, None] * filters.dtype.type(attribute(node, "alpha", 1.0))
+    return scaled
 
 
 def _weight(index: GraphIndex, node: onnx.NodeProto) -> NDArray[Any] | None:
@@ -100,27 +112,39 @@ def _weight(index: GraphIndex, node: onnx.NodeProto) -> NDArray[Any] | None:
     return index.constant(node.input[1])
 
 
-def _why_not(node: onnx.NodeProto, weight: NDArray[Any]) -> str | None:
+def _why_not(node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int) -> str | None:
     """Why a node with a constant weight is not factorized; None where it is."""
     if node.domain not in {"", "ai.onnx"}:
         return f"operator of domain {node.domain}"
+    if weight.dtype not in _FLOATS:
+        return f"{weight.dtype} weights: only float16, float32 and float64 are factorized"
+    if 0 in weight.shape:
+        return "it has no channels"
     if node.op_type != "Conv":
-        return "fully connected layers are not factorized"
+        return _why_not_dense(node, weight, shapes, samples)
     if not 1 <= weight.ndim - 2 <= _MOST_AXES:
         return f"{weight.ndim - 2}-D convolution: 1-D to {_MOST_AXES}-D are factorized"
     group = attribute(node, "group", 1)
     if group != 1:
         return "depthwise convolution" if weight.shape[1] == 1 else f"grouped convolution ({group} groups)"
-    if weight.dtype not in _FLOATS:
-        return f"{weight.dtype} weights: only float16, float32 and float64 are factorized"
-    if 0 in weight.shape:
-        return "it has no channels"
+    return None
+
+
+def _why_not_dense(node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int) -> str | None:
+    """The same for a Gemm or MatMul."""
+    if weight.ndim != 2:
+        return f"its weight has {weight.ndim} axes: only matrices are factorized"
+    if attribute(node, "transA", 0):
+        return "its input is transposed (transA)"
+    # Rows are sampled by image: there must be as many for each.
+    if len(shapes[node.input[0]]) < 2 or prod(shapes[node.output[0]][:-1]) % samples:
+        return "its input has no axis of samples"
     return None
 
 
 def _quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
     source = index.producer.get(node.input[0])
-    return "quantized (QDQ) convolution" if source is not None and source.op_type == "DequantizeLinear" else None
+    return "quantized (QDQ) layer" if source is not None and source.op_type == "DequantizeLinear" else None
 
 
 def _size(
@@ -138,42 +162,43 @@ def _size(
 
 
 def _behind(
-    index: GraphIndex, response: str, weight: NDArray[Any], shapes: Mapping[str, Shape]
+    index: GraphIndex, response: str, along: Along, shapes: Mapping[str, Shape]
 ) -> tuple[Activation, str | None]:
     """The activation a response goes through, and the tensor added to it before that."""
-    filters, axes = weight.shape[0], weight.ndim - 2
     node = index.only_consumer(response)
     if node is not None and node.op_type == "Add":
         others = [name for name in node.input if name != response]
-        activation = find_activation(index, node.output[0], filters, axes)
+        activation = find_activation(index, node.output[0], along)
         summed = len(others) == 1 and shapes.get(others[0]) == shapes.get(response)
         if summed and activation.name != "identity" and index.constant(others[0]) is None:
             return activation, others[0]
         return identity(), None  # added linearly: the sum's error is the response's
-    return find_activation(index, response, filters, axes), None
+    return find_activation(index, response, along), None
 
 
 def _layer(
     node: onnx.NodeProto,
     name: str,
     folded: Folded,
-    activation: Activation,
-    residual: str | None,
-    shapes: Mapping[str, Shape],
+    behind: tuple[Activation, str | None],
+    sizes: tuple[Shape, Shape],
 ) -> Layer:
+    """A layer with what is behind it, its activation and residual, and the spatial sizes of its response and input."""
+    dense = node.op_type != "Conv"
     return Layer(
         name=name,
         op=node.op_type,
         weight=folded.weight,
         bias=folded.bias,
-        geometry=_geometry(node, folded.weight.ndim - 2),
-        activation=activation,
+        geometry=pointwise(1) if dense else _geometry(node, folded.weight.ndim - 2),
+        activation=behind[0],
         input=node.input[0],
         response=folded.response,
-        residual=residual,
+        residual=behind[1],
         nodes=folded.nodes,
-        positions=shapes[node.output[0]][2:],
-        input_size=shapes[node.input[0]][2:],
+        positions=sizes[0],
+        input_size=sizes[1],
+        channels_last=dense,
     )
 
 

@@ -98,7 +98,7 @@ def chain_key(layer: Layer, plan: LayerPlan, batch: int) -> str:
     """What the time of a chain depends on, as text: the layer's shape, the method, the ranks, the batch size."""
     geometry, numbers = layer.geometry, "x".join
     parts = [
-        numbers(map(str, layer.weight.shape)),
+        f"{layer.op} {numbers(map(str, layer.weight.shape))}",
         f"input {numbers(map(str, layer.input_size))}",
         f"strides {geometry.strides}",
         f"dilations {geometry.dilations}",

@@ -12,7 +12,7 @@ from onnx import helper
 
 from onnx_lowrank.factors import Factors
 from onnx_lowrank.layer import Layer
-from onnx_lowrank.rewrite.replace_layer import conv_node
+from onnx_lowrank.rewrite.replace_layer import factor_nodes
 
 _OPSET, _IR_VERSION = 13, 8
 
@@ -26,19 +26,27 @@ def layer_model(layer: Layer, factors: Factors, batch: int) -> onnx.ModelProto:
         batch: samples per run.
 
     Returns:
-        A model with the input ``input`` of shape (batch, c, height, width).
+        A model with the input ``input`` of shape `input_shape`.
     """
     tensor, nodes, constants = "input", [], []
     for number, convolution in enumerate(factors.convolutions):
-        node, weights = conv_node(convolution, f"conv_{number}", tensor, f"conv_{number}/output", layer, set())
-        nodes.append(node)
+        name = f"factor_{number}"
+        ends = (tensor, f"{name}/output")
+        factor, weights = factor_nodes(convolution, name, ends, layer, set())
+        nodes += factor
         constants += weights
-        tensor = node.output[0]
+        tensor = ends[1]
     nodes.append(helper.make_node("Relu", [tensor], ["activated"]))
     nodes.append(helper.make_node("GlobalAveragePool", ["activated"], ["output"]))
     kind = helper.np_dtype_to_tensor_dtype(layer.weight.dtype)
-    shape = [batch, layer.channels, *layer.input_size]
-    read = helper.make_tensor_value_info("input", kind, shape)
-    made = helper.make_tensor_value_info("output", kind, [batch, layer.filters, 1, 1])
+    read = helper.make_tensor_value_info("input", kind, input_shape(layer, batch))
+    made = helper.make_tensor_value_info("output", kind, None)
     graph = helper.make_graph(nodes, "layer", [read], [made], constants)
     return helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=[helper.make_opsetid("", _OPSET)])
+
+
+def input_shape(layer: Layer, batch: int) -> tuple[int, ...]:
+    """Shape of a batch of the layer's inputs."""
+    if layer.channels_last:
+        return (batch, *layer.input_size, layer.channels)
+    return (batch, layer.channels, *layer.input_size)

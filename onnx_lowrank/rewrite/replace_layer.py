@@ -1,4 +1,4 @@
-"""One node -> a chain of plain convolutions between the same two tensors.
+"""One node -> a chain of plain convolutions, or products of matrices, between the same two tensors.
 
 The nodes folded into the layer (BatchNormalization, an added bias) go with it. New weights only: an initializer other
 nodes read is never edited; one that nobody reads any more is removed.
@@ -42,8 +42,8 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: Factors) -> Non
         name = fresh_name(f"{layer.name}/lowrank_{position}", taken)
         last = position == len(factors.convolutions) - 1
         output = layer.response if last else fresh_name(f"{name}/output", taken)
-        node, weights = conv_node(convolution, name, tensor, output, layer, taken)
-        chain.append(node)
+        nodes, weights = factor_nodes(convolution, name, (tensor, output), layer, taken)
+        chain += nodes
         constants += weights
         tensor = output
     dead = [node for node in graph.node if node.output and node.output[0] in layer.nodes]
@@ -60,38 +60,58 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: Factors) -> Non
     remove_orphans(model, [*unread, *(tensor for tensor in layer.nodes if tensor != layer.response)])
 
 
-def conv_node(
-    convolution: Convolution, name: str, tensor: str, output: str, layer: Layer, taken: set[str]
-) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-    """A convolution as a node, and its initializers.
+def factor_nodes(
+    convolution: Convolution, name: str, ends: tuple[str, str], layer: Layer, taken: set[str]
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """A factor as a Conv, or as a MatMul and an Add where the layer is fully connected, and its initializers.
 
     Args:
         convolution: weights and geometry.
-        name: of the node.
-        tensor: what it reads.
-        output: what it makes.
-        layer: whose float type the weights get.
+        name: of the node that carries the weights.
+        ends: the tensor it reads and the one it makes.
+        layer: whose kind and float type it gets.
         taken: names in use.
 
     Raises:
         ModelError: a weight overflows the layer's float type.
     """
-    weights = [numpy_helper.from_array(_typed(convolution.weight, layer), fresh_name(f"{name}/weight", taken))]
-    if convolution.bias is not None:
-        weights.append(numpy_helper.from_array(_typed(convolution.bias, layer), fresh_name(f"{name}/bias", taken)))
+    weight, bias = _typed(convolution.weight, layer), convolution.bias
+    tensors = [numpy_helper.from_array(_matrix(weight) if layer.channels_last else weight, f"{name}/weight")]
+    if bias is not None:
+        tensors.append(numpy_helper.from_array(_typed(bias, layer), f"{name}/bias"))
+    for tensor in tensors:
+        tensor.name = fresh_name(tensor.name, taken)
+    names = [tensor.name for tensor in tensors]
+    if layer.channels_last:
+        return _dense_nodes(name, ends, names, taken), tensors
     geometry = convolution.geometry
     place = {"pads": geometry.pads} if geometry.auto_pad == "NOTSET" else {"auto_pad": geometry.auto_pad}
     node = helper.make_node(
         "Conv",
-        [tensor, *(each.name for each in weights)],
-        [output],
+        [ends[0], *names],
+        [ends[1]],
         name=name,
         kernel_shape=convolution.weight.shape[2:],
         strides=geometry.strides,
         dilations=geometry.dilations,
         **place,
     )
-    return node, weights
+    return [node], tensors
+
+
+def _matrix(weight: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Filters (d, c, 1) as the second operand of a product of matrices, (c, d)."""
+    return np.ascontiguousarray(weight[:, :, 0].T)
+
+
+def _dense_nodes(name: str, ends: tuple[str, str], names: list[str], taken: set[str]) -> list[onnx.NodeProto]:
+    if len(names) == 1:
+        return [helper.make_node("MatMul", [ends[0], names[0]], [ends[1]], name=name)]
+    product, added = (fresh_name(f"{name}/{part}", taken) for part in ("product", "add"))
+    return [
+        helper.make_node("MatMul", [ends[0], names[0]], [product], name=name),
+        helper.make_node("Add", [product, names[1]], [ends[1]], name=added),
+    ]
 
 
 def _typed(values: NDArray[np.float64], layer: Layer) -> NDArray[np.floating]:

@@ -12,7 +12,7 @@ from onnx_lowrank.calibrate import Propagation, layer_positions
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.graph import ancestors
-from onnx_lowrank.layer import Geometry, Layer
+from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.rewrite import replace_layer
 from tests.helpers import CPU, Array, Feeds, applied, build, filters, find, normal, run, sampled
 
@@ -147,11 +147,15 @@ def worse(layer: Layer) -> Factors:
     mixing = np.eye(layer.filters) + 0.2 * generator.normal(size=(layer.filters, layer.filters))
     first = Convolution(layer.weight.astype(np.float64), None, layer.geometry)
     bias = layer.bias + 0.1 * generator.normal(size=layer.filters)
-    second = Convolution(mixing[:, :, None, None], bias, Geometry((1, 1), (1, 1), (0, 0, 0, 0)))
+    axes = len(layer.kernel)
+    second = Convolution(mixing.reshape(*mixing.shape, *[1] * axes), bias, pointwise(axes))
     return Factors((first, second), SolveErrors(0.0, 0.0))
 
 
 def original_layer_on(layer: Layer, tensor: Array) -> Array:
+    if layer.channels_last:
+        rows = tensor.reshape(len(tensor), -1, layer.channels)
+        return (rows @ layer.weight[:, :, 0].T + layer.bias).transpose(0, 2, 1)
     geometry = layer.geometry
     text = (
         f"g (float[N,c,h,w] x) => (float[N,d,f,g] y) {{ y = Conv<strides={list(geometry.strides)}, "
@@ -230,9 +234,7 @@ def test_responses_that_become_infinite_are_reported() -> None:
     propagation = Propagation([feeds], layer_positions(layers, IMAGES, 2, seed=4), CPU)
     propagation.advance(model, layers[0], layers[1:])
     broken = worse(layers[0])
-    huge = Convolution(
-        broken.convolutions[1].weight * 1e38, broken.convolutions[1].bias, Geometry((1, 1), (1, 1), (0,) * 4)
-    )
+    huge = Convolution(broken.convolutions[1].weight * 1e38, broken.convolutions[1].bias, pointwise(2))
     replace_layer(model, layers[0], Factors((broken.convolutions[0], huge), broken.errors))
     with pytest.raises(CalibrationError, match="Conv 'c1': its input is NaN or infinite in the converted network"):
         propagation.advance(model, layers[1], layers[2:])

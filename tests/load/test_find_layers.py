@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.layer import Layer
 from onnx_lowrank.load import find_layers, node_names, weighted_tensors
-from tests.helpers import Array, build, filters, find, normal
+from tests.helpers import Array, build, filters, find, normal, run
 
 X = normal(1, 3, 4, 9, 8)
 
@@ -156,29 +157,69 @@ def test_other_numbers_of_axes(axes: int) -> None:
 
 
 def test_fully_connected_layers() -> None:
+    w, v, u = normal(0, 5, 6), normal(2, 5, 4), normal(3, 4, 3)
     model = build(
         """g (float[N,6] x) => (float[N,3] y) {
-            a = Gemm<transB=1>(x, w, b)
-            c = MatMul(a, v)
-            d = Gemm(c, u)
-            y = Identity(d)
+            a = Gemm<transB=1, alpha=0.5, beta=2.0>(x, w, b)
+            r = Relu(a)
+            c = MatMul(r, v)
+            m = Mul(c, scale)
+            n = BatchNormalization(m, gamma, beta, mean, variance)
+            d = Gemm(n, u)
+            y = Sigmoid(d)
         }""",
-        {"w": normal(0, 5, 6), "b": normal(1, 5), "v": normal(2, 5, 4), "u": normal(3, 4, 3)},
+        {
+            **{"w": w, "b": normal(1, 5), "v": v, "u": u, "scale": normal(4, 1, 4), "gamma": normal(5, 4)},
+            **{"beta": normal(6, 4), "mean": normal(7, 4), "variance": np.abs(normal(8, 4))},
+        },
     )
-    layers, skipped = find(model, {"x": normal(4, 7, 6)})
-    assert layers == []
-    stays = "fully connected layers are not factorized"
-    assert skipped == [
-        SkippedLayer("a", "Gemm", stays, 30, 35),
-        SkippedLayer("c", "MatMul", stays, 20, 20),
-        SkippedLayer("d", "Gemm", stays, 12, 12),
+    feeds = {"x": normal(9, 7, 6)}
+    layers, skipped = find(model, feeds)
+    assert skipped == []
+    assert [(layer.name, layer.op, layer.macs, layer.parameters) for layer in layers] == [
+        *(("a", "Gemm", 30, 35), ("c", "MatMul", 20, 24), ("d", "Gemm", 12, 12))
     ]
+    assert [layer.activation.name for layer in layers] == ["relu", "identity", "sigmoid"]
+    values = run(model, feeds, ["a", "r", "n", "d"])
+    for layer, x in zip(layers, (feeds["x"], values["r"], values["n"]), strict=True):
+        assert layer.channels_last
+        assert layer.positions == (1,)
+        np.testing.assert_allclose(x @ layer.weight[:, :, 0].T + layer.bias, values[layer.response], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("y = Gemm<transA=1>(x, w)", r"its input is transposed \(transA\)"),
+        ("t = Transpose<perm=[1,0]>(x) y = MatMul(t, v)", "its input has no axis of samples"),
+        ("y = MatMul(x, cube)", "its weight has 3 axes: only matrices are factorized"),
+    ],
+)
+def test_fully_connected_layers_that_stay(body: str, why: str) -> None:
+    weights = {"w": normal(0, 5, 4), "v": normal(1, 5, 2), "cube": normal(2, 3, 6, 2)}
+    model = build(f"g (float[5,6] x) => (float[a,b] y) {{ {body} }}", weights)
+    _, (skipped,) = find(model, {"x": normal(3, 5, 6)})
+    assert re.fullmatch(why, skipped.reason)
+
+
+def test_slopes_and_offsets_lie_on_the_last_axis_behind_a_matmul() -> None:
+    """As many positions as filters: (4, 1) broadcasts along positions, (4,) along filters."""
+    weights = {"w": normal(0, 6, 4), "rows": normal(1, 4, 1), "columns": normal(2, 4)}
+    graph = "g (float[N,4,6] x) => (float[N,4,4] y) {{ a = MatMul(x, w) b = Add(a, {}) y = PRelu(b, {}) }}"
+    x = normal(3, 2, 4, 6)
+    (layer,), _ = find(build(graph.format("columns", "columns"), weights), {"x": x})
+    assert (layer.response, layer.activation.name) == ("b", "prelu")
+    np.testing.assert_array_equal(layer.bias, weights["columns"])
+    (layer,), _ = find(build(graph.format("rows", "rows"), weights), {"x": x})
+    assert (layer.response, layer.activation.name) == ("a", "identity")
+    (layer,), _ = find(build(graph.format("columns", "rows"), weights), {"x": x})
+    assert (layer.response, layer.activation.name) == ("b", "identity")
 
 
 def test_matmul_counts_every_position_of_a_sample() -> None:
     model = build("g (float[N,7,6] x) => (float[N,7,4] y) { y = MatMul(x, w) }", {"w": normal(0, 6, 4)})
-    _, (skipped,) = find(model, {"x": normal(1, 3, 7, 6)})
-    assert skipped.macs == 7 * 6 * 4
+    (layer,), _ = find(model, {"x": normal(1, 3, 7, 6)})
+    assert (layer.macs, layer.positions) == (7 * 6 * 4, (7,))
 
 
 def test_weights_computed_at_run_time() -> None:
@@ -221,7 +262,7 @@ def test_quantized_convolution(opset: int) -> None:
         {"s": np.float32(0.05), "z": np.int8(0), "w": np.ones((6, 4, 3, 3), np.int8)},
         opset=opset,
     )
-    assert reason(model) == "quantized (QDQ) convolution"
+    assert reason(model) == "quantized (QDQ) layer"
 
 
 def test_integer_weights() -> None:
@@ -261,8 +302,8 @@ def test_every_weighted_node_is_listed_once_in_the_order_of_the_graph() -> None:
         {"w": filters(0, 4, 4, 3, 3), "v": filters(1, 4, 1, 3, 3), "u": normal(2, 4, 5)},
     )
     layers, skipped = find(model, {"x": X})
-    assert [layer.name for layer in layers] == ["a", "c"]
-    assert [layer.name for layer in skipped] == ["b", "y"]
+    assert [layer.name for layer in layers] == ["a", "c", "y"]
+    assert [layer.name for layer in skipped] == ["b"]
 
 
 # Names
