@@ -101,7 +101,7 @@ def bench(
     if not models:
         raise ValueError("bench: no models, wanted at least one")
     where, shapes = choose_provider(provider, threads), input_shapes or {}
-    networks = [open_network(model, where, shapes) for model in models]
+    networks = _with_shapes([open_network(model, where, {}) for model in models], shapes)
     feeds = [_feeds(network, shapes, batch_size) for network in networks]
     timings = time_in_turns([network.model for network in networks], feeds, where, pace or Pace())
     found = []
@@ -109,6 +109,18 @@ def bench(
         inputs = {name: values.shape for name, values in mine.items()}
         found.append(ModelTiming(network.name, inputs, timing, timings[0].speedup(timing)))
     return Benchmark(where, device_name(where), tuple(found))
+
+
+def _with_shapes(networks: Sequence[Network], shapes: Mapping[str, tuple[int, ...]]) -> list[Network]:
+    """Every network with the shapes of its own inputs; a name that none has is for the first one to complain about."""
+    known = {spec.name for network in networks for spec in network.inputs}
+    nobodys = {name: shape for name, shape in shapes.items() if name and name not in known}
+    networks = [networks[0].with_shapes(nobodys), *networks[1:]]
+    shaped = []
+    for network in networks:
+        own = {"", *(spec.name for spec in network.inputs)} & shapes.keys()
+        shaped.append(network.with_shapes({name: shapes[name] for name in own}))
+    return shaped
 
 
 def _feeds(network: Network, shapes: Mapping[str, tuple[int, ...]], batch_size: int | None) -> dict[str, NDArray[Any]]:

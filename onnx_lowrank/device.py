@@ -25,7 +25,8 @@ def device_name(provider: Provider) -> str:
     if provider.name != "cpu":
         return _gpu_name()
     named = (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name"))
-    model = next(named, None) or platform.processor() or platform.machine()
+    board = _text(Path("/proc/device-tree/model")).strip("\0 \n")  # where /proc/cpuinfo names no model
+    model = next(named, None) or board or platform.processor() or platform.machine()
     return f"{model}, {cpu_count()} cores, blocks of {rank_block(provider)}"
 
 
@@ -38,8 +39,12 @@ def cpu_count() -> int:
 
 
 def _cpuinfo() -> str:
+    return _text(Path("/proc/cpuinfo"))
+
+
+def _text(path: Path) -> str:
     try:
-        return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+        return path.read_text(encoding="ascii", errors="replace")
     except OSError:  # not Linux
         return ""
 

@@ -110,7 +110,7 @@ def prepare_job(
     positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
     probes = _probes(layers, positions, settings)
     batch = _latency_batch(network, settings, fixed)
-    clock = LayerClock(provider, batch, settings.latency_table)
+    clock = LayerClock(provider, batch, settings.latency_table, network.model.ByteSize())
     return Job(
         network, samples, split, one_batch, layers, skipped, positions, probes, settings, progress, watch, clock, batch
     )

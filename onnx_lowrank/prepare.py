@@ -53,6 +53,17 @@ class Network:
         """Layer names in the order of the graph."""
         return node_names(self.model)
 
+    def with_shapes(self, shapes: Shapes) -> Network:
+        """The same with open axes filled in.
+
+        Args:
+            shapes: shape by input name; ``""`` names the only input.
+
+        Raises:
+            ModelError: a name is not that of an input, or a shape does not fit its input.
+        """
+        return replace(self, inputs=_with_shapes(self.inputs, shapes))
+
     def zeros(self) -> dict[str, NDArray[Any]]:
         """A batch of zeros, one sample where the batch size is open.
 
@@ -76,7 +87,7 @@ def open_network(model: str | Path | onnx.ModelProto, provider: Provider, input_
     name = "<model>" if isinstance(model, onnx.ModelProto) else str(model)
     loaded = read_model(model)
     inputs = Session(loaded, provider, name=name).inputs
-    return Network(loaded, name, provider, _with_shapes(inputs, input_shapes))
+    return Network(loaded, name, provider, inputs).with_shapes(input_shapes)
 
 
 def choose_layers(

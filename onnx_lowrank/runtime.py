@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,10 +105,8 @@ class Session:
         Raises:
             ModelError: onnxruntime fails on these inputs; its own message is kept.
         """
-        try:
+        with self._explained():
             values = self._session.run(None, dict(feeds))
-        except Exception as error:  # onnxruntime's exceptions share no base class but this
-            raise ModelError(f"{self._name}: onnxruntime cannot run it: {error}") from error
         return dict(zip(self.outputs, values, strict=True))
 
     def bound(self, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
@@ -117,19 +116,27 @@ class Session:
             A function that runs it once and comes back when all outputs are there; raises ModelError where that fails.
         """
         binding, values = self._session.io_binding(), _onnxruntime().OrtValue
-        for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, values.ortvalue_from_numpy(np.ascontiguousarray(array), self._memory, 0))
-        for name in self.outputs:
-            binding.bind_output(name, self._memory)
+        with self._explained():
+            for name, array in feeds.items():
+                value = values.ortvalue_from_numpy(np.ascontiguousarray(array), self._memory, 0)
+                binding.bind_ortvalue_input(name, value)
+            for name in self.outputs:
+                binding.bind_output(name, self._memory)
 
         def run_once() -> None:
-            try:
+            with self._explained():
                 self._session.run_with_iobinding(binding)
                 binding.synchronize_outputs()
-            except Exception as error:  # onnxruntime's exceptions share no base class but this
-                raise ModelError(f"{self._name}: onnxruntime cannot run it: {error}") from error
 
         return run_once
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say which model it was that could not be run."""
+        try:
+            yield
+        except Exception as error:  # onnxruntime's exceptions share no base class but this
+            raise ModelError(f"{self._name}: onnxruntime cannot run it: {error}") from error
 
 
 def choose_provider(wanted: str = "auto", threads: int | None = None) -> Provider:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.parser
 import onnxruntime
+import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.load import find_layers, weighted_tensors
 from onnx_lowrank.runtime import Provider, observe_shapes
+from onnx_lowrank.verify import Pace, Timing
 
 Array = NDArray[Any]
 Feeds = dict[str, Array]
@@ -86,3 +91,103 @@ def applied(layer: Layer, patches: Array) -> Array:
     """The layer's filters and bias on patches, in the model's own type."""
     wide = patches.astype(np.float64) @ layer.weight.reshape(layer.filters, -1).T.astype(np.float64) + layer.bias
     return wide.astype(patches.dtype)
+
+
+# Clocks that always say the same
+
+
+@dataclass(frozen=True)
+class Work:
+    """One convolution as a made-up clock sees it."""
+
+    weight: tuple[int, ...]
+    positions: int
+    group: int
+
+    @property
+    def macs(self) -> int:
+        return self.positions * prod(self.weight)
+
+    def blocked(self, block: int) -> int:
+        """Multiply-adds where kernels work on so many channels at a time."""
+        d, c, *kernel = self.weight
+        return self.positions * prod(kernel) * prod(-(-size // block) * block for size in (d, c))
+
+
+def work(model: onnx.ModelProto | Path) -> list[Work]:
+    """The convolutions of a model whose maps have sizes that onnx can infer."""
+    loaded = onnx.load(model) if isinstance(model, Path) else model
+    inferred = onnx.shape_inference.infer_shapes(loaded, strict_mode=True, data_prop=True)
+    weights = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
+    values = [*inferred.graph.value_info, *inferred.graph.output]
+    sizes = {each.name: [size.dim_value for size in each.type.tensor_type.shape.dim] for each in values}
+    found = []
+    for node in inferred.graph.node:
+        if node.op_type == "Conv":
+            group = next((each.i for each in node.attribute if each.name == "group"), 1)
+            found.append(Work(weights[node.input[1]], prod(sizes[node.output[0]][2:]), group))
+    return found
+
+
+def is_one_layer(model: onnx.ModelProto | Path) -> bool:
+    """Whether this is a layer timed by itself."""
+    return isinstance(model, onnx.ModelProto) and model.graph.name == "layer"
+
+
+@dataclass
+class MadeUpClock:
+    """Takes the place of `time_in_turns`: milliseconds as a function of a model, and what was timed.
+
+    Attributes:
+        milliseconds: of a model.
+        layers: models of single layers, in the order they were timed.
+        networks: the networks that were timed together, in that order.
+    """
+
+    milliseconds: Callable[[onnx.ModelProto | Path], float]
+    layers: list[onnx.ModelProto] = field(default_factory=list)
+    networks: list[list[onnx.ModelProto | Path]] = field(default_factory=list)
+
+    def __call__(
+        self,
+        models: Sequence[Any],
+        feeds: Sequence[Feeds],
+        provider: Provider,
+        pace: Pace,
+        between: Callable[[], None] = lambda: None,
+    ) -> list[Timing]:
+        between()
+        assert provider.name == "cpu"
+        assert pace.rounds >= 1
+        assert len(models) == len(feeds)
+        if is_one_layer(models[0]):
+            self.layers += models
+        else:
+            self.networks.append(list(models))
+        return [Timing(((self.milliseconds(model),),)) for model in models]
+
+
+def set_clock(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, milliseconds: Callable[[onnx.ModelProto | Path], float]
+) -> MadeUpClock:
+    """Have conversions measure with a made-up clock, and remember what it says in a cache of its own."""
+    clock = MadeUpClock(milliseconds)
+    for module in ("layer_clock", "measured"):
+        monkeypatch.setattr(f"onnx_lowrank.{module}.time_in_turns", clock)
+    monkeypatch.setattr("onnx_lowrank.layer_clock.user_cache_path", lambda name: cache / name)
+    return clock
+
+
+def plain_network(convolutions: int = 5, channels: int = 32, size: int = 8) -> onnx.ModelProto:
+    """Convolutions c0, c1, ... of filters that are close to combinations of a few, with nothing to stay but a pool."""
+    lines, weights, tensor = [], {}, "x"
+    for number in range(convolutions):
+        lines.append(f"c{number} = Conv<pads=[1,1,1,1]>({tensor}, w{number})  r{number} = Relu(c{number})")
+        tensor, c = f"r{number}", 3 if number == 0 else channels
+        few, mixing = filters(number, channels // 4, c, 3, 3), filters(number + 50, channels, channels // 4, 1, 1)
+        weights[f"w{number}"] = np.einsum("df,fchw->dchw", mixing[..., 0, 0], few) + 0.1 * filters(
+            number + 90, channels, c, 3, 3
+        )
+    lines.append(f"y = GlobalAveragePool({tensor})")
+    text = "\n".join(lines)
+    return build(f"g (float[N,3,{size},{size}] x) => (float[N,{channels},1,1] y) {{ {text} }}", weights)

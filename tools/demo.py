@@ -11,11 +11,8 @@ held-out accuracy, multiply-adds and measured latency before and after. Needs th
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
-from statistics import median
 
-import numpy as np
 import onnxruntime
 
 import onnx_lowrank as olr
@@ -24,7 +21,7 @@ from onnx_lowrank.report import short_number
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models/demo_mnist_vgg.onnx"
-ROUNDS, REPEATS, WARM_UP = 6, 30, 10
+PACE = olr.Pace(rounds=6, repeats=30, seconds=0.1, warm_up=10)
 
 
 def main() -> None:
@@ -41,10 +38,10 @@ def main() -> None:
     print(f"           on {len(held_out.labels)} digits that neither training nor conversion saw")
     print(f"MACs       {short_number(macs[0])} -> {short_number(macs[1])}: {result.report.speedup:.2f}x fewer")
     for threads in dict.fromkeys((1, os.cpu_count() or 1)):
-        before, after = latency_ms([MODEL, output], held_out, threads)
+        before, after = olr.bench([MODEL, output], provider="cpu", threads=threads, pace=PACE).models
         print(
-            f"latency    {before:.2f} -> {after:.2f} ms: {before / after:.2f}x faster "
-            f"(batch 1, {threads} thread{'s' if threads > 1 else ''}, median of {ROUNDS * REPEATS} runs)"
+            f"latency    {before.timing.median_ms:.2f} -> {after.timing.median_ms:.2f} ms: {after.ratio_to_first:.2f}x "
+            f"faster (batch 1, {threads} thread{'s' if threads > 1 else ''}, median of {after.timing.runs} runs)"
         )
     print(f"converted in {result.report.seconds['total']:.0f} s; wrote {output.relative_to(ROOT)} and its report")
 
@@ -54,24 +51,6 @@ def accuracy(model: Path, digits: Digits) -> float:
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     (scores,) = session.run(None, {"input": digits.inputs})
     return float((scores.argmax(axis=1) == digits.labels).mean())
-
-
-def latency_ms(models: list[Path], digits: Digits, threads: int) -> list[float]:
-    """Median milliseconds per image of each model, in turns, one session alive at a time."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    runs: dict[Path, list[float]] = {model: [] for model in models}
-    for _ in range(ROUNDS):
-        for model in models:
-            session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-            for number in range(WARM_UP + REPEATS):
-                feeds = {"input": np.ascontiguousarray(digits.inputs[number : number + 1])}
-                start = time.perf_counter()
-                session.run(None, feeds)
-                if number >= WARM_UP:
-                    runs[model].append(1e3 * (time.perf_counter() - start))
-            del session  # the threads of an idle session would take the cores from the other's
-    return [median(times) for times in runs.values()]
 
 
 if __name__ == "__main__":

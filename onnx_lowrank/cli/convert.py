@@ -77,9 +77,9 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         raise click.UsageError("--latency-table goes with --cost latency")
     if options["cost"] == "latency" and not options["bench"]:
         raise click.UsageError("--cost latency is measured: leave out --no-bench")
-    others = [*reports, *filter(None, (save_plan, options["latency_table"]))]
+    others = [*reports, *([save_plan] if save_plan else [])]
     if model.is_file():  # a missing one has a message of its own
-        check_outputs(model, output, force=force, others=others)
+        check_outputs(model, output, force=force, others=others, table=options["latency_table"])
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
     options["speedup"] = _number(options["speedup"])

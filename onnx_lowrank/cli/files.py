@@ -13,7 +13,9 @@ from onnx_lowrank.rewrite import check_writable
 _REPORT_ENDINGS = (".json",)
 
 
-def check_outputs(model: Path, output: Path | None, *, force: bool, others: Sequence[Path]) -> None:
+def check_outputs(
+    model: Path, output: Path | None, *, force: bool, others: Sequence[Path], table: Path | None = None
+) -> None:
     """Refuse early what could not be written after a long conversion, or would destroy something.
 
     Args:
@@ -21,6 +23,7 @@ def check_outputs(model: Path, output: Path | None, *, force: bool, others: Sequ
         output: the converted model; None where none is written.
         force: overwrite ``output``.
         others: plan and reports, which replace older ones.
+        table: of latencies; one that is there already is read, and may need no writing.
 
     Raises:
         OutputError: a file is another's too, exists already or cannot be written where it is to be.
@@ -30,10 +33,11 @@ def check_outputs(model: Path, output: Path | None, *, force: bool, others: Sequ
             raise OutputError(f"{output}: is the model that is read, which is never written: choose another name")
         check_writable(output, force=force)
     taken = [model] if output is None else [model, output]
-    for path in others:
+    for path in [*others, *([] if table is None else [table])]:
         if any(_same(path, other) for other in taken):
             raise OutputError(f"{path}: is to hold two different files: give each its own name")
-        check_writable(path, force=True)
+        if path is not table or not path.is_file():
+            check_writable(path, force=True)
         taken.append(path)
 
 

@@ -43,12 +43,14 @@ class Machine:
         device: what it runs on.
         threads: within an operator; 0 for onnxruntime's choice.
         onnxruntime: its version.
+        block: channels its kernels work on at a time.
     """
 
     provider: str
     device: str
     threads: int
     onnxruntime: str
+    block: int
 
     def __str__(self) -> str:
         threads = f"{self.threads} threads" if self.threads else "default threads"
@@ -85,13 +87,24 @@ class LatencyTable:
         """
         try:
             found = json.loads(text)
-            machine = Machine(**{**found["machine"], "threads": int(found["machine"]["threads"])})
-            return LatencyTable(machine, {str(key): float(ms) for key, ms in found["milliseconds"].items()})
+            return _checked(found["schema"], Machine(**found["machine"]), found["milliseconds"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BudgetError(
                 f"{where}: not a latency table ({type(error).__name__}: {error}): "
                 "let --latency-table write a new one under another name"
             ) from error
+
+
+def _checked(schema: int, machine: Machine, milliseconds: dict[str, float]) -> LatencyTable:
+    if schema != _SCHEMA:
+        raise ValueError(f"schema {schema!r}, {_SCHEMA} is wanted")
+    kinds = {"provider": str, "device": str, "threads": int, "onnxruntime": str, "block": int}
+    if not all(type(getattr(machine, name)) is kind for name, kind in kinds.items()) or machine.block < 1:
+        raise ValueError(f"machine {vars(machine)}")
+    wrong = {key: ms for key, ms in milliseconds.items() if type(ms) not in {int, float} or not 0 < ms < inf}
+    if wrong:
+        raise ValueError("{} takes {!r} ms".format(*next(iter(wrong.items()))))
+    return LatencyTable(machine, {key: float(ms) for key, ms in milliseconds.items()})
 
 
 def chain_key(layer: Layer, plan: LayerPlan, batch: int) -> str:

@@ -40,7 +40,7 @@ def layer_model(layer: Layer, factors: Factors, batch: int) -> onnx.ModelProto:
     nodes.append(helper.make_node("GlobalAveragePool", ["activated"], ["output"]))
     kind = helper.np_dtype_to_tensor_dtype(layer.weight.dtype)
     read = helper.make_tensor_value_info("input", kind, input_shape(layer, batch))
-    made = helper.make_tensor_value_info("output", kind, None)
+    made = helper.make_tensor_value_info("output", kind, _pooled_shape(layer, batch))
     graph = helper.make_graph(nodes, "layer", [read], [made], constants)
     return helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=[helper.make_opsetid("", _OPSET)])
 
@@ -50,3 +50,7 @@ def input_shape(layer: Layer, batch: int) -> tuple[int, ...]:
     if layer.channels_last:
         return (batch, *layer.input_size, layer.channels)
     return (batch, layer.channels, *layer.input_size)
+
+
+def _pooled_shape(layer: Layer, batch: int) -> tuple[int, ...]:
+    return (batch, *layer.positions, 1) if layer.channels_last else (batch, layer.filters, *[1] * len(layer.kernel))

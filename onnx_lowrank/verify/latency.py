@@ -9,7 +9,7 @@ and rounds are repeated.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,7 @@ class Pace:
     Attributes:
         rounds: how often the models take turns.
         repeats: runs of a model per round, at least.
-        seconds: how long a model runs per round, at least.
+        seconds: how long a model runs per round, at least; 2,000 runs are enough.
         warm_up: runs before those that count, in every round.
     """
 
@@ -39,6 +39,10 @@ class Pace:
     repeats: int = 10
     seconds: float = 0.25
     warm_up: int = 2
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.repeats < 1:
+            raise ValueError(f"rounds and repeats must be at least 1, got {self.rounds} and {self.repeats}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def time_in_turns(
     feeds: Sequence[Mapping[str, NDArray[Any]]],
     provider: Provider,
     pace: Pace,
+    between: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
     """Time models in turns.
 
@@ -89,6 +94,7 @@ def time_in_turns(
         feeds: one batch of inputs for each.
         provider: where they run.
         pace: how much is measured.
+        between: what goes on before every run, and is not timed.
 
     Returns:
         The runs of each model, in order.
@@ -99,23 +105,20 @@ def time_in_turns(
     runs: list[list[tuple[float, ...]]] = [[] for _ in models]
     for _ in range(pace.rounds):
         for mine, model, batch in zip(runs, models, feeds, strict=True):
-            mine.append(_one_round(model, batch, provider, pace))
+            mine.append(_one_round(Session(model, provider).bound(batch), pace, between))
     return [Timing(tuple(mine)) for mine in runs]
 
 
-def _one_round(
-    model: onnx.ModelProto | Path, feeds: Mapping[str, NDArray[Any]], provider: Provider, pace: Pace
-) -> tuple[float, ...]:
-    run = Session(model, provider).bound(feeds)
+def _one_round(run: Callable[[], None], pace: Pace, between: Callable[[], None]) -> tuple[float, ...]:
     for _ in range(pace.warm_up):
         run()
     times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) < _MOST_RUNS:
+    spent = 0.0
+    while len(times) < pace.repeats or (spent < pace.seconds and len(times) < _MOST_RUNS):
+        between()
         start = time.perf_counter()
         run()
-        end = time.perf_counter()
-        times.append(1e3 * (end - start))
-        if len(times) >= pace.repeats and end - begin >= pace.seconds:
-            break
+        seconds = time.perf_counter() - start
+        spent += seconds
+        times.append(1e3 * seconds)
     return tuple(times)

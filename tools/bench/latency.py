@@ -73,7 +73,8 @@ def _models(
     """The original, and a stand-in for every target."""
     yield "original", job.network.model
     provider = choose_provider(job.network.provider.name, threads)
-    here = replace(job, network=replace(job.network, provider=provider), clock=LayerClock(provider, 1))
+    clock = LayerClock(provider, 1, None, job.network.model.ByteSize())
+    here = replace(job, network=replace(job.network, provider=provider), clock=clock)
     for cost in ("macs", "latency"):
         for speedup in speedups:
             settings = replace(job.settings, cost=cost, speedup=speedup, bench=cost == "latency")
