@@ -1,4 +1,4 @@
-"""How many threads the linear algebra takes."""
+"""How many threads the linear algebra takes, and how a number of threads is put in words."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ def one_thread() -> AbstractContextManager[Any]:
     """
     limited: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
     return limited
+
+
+def threads_text(count: int | None) -> str:
+    """A number of threads in words; 0 or None is the default of whoever runs them.
+
+    >>> threads_text(1), threads_text(2), threads_text(0)
+    ('1 thread', '2 threads', 'default threads')
+    """
+    return f"{count} thread{'s' if count > 1 else ''}" if count else "default threads"
 
 
 @cache

@@ -80,7 +80,7 @@ def test_bench_in_words(folder: Path) -> None:
     result = works("bench", "in.onnx", "other.onnx", *QUICK)
     where, title, first, second = result.stdout.splitlines()
     device = device_name(Provider("cpu", 1))
-    assert where == f"{device}, provider cpu, 1 threads, onnxruntime {onnxruntime.__version__}"
+    assert where == f"{device}, provider cpu, 1 thread, onnxruntime {onnxruntime.__version__}"
     assert title.split() == ["median", "ms", "p10", "ms", "p90", "ms", "ratio", "model"]
     row = r"\s*\d+\.\d{3}\s+\d+\.\d{3}\s+\d+\.\d{3}\s+"
     assert re.fullmatch(row + r"1\.00x   in\.onnx \(x 1x3x8x8, \d+ runs\)", first)

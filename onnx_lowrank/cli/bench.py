@@ -11,6 +11,7 @@ import click
 from onnx_lowrank.benchmark import Benchmark, bench
 from onnx_lowrank.cli.options import FilePath, InputShape, by_name, provider_options
 from onnx_lowrank.cli.program import Command
+from onnx_lowrank.threads import threads_text
 from onnx_lowrank.verify import Pace
 
 
@@ -43,7 +44,7 @@ def bench_command(models: tuple[Path, ...], **options: Any) -> None:
 
 def _lines(found: Benchmark) -> list[str]:
     facts = found.to_dict()
-    threads = f"{facts['threads']} threads" if facts["threads"] else "default threads"
+    threads = threads_text(facts["threads"])
     lines = [f"{found.device}, provider {facts['provider']}, {threads}, onnxruntime {facts['onnxruntime']}"]
     lines.append("median ms   p10 ms   p90 ms   ratio   model")
     for model in found.models:

@@ -29,6 +29,7 @@ from onnx_lowrank.cost import chain_macs
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import METHODS, LayerPlan, largest_ranks
+from onnx_lowrank.threads import threads_text
 
 _BLOCKS = (1, 2, 4, 16)  # measured, and the most there are
 _SCHEMA = 1
@@ -53,8 +54,7 @@ class Machine:
     block: int
 
     def __str__(self) -> str:
-        threads = f"{self.threads} threads" if self.threads else "default threads"
-        return f"{self.device}, {self.provider}, {threads}, onnxruntime {self.onnxruntime}"
+        return f"{self.device}, {self.provider}, {threads_text(self.threads)}, onnxruntime {self.onnxruntime}"
 
 
 @dataclass

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.report.report import LayerReport, Report
+from onnx_lowrank.threads import threads_text
 
 _NAME_WIDTH = 20
 
@@ -50,8 +51,8 @@ def _latency_line(report: Report) -> list[str]:
     before, after, speedup, batch, threads = (
         report.latency[key] for key in ("before_ms", "after_ms", "speedup", "batch", "threads")
     )
-    threads = "default threads" if threads is None else f"{threads} thread{'s' if threads > 1 else ''}"
-    return [f"latency     {before:.3g} -> {after:.3g} ms ({speedup:.2f}x faster, batch {batch}, {threads})"]
+    where = f"batch {batch}, {threads_text(threads)}"
+    return [f"latency     {before:.3g} -> {after:.3g} ms ({speedup:.2f}x faster, {where})"]
 
 
 def short_number(value: float) -> str:
