@@ -21,7 +21,7 @@ from onnx_lowrank.verify import Pace, Timing, time_in_turns
 
 log = logging.getLogger(__name__)
 
-_PACE = Pace(rounds=3, repeats=5, seconds=0.03)
+_PACE = Pace(rounds=3, repeats=5, seconds=0.03, enough=2.5)
 _WORTH_A_WARNING = 0.8  # of the speedup in multiply-adds
 _NEARLY = 0.95  # of the speedup in milliseconds that was asked for
 _MOST_NAMED = 3

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,12 +34,14 @@ class Pace:
         repeats: runs of a model per round, at least.
         seconds: how long a model runs per round, at least; 2,000 runs are enough.
         warm_up: runs before those that count, in every round.
+        enough: seconds after which a round ends however few runs it has had, but for one.
     """
 
     rounds: int = 5
     repeats: int = 10
     seconds: float = 0.25
     warm_up: int = 2
+    enough: float = inf
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.repeats < 1:
@@ -110,11 +113,15 @@ def time_in_turns(
 
 
 def _one_round(run: Callable[[], None], pace: Pace, between: Callable[[], None]) -> tuple[float, ...]:
+    begin = time.perf_counter()
     for _ in range(pace.warm_up):
-        run()
+        if time.perf_counter() - begin < pace.enough:
+            run()
     times: list[float] = []
     spent = 0.0
     while len(times) < pace.repeats or (spent < pace.seconds and len(times) < _MOST_RUNS):
+        if times and spent >= pace.enough:
+            break
         between()
         start = time.perf_counter()
         run()

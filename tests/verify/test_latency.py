@@ -130,6 +130,13 @@ def test_a_hundred_times_the_work_takes_longer() -> None:
     assert found[1].speedup(found[0]) > 3  # 512 times
 
 
+@pytest.mark.parametrize(("seconds", "runs"), [(0.3, 5), (1.0, 3), (9.0, 1)])
+def test_slow_models_run_less_often(monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int) -> None:
+    watched = Watched(monkeypatch, {"a": [seconds]})
+    (found,) = watched.time(Pace(rounds=2, repeats=5, seconds=0, warm_up=0, enough=2.5))
+    assert [len(each) for each in found.rounds] == [runs] * 2
+
+
 @pytest.mark.parametrize("counts", [{"rounds": 0}, {"repeats": 0}])
 def test_paces_that_are_none(counts: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="rounds and repeats must be at least 1, got "):
