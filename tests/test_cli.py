@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
 from onnx import numpy_helper
 from PIL import Image
 
 from onnx_lowrank import pipeline
-from onnx_lowrank.cli import program
+from tests.commands import call, fails
 from tests.helpers import build, filters, normal
 from tests.networks import images, network
 
@@ -33,23 +32,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])  # a loader's folder is added to it
     return tmp_path
-
-
-def call(*words: str) -> Result:
-    return CliRunner().invoke(program, words, prog_name="onnx-lowrank")
-
-
-def fails(folder: Path, *words: str, code: int = 1) -> str:
-    """Run a command that must fail with one line of error and leave the folder as it was."""
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    result = call(*words)
-    assert result.exit_code == code, result.output
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    assert result.stdout == ""
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "Traceback" not in result.stderr
-    return errors[0]
 
 
 def test_convert_writes_a_model_a_report_and_a_plan(folder: Path) -> None:

@@ -13,14 +13,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from click.testing import CliRunner, Result
 
 from onnx_lowrank import Pace, benchmark, layer_clock
-from onnx_lowrank.cli import program
 from onnx_lowrank.device import device_name
 from onnx_lowrank.ranks import LatencyTable, Machine
 from onnx_lowrank.runtime import Provider
 from onnx_lowrank.verify import Timing
+from tests.commands import call, fails, works
 from tests.helpers import MadeUpClock, build, filters, is_one_layer, normal, plain_network, set_clock, work
 from tests.networks import images, network
 
@@ -47,29 +46,6 @@ def by_macs(model: onnx.ModelProto | Path) -> float:
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> MadeUpClock:
     monkeypatch.setattr("onnx_lowrank.layer_clock.rank_block", lambda _: 4)
     return set_clock(monkeypatch, tmp_path / "cache", by_macs)
-
-
-def call(*words: str) -> Result:
-    return CliRunner().invoke(program, words, prog_name="onnx-lowrank")
-
-
-def works(*words: str) -> Result:
-    result = call(*words)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def fails(folder: Path, *words: str, code: int = 1) -> str:
-    """Run a command that must fail with one line of error and leave the folder as it was."""
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    result = call(*words)
-    assert result.exit_code == code, result.output
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    assert result.stdout == ""
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "Traceback" not in result.stderr
-    return errors[0]
 
 
 # bench
