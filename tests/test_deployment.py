@@ -83,6 +83,13 @@ def follow_the_page(folder: Path, calibration: Array) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def convert_and_follow(folder: Path, original: Path, samples: Array, positions: int | None = None) -> None:
+    """Convert at 3x, on one thread, and follow the page from there with the same samples."""
+    quick = olr.Settings(speedup=3, positions=positions, refine="none", bench=False, provider="cpu", threads=1)
+    olr.convert(original, {"input": samples}, quick, output=folder / "fast.onnx")
+    follow_the_page(folder, samples)
+
+
 def polygraphy(folder: Path, *arguments: str) -> str:
     """Standard output of the command, which must neither fail nor install anything."""
     done = subprocess.run(
@@ -104,18 +111,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     original = ROOT / "models/demo_mnist_vgg.onnx"
     train, held_out = split_digits(load_digits())
     samples = train.inputs[::20]
-    olr.convert(
-        original,
-        {"input": samples},
-        speedup=3,
-        positions=10,
-        refine="none",
-        bench=False,
-        provider="cpu",
-        threads=1,
-        output=folder / "fast.onnx",
-    )
-    follow_the_page(folder, samples)
+    convert_and_follow(folder, original, samples, positions=10)
     return Deployed(folder, original, held_out.inputs, held_out.labels)
 
 
@@ -129,17 +125,7 @@ def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     spec = TensorSpec("input", np.dtype(np.float32), (None, 3, 32, 32))
     train = open_samples(f"{data}/cifar10/train", [spec], CIFAR10)
     samples = train.read(range(0, 50_000, 250))["input"]
-    olr.convert(
-        original,
-        {"input": samples},
-        speedup=3,
-        refine="none",
-        bench=False,
-        provider="cpu",
-        threads=1,
-        output=folder / "fast.onnx",
-    )
-    follow_the_page(folder, samples)
+    convert_and_follow(folder, original, samples)
     test = open_samples(f"{data}/cifar10/test", [spec], CIFAR10)
     # Classes come in order, 500 of each: every fifth image first, so that the first 1,000 are of all classes.
     order = np.arange(5000).reshape(-1, 5).T.ravel()
