@@ -32,7 +32,7 @@ from onnx_lowrank.runtime import choose_provider
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.stopwatch import Stopwatch
 
-ROWS_AT_LEAST = 10  # per filter: with fewer, the solver fits noise
+_ROWS_AT_LEAST = 10  # per filter: with fewer, the solver fits noise
 _PROBE_ROWS = 1_500  # rows whose input patches rank selection gets to see
 
 
@@ -130,8 +130,8 @@ def _with_enough_rows(
     kept = []
     for layer in layers:
         rows = images * prod(layer.positions)
-        if layer.channels_last and rows < ROWS_AT_LEAST * layer.filters:
-            reason = f"{rows} rows of samples are too few for {layer.filters} filters: {ROWS_AT_LEAST} each are wanted"
+        if layer.channels_last and rows < _ROWS_AT_LEAST * layer.filters:
+            reason = f"{rows} rows of samples are too few for {layer.filters} filters: {_ROWS_AT_LEAST} each are wanted"
             skipped = [*skipped, SkippedLayer(layer.name, layer.op, reason, layer.macs, layer.parameters)]
         else:
             kept.append(layer)

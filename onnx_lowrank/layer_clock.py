@@ -110,22 +110,6 @@ class LayerClock:
         self._trusted = True
         self._write()
 
-    def _key(self, layer: Layer, plan: LayerPlan) -> str:
-        key = chain_key(layer, plan, self._batch)
-        return f"{key}, after {self._rest} MB" if self._rest else key
-
-    def _distrust(self, wanted: Mapping[str, Chain]) -> None:
-        """Forget a cache that was filled while other work slowed the machine down: one look at its largest entry."""
-        remembered = [key for key in wanted if key in self._table.milliseconds]
-        if not self._is_cache or self._trusted or not remembered:
-            return
-        self._trusted = True
-        largest = max(remembered, key=self._table.milliseconds.__getitem__)
-        now, then = self._time(*wanted[largest]), self._table.milliseconds[largest]
-        if now < _OUTDATED * then:
-            log.info("the latencies remembered are too long (%.3g ms is now %.3g): measuring again", then, now)
-            self._table.milliseconds.clear()
-
     def network(self, model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> float:
         """Milliseconds of a whole network, timed where that has not been done before.
 
@@ -146,6 +130,22 @@ class LayerClock:
             self._table.milliseconds[key] = timing.best_ms
             self._write()
         return self._table.milliseconds[key]
+
+    def _key(self, layer: Layer, plan: LayerPlan) -> str:
+        key = chain_key(layer, plan, self._batch)
+        return f"{key}, after {self._rest} MB" if self._rest else key
+
+    def _distrust(self, wanted: Mapping[str, Chain]) -> None:
+        """Forget a cache that was filled while other work slowed the machine down: one look at its largest entry."""
+        remembered = [key for key in wanted if key in self._table.milliseconds]
+        if not self._is_cache or self._trusted or not remembered:
+            return
+        self._trusted = True
+        largest = max(remembered, key=self._table.milliseconds.__getitem__)
+        now, then = self._time(*wanted[largest]), self._table.milliseconds[largest]
+        if now < _OUTDATED * then:
+            log.info("the latencies remembered are too long (%.3g ms is now %.3g): measuring again", then, now)
+            self._table.milliseconds.clear()
 
     def _lacks(self, count: int, first: str) -> str:
         return (

@@ -6,8 +6,8 @@ A tensor is gathered through its flat view, which works for every opset, layout 
 | code    | meaning                                          | shape           |
 |---------|--------------------------------------------------|-----------------|
 | base    | flat index of channel 0 at each sampled position | (N, P, 1 or K)  |
-| step    | from one channel to the next: the positions of   |                 |
-|         | the tensor, or 1 where channels are the last axis |                |
+| step    | to the next channel: 1 where they come last,     |                 |
+|         | else the number of positions of the tensor       |                 |
 | inside  | 1 where a patch element is inside the image      | (N, P, 1, K)    |
 
 N images, P positions per image, K = kh * kw kernel points.

@@ -119,13 +119,6 @@ def read_data(data: Sequence[str], loader: str | None) -> Any:
     return data[0]
 
 
-def _with(function: Function, *options: Callable[[Function], Function]) -> Function:
-    """A command's function with options, in the order of its help."""
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
 def by_name(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
     """What a repeatable option gives for each input; one input given twice is a usage error."""
     named = dict(pairs)
@@ -139,3 +132,10 @@ def read_preprocessing(options: dict[str, Any]) -> Preprocessing:
     base = preset(options.pop("preset_name"))
     given = {name: options.pop(name) for name in ("mean", "std", "scale", "channel_order", "resize")}
     return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def _with(function: Function, *options: Callable[[Function], Function]) -> Function:
+    """A command's function with options, in the order of its help."""
+    for option in reversed(options):
+        function = option(function)
+    return function
