@@ -288,6 +288,16 @@ def test_of_all_that_was_tried_the_nearest_is_taken(monkeypatch: pytest.MonkeyPa
     assert result.plan not in tried[:2] + tried[3:]
 
 
+def test_the_next_budget_lies_on_the_line_through_what_was_tried() -> None:
+    """Time that is no multiple of the layers' sum: 0.1 + 0.2 a millisecond."""
+    share = {budget: 0.1 + 0.2 * budget for budget in (2.0, 1.5)}
+    assert choose._next_budget(share, 0.35) == pytest.approx(1.25, abs=1e-12)
+    assert choose._next_budget(share, 0.01) == pytest.approx(0.6 * 1.5, abs=1e-12)  # no long steps
+    assert choose._next_budget(share, 0.99) == pytest.approx(1.6 * 1.5, abs=1e-12)
+    assert choose._next_budget({2.0: 0.5}, 0.25) == pytest.approx(1.0, abs=1e-12)
+    assert choose._next_budget({2.0: 0.4, 1.5: 0.5}, 0.25) == pytest.approx(0.75, abs=1e-12)  # noise: no line
+
+
 def test_whatever_the_layers_do_not_account_for_is_fixed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Half of the time passes between the convolutions: twice as fast as a whole cannot be had from them alone."""
     monkeypatch.setattr("onnx_lowrank.layer_clock.rank_block", lambda _: BLOCK)
