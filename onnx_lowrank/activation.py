@@ -7,7 +7,7 @@ closed-form candidate per piece, and curved ones, which bring their derivatives 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, pi, sqrt
 from typing import Any, TypeAlias
 
@@ -63,6 +63,18 @@ class PiecewiseLinear:
             slope = np.where(x > knot, np.asarray(self.slopes[index], x.dtype), slope)
         return self(x), slope
 
+    def part(self, channels: slice) -> PiecewiseLinear:
+        """The function of some of the channels."""
+
+        def of_part(coefficient: Coefficient) -> Coefficient:
+            return coefficient[channels] if np.ndim(coefficient) else coefficient  # type: ignore[index]
+
+        return replace(
+            self,
+            slopes=tuple(map(of_part, self.slopes)),
+            intercepts=tuple(map(of_part, self.intercepts)),
+        )
+
     def _piece(self, index: int, x: Array) -> Array:
         slope, intercept = self.slopes[index], self.intercepts[index]
         return np.asarray(np.asarray(slope, x.dtype) * x + np.asarray(intercept, x.dtype))
@@ -95,6 +107,10 @@ class Smooth:
         """Value and derivative at ``x``, any shape."""
         value, slope, _ = self.expansion(x)
         return value, slope
+
+    def part(self, channels: slice) -> Smooth:  # noqa: ARG002  (as `PiecewiseLinear.part`)
+        """The function of some of the channels: the same."""
+        return self
 
 
 Activation: TypeAlias = PiecewiseLinear | Smooth

@@ -1,4 +1,7 @@
-"""Multiply-adds and parameters of a layer's possible chains, bias not counted as multiply-adds."""
+"""Multiply-adds and parameters of a layer's possible chains, bias not counted as multiply-adds.
+
+Ranks are those of one group: what goes in or out of all groups together is c or d, what is between them groups * rank.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ def chain_macs(layer: Layer, plan: LayerPlan) -> int:
         rank = _rank(plan.channel)
         return pixels * rank * (layer.channels * prod(layer.kernel) + layer.filters)
     spatial = _rank(plan.spatial)
-    outputs = layer.filters if plan.method == "spatial" else _rank(plan.channel)
+    outputs = layer.filters // layer.groups if plan.method == "spatial" else _rank(plan.channel)
     vertical = layer.positions[0] * layer.input_size[1] * spatial * layer.channels * layer.kernel[0]
-    horizontal = pixels * outputs * spatial * layer.kernel[1]
+    horizontal = pixels * layer.groups * outputs * spatial * layer.kernel[1]
     last = 0 if plan.method == "spatial" else pixels * layer.filters * outputs
     return vertical + horizontal + last
 
@@ -37,9 +40,10 @@ def chain_parameters(layer: Layer, plan: LayerPlan) -> int:
         rank = _rank(plan.channel)
         return rank * (layer.channels * prod(layer.kernel) + layer.filters) + layer.filters
     spatial = _rank(plan.spatial)
-    outputs = layer.filters if plan.method == "spatial" else _rank(plan.channel)
+    outputs = layer.filters // layer.groups if plan.method == "spatial" else _rank(plan.channel)
     last = 0 if plan.method == "spatial" else layer.filters * outputs
-    return spatial * (layer.channels * layer.kernel[0] + outputs * layer.kernel[1]) + last + layer.filters
+    thin = spatial * (layer.channels * layer.kernel[0] + layer.groups * outputs * layer.kernel[1])
+    return thin + last + layer.filters
 
 
 def _rank(rank: int | None) -> int:

@@ -13,7 +13,7 @@ import onnx
 from onnx_lowrank.calibrate import Preprocessing, draw_samples, iterate_batches, open_samples, preset
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.layer import Layer, SkippedLayer
-from onnx_lowrank.prepare import check_has_data, open_network
+from onnx_lowrank.prepare import check_has_data, leave_narrow_groups, open_network
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.runtime import Session, choose_provider
 from onnx_lowrank.verify import Comparison, compare_outputs
@@ -58,7 +58,7 @@ def inspect(
         ModelError: it cannot be read or run, or an axis is open.
     """
     network = open_network(model, choose_provider("cpu"), input_shapes or {})
-    layers, skipped = network.layers(network.zeros())
+    layers, skipped = leave_narrow_groups(*network.layers(network.zeros()))
     every: list[Layer | SkippedLayer] = [*layers, *skipped]
     rows = {row.name: row for row in every}
     return Inspection(tuple(rows[name] for name in network.order if name in rows))
@@ -139,5 +139,6 @@ def _row(row: Layer | SkippedLayer) -> dict[str, Any]:
         "reason": None,
         "activation": row.activation.name,
         "shape": list(row.weight.shape),
+        "groups": row.groups,
         "residual": row.residual,
     }

@@ -15,14 +15,16 @@ class Convolution:
     """One convolution of a chain.
 
     Attributes:
-        weight: shape (out, in, kh, kw), float64.
+        weight: shape (out, in / groups, kh, kw), float64.
         bias: shape (out,); None for all but the last, since a bias in front of padding is wrong at the borders.
         geometry: strides, dilations, pads.
+        groups: of channels that do not mix.
     """
 
     weight: NDArray[np.float64]
     bias: NDArray[np.float64] | None
     geometry: Geometry
+    groups: int = 1
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from onnx_lowrank.calibrate.sampling import Ints, draw_positions
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.layer_clock import LayerClock
 from onnx_lowrank.plan import RankPlan
-from onnx_lowrank.prepare import Network, check_has_data, choose_layers, open_network
+from onnx_lowrank.prepare import Network, check_has_data, choose_layers, leave_narrow_groups, open_network
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import choose_provider
 from onnx_lowrank.settings import Settings
@@ -105,7 +105,7 @@ def prepare_job(
     one_batch = samples.read(split.calibration[: fixed or 1])
     found = network.layers(one_batch)
     if settings.plan is None:
-        found = _with_enough_rows(*found, len(split.calibration))
+        found = _with_enough_rows(*leave_narrow_groups(*found), len(split.calibration))
     layers, skipped = choose_layers(*found, settings.include, settings.exclude)
     positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
     probes = _probes(layers, positions, settings)
@@ -132,7 +132,7 @@ def _with_enough_rows(
         rows = images * prod(layer.positions)
         if layer.channels_last and rows < _ROWS_AT_LEAST * layer.filters:
             reason = f"{rows} rows of samples are too few for {layer.filters} filters: {_ROWS_AT_LEAST} each are wanted"
-            skipped = [*skipped, SkippedLayer(layer.name, layer.op, reason, layer.macs, layer.parameters)]
+            skipped = [*skipped, layer.stays(reason)]
         else:
             kept.append(layer)
     return kept, skipped

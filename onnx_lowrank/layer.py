@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -52,8 +52,8 @@ class Layer:
     Attributes:
         name: the node's name, or its output's where the node has none; unique in the model.
         op: ONNX operator, ``Conv``, ``Gemm`` or ``MatMul``.
-        weight: filters, shape (d, c, kh, kw), with one kernel axis or three for 1-D and 3-D convolutions, batch
-            normalization folded in, the model's float type.
+        weight: filters, shape (d, c / groups, kh, kw), with one kernel axis or three for 1-D and 3-D convolutions,
+            batch normalization folded in, the model's float type.
         bias: shape (d,), zeros where the layer has none, batch normalization folded in.
         geometry: strides, dilations, pads.
         activation: what follows the response (after the residual sum, where there is one).
@@ -64,6 +64,7 @@ class Layer:
         positions: spatial size of the response, (height, width); as many axes as the kernel has.
         input_size: spatial size of the input, (height, width).
         channels_last: whether channels are the last axis of input and response, as in fully connected layers.
+        groups: equal parts of the channels that are convolved each by itself, with as many filters each.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Layer:
     positions: tuple[int, ...]
     input_size: tuple[int, ...]
     channels_last: bool = False
+    groups: int = 1
 
     @property
     def filters(self) -> int:
@@ -88,12 +90,29 @@ class Layer:
     @property
     def channels(self) -> int:
         """Input channels c."""
-        return int(self.weight.shape[1])
+        return self.groups * int(self.weight.shape[1])
 
     @property
     def kernel(self) -> tuple[int, ...]:
         """Kernel size, (kh, kw)."""
         return tuple(int(size) for size in self.weight.shape[2:])
+
+    @property
+    def parts(self) -> list[tuple[Layer, slice, slice]]:
+        """Every group as a layer of its own, the channels it reads and the filters it makes."""
+        channels, filters = self.channels // self.groups, self.filters // self.groups
+        found = []
+        for group in range(self.groups):
+            read, made = (slice(group * size, (group + 1) * size) for size in (channels, filters))
+            part = replace(
+                self, weight=self.weight[made], bias=self.bias[made], activation=self.activation.part(made), groups=1
+            )
+            found.append((part, read, made))
+        return found
+
+    def stays(self, reason: str) -> SkippedLayer:
+        """The same as a layer that is left alone."""
+        return SkippedLayer(self.name, self.op, reason, self.macs, self.parameters)
 
     @property
     def separable(self) -> bool:

@@ -26,8 +26,8 @@ class LayerPlan:
     Attributes:
         name: the layer's name.
         method: ``kept``, ``channel``, ``spatial`` or ``spatial-channel``.
-        channel: rank d' in front of the last 1 x 1 convolution; None where the method has none.
-        spatial: rank d'' between the kh x 1 and the 1 x kw convolution; None where the method has none.
+        channel: rank d' in front of the last 1 x 1 convolution, of each group; None where the method has none.
+        spatial: rank d'' between the kh x 1 and the 1 x kw convolution, of each group; None where the method has none.
         energy: share of the response's energy these ranks keep, 0 to 1.
         reason: why the layer is kept, where there was no choice.
     """
@@ -102,12 +102,9 @@ class RankPlan:
 
 
 def largest_ranks(layer: Layer) -> Mapping[str, int]:
-    """Highest useful rank per kind: the filters d, and for the spatial rank min(c * kh, d * kw)."""
-    kernel = layer.kernel
-    return {
-        "channel": layer.filters,
-        "spatial": min(layer.channels * kernel[0], layer.filters * kernel[-1]),
-    }
+    """Highest useful rank per kind, of one group: its filters d, and for the spatial rank min(c * kh, d * kw)."""
+    channels, filters, kernel = layer.channels // layer.groups, layer.filters // layer.groups, layer.kernel
+    return {"channel": filters, "spatial": min(channels * kernel[0], filters * kernel[-1])}
 
 
 def _layer_plan(entry: Mapping[str, Any]) -> LayerPlan:
@@ -130,6 +127,10 @@ def _check(layer: Layer, entry: LayerPlan) -> None:
         rank, most = getattr(entry, kind), largest_ranks(layer)[kind]
         if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
             raise RankError(
-                f"{layer.op} '{layer.name}': {kind} rank must be 1..{most} ({layer.filters} filters), "
+                f"{layer.op} '{layer.name}': {kind} rank must be 1..{most} ({_filters(layer)}), "
                 f"got {rank}: change it in the plan"
             )
+
+
+def _filters(layer: Layer) -> str:
+    return f"{layer.filters} filters" + (f" in {layer.groups} groups" if layer.groups > 1 else "")

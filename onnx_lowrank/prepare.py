@@ -18,6 +18,10 @@ from onnx_lowrank.load import find_layers, node_names, read_model, weighted_tens
 from onnx_lowrank.runtime import Provider, Session, observe_shapes
 from onnx_lowrank.tensor_spec import TensorSpec
 
+# 3x3 kernels, onnxruntime on AVX2, chains of 1.8 times fewer multiply-adds: with groups of 16 channels they
+# take 1.6 times as long as the layer, with groups of 32 they are 1.3 times as fast, of 64 and 128 1.6 and 1.8 times.
+NARROWEST_GROUP = 32
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -115,7 +119,7 @@ def choose_layers(
         if reason is None:
             chosen.append(layer)
         else:
-            left.append(SkippedLayer(layer.name, layer.op, reason, layer.macs, layer.parameters))
+            left.append(layer.stays(reason))
     if not chosen:
         reasons = "; ".join(f"'{each.name}': {each.reason}" for each in left[:3])
         raise ModelError(
@@ -123,6 +127,29 @@ def choose_layers(
             "see all reasons with 'onnx-lowrank inspect', check --include and --exclude"
         )
     return chosen, left
+
+
+def leave_narrow_groups(
+    layers: Sequence[Layer], skipped: Sequence[SkippedLayer]
+) -> tuple[list[Layer], list[SkippedLayer]]:
+    """Leave out convolutions in many small groups, which no thin chain makes faster.
+
+    Args:
+        layers: those that can be factorized.
+        skipped: those that stay already.
+    """
+    narrow = [layer for layer in layers if layer.groups > 1 and _width(layer) < NARROWEST_GROUP]
+    reasons = {
+        layer.name: f"{layer.groups} groups of {_width(layer)} channels: they pay from {NARROWEST_GROUP} channels on"
+        for layer in narrow
+    }
+    kept = [layer for layer in layers if layer.name not in reasons]
+    return kept, [*skipped, *(layer.stays(reasons[layer.name]) for layer in narrow)]
+
+
+def _width(layer: Layer) -> int:
+    """Channels of a group, read or made, whichever are fewer."""
+    return min(layer.channels, layer.filters) // layer.groups
 
 
 def count_macs(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], provider: Provider) -> int:

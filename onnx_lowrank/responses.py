@@ -23,6 +23,12 @@ class Targets:
     residual: NDArray[Any] | None = None
     probe: Probe | None = None
 
+    def part(self, read: slice, made: slice) -> Targets:
+        """What concerns one group of channels: those it reads, the filters it makes."""
+        residual = None if self.residual is None else self.residual[:, made]
+        probe = None if self.probe is None else Probe(self.probe.patches[:, read], self.probe.rows)
+        return Targets(self.responses[:, made], residual, probe)
+
 
 @dataclass(frozen=True, eq=False)
 class Probe:
@@ -48,3 +54,7 @@ class Responses:
 
     targets: Targets
     patches: NDArray[Any]
+
+    def part(self, read: slice, made: slice) -> Responses:
+        """What concerns one group of channels: those it reads, the filters it makes."""
+        return Responses(self.targets.part(read, made), self.patches[:, read])

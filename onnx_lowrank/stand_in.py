@@ -29,21 +29,22 @@ def stand_in(layer: Layer, plan: LayerPlan) -> Factors:
         # Keeps the size of what passes through a rectifier: numbers that fade away get slow before they are 0.
         weight = np.resize(noise * (2 / prod(shape[1:])) ** 0.5, shape)
         bias = np.zeros(layer.filters) if number == len(shapes) - 1 else None
-        convolutions.append(Convolution(weight, bias, geometry))
+        convolutions.append(Convolution(weight, bias, geometry, layer.groups))
     return Factors(tuple(convolutions), SolveErrors(0.0, 0.0))
 
 
 def _shapes(layer: Layer, plan: LayerPlan) -> list[_Shape]:
-    d, c, axes = layer.filters, layer.channels, len(layer.kernel)
-    channel, spatial = plan.channel or d, plan.spatial or 0
+    groups, axes = layer.groups, len(layer.kernel)
+    d, c = layer.filters, layer.channels // groups
+    channel, spatial = plan.channel or d // groups, plan.spatial or 0
     if plan.method == "kept":
         return [((d, c, *layer.kernel), layer.geometry)]
     last: _Shape = ((d, channel, *[1] * axes), pointwise(axes))
     if plan.method == "channel":
-        return [((channel, c, *layer.kernel), layer.geometry), last]
+        return [((groups * channel, c, *layer.kernel), layer.geometry), last]
     kh, kw = layer.kernel
     pair: list[_Shape] = [
-        ((spatial, c, kh, 1), layer.geometry.along(0)),
-        ((channel, spatial, 1, kw), layer.geometry.along(1)),
+        ((groups * spatial, c, kh, 1), layer.geometry.along(0)),
+        ((groups * channel, spatial, 1, kw), layer.geometry.along(1)),
     ]
     return pair if plan.method == "spatial" else [*pair, last]

@@ -95,5 +95,5 @@ def _targets(
         return Targets(found["response"], found.get("residual"))
     per_image = len(found["response"]) // images
     probed = (np.arange(images)[:, None] * per_image + probe).ravel()
-    patches = found["input"].reshape(-1, *layer.weight.shape[1:])
+    patches = found["input"].reshape(-1, layer.channels, *layer.kernel)
     return Targets(found["response"], found.get("residual"), Probe(patches, probed))

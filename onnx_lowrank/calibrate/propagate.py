@@ -67,7 +67,7 @@ class Propagation:
             positions = self._positions[layer.name][first : first + count]
             feeds = {name: batch[name] for name in inputs} | patch_indices(layer, positions)
             found = session.run(feeds)
-            patches = found.pop(f"{layer.name}/inputs/rows").reshape(-1, *layer.weight.shape[1:])
+            patches = found.pop(f"{layer.name}/inputs/rows").reshape(-1, layer.channels, *layer.kernel)
             rows.append(patches.astype(np.float32, copy=False))
             for name in [name for name in batch if name not in keep]:
                 del batch[name]
@@ -105,7 +105,7 @@ class Propagation:
 def _finite(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
     if not np.isfinite(rows).all():
         raise CalibrationError(
-            f"Conv '{layer.name}': its input is NaN or infinite in the converted network: "
+            f"{layer.op} '{layer.name}': its input is NaN or infinite in the converted network: "
             "convert at a lower speedup, or leave the layers before it out with --exclude"
         )
     return rows

@@ -140,7 +140,7 @@ def layer_positions(layers: Iterable[Layer], images: int, wanted: int | None, se
     """
     drawn = {}
     for number, layer in enumerate(layers):
-        affordable = MOST_PATCH_BYTES // (4 * layer.weight[0].size)
+        affordable = MOST_PATCH_BYTES // (4 * layer.channels * prod(layer.kernel))
         rows = min(max(LEAST_ROWS, ROWS_PER_FILTER * layer.filters), affordable)
         generator = np.random.default_rng([seed, number])
         drawn[layer.name] = draw_positions(generator, images, prod(layer.positions), wanted or ceil(rows / images))

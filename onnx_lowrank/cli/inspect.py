@@ -48,5 +48,6 @@ def _cells(row: Layer | SkippedLayer) -> list[str]:
     if isinstance(row, SkippedLayer):
         return [*common, f"stays: {row.reason}"]
     kernel = "" if row.channels_last else f"{'x'.join(map(str, row.kernel))}, "
+    kernel += f"{row.groups} groups, " if row.groups > 1 else ""
     behind = f"{row.activation.name}{' of a sum' if row.residual else ''}"
     return [*common, f"{row.channels} -> {row.filters}, {kernel}{behind}"]

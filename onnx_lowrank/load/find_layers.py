@@ -125,8 +125,10 @@ def _why_not(node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Sh
     if not 1 <= weight.ndim - 2 <= _MOST_AXES:
         return f"{weight.ndim - 2}-D convolution: 1-D to {_MOST_AXES}-D are factorized"
     group = attribute(node, "group", 1)
-    if group != 1:
-        return "depthwise convolution" if weight.shape[1] == 1 else f"grouped convolution ({group} groups)"
+    if group != 1 and weight.shape[1] == 1:
+        return "depthwise convolution"
+    if group < 1 or len(weight) % group:
+        return f"{len(weight)} filters in {group} groups: they do not divide evenly"
     return None
 
 
@@ -199,6 +201,7 @@ def _layer(
         positions=sizes[0],
         input_size=sizes[1],
         channels_last=dense,
+        groups=attribute(node, "group", 1),
     )
 
 

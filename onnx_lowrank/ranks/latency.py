@@ -117,6 +117,7 @@ def chain_key(layer: Layer, plan: LayerPlan, batch: int) -> str:
         f"dilations {geometry.dilations}",
         f"pads {geometry.pads if geometry.auto_pad == 'NOTSET' else geometry.auto_pad}",
         f"{layer.weight.dtype}",
+        *([f"groups {layer.groups}"] if layer.groups > 1 else []),
         f"batch {batch}",
         plan.method,
         *(f"{kind} {rank}" for kind, rank in (("channel", plan.channel), ("spatial", plan.spatial)) if rank),

@@ -52,6 +52,8 @@ def paper_truncation(layer: Layer, responses: NDArray[Any]) -> Truncation:
     Returns:
         Exact at every channel rank; it says nothing about spatial ranks below the largest.
     """
-    lost = 1 - energy_curve(responses)[1:]
-    most = np.array([largest_ranks(layer)["spatial"]])
-    return Truncation(np.arange(1, layer.filters + 1), most, lost[:, None])
+    largest = largest_ranks(layer)
+    parts = [responses[:, made] for _, _, made in layer.parts]
+    size = [float(np.var(part, axis=0, dtype=np.float64).sum()) for part in parts]
+    kept = np.average([energy_curve(part)[1:] for part in parts], axis=0, weights=size if any(size) else None)
+    return Truncation(np.arange(1, largest["channel"] + 1), np.array([largest["spatial"]]), 1 - kept[:, None])

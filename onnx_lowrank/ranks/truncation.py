@@ -68,7 +68,22 @@ def measure_truncation(layer: Layer, targets: Targets, rows: int = ROWS) -> Trun
         layer: the layer.
         targets: its responses in the original network; spatial ranks are looked at where there is a probe.
         rows: at most to measure errors on, evenly spread; directions and filters come from all there are.
+
+    Returns:
+        The errors; those of all groups together where there are several, by the ranks of each.
     """
+    parts = [_measure(part, targets.part(read, made), rows) for part, read, made in layer.parts]
+    channel, spatial = parts[0][0], parts[0][1]
+    size = sum(part[3] for part in parts) or 1.0
+    errors = np.sum([part[2] for part in parts], axis=0) / size
+    table = np.minimum.accumulate(np.minimum.accumulate(errors.T, axis=0), axis=1)
+    return Truncation(channel, spatial, np.minimum(table, 1.0))
+
+
+def _measure(
+    layer: Layer, targets: Targets, rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], float]:
+    """Channel ranks, spatial ranks, squared errors of one group, shape (spatial, channel), and of keeping nothing."""
     probe, most = targets.probe, largest_ranks(layer)
     available = len(targets.responses if probe is None else probe.rows)
     chosen = np.linspace(0, available - 1, min(rows, available)).astype(np.int64)
@@ -81,7 +96,6 @@ def measure_truncation(layer: Layer, targets: Targets, rows: int = ROWS) -> Trun
     responses = targets.responses[chosen]
     offset = 0.0 if targets.residual is None else targets.residual[chosen]
     wanted = layer.activation(responses + offset)
-    size = float(np.sum((wanted - wanted.mean(axis=0)) ** 2)) or 1.0
     channel, errors = _ranks(layer.filters), []
     mean, directions = targets.responses.mean(axis=0), _directions(targets.responses)
     for approximation in approximations:
@@ -89,10 +103,9 @@ def measure_truncation(layer: Layer, targets: Targets, rows: int = ROWS) -> Trun
         column = []
         for rank in channel:
             response = projected[:, :rank] @ directions[:, :rank].T + mean
-            column.append(float(np.sum((layer.activation(response + offset) - wanted) ** 2)) / size)
+            column.append(float(np.sum((layer.activation(response + offset) - wanted) ** 2)))
         errors.append(column)
-    table = np.minimum.accumulate(np.minimum.accumulate(np.array(errors).T, axis=0), axis=1)
-    return Truncation(channel, spatial, np.minimum(table, 1.0))
+    return channel, spatial, np.array(errors), float(np.sum((wanted - wanted.mean(axis=0)) ** 2))
 
 
 def _approximations(

@@ -94,6 +94,7 @@ def factor_nodes(
         kernel_shape=convolution.weight.shape[2:],
         strides=geometry.strides,
         dilations=geometry.dilations,
+        group=convolution.groups,
         **place,
     )
     return [node], tensors

@@ -1,8 +1,13 @@
-"""The front door: a layer, its rows and its plan -> its chain."""
+"""The front door: a layer, its rows and its plan -> its chain. Groups are solved one by one, and put side by side."""
 
 from __future__ import annotations
 
-from onnx_lowrank.factors import Factors
+from collections.abc import Sequence
+from math import hypot
+
+import numpy as np
+
+from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import LayerPlan
 from onnx_lowrank.responses import Responses
@@ -25,9 +30,38 @@ def solve_layer(
     Raises:
         ValueError: the plan's method does not factorize.
     """
+    if layer.groups > 1:
+        return _grouped(layer, responses, plan, solver, refinement)
     if plan.method == "channel" and plan.channel is not None:
         return solve_channel(layer, responses, plan.channel, solver=solver)
     if plan.method in ("spatial", "spatial-channel") and plan.spatial is not None:
         channel = plan.channel if plan.method == "spatial-channel" else None
         return solve_spatial(layer, responses, plan.spatial, channel, solver=solver, refinement=refinement)
     raise ValueError(f"{layer.op} '{layer.name}': nothing to solve for method {plan.method!r}")
+
+
+def _grouped(layer: Layer, responses: Responses, plan: LayerPlan, solver: str, refinement: str) -> Factors:
+    """Every group solved by itself at the same ranks; grouped convolutions of all of them."""
+    chains, sizes = [], []
+    for part, read, made in layer.parts:
+        rows = responses.part(read, made)
+        chains.append(solve_layer(part, rows, plan, solver, refinement))
+        targets = rows.targets
+        wanted = targets.responses if targets.residual is None else targets.responses + targets.residual
+        sizes.append(float(np.linalg.norm(part.activation(wanted))))
+    steps = zip(*(chain.convolutions for chain in chains), strict=True)
+    return Factors(tuple(map(_side_by_side, steps)), _of_all([chain.errors for chain in chains], sizes))
+
+
+def _side_by_side(parts: Sequence[Convolution]) -> Convolution:
+    biases = [part.bias for part in parts if part.bias is not None]
+    bias = np.concatenate(biases) if biases else None
+    return Convolution(np.concatenate([part.weight for part in parts]), bias, parts[0].geometry, len(parts))
+
+
+def _of_all(errors: Sequence[SolveErrors], sizes: Sequence[float]) -> SolveErrors:
+    """Relative errors of all groups together, from those of each and the size of what it makes."""
+    whole = hypot(*sizes) or 1.0
+    parts = list(zip(errors, sizes, strict=True))
+    linear = hypot(*(error.linear * size for error, size in parts))
+    return SolveErrors(linear / whole, hypot(*(error.solved * size for error, size in parts)) / whole)

@@ -138,7 +138,9 @@ def test_float64_weights_are_kept() -> None:
 
 def test_groups_and_depthwise() -> None:
     grouped = convolution("y = Conv<group=2>(x, w)", {"w": filters(0, 6, 2, 3, 3)})
-    assert reason(grouped) == "grouped convolution (2 groups)"
+    (layer,), skipped = find(grouped, {"x": X})
+    assert skipped == []
+    assert (layer.groups, layer.channels, layer.filters, layer.macs) == (2, 4, 6, 7 * 6 * 6 * 2 * 9)
     depthwise = convolution("y = Conv<group=4>(x, w)", {"w": filters(0, 4, 1, 3, 3)})
     assert reason(depthwise) == "depthwise convolution"
 
