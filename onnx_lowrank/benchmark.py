@@ -78,6 +78,7 @@ def bench(
     threads: int | None = None,
     batch_size: int | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    constant_inputs: Mapping[str, Sequence[float]] | None = None,
     pace: Pace | None = None,
 ) -> Benchmark:
     """Time models in turns, with one session alive at a time and inputs and outputs bound where they run.
@@ -88,6 +89,7 @@ def bench(
         threads: of onnxruntime; None for its own choice.
         batch_size: samples per run, where the model leaves that open; None for one.
         input_shapes: shape by input name, where a model leaves axes open; its first axis is the batch size too.
+        constant_inputs: numbers by name of the inputs that are no noise.
         pace: how much is measured.
 
     Returns:
@@ -101,7 +103,7 @@ def bench(
     if not models:
         raise ValueError("bench: no models, wanted at least one")
     where, shapes = choose_provider(provider, threads), input_shapes or {}
-    networks = _with_shapes([open_network(model, where, {}) for model in models], shapes)
+    networks = _with_shapes([open_network(model, where, {}, constant_inputs) for model in models], shapes)
     feeds = [_feeds(network, shapes, batch_size) for network in networks]
     timings = time_in_turns([network.model for network in networks], feeds, where, pace or Pace())
     found = []
@@ -129,9 +131,11 @@ def _feeds(network: Network, shapes: Mapping[str, tuple[int, ...]], batch_size: 
     given = [shape[0] for shape in shapes.values() if shape]
     wanted = batch_size or (given[0] if given else 1)
     feeds = {}
-    for spec, zeros in zip(network.inputs, network.zeros().values(), strict=True):
+    known = network.zeros()
+    for spec in network.sampled:
+        zeros = known[spec.name]
         count = wanted if spec.shape and spec.shape[0] is None else len(zeros) if zeros.ndim else 0
         shape = (count, *zeros.shape[1:]) if zeros.ndim else ()
         fractions = np.issubdtype(spec.dtype, np.floating)
         feeds[spec.name] = generator.random(shape).astype(spec.dtype) if fractions else np.zeros(shape, spec.dtype)
-    return feeds
+    return feeds | {spec.name: spec.constant(wanted) for spec in network.inputs if spec.value is not None}

@@ -46,18 +46,22 @@ class Inspection:
 
 
 def inspect(
-    model: str | Path | onnx.ModelProto, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: str | Path | onnx.ModelProto,
+    *,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    constant_inputs: Mapping[str, Sequence[float]] | None = None,
 ) -> Inspection:
     """List what can be factorized, and for everything else why not.
 
     Args:
         model: path of an ONNX file, or a model.
         input_shapes: shape by input name, where the model leaves axes open.
+        constant_inputs: numbers by name of the inputs that zeros will not do for.
 
     Raises:
         ModelError: it cannot be read or run, or an axis is open.
     """
-    network = open_network(model, choose_provider("cpu"), input_shapes or {})
+    network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs)
     layers, skipped = leave_narrow_groups(*network.layers(network.zeros()))
     every: list[Layer | SkippedLayer] = [*layers, *skipped]
     rows = {row.name: row for row in every}
@@ -78,6 +82,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     provider: str = "auto",
     threads: int | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    constant_inputs: Mapping[str, Sequence[float]] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Fidelity of model B to model A on data, and the accuracy of both.
@@ -95,6 +100,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         provider: where both run.
         threads: of onnxruntime.
         input_shapes: shape by input name, where the models leave axes open.
+        constant_inputs: numbers by name of the inputs that are always fed the same.
         progress: watches the passes.
 
     Raises:
@@ -102,7 +108,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         CalibrationError: the data cannot be used, or have no class folders to take labels from.
     """
     where = choose_provider(provider, threads)
-    networks = [open_network(model, where, input_shapes or {}) for model in (a, b)]
+    networks = [open_network(model, where, input_shapes or {}, constant_inputs) for model in (a, b)]
     first, second = networks
     if first.inputs != second.inputs:
         raise ModelError(f"compare: {first.name} takes {list(first.inputs)}, {second.name} {list(second.inputs)}")
@@ -110,7 +116,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     opened = open_samples(data, first.inputs, preprocessing or preset("zero-one"))
     if labels and opened.labels is None:
         raise CalibrationError(f"data {opened.source}: no class folders, which --labels reads: drop --labels")
-    chosen, batch_size = draw_samples(opened, first.inputs, np.random.default_rng(seed), samples, batch_size)
+    chosen, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
     sessions = [Session(_with_outputs(each.model, tensors, each.name), where, name=each.name) for each in networks]
     total = -(-len(chosen) // batch_size)
     batches = (progress or Silent()).track(iterate_batches(opened, chosen, batch_size), "compare", total)

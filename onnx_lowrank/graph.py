@@ -5,7 +5,7 @@ A node is known by its first output: names may be missing or repeated in the wil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,12 +73,21 @@ class GraphIndex:
         inputs = {name: self.constant(name) for name in node.input if name}
         if any(value is None for value in inputs.values()):
             return None
+        try:
+            return self._evaluated(node, tensor, inputs)
+        except Exception:  # of any type: what the evaluator makes of a strange node is no constant
+            return None
+
+    def _evaluated(self, node: onnx.NodeProto, tensor: str, inputs: Mapping[str, Any]) -> NDArray[Any]:
         version = opset(self._model)
         if node.op_type == "DequantizeLinear":  # an older one means the same here
             version = max(version, _FIRST_DEQUANTIZE)
+        alone = onnx.NodeProto()
+        alone.CopyFrom(node)
+        alone.domain = ""
         read = [onnx.ValueInfoProto(name=name) for name in inputs]
-        graph = onnx.helper.make_graph([node], "constant", read, [onnx.ValueInfoProto(name=tensor)])
-        (value,) = ReferenceEvaluator(graph, opsets={node.domain: version}).run(None, inputs)
+        graph = onnx.helper.make_graph([alone], "constant", read, [onnx.ValueInfoProto(name=tensor)])
+        (value,) = ReferenceEvaluator(graph, opsets={"": version}).run(None, dict(inputs))
         return np.asarray(value)
 
 

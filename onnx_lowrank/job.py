@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,20 @@ from onnx_lowrank.calibrate.sampling import Ints, draw_positions
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.layer_clock import LayerClock
 from onnx_lowrank.plan import RankPlan
-from onnx_lowrank.prepare import Network, check_has_data, choose_layers, leave_narrow_groups, open_network
+from onnx_lowrank.prepare import (
+    Feeds,
+    Network,
+    check_has_data,
+    choose_layers,
+    leave_narrow_groups,
+    open_network,
+)
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import choose_provider
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
 
 _ROWS_AT_LEAST = 10  # per filter: with fewer, the solver fits noise
 _PROBE_ROWS = 1_500  # rows whose input patches rank selection gets to see
@@ -96,13 +106,16 @@ def prepare_job(
     """Everything up to the first full pass: model, data, layers, sampled positions."""
     watch = Stopwatch()
     provider = choose_provider(settings.provider, settings.threads)
-    network = open_network(model, provider, settings.input_shapes)
+    network = open_network(model, provider, settings.input_shapes, settings.constant_inputs)
     check_has_data(data)
     samples = open_samples(data, network.inputs, preprocessing)
     generator = np.random.default_rng(settings.seed)
-    split = split_samples(samples, network.inputs, generator, settings.samples, settings.batch_size)
-    fixed = network.inputs[0].shape[0] if network.inputs[0].shape else None
+    split = split_samples(samples, network.sampled, generator, settings.samples, settings.batch_size)
+    first = network.sampled[0]
+    fixed = first.shape[0] if first.shape else None
     one_batch = samples.read(split.calibration[: fixed or 1])
+    if not fixed and split.batch_size > 1 and len(split.calibration) > 1:
+        split = _within_reach(network, split, one_batch, samples.read(split.calibration[:2]))
     found = network.layers(one_batch)
     if settings.plan is None:
         found = _with_enough_rows(*leave_narrow_groups(*found), len(split.calibration))
@@ -116,10 +129,18 @@ def prepare_job(
     )
 
 
+def _within_reach(network: Network, split: Split, one: Feeds, two: Feeds) -> Split:
+    """The split with single samples as batches where the network takes no others."""
+    if network.takes_batches(one, two):
+        return split
+    log.info("the network takes one sample at a time, although its inputs say otherwise")
+    return replace(split, batch_size=1)
+
+
 def _latency_batch(network: Network, settings: Settings, fixed: int | None) -> int:
     """Samples per run where latency is measured: as the model or ``--input-shapes`` says, else one."""
     shapes = settings.input_shapes
-    shape = shapes.get(network.inputs[0].name) or shapes.get("")
+    shape = shapes.get(network.sampled[0].name) or shapes.get("")
     return fixed or (shape[0] if shape else 1)
 
 

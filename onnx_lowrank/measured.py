@@ -143,7 +143,4 @@ def _factorized(job: Job, plan: RankPlan) -> list[tuple[Layer, LayerPlan]]:
 
 def latency_feeds(job: Job) -> dict[str, NDArray[Any]]:
     """One batch of the size that latency is measured at, samples repeated where there are too few."""
-    samples = len(next(iter(job.one_batch.values())))
-    if samples == job.latency_batch:
-        return job.one_batch
-    return {name: np.resize(values, (job.latency_batch, *values.shape[1:])) for name, values in job.one_batch.items()}
+    return job.samples.read(np.resize(job.split.calibration, job.latency_batch))

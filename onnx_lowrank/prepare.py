@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from onnx_lowrank.tensor_spec import TensorSpec
 # take 1.6 times as long as the layer, with groups of 32 they are 1.3 times as fast, of 64 and 128 1.6 and 1.8 times.
 NARROWEST_GROUP = 32
 
+Feeds = Mapping[str, NDArray[Any]]
 Shapes = Mapping[str, tuple[int, ...]]
+Constants = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,7 @@ class Network:
     provider: Provider
     inputs: tuple[TensorSpec, ...]
 
-    def layers(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[list[Layer], list[SkippedLayer]]:
+    def layers(self, feeds: Feeds) -> tuple[list[Layer], list[SkippedLayer]]:
         """Layers that can be factorized, and all others with their reasons.
 
         Args:
@@ -52,6 +55,28 @@ class Network:
         """
         return _layers(self.model, feeds, self.provider, self.name)
 
+    def takes_batches(self, one: Feeds, two: Feeds) -> bool:
+        """Whether samples can go through together: twice as many make every layer's tensors twice as long.
+
+        Networks that are exported with one sample often say that their batch size is open, and then fail on two, or
+        take both for one.
+
+        Args:
+            one: one sample.
+            two: two.
+        """
+        tensors = weighted_tensors(self.model)
+        try:
+            before, after = (observe_shapes(self.model, feeds, tensors, self.provider) for feeds in (one, two))
+        except ModelError:
+            return False
+        return all(_doubled(before[name], after[name]) for name in tensors)
+
+    @property
+    def sampled(self) -> tuple[TensorSpec, ...]:
+        """The inputs that data are wanted for, in order."""
+        return tuple(spec for spec in self.inputs if spec.value is None)
+
     @property
     def order(self) -> list[str]:
         """Layer names in the order of the graph."""
@@ -61,37 +86,64 @@ class Network:
         """The same with open axes filled in.
 
         Args:
-            shapes: shape by input name; ``""`` names the only input.
+            shapes: shape by input name; ``""`` names the only input that is not constant.
 
         Raises:
             ModelError: a name is not that of an input, or a shape does not fit its input.
         """
         return replace(self, inputs=_with_shapes(self.inputs, shapes))
 
+    def with_constants(self, values: Constants) -> Network:
+        """The same with inputs that are always fed the same.
+
+        Args:
+            values: numbers by input name, in the order of the input's axes; a single one fills it.
+
+        Raises:
+            ModelError: a name is not that of an input, numbers that do not fit it, or no input left for data.
+        """
+        unknown = sorted(values.keys() - {spec.name for spec in self.inputs})
+        if unknown:
+            raise ModelError(f"--input: {_no_input(unknown[0], self.inputs)}")
+        inputs = [
+            replace(spec, value=_constant(spec, values[spec.name])) if spec.name in values else spec
+            for spec in self.inputs
+        ]
+        if self.inputs and all(spec.value is not None for spec in inputs):
+            raise ModelError("--input: all inputs are constant, at least one is wanted that samples are fed to")
+        return replace(self, inputs=tuple(inputs))
+
     def zeros(self) -> dict[str, NDArray[Any]]:
-        """A batch of zeros, one sample where the batch size is open.
+        """A batch of zeros, one sample where the batch size is open; constant inputs as they are.
 
         Raises:
             ModelError: another axis is open.
         """
-        return {spec.name: np.zeros(_known_shape(spec, self.name), spec.dtype) for spec in self.inputs}
+        found = {spec.name: np.zeros(_known_shape(spec, self.name), spec.dtype) for spec in self.sampled}
+        count = next((len(values) for values in found.values() if values.ndim), 1)
+        return found | {spec.name: spec.constant(count) for spec in self.inputs if spec.value is not None}
 
 
-def open_network(model: str | Path | onnx.ModelProto, provider: Provider, input_shapes: Shapes) -> Network:
+def open_network(
+    model: str | Path | onnx.ModelProto, provider: Provider, input_shapes: Shapes, constants: Constants | None = None
+) -> Network:
     """Read a model and see that onnxruntime runs it.
 
     Args:
         model: path, or a model in memory.
         provider: where to run it.
         input_shapes: shape by input name, where the model leaves axes open; ``""`` names the only input.
+        constants: numbers by name of the inputs that are always fed the same.
 
     Raises:
-        ModelError: it cannot be read or loaded, or a shape does not fit its input.
+        ModelError: it cannot be read or loaded, or a shape or a constant does not fit its input.
     """
     name = "<model>" if isinstance(model, onnx.ModelProto) else str(model)
     loaded = read_model(model)
     inputs = Session(loaded, provider, name=name).inputs
-    return Network(loaded, name, provider, inputs).with_shapes(input_shapes)
+    if not inputs:
+        raise ModelError(f"{name}: it has no inputs: there is nothing to feed samples to")
+    return Network(loaded, name, provider, inputs).with_constants(constants or {}).with_shapes(input_shapes)
 
 
 def choose_layers(
@@ -152,20 +204,25 @@ def _width(layer: Layer) -> int:
     return min(layer.channels, layer.filters) // layer.groups
 
 
-def count_macs(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], provider: Provider) -> int:
+def count_macs(model: onnx.ModelProto, feeds: Feeds, provider: Provider) -> int:
     """Multiply-adds per image of every Conv, Gemm and MatMul with constant weights."""
     layers, skipped = _layers(model, feeds, provider, "model")
     return sum(layer.macs for layer in layers) + sum(layer.macs for layer in skipped)
 
 
 def _layers(
-    model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], provider: Provider, name: str
+    model: onnx.ModelProto, feeds: Feeds, provider: Provider, name: str
 ) -> tuple[list[Layer], list[SkippedLayer]]:
     tensors = weighted_tensors(model)
     if not tensors:
         raise ModelError(f"{name}: no Conv, Gemm or MatMul in the graph: there is nothing to factorize")
     samples = next((len(values) for values in feeds.values() if values.ndim), 1)
     return find_layers(model, observe_shapes(model, feeds, tensors, provider), samples)
+
+
+def _doubled(one: tuple[int, ...], two: tuple[int, ...]) -> bool:
+    """Whether the first axis is twice as long; or nothing differs, where samples play no part."""
+    return one == two or (bool(one) and two == (2 * one[0], *one[1:]))
 
 
 def _expressions(option: str, patterns: Sequence[str], names: Sequence[str]) -> list[re.Pattern[str]]:
@@ -186,11 +243,12 @@ def _expressions(option: str, patterns: Sequence[str], names: Sequence[str]) -> 
 
 def _with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpec, ...]:
     known = {spec.name for spec in inputs}
-    if "" in shapes and len(inputs) == 1:
-        shapes = {inputs[0].name: shapes[""]}
+    sampled = [spec for spec in inputs if spec.value is None]
+    if "" in shapes and len(sampled) == 1:
+        shapes = {sampled[0].name: shapes[""]}
     for name in shapes:
         if name not in known:
-            raise ModelError(f"--input-shapes: no input '{name}', the model has {', '.join(sorted(known))}")
+            raise ModelError(f"--input-shapes: {_no_input(name, inputs)}")
     filled = []
     for spec in inputs:
         shape = shapes.get(spec.name)
@@ -205,6 +263,27 @@ def _with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSp
         # The first axis counts samples: the model says whether it is fixed, not the example shape.
         filled.append(replace(spec, shape=(spec.shape[0], *shape[1:])))
     return tuple(filled)
+
+
+def _no_input(name: str, inputs: Sequence[TensorSpec]) -> str:
+    return f"no input '{name}', the model has {', '.join(sorted(spec.name for spec in inputs))}"
+
+
+def _constant(spec: TensorSpec, numbers: Sequence[float]) -> NDArray[Any]:
+    """Numbers in an input's type and shape; an open axis is as long as it takes, an open first one 1."""
+    found, open_axes = np.asarray(numbers), [axis for axis, size in enumerate(spec.shape) if axis and size is None]
+    sizes = [size or 1 for size in spec.shape]
+    if len(open_axes) == 1:
+        sizes[open_axes[0]] = max(1, found.size // prod(sizes))
+    fits = len(open_axes) < 2 and found.size in {1, prod(sizes)}
+    value: NDArray[Any] = np.resize(found, sizes).astype(spec.dtype) if fits else np.empty(0)
+    whole = not np.issubdtype(spec.dtype, np.integer) or np.array_equal(found, found.astype(spec.dtype))
+    if not (fits and whole):
+        raise ModelError(
+            f"--input {spec.name}: {', '.join(map(str, found.ravel()[:4]))} found, {spec.dtype} of shape "
+            f"{[size or '?' for size in spec.shape]} wanted: give one number for all, or every one"
+        )
+    return value
 
 
 def _known_shape(spec: TensorSpec, where: str) -> tuple[int, ...]:

@@ -66,16 +66,21 @@ class Session:
         model: a model, or the path of one.
         provider: where it runs.
         name: what to call it in error messages.
+        optimized: let onnxruntime rewrite the graph first.
 
     Raises:
         ModelError: onnxruntime cannot load the model; its own message is kept.
     """
 
-    def __init__(self, model: onnx.ModelProto | Path, provider: Provider, *, name: str = "model") -> None:
+    def __init__(
+        self, model: onnx.ModelProto | Path, provider: Provider, *, name: str = "model", optimized: bool = True
+    ) -> None:
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = provider.threads
         options.log_severity_level = 4
+        if not optimized:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         source = str(model) if isinstance(model, Path) else model.SerializeToString()
         self._name = name
         self._memory = provider.memory
@@ -190,7 +195,8 @@ def observe_shapes(
     nodes = [onnx.helper.make_node("Shape", [name], [f"{name}/shape"]) for name in unknown]
     outputs = [onnx.helper.make_tensor_value_info(f"{name}/shape", TensorProto.INT64, None) for name in unknown]
     inputs = [value for value in model.graph.input if value.name in feeds]
-    shapes = Session(extract(model, inputs, outputs, nodes), provider).run(feeds)
+    # Optimized, a shape that the graph promises would be taken for granted.
+    shapes = Session(extract(model, inputs, outputs, nodes), provider, optimized=False).run(feeds)
     known |= {name: tuple(int(size) for size in shapes[f"{name}/shape"]) for name in unknown}
     return {name: known[name] for name in tensors}
 

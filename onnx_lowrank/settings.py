@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -35,6 +35,7 @@ class Settings:
         include: regular expressions on layer names; only layers that one of them matches are factorized.
         exclude: regular expressions on layer names; layers that one of them matches stay.
         input_shapes: shape by input name, where the model leaves axes open.
+        constant_inputs: numbers by name of the inputs that are always fed the same.
         plan: ranks to use instead of choosing them.
         bench: measure latency: leave layers alone that would run slower, and report the speedup; without it a
             conversion with cost ``macs`` comes out the same every time.
@@ -64,6 +65,7 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    constant_inputs: Mapping[str, Sequence[float]] = field(default_factory=dict)
     plan: RankPlan | None = None
     bench: bool = True
     latency_table: Path | None = None

@@ -173,7 +173,7 @@ def test_the_batch_is_that_of_the_model_or_of_the_shape_that_was_given(
     feeds = latency_feeds(job)
     assert {name: values.shape for name, values in feeds.items()} == {"x": (wanted, 3, 12, 12)}
     if batch == "N":
-        np.testing.assert_array_equal(feeds["x"], np.repeat(job.one_batch["x"], wanted, axis=0))
+        np.testing.assert_array_equal(feeds["x"], images(24)[job.split.calibration[:wanted]])
     measure_layers(job, RankPlan(tuple(LayerPlan(layer.name) for layer in job.layers)))
     batches = [model.graph.input[0].type.tensor_type.shape.dim[0].dim_value for model in made_up.layers]
     assert set(batches) == {wanted}

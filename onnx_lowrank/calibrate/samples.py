@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -42,10 +42,12 @@ class Samples:
         columns: what each model input takes, by its name; all of the same length.
         labels: class of each sample, shape (samples,): the position of its folder in the sorted order of the
             class folders; None without class folders.
+        constants: the inputs that every batch feeds the same.
     """
 
     columns: Mapping[str, ArrayColumn | ImageColumn]
     labels: NDArray[np.int64] | None = None
+    constants: tuple[TensorSpec, ...] = ()
 
     @property
     def source(self) -> str:
@@ -90,13 +92,15 @@ class Samples:
             indices: samples, at least one, any order.
 
         Returns:
-            Arrays by input name, ready for the model: its dtype, layout and size; first axis as ``indices``.
+            Arrays by input name, ready for the model: its dtype, layout and size; first axis as ``indices``;
+            constant inputs last.
 
         Raises:
             CalibrationError: NaN or Inf in a sample, an image that cannot be decoded, or images of several
                 sizes for an input of open size.
         """
-        return {name: column.read(indices) for name, column in self.columns.items()}
+        read = {name: column.read(indices) for name, column in self.columns.items()}
+        return read | {spec.name: spec.constant(len(indices)) for spec in self.constants}
 
 
 def iterate_batches(samples: Samples, indices: Indices, batch_size: int) -> Iterator[dict[str, NDArray[Any]]]:
@@ -132,13 +136,18 @@ def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Prepro
             input names to such paths; or an iterable of batches, each a mapping of input names to arrays (a
             bare array will do for a single input), which is read to its end and kept in memory; or one such
             batch. Arrays are taken as they are, only images are preprocessed. First axis = samples.
-        inputs: the model's inputs.
+        inputs: the model's inputs; none is wanted for constant ones.
         preprocessing: of images.
 
     Raises:
         CalibrationError: data missing, empty or unreadable, or not fitting the inputs by name, shape or type.
         TypeError: ``data`` is none of these.
     """
+    constants = tuple(spec for spec in inputs if spec.value is not None)
+    return replace(_open(data, [spec for spec in inputs if spec.value is None], preprocessing), constants=constants)
+
+
+def _open(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
     if isinstance(data, str | os.PathLike):
         return _open_path(Path(data), inputs, preprocessing)
     if isinstance(data, Mapping) and all(isinstance(value, str | os.PathLike) for value in data.values()):
@@ -168,7 +177,10 @@ def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preproce
         return Samples(_columns(arrays, inputs, str(path)))
     if len(inputs) != 1:
         names = ", ".join(spec.name for spec in inputs)
-        raise CalibrationError(f"{path}: data for one input, the model has {names}: pass NAME=PATH for each, or .npz")
+        raise CalibrationError(
+            f"{path}: data for one input, the model has {names}: "
+            "pass NAME=PATH for each, .npz, or --input NAME=VALUE for a constant"
+        )
     name = inputs[0].name
     if kind == ".npy":
         array = _load(path, partial(open_memmap, mode="r"))
@@ -242,7 +254,7 @@ def _check_names(names: Iterable[str], inputs: Sequence[TensorSpec], where: str)
     if found != wanted:
         raise CalibrationError(
             f"{where}: holds {', '.join(found) or 'nothing'}, the model's inputs are {', '.join(wanted)}: "
-            f"give one array or path for each of them, by name, and no others"
+            f"give one array or path for each of them, by name, and no others; or a constant: --input NAME=VALUE"
         )
 
 

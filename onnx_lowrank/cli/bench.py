@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnx_lowrank.benchmark import Benchmark, bench
-from onnx_lowrank.cli.options import FilePath, InputShape, by_name, provider_options
+from onnx_lowrank.cli.options import FilePath, provider_options, read_inputs, shape_options
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.threads import threads_text
 from onnx_lowrank.verify import Pace
@@ -18,8 +18,7 @@ from onnx_lowrank.verify import Pace
 @click.command("bench", cls=Command, epilog="Example: onnx-lowrank bench model.onnx fast.onnx --threads 1")
 @click.argument("models", type=FilePath(), metavar="A.onnx [B.onnx ...]", nargs=-1, required=True)
 @click.option("--batch-size", type=click.IntRange(1), metavar="B", help="samples per run  [1]")
-@click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W",
-              help="where the models leave axes open")  # fmt: skip
+@shape_options
 @click.option("--rounds", type=click.IntRange(1), default=5, metavar="N", help="times the models take turns  [5]")
 @click.option("--repeats", type=click.IntRange(1), default=10, metavar="N", help="runs per round, at least  [10]")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
@@ -36,8 +35,8 @@ def bench_command(models: tuple[Path, ...], **options: Any) -> None:
         provider=options["provider"],
         threads=options["threads"],
         batch_size=options["batch_size"],
-        input_shapes=by_name(options["input_shapes"], "--input-shapes"),
         pace=pace,
+        **read_inputs(options),
     )
     click.echo(json.dumps(found.to_dict(), indent=2) if options["as_json"] else "\n".join(_lines(found)))
 

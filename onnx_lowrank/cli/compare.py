@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnx_lowrank import examine
-from onnx_lowrank.cli.options import FilePath, by_name, data_options, read_data, read_preprocessing, run_options
+from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.verify import Comparison
@@ -29,9 +29,9 @@ def compare(first: Path, second: Path, **options: Any) -> None:
     options.pop("debug")
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
-    options["input_shapes"] = by_name(options["input_shapes"], "--input-shapes")
+    inputs = read_inputs(options)
     with watching(quiet=quiet) as watch:
-        found = examine.compare(first, second, data, preprocessing=preprocessing, progress=watch, **options)
+        found = examine.compare(first, second, data, preprocessing=preprocessing, progress=watch, **inputs, **options)
     click.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(_lines(found)))
 
 

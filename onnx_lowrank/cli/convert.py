@@ -10,7 +10,7 @@ from rich.console import Console
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan
-from onnx_lowrank.cli.options import FilePath, by_name, data_options, read_data, read_preprocessing, run_options
+from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.errors import BudgetError
@@ -62,7 +62,7 @@ class RankMultiple(click.ParamType):
 def convert(model: Path, output: Path | None, **options: Any) -> None:
     """Make a CNN in ONNX faster by low-rank factorization, without training.
 
-    Writes OUT.onnx, which does what IN.onnx does with a fraction of the multiply-adds.
+    Writes OUT.onnx, which does the same with a fraction of the multiply-adds.
     """
     dry_run, quiet = options.pop("dry_run"), options.pop("quiet")
     reports, save_plan, plan_file = options.pop("reports"), options.pop("save_plan"), options.pop("plan_file")
@@ -83,9 +83,8 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
     options["speedup"] = _number(options["speedup"])
-    options["input_shapes"] = by_name(options["input_shapes"], "--input-shapes")
     plan = read_plan(plan_file) if plan_file else None
-    settings = Settings(plan=plan, **options)
+    settings = Settings(plan=plan, **read_inputs(options), **options)
     with watching(quiet=quiet) as watch:
         result = pipeline.convert(
             model, data, settings, preprocessing=preprocessing, output=output, dry_run=dry_run, progress=watch

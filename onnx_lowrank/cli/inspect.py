@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank import examine
-from onnx_lowrank.cli.options import FilePath, InputShape, by_name
+from onnx_lowrank.cli.options import FilePath, read_inputs, shape_options
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.report import short_name, short_number
@@ -19,13 +20,12 @@ from onnx_lowrank.report import short_name, short_number
 
 @click.command("inspect", cls=Command, epilog="Example: onnx-lowrank inspect model.onnx")
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
-@click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W",
-              help="where the model leaves axes open")  # fmt: skip
+@shape_options
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.option("--debug", is_flag=True, help="print tracebacks")
-def inspect(model: Path, input_shapes: tuple[tuple[str, tuple[int, ...]], ...], *, as_json: bool, debug: bool) -> None:  # noqa: ARG001
+def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
     """List every Conv, Gemm and MatMul: what can be factorized, and why the others stay."""
-    found = examine.inspect(model, input_shapes=by_name(input_shapes, "--input-shapes"))
+    found = examine.inspect(model, **read_inputs(options))
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return

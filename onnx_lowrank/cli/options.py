@@ -61,6 +61,32 @@ class InputShape(click.ParamType):
         return name, shape
 
 
+class Constant(click.ParamType):
+    """``NAME=1`` or ``NAME=640,640``: an input that is always fed the same."""
+
+    name = "constant"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[float, ...]]:
+        """Text to name and numbers."""
+        name, _, text = value.rpartition("=")
+        try:
+            numbers = tuple(_number(part.strip()) for part in text.split(","))
+        except ValueError:
+            numbers = ()
+        if not name or not numbers:
+            self.fail(f"'{value}' is not like NAME=1 or NAME=640,640", param, ctx)
+        return name, numbers
+
+
+def _number(text: str) -> float:
+    """A number, whole where it is written so: large integers are exact."""
+    if text.lower() in {"true", "false"}:
+        return text.lower() == "true"
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+
+
 def data_options(function: Function) -> Function:
     """Where samples come from and how images are prepared."""
     return _with(
@@ -75,9 +101,26 @@ def data_options(function: Function) -> Function:
         click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), metavar="rgb|bgr"),
         click.option("--resize", type=click.Choice(["crop", "stretch", "pad"]), metavar="MODE",
                      help="of images: crop, stretch or pad"),
-        click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W",
-                     help="where the model leaves axes open"),
+        shape_options,
     )  # fmt: skip
+
+
+def shape_options(function: Function) -> Function:
+    """What is fed where the model or the data do not say it."""
+    return _with(
+        function,
+        click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W"),
+        click.option("--input", "constant_inputs", type=Constant(), multiple=True, metavar="NAME=V",
+                     help="open axes; a constant input"),
+    )  # fmt: skip
+
+
+def read_inputs(options: dict[str, Any]) -> dict[str, Any]:
+    """Shapes and constants by input name, as the package's functions take them; takes them out of ``options``."""
+    return {
+        "input_shapes": by_name(options.pop("input_shapes"), "--input-shapes"),
+        "constant_inputs": by_name(options.pop("constant_inputs"), "--input"),
+    }
 
 
 def provider_options(function: Function) -> Function:

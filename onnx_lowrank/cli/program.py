@@ -92,6 +92,8 @@ def _exit_codes(*, debug: bool) -> Iterator[None]:
         _end(str(error), _NOT_VERIFIED, debug=debug)
     except LowRankError as error:
         _end(str(error), _FIXABLE, debug=debug)
+    except MemoryError as error:
+        _end(f"out of memory ({error}): lower --batch-size, --samples or --input-shapes", _FIXABLE, debug=debug)
     except Exception as error:  # a bug, which --debug is for
         text = f"unexpected {type(error).__name__}: {error}"
         _end(text if debug else f"{text}: run again with --debug and report what it says", _FIXABLE, debug=debug)
