@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+
+from onnx_lowrank.tensors import values
 
 # Operators that only reshape, retype or pass on: safe and cheap to evaluate ahead of time.
 _FOLDABLE = frozenset(
@@ -66,7 +67,7 @@ class GraphIndex:
         Follows Constant, Identity, Cast, Reshape, Transpose and the like back to initializers.
         """
         if tensor in self.initializers:
-            return numpy_helper.to_array(self.initializers[tensor])
+            return values(self.initializers[tensor])
         node = self.producer.get(tensor)
         if node is None or node.op_type not in _FOLDABLE or node.domain not in {"", "ai.onnx"}:
             return None

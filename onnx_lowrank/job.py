@@ -39,6 +39,7 @@ from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import choose_provider
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.stopwatch import Stopwatch
+from onnx_lowrank.tensors import stored_bytes
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def prepare_job(
     positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
     probes = _probes(layers, positions, settings)
     batch = _latency_batch(network, settings, fixed)
-    clock = LayerClock(provider, batch, settings.latency_table, network.model.ByteSize())
+    clock = LayerClock(provider, batch, settings.latency_table, stored_bytes(network.model))
     return Job(
         network, samples, split, one_batch, layers, skipped, positions, probes, settings, progress, watch, clock, batch
     )

@@ -18,16 +18,17 @@ from threadpoolctl import threadpool_limits
 from onnx_lowrank.account import Outcome, account
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
 from onnx_lowrank.choose import choose_ranks, measure_errors
-from onnx_lowrank.errors import VerificationError
+from onnx_lowrank.errors import ModelError, VerificationError
 from onnx_lowrank.factors import SolveErrors
 from onnx_lowrank.job import Job, prepare_job
+from onnx_lowrank.load import read_model
 from onnx_lowrank.measured import Latency, time_conversion, warn_if_slow
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.prepare import count_macs
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.report import Report
 from onnx_lowrank.responses import Responses, Targets
-from onnx_lowrank.rewrite import check_writable, replace_layer, set_metadata, staged
+from onnx_lowrank.rewrite import check_apart, check_writable, replace_layer, set_metadata, staged
 from onnx_lowrank.runtime import Session
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
@@ -107,6 +108,8 @@ def convert(
         check_writable(Path(output), force=True)
     with threadpool_limits(settings.threads):
         job = prepare_job(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
+        if output is not None:
+            check_apart(job.network.model, Path(output))
         with job.watch.measure("collect"):
             batches = job.batches(job.split.calibration, "collect")
             network = job.network
@@ -175,7 +178,11 @@ def _verify(job: Job, plan: RankPlan, file: Path) -> Comparison:
         VerificationError: anything about it is not as it should be.
     """
     network = job.network
-    written = check_structure(network.model, file)
+    try:
+        written = read_model(file)
+    except ModelError as error:
+        raise VerificationError(f"written model: cannot be read back: {error}") from error
+    check_structure(network.model, written)
     found = count_macs(written, job.one_batch, network.provider)
     expected = sum(job.planned_macs(plan))
     if found != expected:

@@ -117,9 +117,13 @@ class Network:
         """A batch of zeros, one sample where the batch size is open; constant inputs as they are.
 
         Raises:
-            ModelError: another axis is open.
+            ModelError: another axis is open, or they do not fit into memory.
         """
-        found = {spec.name: np.zeros(_known_shape(spec, self.name), spec.dtype) for spec in self.sampled}
+        shapes = {spec.name: _known_shape(spec, self.name) for spec in self.sampled}
+        try:
+            found = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in self.sampled}
+        except (MemoryError, ValueError) as error:  # numpy raises the latter for more bytes than it can count
+            raise ModelError(f"{self.name}: inputs of shape {shapes} do not fit into memory: check them") from error
         count = next((len(values) for values in found.values() if values.ndim), 1)
         return found | {spec.name: spec.constant(count) for spec in self.inputs if spec.value is not None}
 

@@ -17,6 +17,7 @@ from onnx import TensorProto
 from onnx_lowrank.errors import MissingDependencyError, ModelError
 from onnx_lowrank.graph import extract
 from onnx_lowrank.tensor_spec import TensorSpec
+from onnx_lowrank.tensors import is_external, values
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -81,10 +82,12 @@ class Session:
         options.log_severity_level = 4
         if not optimized:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        source = str(model) if isinstance(model, Path) else model.SerializeToString()
         self._name = name
         self._memory = provider.memory
         try:
+            source = str(model) if isinstance(model, Path) else model.SerializeToString()
+            self._outside = {} if isinstance(model, Path) else _outside(model)
+            options.add_external_initializers(list(self._outside), list(self._outside.values()))
             self._session = runtime.InferenceSession(source, options, providers=provider.chain)
         except Exception as error:  # onnxruntime's exceptions share no base class but this
             raise ModelError(f"{name}: onnxruntime cannot load it: {error}") from error
@@ -215,6 +218,13 @@ def _onnxruntime() -> Any:
             "or 'onnx-lowrank[gpu]' for CUDA and TensorRT"
         ) from error
     return onnxruntime
+
+
+def _outside(model: onnx.ModelProto) -> dict[str, Any]:
+    """The initializers whose values are in files, by name, mapped for onnxruntime."""
+    make = _onnxruntime().OrtValue.ortvalue_from_numpy_with_onnx_type
+    external = [tensor for tensor in model.graph.initializer if is_external(tensor)]
+    return {tensor.name: make(values(tensor), tensor.data_type) for tensor in external}
 
 
 def _starts(name: str) -> bool:

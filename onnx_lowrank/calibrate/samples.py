@@ -191,7 +191,7 @@ def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preproce
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return dict(archive)
 
 

@@ -82,8 +82,10 @@ def _examine(
     weight = _weight(index, node)
     if weight is None:
         return SkippedLayer(name, node.op_type, "its weight is computed at run time", 0, 0)
-    reason = _why_not(node, weight, shapes, samples) or _quantized(index, node)
     size = _size(index, node, weight, shapes, samples)
+    if node.input[0] not in shapes:
+        return SkippedLayer(name, node.op_type, "its input is constant", *size)
+    reason = _why_not(node, weight, shapes, samples) or _quantized(index, node)
     if reason is not None:
         return SkippedLayer(name, node.op_type, reason, *size)
     response = shapes[node.output[0]]
@@ -102,7 +104,8 @@ def _filters(node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
     if node.op_type == "Conv":
         return weight
     filters: NDArray[Any] = weight if attribute(node, "transB", 0) else weight.T
-    scaled: NDArray[Any] = filters[:, :, None] * filters.dtype.type(attribute(node, "alpha", 1.0))
+    with np.errstate(over="ignore"):  # what is infinite in the network shows in its responses
+        scaled: NDArray[Any] = filters[:, :, None] * filters.dtype.type(attribute(node, "alpha", 1.0))
     return scaled
 
 

@@ -87,7 +87,8 @@ def fold_affine(index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], a
         tensor = follower.output[0]
         nodes.append(tensor)
     scaled = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return Folded(scaled.astype(weight.dtype), offset.astype(weight.dtype), tensor, tuple(nodes))
+    with np.errstate(over="ignore"):  # what is infinite in the network shows in its responses
+        return Folded(scaled.astype(weight.dtype), offset.astype(weight.dtype), tensor, tuple(nodes))
 
 
 def _own_bias(index: GraphIndex, node: onnx.NodeProto, along: Along) -> NDArray[np.float64] | None:
@@ -97,7 +98,7 @@ def _own_bias(index: GraphIndex, node: onnx.NodeProto, along: Along) -> NDArray[
     value = index.constant(node.input[2])
     if value is None or node.op_type == "Conv":
         return None if value is None else value.astype(np.float64)
-    return along.values(value * attribute(node, "beta", 1.0))
+    return along.values(value.astype(np.float64) * attribute(node, "beta", 1.0))
 
 
 def _affine(

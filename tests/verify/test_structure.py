@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -20,72 +18,59 @@ def original(ir: int = 8, opset: int = 13) -> onnx.ModelProto:
     )
 
 
-def written(folder: Path, model: onnx.ModelProto) -> Path:
-    path = folder / "written.tmp"
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-def test_the_same_interface_passes_and_the_model_comes_back(tmp_path: Path) -> None:
+def test_the_same_interface_passes() -> None:
     model = original()
     model.graph.node[0].name = "renamed"
-    assert check_structure(original(), written(tmp_path, model)) == model
+    check_structure(original(), model)
 
 
-def test_initializers_among_the_inputs_may_change(tmp_path: Path) -> None:
+def test_initializers_among_the_inputs_may_change() -> None:
     model = original(ir=3, opset=8)
     model.graph.initializer[0].name = model.graph.input[1].name = model.graph.node[0].input[1] = "new"
-    check_structure(original(ir=3, opset=8), written(tmp_path, model))
+    check_structure(original(ir=3, opset=8), model)
 
 
-def test_bytes_that_are_no_model(tmp_path: Path) -> None:
-    path = tmp_path / "written.tmp"
-    path.write_bytes(original().SerializeToString()[:-20])
-    with pytest.raises(VerificationError, match="written model: cannot be read back"):
-        check_structure(original(), path)
-
-
-def test_a_model_that_the_checker_refuses(tmp_path: Path) -> None:
+def test_a_model_that_the_checker_refuses() -> None:
     model = original()
     model.graph.node[0].input[1] = "nowhere"
     with pytest.raises(VerificationError, match=r"written model: refused by the ONNX checker: .*nowhere"):
-        check_structure(original(), written(tmp_path, model))
+        check_structure(original(), model)
 
 
-def test_a_model_that_was_refused_before_may_be_refused_again(tmp_path: Path) -> None:
+def test_a_model_that_was_refused_before_may_be_refused_again() -> None:
     odd = original()
     odd.graph.node.append(helper.make_node("NoSuchOperator", ["y"], ["z"]))
-    check_structure(odd, written(tmp_path, odd))
+    check_structure(odd, odd)
 
 
-def test_other_inputs_or_outputs(tmp_path: Path) -> None:
+def test_other_inputs_or_outputs() -> None:
     model = original()
     model.graph.output.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8]))
     with pytest.raises(VerificationError, match=r"written model: outputs %y.*, %x.*, wanted %y[^%]*$"):
-        check_structure(original(), written(tmp_path, model))
+        check_structure(original(), model)
     model = original()
     model.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [2]))
     with pytest.raises(VerificationError, match=r"written model: inputs %x.*, %z.*, wanted %x[^%]*$"):
-        check_structure(original(), written(tmp_path, model))
+        check_structure(original(), model)
 
 
-def test_outputs_in_another_order(tmp_path: Path) -> None:
+def test_outputs_in_another_order() -> None:
     first, second = (
         build(f"g (float[2] x) => (float[2] {a}, float[2] {b}) {{ y = Relu(x)  z = Neg(x) }}") for a, b in ("yz", "zy")
     )
     with pytest.raises(VerificationError, match=r"outputs %z.*, %y.*, wanted %y.*, %z"):
-        check_structure(first, written(tmp_path, second))
+        check_structure(first, second)
 
 
-def test_other_types_or_shapes(tmp_path: Path) -> None:
+def test_other_types_or_shapes() -> None:
     model = original()
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
     with pytest.raises(VerificationError, match=r"outputs %y.*Nx5x8x8.*, wanted %y.*Nx4x8x8"):
-        check_structure(original(), written(tmp_path, model))
+        check_structure(original(), model)
 
 
-def test_other_versions(tmp_path: Path) -> None:
+def test_other_versions() -> None:
     with pytest.raises(VerificationError, match="written model: IR version 9, wanted 8"):
-        check_structure(original(), written(tmp_path, original(ir=9)))
+        check_structure(original(), original(ir=9))
     with pytest.raises(VerificationError, match=r"written model: opsets \[\('', 14\)\], wanted \[\('', 13\)\]"):
-        check_structure(original(), written(tmp_path, original(opset=14)))
+        check_structure(original(), original(opset=14))

@@ -1,0 +1,97 @@
+"""Values of tensors: inside the model, or in files beside it where they are too many for one message.
+
+A protobuf message ends at 2 GiB. Weights of larger models are external data: the tensor names a file, an offset and a
+length. Here such tensors name the file by its absolute path and are mapped into memory when they are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+_MAPPED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+
+
+def every_tensor(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All tensors of a model that carry values: initializers and attributes, those of subgraphs and functions too."""
+    yield from _of_graph(model.graph)
+    for function in model.functions:
+        yield from _of_nodes(function.node)
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor's values are in a file of their own."""
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def can_be_mapped(tensor: onnx.TensorProto, length: int) -> bool:
+    """Whether bytes of a file are an array as they are."""
+    return tensor.data_type in _MAPPED and length == _count(tensor) * _dtype(tensor).itemsize
+
+
+def values(tensor: onnx.TensorProto) -> NDArray[Any]:
+    """The numbers of a tensor, shape as its dims; mapped from its file where they are not in the model."""
+    if not is_external(tensor):
+        return numpy_helper.to_array(tensor)
+    fields = {each.key: each.value for each in tensor.external_data}
+    return np.memmap(fields["location"], _dtype(tensor), "r", int(fields["offset"]), tuple(tensor.dims))
+
+
+def put_outside(tensor: onnx.TensorProto, location: Path | str, offset: int, length: int) -> None:
+    """Have a tensor take its values from a file."""
+    tensor.ClearField("raw_data")
+    for field in ("float_data", "double_data", "int32_data"):
+        tensor.ClearField(field)
+    tensor.ClearField("external_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": offset, "length": length}.items():
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def put_inside(tensor: onnx.TensorProto, content: bytes) -> None:
+    """Have a tensor carry its values itself."""
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    tensor.raw_data = content
+
+
+def stored_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all values of a model, wherever they are."""
+    return sum(_stored(tensor) for tensor in every_tensor(model))
+
+
+def _stored(tensor: onnx.TensorProto) -> int:
+    return _count(tensor) * _dtype(tensor).itemsize if is_external(tensor) else tensor.ByteSize()
+
+
+def _count(tensor: onnx.TensorProto) -> int:
+    return int(np.prod(tensor.dims, dtype=np.int64))
+
+
+def _dtype(tensor: onnx.TensorProto) -> np.dtype[Any]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+
+
+def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for each in node.attribute:
+            if each.HasField("t"):
+                yield each.t
+            yield from each.tensors
+            for sparse in [each.sparse_tensor] if each.HasField("sparse_tensor") else each.sparse_tensors:
+                yield from (sparse.values, sparse.indices)
+            for graph in [each.g] if each.HasField("g") else each.graphs:
+                yield from _of_graph(graph)
