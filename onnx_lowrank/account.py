@@ -52,7 +52,7 @@ def account(job: Job, plan: RankPlan, outcome: Outcome, output: str | Path | Non
         LayerReport.of_planned(layer, entry, after, outcome.errors.get(layer.name), _milliseconds(job, layer, entry))
         for layer, entry, after in entries
     ]
-    rows = {report.name: report for report in (*layers, *map(LayerReport.of_skipped, job.skipped))}
+    rows = [*layers, *map(LayerReport.of_skipped, job.skipped)]
     before = job.every_layer
     parameters = [cost.chain_parameters(layer, entry) for layer, entry, _ in entries]
     images, looked_at = len(job.split.calibration), len(next(iter(job.one_batch.values())))
@@ -75,7 +75,7 @@ def account(job: Job, plan: RankPlan, outcome: Outcome, output: str | Path | Non
             positions_per_image=max(drawn.shape[1] for drawn in job.positions.values()),
             provider=job.network.provider.name,
         ),
-        layers=tuple(rows[name] for name in job.network.order if name in rows),
+        layers=tuple(job.network.in_order(rows)),
         verification=None
         if comparison is None
         else {"images": comparison.images, "outputs": comparison.to_dict()["outputs"]},

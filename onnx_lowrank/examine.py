@@ -64,8 +64,7 @@ def inspect(
     network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs)
     layers, skipped = leave_narrow_groups(*network.layers(network.zeros()))
     every: list[Layer | SkippedLayer] = [*layers, *skipped]
-    rows = {row.name: row for row in every}
-    return Inspection(tuple(rows[name] for name in network.order if name in rows))
+    return Inspection(tuple(network.in_order(every)))
 
 
 def compare(  # noqa: PLR0913  (the options of the command, each with its default)

@@ -43,6 +43,8 @@ class GraphIndex:
         consumers: tensor name -> the nodes that read it, subgraph captures included.
         outputs: names of the graph's outputs.
         initializers: name -> the initializer; those that are also graph inputs included.
+        sparse: names of the sparse initializers.
+        varying: tensors that depend on the graph's inputs.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -55,6 +57,11 @@ class GraphIndex:
                 self.consumers.setdefault(name, []).append(node)
         self.outputs = {value.name for value in graph.output}
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
+        self.varying = {value.name for value in graph.input} - self.initializers.keys()
+        for node in graph.node:
+            if not self.varying.isdisjoint(reads(node)):
+                self.varying.update(name for name in node.output if name)
 
     def only_consumer(self, tensor: str) -> onnx.NodeProto | None:
         """The single node that reads ``tensor``; None where several do or the graph hands it out."""
@@ -103,6 +110,25 @@ def reads(node: onnx.NodeProto) -> Iterator[str]:
             yield from (name for name in [*inside, *(value.name for value in graph.output)] if name not in own)
 
 
+def inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a node's subgraphs, and of theirs."""
+    for each in node.attribute:
+        for graph in [each.g] if each.HasField("g") else each.graphs:
+            for inner in graph.node:
+                yield inner
+                yield from inner_nodes(inner)
+
+
+def names_in_use(model: onnx.ModelProto) -> set[str]:
+    """Names of all nodes and tensors, those of subgraphs too, which may not be taken again."""
+    graph = model.graph
+    names = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    for node in graph.node:
+        for each in (node, *inner_nodes(node)):
+            names |= {each.name, *each.input, *each.output}
+    return names
+
+
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """Value of a node's attribute, text as str; ``default`` where it is not set."""
     for each in node.attribute:
@@ -147,7 +173,9 @@ def extract(
     nodes = [*ancestors(model, needed, given), *extra]
     used = {name for node in nodes for name in reads(node)} - given
     initializers = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    graph = onnx.helper.make_graph(nodes, model.graph.name or "graph", inputs, outputs, initializers)
+    sparse = [tensor for tensor in model.graph.sparse_initializer if tensor.values.name in used]
+    name = model.graph.name or "graph"
+    graph = onnx.helper.make_graph(nodes, name, inputs, outputs, initializers, sparse_initializer=sparse)
     graph.initializer.extend(constants)
     if model.ir_version < FIRST_IR_WITH_FREE_INITIALIZERS:
         graph.input.extend(initializer_input(tensor) for tensor in graph.initializer)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.layer import Layer, SkippedLayer
-from onnx_lowrank.load import find_layers, node_names, read_model, weighted_tensors
+from onnx_lowrank.load import find_layers, inline_functions, node_names, read_model, weighted_tensors
 from onnx_lowrank.runtime import Provider, Session, observe_shapes
 from onnx_lowrank.tensor_spec import TensorSpec
 
@@ -26,6 +26,14 @@ NARROWEST_GROUP = 32
 Feeds = Mapping[str, NDArray[Any]]
 Shapes = Mapping[str, tuple[int, ...]]
 Constants = Mapping[str, Sequence[float]]
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=_Named)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +85,10 @@ class Network:
         """The inputs that data are wanted for, in order."""
         return tuple(spec for spec in self.inputs if spec.value is None)
 
-    @property
-    def order(self) -> list[str]:
-        """Layer names in the order of the graph."""
-        return node_names(self.model)
+    def in_order(self, rows: Iterable[Row]) -> list[Row]:
+        """Layers, or what there is to say of each, in the order of the graph; what is inside of other nodes last."""
+        order = {name: position for position, name in enumerate(node_names(self.model))}
+        return sorted(rows, key=lambda row: order.get(row.name, len(order)))
 
     def with_shapes(self, shapes: Shapes) -> Network:
         """The same with open axes filled in.
@@ -143,7 +151,7 @@ def open_network(
         ModelError: it cannot be read or loaded, or a shape or a constant does not fit its input.
     """
     name = "<model>" if isinstance(model, onnx.ModelProto) else str(model)
-    loaded = read_model(model)
+    loaded = inline_functions(read_model(model))
     inputs = Session(loaded, provider, name=name).inputs
     if not inputs:
         raise ModelError(f"{name}: it has no inputs: there is nothing to feed samples to")

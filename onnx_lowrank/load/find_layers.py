@@ -12,15 +12,23 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.activation import Activation, identity
-from onnx_lowrank.graph import GraphIndex, attribute, fresh_name
+from onnx_lowrank.graph import GraphIndex, attribute, fresh_name, inner_nodes
 from onnx_lowrank.layer import Geometry, Layer, SkippedLayer, pointwise
 from onnx_lowrank.load.activations import find_activation
 from onnx_lowrank.load.fold import Along, Folded, fold_affine
 
 Shape = tuple[int, ...]
 
-_COUNTED = frozenset({"Conv", "Gemm", "MatMul"})
-_UNSUPPORTED = frozenset({"ConvTranspose", "ConvInteger", "QLinearConv", "QLinearMatMul", "MatMulInteger", "FusedConv"})
+COUNTED = frozenset({"Conv", "Gemm", "MatMul"})
+# Their relatives, of the standard and of onnxruntime's own domain: named, and left alone.
+_UNSUPPORTED = frozenset(
+    {
+        *("ConvTranspose", "DeformConv", "FusedConv", "NhwcConv", "NhwcFusedConv", "ConvTransposeWithDynamicPads"),
+        *("ConvInteger", "QLinearConv", "QLinearConvTranspose", "MatMulInteger", "QLinearMatMul", "QGemm"),
+        *("FusedGemm", "FusedMatMul", "FusedMatMulActivation", "GemmFastGelu", "GemmFloat8"),
+        *("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
+    }
+)
 _FLOATS = (np.float16, np.float32, np.float64)
 _MOST_AXES = 3
 
@@ -28,7 +36,7 @@ _MOST_AXES = 3
 def weighted_tensors(model: onnx.ModelProto) -> list[str]:
     """Tensors whose shapes `find_layers` wants to know: around every Conv, Gemm and MatMul, and what is added."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    names = [name for node in model.graph.node if node.op_type in _COUNTED for name in (node.input[0], node.output[0])]
+    names = [name for node in model.graph.node if node.op_type in COUNTED for name in (node.input[0], node.output[0])]
     names += [name for node in model.graph.node if node.op_type == "Add" for name in node.input]
     return [name for name in dict.fromkeys(names) if name not in constants]
 
@@ -44,8 +52,8 @@ def find_layers(
         samples: samples in the batch the shapes were observed with.
 
     Returns:
-        Layers in topological order, and a SkippedLayer with its reason for every other Conv, Gemm, MatMul
-        and for their relatives that are not supported.
+        Layers in topological order, and a SkippedLayer with its reason for every other Conv, Gemm, MatMul, those in
+        subgraphs too, and for their relatives that are not supported.
     """
     index = GraphIndex(model)
     layers: list[Layer] = []
@@ -53,7 +61,13 @@ def find_layers(
     for node, name in zip(model.graph.node, node_names(model), strict=True):
         if node.op_type in _UNSUPPORTED:
             skipped.append(SkippedLayer(name, node.op_type, f"{node.op_type} is not supported", 0, 0))
-        elif node.op_type in _COUNTED:
+            continue
+        skipped += [
+            SkippedLayer(f"{name}/{inner.name or inner.output[0]}", inner.op_type, f"inside the {node.op_type}", 0, 0)
+            for inner in inner_nodes(node)
+            if inner.op_type in COUNTED | _UNSUPPORTED
+        ]
+        if node.op_type in COUNTED:
             found = _examine(index, node, name, shapes, samples)
             if isinstance(found, Layer):
                 layers.append(found)
@@ -81,7 +95,9 @@ def _examine(
 ) -> Layer | SkippedLayer:
     weight = _weight(index, node)
     if weight is None:
-        return SkippedLayer(name, node.op_type, "its weight is computed at run time", 0, 0)
+        sparse = len(node.input) > 1 and node.input[1] in index.sparse
+        why = "its weight is sparse" if sparse else "its weight is computed at run time"
+        return SkippedLayer(name, node.op_type, why, 0, 0)
     size = _size(index, node, weight, shapes, samples)
     if node.input[0] not in shapes:
         return SkippedLayer(name, node.op_type, "its input is constant", *size)
@@ -175,7 +191,7 @@ def _behind(
         others = [name for name in node.input if name != response]
         activation = find_activation(index, node.output[0], along)
         summed = len(others) == 1 and shapes.get(others[0]) == shapes.get(response)
-        if summed and activation.name != "identity" and index.constant(others[0]) is None:
+        if summed and activation.name != "identity" and others[0] in index.varying:
             return activation, others[0]
         return identity(), None  # added linearly: the sum's error is the response's
     return find_activation(index, response, along), None

@@ -17,6 +17,7 @@ from onnx_lowrank.graph import (
     FIRST_IR_WITH_FREE_INITIALIZERS,
     fresh_name,
     initializer_input,
+    names_in_use,
     reads,
     remove_orphans,
 )
@@ -35,8 +36,7 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: Factors) -> Non
         ModelError: a weight overflows the layer's float type.
     """
     graph = model.graph
-    taken = {name for node in graph.node for name in [node.name, *node.input, *node.output]}
-    taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    taken = names_in_use(model)
     tensor, chain, constants = layer.input, [], []
     for position, convolution in enumerate(factors.convolutions):
         name = fresh_name(f"{layer.name}/lowrank_{position}", taken)
