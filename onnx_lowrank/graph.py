@@ -1,6 +1,6 @@
 """Reading an ONNX graph: who makes a tensor, who reads it, which tensors are constant.
 
-A node is known by its first output: names may be missing or repeated in the wild, tensors may not.
+A node is known by the first output it has: names may be missing or repeated in the wild, tensors may not.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class GraphIndex:
         alone.domain = ""
         read = [onnx.ValueInfoProto(name=name) for name in inputs]
         graph = onnx.helper.make_graph([alone], "constant", read, [onnx.ValueInfoProto(name=tensor)])
-        (value,) = ReferenceEvaluator(graph, opsets={"": version}).run(None, dict(inputs))
+        with np.errstate(all="ignore"):  # what is not finite in the network shows in its responses
+            (value,) = ReferenceEvaluator(graph, opsets={"": version}).run(None, dict(inputs))
         return np.asarray(value)
 
 
@@ -108,6 +109,11 @@ def reads(node: onnx.NodeProto) -> Iterator[str]:
             own |= {name for inner in graph.node for name in inner.output}
             inside = [name for inner in graph.node for name in reads(inner)]
             yield from (name for name in [*inside, *(value.name for value in graph.output)] if name not in own)
+
+
+def first_output(node: onnx.NodeProto) -> str | None:
+    """What a node is known by; None where it makes nothing."""
+    return next(filter(None, node.output), None)
 
 
 def inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
@@ -132,7 +138,7 @@ def names_in_use(model: onnx.ModelProto) -> set[str]:
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """Value of a node's attribute, text as str; ``default`` where it is not set."""
     for each in node.attribute:
-        if each.name == name:
+        if each.name == name and not each.ref_attr_name:  # one that refers to a function's has no value here
             value = onnx.helper.get_attribute_value(each)
             return value.decode() if isinstance(value, bytes) else value
     return default
@@ -219,16 +225,16 @@ def remove_orphans(model: onnx.ModelProto, tensors: Iterable[str]) -> None:
         node = index.producer.get(name)
         if node is None:
             gone.add(name)
-        if node is None or node.output[0] in dead_nodes:
+        if node is None or first_output(node) in dead_nodes:
             continue
         if any(readers.get(output, 0) or output in index.outputs for output in node.output if output):
             continue
-        dead_nodes.add(node.output[0])
+        dead_nodes.add(first_output(node))
         gone.update(node.output)
         for read in dict.fromkeys(reads(node)):
             readers[read] -= 1
             waiting.append(read)
-    _delete(graph.node, lambda node: bool(node.output) and node.output[0] in dead_nodes)
+    _delete(graph.node, lambda node: first_output(node) in dead_nodes)
     _delete(graph.initializer, lambda tensor: tensor.name in dead_initializers)
     _delete(graph.input, lambda value: value.name in dead_initializers)
     _delete(graph.value_info, lambda value: value.name in gone)

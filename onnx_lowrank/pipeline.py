@@ -18,24 +18,18 @@ from threadpoolctl import threadpool_limits
 from onnx_lowrank.account import Outcome, account
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
 from onnx_lowrank.choose import choose_ranks, measure_errors
-from onnx_lowrank.errors import ModelError, VerificationError
 from onnx_lowrank.factors import SolveErrors
 from onnx_lowrank.job import Job, prepare_job
-from onnx_lowrank.load import read_model
 from onnx_lowrank.measured import Latency, time_conversion, warn_if_slow
 from onnx_lowrank.plan import RankPlan
-from onnx_lowrank.prepare import count_macs
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.report import Report
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.rewrite import check_apart, check_writable, replace_layer, set_metadata, staged
-from onnx_lowrank.runtime import Session
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
-from onnx_lowrank.verify import Comparison, check_structure, compare_outputs
+from onnx_lowrank.verified import verify_conversion
 from onnx_lowrank.version import __version__
-
-WORST_ERROR = 1.0  # relative; an output of zeros would be as close
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +116,7 @@ def convert(
         _sign(converted, job, plan)
         with _written(converted, output) as file:
             with job.watch.measure("verify"):
-                comparison = _verify(job, plan, file)
+                comparison = verify_conversion(job, plan, file)
             with job.watch.measure("bench"):
                 latency = _time(job, plan, file)
         return Result(converted, plan, account(job, plan, Outcome(errors, passes, comparison, latency), output))
@@ -171,34 +165,6 @@ def _written(model: onnx.ModelProto, output: str | Path | None) -> Iterator[Path
         yield file
 
 
-def _verify(job: Job, plan: RankPlan, file: Path) -> Comparison:
-    """Read the written file back, check its graph, run it on samples it was not solved with.
-
-    Raises:
-        VerificationError: anything about it is not as it should be.
-    """
-    network = job.network
-    try:
-        written = read_model(file)
-    except ModelError as error:
-        raise VerificationError(f"written model: cannot be read back: {error}") from error
-    check_structure(network.model, written)
-    found = count_macs(written, job.one_batch, network.provider)
-    expected = sum(job.planned_macs(plan))
-    if found != expected:
-        raise VerificationError(f"written model: {found} multiply-adds, the plan makes {expected}: please report this")
-    original, converted = Session(network.model, network.provider), Session(file, network.provider)
-    comparison = compare_outputs(original, converted, job.batches(job.split.held_out, "verify"))
-    for name, fidelity in comparison.outputs.items():
-        # Numbers that count or name something may be far off by size and yet be right as often as can be.
-        if name in _float_outputs(written) and not fidelity.relative_error <= WORST_ERROR:
-            raise VerificationError(
-                f"output '{name}': relative error {fidelity.relative_error:.3g} on {comparison.images} held-out "
-                f"samples, at most {WORST_ERROR:g} is wanted: lower --speedup or add samples; nothing was written"
-            )
-    return comparison
-
-
 def _time(job: Job, plan: RankPlan, file: Path) -> Latency | None:
     """Time the written file against the original, where that is wanted and this is the machine it was made for."""
     if not job.settings.bench or job.clock.foreign:
@@ -206,8 +172,3 @@ def _time(job: Job, plan: RankPlan, file: Path) -> Latency | None:
     latency = time_conversion(job, file)
     warn_if_slow(job, plan, latency)
     return latency
-
-
-def _float_outputs(model: onnx.ModelProto) -> set[str]:
-    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.UNDEFINED}
-    return {value.name for value in model.graph.output if value.type.tensor_type.elem_type in kinds}

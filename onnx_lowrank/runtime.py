@@ -103,6 +103,11 @@ class Session:
         return tuple(value.name for value in self._session.get_outputs())
 
     @property
+    def numeric_outputs(self) -> tuple[str, ...]:
+        """Names of the outputs that are tensors of numbers, and neither texts nor sequences nor maps."""
+        return tuple(value.name for value in self._session.get_outputs() if _element(value.type) in _NUMPY_TYPES)
+
+    @property
     def providers(self) -> tuple[str, ...]:
         """onnxruntime's names of the providers that really started."""
         return tuple(self._session.get_providers())
@@ -246,8 +251,13 @@ def _starts(name: str) -> bool:
     return _PROVIDERS[name] in session.providers
 
 
+def _element(kind: str) -> str:
+    """Element type of a tensor as onnxruntime writes it; of anything else, what that is."""
+    return kind.removeprefix("tensor(").removesuffix(")")
+
+
 def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
-    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    kind = _element(value.type)
     if kind not in _NUMPY_TYPES:
         raise ModelError(f"input '{value.name}': type {value.type} is not supported, wanted a tensor of numbers")
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)

@@ -273,7 +273,7 @@ def test_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_failed_verification_is_exit_code_three(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "WORST_ERROR", 0.0)
+    monkeypatch.setattr("onnx_lowrank.verified.WORST_ERROR", 0.0)
     found = fails(folder, "in.onnx", "o.onnx", "--data", "data.npy", "--speedup", "2", "--quiet", code=3)
     assert "output 'scores': relative error" in found
 

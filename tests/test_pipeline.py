@@ -668,7 +668,7 @@ def test_an_interruption_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monk
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "compare_outputs", interrupted)
+    monkeypatch.setattr("onnx_lowrank.verified.compare_outputs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         converted(network(), output=tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -695,7 +695,7 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
     model.graph.node.append(onnx.helper.make_node("ArgMax", ["scores"], ["class"], axis=1, keepdims=0))
     model.graph.output.append(onnx.helper.make_tensor_value_info("class", onnx.TensorProto.INT64, ["N"]))
     far = {"scores": OutputFidelity(0.1, 0.99, 0.9), "class": OutputFidelity(7.0, 0.5, None)}
-    monkeypatch.setattr(pipeline, "compare_outputs", lambda *_: Comparison(far, None, 8))
+    monkeypatch.setattr("onnx_lowrank.verified.compare_outputs", lambda *_: Comparison(far, None, 8))
     assert convert(model, small.images(), speedup=2).report.verification is not None
     far["scores"] = OutputFidelity(7.0, 0.5, 0.1)
     with pytest.raises(VerificationError, match="output 'scores': relative error 7"):

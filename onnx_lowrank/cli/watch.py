@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -102,8 +103,23 @@ def watching(*, quiet: bool) -> Iterator[Watch]:
     logger.addHandler(watch)
     logger.setLevel(logging.INFO)
     try:
-        yield watch
+        with _silent_decoders():
+            yield watch
     finally:
         watch.stop()
         logger.removeHandler(watch)
         logger.setLevel(level)
+
+
+@contextmanager
+def _silent_decoders() -> Iterator[None]:
+    """Keep what Pillow has to say of damaged images off the terminal; they are left out, counted and named."""
+    pillow = logging.getLogger("PIL")
+    level = pillow.level
+    pillow.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        pillow.setLevel(level)

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.activation import Activation, identity
-from onnx_lowrank.graph import GraphIndex, attribute, fresh_name, inner_nodes
+from onnx_lowrank.graph import GraphIndex, attribute, first_output, fresh_name, inner_nodes
 from onnx_lowrank.layer import Geometry, Layer, SkippedLayer, pointwise
 from onnx_lowrank.load.activations import find_activation
 from onnx_lowrank.load.fold import Along, Folded, fold_affine
@@ -63,7 +63,9 @@ def find_layers(
             skipped.append(SkippedLayer(name, node.op_type, f"{node.op_type} is not supported", 0, 0))
             continue
         skipped += [
-            SkippedLayer(f"{name}/{inner.name or inner.output[0]}", inner.op_type, f"inside the {node.op_type}", 0, 0)
+            SkippedLayer(
+                f"{name}/{inner.name or first_output(inner)}", inner.op_type, f"inside the {node.op_type}", 0, 0
+            )
             for inner in inner_nodes(node)
             if inner.op_type in COUNTED | _UNSUPPORTED
         ]
@@ -81,10 +83,11 @@ def node_names(model: onnx.ModelProto) -> list[str]:
     uses = Counter(node.name for node in model.graph.node)
     taken = {name for name, count in uses.items() if name and count == 1}
     names = []
-    for node in model.graph.node:
+    for number, node in enumerate(model.graph.node):
         name = node.name
         if not name or uses[name] > 1:
-            name = fresh_name(node.output[0], taken)  # an output may be called like another node
+            # An output may be called like another node, and a node may have none.
+            name = fresh_name(first_output(node) or f"{node.op_type}_{number}", taken)
             taken.add(name)
         names.append(name)
     return names

@@ -61,6 +61,7 @@ class Along:
         return value.astype(np.float64).reshape(self.filters) if self.fits(value) else None
 
 
+@np.errstate(all="ignore")  # what is not finite in the network shows in its responses
 def fold_affine(index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], along: Along) -> Folded | None:
     """Fold all per-channel scales and offsets that follow a layer into its weight and bias.
 
@@ -87,8 +88,7 @@ def fold_affine(index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], a
         tensor = follower.output[0]
         nodes.append(tensor)
     scaled = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    with np.errstate(over="ignore"):  # what is infinite in the network shows in its responses
-        return Folded(scaled.astype(weight.dtype), offset.astype(weight.dtype), tensor, tuple(nodes))
+    return Folded(scaled.astype(weight.dtype), offset.astype(weight.dtype), tensor, tuple(nodes))
 
 
 def _own_bias(index: GraphIndex, node: onnx.NodeProto, along: Along) -> NDArray[np.float64] | None:

@@ -2,7 +2,7 @@
 
 from onnx_lowrank.verify.latency import Pace, Timing, time_in_turns
 from onnx_lowrank.verify.outputs import Comparison, OutputFidelity, compare_outputs
-from onnx_lowrank.verify.structure import check_structure
+from onnx_lowrank.verify.structure import check_structure, check_untouched
 
 __all__ = [
     "Comparison",
@@ -10,6 +10,7 @@ __all__ = [
     "Pace",
     "Timing",
     "check_structure",
+    "check_untouched",
     "compare_outputs",
     "time_in_turns",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime import Session
 
+log = logging.getLogger(__name__)
+
 Batch = Mapping[str, NDArray[Any]]
 _TOP = (1, 5)
 
@@ -21,7 +24,7 @@ class OutputFidelity:
     """One output of model B beside that of model A.
 
     Attributes:
-        relative_error: ``||A - B||_F / ||A||_F`` over all images.
+        relative_error: ``||A - B||_F / ||A||_F`` over all images, where A is finite; infinite where B is not.
         cosine: cosine of the angle between A and B, all images as one vector.
         agreement: share of images with the same argmax over the last axis; None where the output is no row of scores.
     """
@@ -29,6 +32,10 @@ class OutputFidelity:
     relative_error: float
     cosine: float
     agreement: float | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Its fields; None for an infinite error, which JSON does not know."""
+        return {**vars(self), "relative_error": self.relative_error if np.isfinite(self.relative_error) else None}
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """The fields of ``compare --json``."""
         return {
-            "outputs": {name: vars(fidelity) for name, fidelity in self.outputs.items()},
+            "outputs": {name: fidelity.to_dict() for name, fidelity in self.outputs.items()},
             "accuracy": None
             if self.accuracy is None
             else {key: list(pair) for key, pair in vars(self.accuracy).items()},
@@ -69,7 +76,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.difference = self.product = self.first = self.second = 0.0
-        self.same = self.rows = 0
+        self.same = self.rows = self.compared = self.left_out = 0
         self.scores = True
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
@@ -78,12 +85,30 @@ class _Tally:
             self.same += int((a.argmax(-1) == b.argmax(-1)).sum())
         self.rows += len(a) if a.ndim else 1
         x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-        self.difference += float(np.square(x - y).sum())
-        self.product += float(x @ y)
-        self.first += float(x @ x)
-        self.second += float(y @ y)
+        finite = np.isfinite(x)
+        self.compared += int(finite.sum())
+        self.left_out += int((~finite).sum())
+        # Where A is finite B has to be, too; where it is not, there is no distance from it.
+        x, y = x[finite], np.where(np.isfinite(y), y, np.inf)[finite]
+        with np.errstate(all="ignore"):
+            self.difference += float(np.square(x - y).sum())
+            self.product += float(x @ y)
+            self.first += float(x @ x)
+            self.second += float(y @ y)
 
-    def result(self) -> OutputFidelity:
+    def result(self, name: str) -> OutputFidelity:
+        if self.left_out:
+            if not self.compared:
+                raise ModelError(
+                    f"output '{name}': nothing but NaN or infinity comes out of the original network: "
+                    "check its weights and the preprocessing of the data"
+                )
+            log.warning(
+                "output '%s': %d of %d numbers are NaN or infinite in the original network and are not compared",
+                name, self.left_out, self.left_out + self.compared,
+            )  # fmt: skip
+        if not np.isfinite(self.difference):
+            return OutputFidelity(np.inf, 0.0, self.same / self.rows if self.scores else None)
         zero = self.first == 0
         error = (0.0 if self.difference == 0 else np.inf) if zero else np.sqrt(self.difference / self.first)
         size = np.sqrt(self.first * self.second)
@@ -94,7 +119,9 @@ class _Tally:
 def compare_outputs(
     a: Session, b: Session, batches: Iterable[Batch], labels: NDArray[np.int64] | None = None
 ) -> Comparison:
-    """Run two models on the same inputs and compare every output they share.
+    """Run two models on the same inputs and compare every output of numbers that they share.
+
+    Outputs whose shape differs, as the number of objects found may, are left out and named in a warning.
 
     Args:
         a: the reference.
@@ -103,26 +130,32 @@ def compare_outputs(
         labels: class of each image in order, shape (images,); judged on the first output.
 
     Raises:
-        ModelError: no output in common, shapes that differ, or labels for an output that is no row of scores.
+        ModelError: no output to compare, one that is NaN or infinite all over in A, or labels for an output that is no
+            row of scores.
     """
-    shared = [name for name in a.outputs if name in b.outputs]
+    shared = [name for name in a.numeric_outputs if name in b.numeric_outputs]
     if not shared:
-        raise ModelError(f"compare: no output in common: {', '.join(a.outputs)} and {', '.join(b.outputs)}")
+        raise ModelError(f"compare: no output of numbers in common: {', '.join(a.outputs)} and {', '.join(b.outputs)}")
     tallies = {name: _Tally() for name in shared}
     hits: list[NDArray[np.bool_]] = []
     images = 0
     for batch in batches:
         ours, theirs = a.run(batch), b.run(batch)
+        for name in [name for name in tallies if ours[name].shape != theirs[name].shape]:
+            log.warning(
+                "output '%s': shape %s and %s: it is not compared", name, ours[name].shape, theirs[name].shape
+            )  # fmt: skip
+            del tallies[name]
         for name, tally in tallies.items():
-            if ours[name].shape != theirs[name].shape:
-                raise ModelError(f"output '{name}': shape {ours[name].shape} and {theirs[name].shape}, wanted the same")
             tally.add(ours[name], theirs[name])
         count = len(next(iter(batch.values())))
         if labels is not None:
             truth = labels[images : images + count]
             hits.append(np.stack([_hits(output[shared[0]], truth, shared[0]) for output in (ours, theirs)]))
         images += count
-    return Comparison({name: tally.result() for name, tally in tallies.items()}, _accuracy(hits), images)
+    if not tallies:
+        raise ModelError(f"compare: no output has the same shape in both models: {', '.join(shared)}")
+    return Comparison({name: tally.result(name) for name, tally in tallies.items()}, _accuracy(hits), images)
 
 
 def _hits(scores: NDArray[Any], truth: NDArray[np.int64], name: str) -> NDArray[np.bool_]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
+import numpy as np
 import onnx
 
 from onnx_lowrank.errors import VerificationError
-from onnx_lowrank.graph import initializer_input
-from onnx_lowrank.tensors import is_external
+from onnx_lowrank.graph import ancestors, initializer_input, reads
+from onnx_lowrank.tensors import is_external, values
 
 
 def check_structure(original: onnx.ModelProto, written: onnx.ModelProto) -> None:
@@ -32,6 +33,36 @@ def check_structure(original: onnx.ModelProto, written: onnx.ModelProto) -> None
     versions = [sorted((each.domain, each.version) for each in m.opset_import) for m in (original, written)]
     if versions[0] != versions[1]:
         raise VerificationError(f"written model: opsets {versions[1]}, wanted {versions[0]}")
+
+
+def check_untouched(original: onnx.ModelProto, written: onnx.ModelProto, replaced: Container[str]) -> None:
+    """See that outputs which no replaced node reaches are computed as before: the same nodes, the same weights.
+
+    Args:
+        original: the model that was converted.
+        written: what was read back.
+        replaced: outputs of the nodes that were replaced.
+
+    Raises:
+        VerificationError: one of them is not.
+    """
+    for output in original.graph.output:
+        before = ancestors(original, [output.name], ())
+        if any(name in replaced for node in before for name in node.output):
+            continue
+        read = {name for node in before for name in reads(node)}
+        weights = ([tensor for tensor in m.graph.initializer if tensor.name in read] for m in (original, written))
+        if before != ancestors(written, [output.name], ()) or not _same_values(*weights):
+            raise VerificationError(
+                f"written model: output '{output.name}' depends on no converted layer and is computed in another way: "
+                "please report this"
+            )
+
+
+def _same_values(before: Sequence[onnx.TensorProto], after: Sequence[onnx.TensorProto]) -> bool:
+    pairs = list(zip(before, after, strict=False))
+    same = all(a.name == b.name and np.array_equal(values(a), values(b), equal_nan=True) for a, b in pairs)
+    return same and len(before) == len(after)
 
 
 def _refused(model: onnx.ModelProto) -> str | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -54,12 +55,52 @@ def test_nan_is_no_small_error() -> None:
     x, a, b = data()
     b[0, 0] = np.nan
     fidelity = compare_outputs(linear(a), linear(b), [{"x": x}]).outputs["y"]
-    assert np.isnan(fidelity.relative_error)
+    assert fidelity.relative_error == np.inf
+    assert fidelity.to_dict()["relative_error"] is None
+
+
+def halved(weight: Array) -> Session:
+    """Divides by the last input: infinite where it is 0, and not a number where the product is 0 too."""
+    graph = (
+        "g (float[N, 4] x) => (float[N, 6] y) { p = MatMul (x, w)  d = Slice (x, three, four, one)  y = Div (p, d) }"
+    )
+    return Session(build(graph, {"w": weight, "three": [3], "four": [4], "one": [1]}), Provider())
+
+
+def test_what_is_infinite_in_the_original_is_not_compared(caplog: pytest.LogCaptureFixture) -> None:
+    x, a, b = data()
+    x[:10, 3] = 0
+    found = compare_outputs(halved(a), halved(b), [{"x": x}]).outputs["y"]
+    first, second = (x[10:].astype(np.float64) @ weight / x[10:, 3:] for weight in (a, b))
+    assert found.relative_error == pytest.approx(np.linalg.norm(first - second) / np.linalg.norm(first), rel=1e-5)
+    assert "output 'y': 60 of 300 numbers are NaN or infinite in the original network and are not" in caplog.text
+    with pytest.raises(ModelError, match="output 'y': nothing but NaN or infinity comes out of the original network"):
+        compare_outputs(halved(a), halved(b), [{"x": x[:10]}])
+
+
+def chosen(least: float) -> Session:
+    """Hands out the inputs above a limit, however many they are, and all of them."""
+    graph = """g (float[N, 4] x) => (int64[2, M] places, float[N, 4] y, string[1] text) {
+        c = Greater (x, least)
+        places = NonZero (c)
+        y = Relu (x)
+        text = Identity (word)
+    }"""
+    model = build(graph, {"least": np.float32(least)})
+    model.graph.initializer.append(onnx.helper.make_tensor("word", onnx.TensorProto.STRING, [1], [b"cat"]))
+    return Session(model, Provider())
+
+
+def test_outputs_of_another_length_and_texts_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    x, _, _ = data()
+    found = compare_outputs(chosen(0), chosen(1), [{"x": x[:20]}, {"x": x[20:]}])
+    assert list(found.outputs) == ["y"]
+    assert len([record for record in caplog.records if "it is not compared" in record.getMessage()]) == 1
 
 
 def test_no_output_in_common() -> None:
     x, a, b = data()
-    with pytest.raises(ModelError, match="no output in common: y and z"):
+    with pytest.raises(ModelError, match="no output of numbers in common: y and z"):
         compare_outputs(linear(a), linear(b, "z"), [{"x": x}])
 
 

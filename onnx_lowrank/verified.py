@@ -1,0 +1,125 @@
+"""The written file against the original: what a conversion has to pass before its file gets its name."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.errors import ModelError, VerificationError
+from onnx_lowrank.job import Job
+from onnx_lowrank.load import read_model
+from onnx_lowrank.plan import RankPlan
+from onnx_lowrank.prepare import Feeds, count_macs
+from onnx_lowrank.runtime import Session
+from onnx_lowrank.verify import Comparison, check_structure, check_untouched, compare_outputs
+
+log = logging.getLogger(__name__)
+
+WORST_ERROR = 1.0  # relative; an output of zeros would be as close
+_PICKS = "NonMaxSuppression"
+_LONGER = 32  # by which open axes are stretched: networks halve their maps up to five times
+
+
+def verify_conversion(job: Job, plan: RankPlan, file: Path) -> Comparison:
+    """Read the written file back, check its graph, run it on samples it was not solved with and at other sizes.
+
+    Args:
+        job: the conversion.
+        plan: its ranks.
+        file: what was written.
+
+    Raises:
+        VerificationError: anything about it is not as it should be.
+    """
+    network = job.network
+    try:
+        written = read_model(file)
+    except ModelError as error:
+        raise VerificationError(f"written model: cannot be read back: {error}") from error
+    check_structure(network.model, written)
+    check_untouched(network.model, written, _replaced(job, plan))
+    found, expected = count_macs(written, job.one_batch, network.provider), sum(job.planned_macs(plan))
+    if found != expected:
+        raise VerificationError(f"written model: {found} multiply-adds, the plan makes {expected}: please report this")
+    sessions = _session(job, network.model), _session(job, written)
+    comparison = compare_outputs(*sessions, job.batches(job.split.held_out, "verify"))
+    _check_errors(written, comparison)
+    _check_other_sizes(job, sessions, comparison)
+    return comparison
+
+
+def _replaced(job: Job, plan: RankPlan) -> set[str]:
+    """Outputs of the nodes that factors take the place of."""
+    pairs = zip(job.layers, plan, strict=True)
+    return {name for layer, entry in pairs if entry.method != "kept" for name in layer.nodes}
+
+
+def _session(job: Job, model: onnx.ModelProto) -> Session:
+    """A model that also hands out what objects are picked from: what is picked may differ in number.
+
+    Which of many overlapping boxes is best may turn on the last digit, so the boxes themselves are compared.
+    """
+    have = {value.name for value in model.graph.output} | {tensor.name for tensor in model.graph.initializer}
+    read = [name for node in model.graph.node if node.op_type == _PICKS for name in node.input[:2]]
+    if more := [name for name in dict.fromkeys(read) if name not in have]:
+        shown = onnx.ModelProto()
+        shown.CopyFrom(model)
+        shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
+        model = shown
+    return Session(model, job.network.provider)
+
+
+def _check_errors(written: onnx.ModelProto, comparison: Comparison) -> None:
+    for name, fidelity in comparison.outputs.items():
+        # Numbers that count or name something may be far off by size and yet be right as often as can be.
+        if name in _float_outputs(written) and not fidelity.relative_error <= WORST_ERROR:
+            raise VerificationError(
+                f"output '{name}': relative error {fidelity.relative_error:.3g} on {comparison.images} held-out "
+                f"samples, at most {WORST_ERROR:g} is wanted: lower --speedup or add samples; nothing was written"
+            )
+
+
+def _float_outputs(model: onnx.ModelProto) -> set[str]:
+    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.UNDEFINED}
+    return {value.name for value in model.graph.output if value.type.tensor_type.elem_type in kinds}
+
+
+def _check_other_sizes(job: Job, sessions: tuple[Session, Session], comparison: Comparison) -> None:
+    """Where axes are open, see that shapes and types are the original's at other sizes too, if it takes them."""
+    for feeds in _other_sizes(job):
+        shapes = {name: values.shape for name, values in feeds.items()}
+        try:
+            wanted = sessions[0].run(feeds)
+        except ModelError:
+            log.debug("the original network does not take inputs of shape %s", shapes)
+            continue
+        try:
+            found = sessions[1].run(feeds)
+        except ModelError as error:
+            raise VerificationError(f"written model: fails on inputs of shape {shapes}: {error}") from error
+        for name in comparison.outputs:
+            before, after = ((each[name].shape, each[name].dtype) for each in (wanted, found))
+            if before != after:
+                raise VerificationError(
+                    f"output '{name}': {after} on inputs of shape {shapes}, the original network makes {before}"
+                )
+
+
+def _other_sizes(job: Job) -> list[Feeds]:
+    """A batch twice as long, and open axes that are longer; only what differs from the sizes that are known."""
+    found: list[Feeds] = []
+    for twice, longer in ((True, 0), (False, _LONGER)):
+        feeds = {}
+        for spec in job.network.sampled:
+            values = job.one_batch[spec.name]
+            by = [longer if axis else twice * len(values) for axis in range(values.ndim)]
+            more = [(0, 0 if size else each) for size, each in zip(spec.shape, by, strict=True)]
+            feeds[spec.name] = np.pad(values, more, mode="wrap") if more else values
+        if any(values.shape != job.one_batch[name].shape for name, values in feeds.items()):
+            samples = len(next(iter(feeds.values())))
+            constants = {spec.name: spec.constant(samples) for spec in job.samples.constants}
+            found.append(feeds | constants)
+    return found
