@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +18,10 @@ from threadpoolctl import threadpool_limits
 from onnx_lowrank.account import Outcome, account
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
 from onnx_lowrank.choose import choose_ranks, measure_errors
-from onnx_lowrank.factors import SolveErrors
+from onnx_lowrank.factors import Factors
 from onnx_lowrank.job import Job, prepare_job
+from onnx_lowrank.layer import Layer
+from onnx_lowrank.load import read_model
 from onnx_lowrank.measured import Latency, time_conversion, warn_if_slow
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.progress import Progress, Silent
@@ -103,7 +105,7 @@ def convert(
     with threadpool_limits(settings.threads):
         job = prepare_job(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
         if output is not None:
-            check_apart(job.network.model, Path(output))
+            check_apart(job.network.original, Path(output))
         with job.watch.measure("collect"):
             batches = job.batches(job.split.calibration, "collect")
             network = job.network
@@ -112,20 +114,20 @@ def convert(
             plan = choose_ranks(job, measure_errors(job, targets))
         if dry_run:
             return Result(None, plan, account(job, plan, Outcome()))
-        converted, errors, passes = _solve_layers(job, plan, targets)
+        solved, passes = _solve_layers(job, plan, targets)
+        converted = _rewritten(job, solved)
         _sign(converted, job, plan)
         with _written(converted, output) as file:
             with job.watch.measure("verify"):
                 comparison = verify_conversion(job, plan, file)
             with job.watch.measure("bench"):
                 latency = _time(job, plan, file)
+        errors = {layer.name: factors.errors for layer, factors in solved}
         return Result(converted, plan, account(job, plan, Outcome(errors, passes, comparison, latency), output))
 
 
-def _solve_layers(
-    job: Job, plan: RankPlan, targets: dict[str, Targets]
-) -> tuple[onnx.ModelProto, dict[str, SolveErrors], float]:
-    """The layer loop: what reaches a layer, its factors, its place in the graph."""
+def _solve_layers(job: Job, plan: RankPlan, targets: dict[str, Targets]) -> tuple[list[tuple[Layer, Factors]], float]:
+    """The layer loop: what reaches a layer, its factors, its place in the graph; and passes of the whole network."""
     converted = onnx.ModelProto()
     converted.CopyFrom(job.network.model)
     batches = iterate_batches(job.samples, job.split.calibration, job.split.batch_size)
@@ -133,7 +135,7 @@ def _solve_layers(
     prefix = converted if job.settings.asymmetric else job.network.model
     todo = [(layer, entry) for layer, entry in zip(job.layers, plan, strict=True) if entry.method != "kept"]
     later = [layer for layer, _ in todo]
-    errors = {}
+    solved = []
     for layer, entry in job.progress.track(todo, "solve", len(todo)):
         later = later[1:]
         with job.watch.measure("propagate"):
@@ -141,10 +143,20 @@ def _solve_layers(
         with job.watch.measure("solve"):
             responses = Responses(targets.pop(layer.name), patches)
             factors = solve_layer(layer, responses, entry, job.settings.solver, job.settings.refine)
-            errors[layer.name] = factors.errors
             replace_layer(converted, layer, factors)
+            solved.append((layer, factors))
     passes = propagation.node_runs / (len(converted.graph.node) * len(job.split.calibration))
-    return converted, errors, passes
+    return solved, passes
+
+
+def _rewritten(job: Job, solved: Sequence[tuple[Layer, Factors]]) -> onnx.ModelProto:
+    """The original with all factors in their places, in its own types."""
+    network = onnx.ModelProto()
+    network.CopyFrom(job.network.original)
+    layers = job.network.in_own_types([layer for layer, _ in solved], job.one_batch)
+    for layer, (_, factors) in zip(layers, solved, strict=True):
+        replace_layer(network, layer, factors)
+    return network
 
 
 def _sign(converted: onnx.ModelProto, job: Job, plan: RankPlan) -> None:
@@ -169,6 +181,6 @@ def _time(job: Job, plan: RankPlan, file: Path) -> Latency | None:
     """Time the written file against the original, where that is wanted and this is the machine it was made for."""
     if not job.settings.bench or job.clock.foreign:
         return None
-    latency = time_conversion(job, file)
+    latency = time_conversion(job, job.network.as_run(read_model(file)))
     warn_if_slow(job, plan, latency)
     return latency

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,19 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.layer import Layer, SkippedLayer
-from onnx_lowrank.load import find_layers, inline_functions, node_names, read_model, weighted_tensors
+from onnx_lowrank.load import (
+    find_layers,
+    in_single_precision,
+    inline_functions,
+    is_in_other_precision,
+    node_names,
+    read_model,
+    weighted_tensors,
+)
 from onnx_lowrank.runtime import Provider, Session, observe_shapes
 from onnx_lowrank.tensor_spec import TensorSpec
+
+log = logging.getLogger(__name__)
 
 # 3x3 kernels, onnxruntime on AVX2, chains of 1.8 times fewer multiply-adds: with groups of 16 channels they
 # take 1.6 times as long as the layer, with groups of 32 they are 1.3 times as fast, of 64 and 128 1.6 and 1.8 times.
@@ -41,13 +52,15 @@ class Network:
     """A model and what is known of it.
 
     Attributes:
-        model: the original, weights in memory.
+        model: the original as it runs here.
+        original: as it was given; another one only where onnxruntime has no kernels for its types.
         name: what to call it: its path, or ``<model>``.
         provider: where it runs.
         inputs: name, type and shape of its inputs, open axes filled in where the user said how.
     """
 
     model: onnx.ModelProto
+    original: onnx.ModelProto
     name: str
     provider: Provider
     inputs: tuple[TensorSpec, ...]
@@ -62,6 +75,18 @@ class Network:
             ModelError: there is no Conv, Gemm or MatMul at all.
         """
         return _layers(self.model, feeds, self.provider, self.name)
+
+    def in_own_types(self, layers: Sequence[Layer], feeds: Feeds) -> list[Layer]:
+        """Layers with the weights of the network as it was given."""
+        if self.model is self.original:
+            return list(layers)
+        shapes = observe_shapes(self.model, feeds, weighted_tensors(self.model), self.provider)
+        own = {layer.name: layer for layer in find_layers(self.original, shapes, _samples(feeds))[0]}
+        return [own[layer.name] for layer in layers]
+
+    def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """A network in the original's types as it runs here."""
+        return model if self.model is self.original else in_single_precision(model)
 
     def takes_batches(self, one: Feeds, two: Feeds) -> bool:
         """Whether samples can go through together: twice as many make every layer's tensors twice as long.
@@ -151,11 +176,29 @@ def open_network(
         ModelError: it cannot be read or loaded, or a shape or a constant does not fit its input.
     """
     name = "<model>" if isinstance(model, onnx.ModelProto) else str(model)
-    loaded = inline_functions(read_model(model))
-    inputs = Session(loaded, provider, name=name).inputs
+    original = inline_functions(read_model(model))
+    loaded, inputs = _that_runs(original, provider, name)
     if not inputs:
         raise ModelError(f"{name}: it has no inputs: there is nothing to feed samples to")
-    return Network(loaded, name, provider, inputs).with_constants(constants or {}).with_shapes(input_shapes)
+    return Network(loaded, original, name, provider, inputs).with_constants(constants or {}).with_shapes(input_shapes)
+
+
+def _that_runs(
+    original: onnx.ModelProto, provider: Provider, name: str
+) -> tuple[onnx.ModelProto, tuple[TensorSpec, ...]]:
+    """The network, in float32 if it does not run as it is, and its inputs."""
+    try:
+        return original, Session(original, provider, name=name).inputs
+    except ModelError as error:
+        if not is_in_other_precision(original):
+            raise
+        single = in_single_precision(original)
+        try:
+            inputs = Session(single, provider, name=name).inputs
+        except ModelError:
+            raise error from None
+        log.info("onnxruntime has no kernels for its types: it is run in float32 and written in its own types")
+        return single, inputs
 
 
 def choose_layers(
@@ -228,8 +271,11 @@ def _layers(
     tensors = weighted_tensors(model)
     if not tensors:
         raise ModelError(f"{name}: no Conv, Gemm or MatMul in the graph: there is nothing to factorize")
-    samples = next((len(values) for values in feeds.values() if values.ndim), 1)
-    return find_layers(model, observe_shapes(model, feeds, tensors, provider), samples)
+    return find_layers(model, observe_shapes(model, feeds, tensors, provider), _samples(feeds))
+
+
+def _samples(feeds: Feeds) -> int:
+    return next((len(values) for values in feeds.values() if values.ndim), 1)
 
 
 def _doubled(one: tuple[int, ...], two: tuple[int, ...]) -> bool:

@@ -209,6 +209,11 @@ def observe_shapes(
     return {name: known[name] for name in tensors}
 
 
+def silence() -> None:
+    """Have onnxruntime print nothing by itself in this process; what it has to say is in its exceptions."""
+    _onnxruntime().set_default_logger_severity(4)
+
+
 def version() -> str:
     """Version of onnxruntime."""
     return str(_onnxruntime().__version__)

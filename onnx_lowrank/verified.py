@@ -39,14 +39,15 @@ def verify_conversion(job: Job, plan: RankPlan, file: Path) -> Comparison:
         written = read_model(file)
     except ModelError as error:
         raise VerificationError(f"written model: cannot be read back: {error}") from error
-    check_structure(network.model, written)
-    check_untouched(network.model, written, _replaced(job, plan))
-    found, expected = count_macs(written, job.one_batch, network.provider), sum(job.planned_macs(plan))
+    check_structure(network.original, written)
+    check_untouched(network.original, written, _replaced(job, plan))
+    runs = network.as_run(written)
+    found, expected = count_macs(runs, job.one_batch, network.provider), sum(job.planned_macs(plan))
     if found != expected:
         raise VerificationError(f"written model: {found} multiply-adds, the plan makes {expected}: please report this")
-    sessions = _session(job, network.model), _session(job, written)
+    sessions = _session(job, network.model), _session(job, runs)
     comparison = compare_outputs(*sessions, job.batches(job.split.held_out, "verify"))
-    _check_errors(written, comparison)
+    _check_errors(runs, comparison)
     _check_other_sizes(job, sessions, comparison)
     return comparison
 

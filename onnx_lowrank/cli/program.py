@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from onnx_lowrank.errors import LowRankError, VerificationError
+from onnx_lowrank.runtime import silence
 
 _FIXABLE, _NOT_VERIFIED, _INTERRUPTED = 1, 3, 130
 _CONVERT = ""  # what the command without a name of its own goes by inside a `Program`
@@ -25,6 +26,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run; errors end the process with their exit code."""
         with _exit_codes(debug=ctx.params["debug"]):
+            silence()
             return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -3,5 +3,14 @@
 from onnx_lowrank.load.find_layers import find_layers, node_names, weighted_tensors
 from onnx_lowrank.load.inline import inline_functions
 from onnx_lowrank.load.read import read_model
+from onnx_lowrank.load.single import in_single_precision, is_in_other_precision
 
-__all__ = ["find_layers", "inline_functions", "node_names", "read_model", "weighted_tensors"]
+__all__ = [
+    "find_layers",
+    "in_single_precision",
+    "inline_functions",
+    "is_in_other_precision",
+    "node_names",
+    "read_model",
+    "weighted_tensors",
+]

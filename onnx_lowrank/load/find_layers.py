@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ _UNSUPPORTED = frozenset(
         *("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
     }
 )
-_FLOATS = (np.float16, np.float32, np.float64)
+_FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 _MOST_AXES = 3
 
 
@@ -139,7 +140,7 @@ def _why_not(node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Sh
     if node.domain not in {"", "ai.onnx"}:
         return f"operator of domain {node.domain}"
     if weight.dtype not in _FLOATS:
-        return f"{weight.dtype} weights: only float16, float32 and float64 are factorized"
+        return f"{weight.dtype} weights: only float16, bfloat16, float32 and float64 are factorized"
     if 0 in weight.shape:
         return "it has no channels"
     if node.op_type != "Conv":

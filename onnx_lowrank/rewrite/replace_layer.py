@@ -6,6 +6,7 @@ nodes read is never edited; one that nobody reads any more is removed.
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -117,10 +118,11 @@ def _dense_nodes(name: str, ends: tuple[str, str], names: list[str], taken: set[
 
 def _typed(values: NDArray[np.float64], layer: Layer) -> NDArray[np.floating]:
     """Weights in the layer's float type; numbers too small to be normal there become zero, being slow and useless."""
-    limits = np.finfo(layer.weight.dtype)
+    limits = ml_dtypes.finfo(layer.weight.dtype)
     if not np.isfinite(values).all() or np.abs(values).max(initial=0) > limits.max:
         raise ModelError(
             f"{layer.op} '{layer.name}': a solved weight does not fit {layer.weight.dtype}: "
             "leave the layer out with --exclude, or convert the float32 model"
         )
-    return np.where(np.abs(values) < limits.tiny, 0, values).astype(layer.weight.dtype)
+    typed: NDArray[np.floating] = np.where(np.abs(values) < limits.tiny, 0, values).astype(layer.weight.dtype)
+    return typed
