@@ -34,7 +34,7 @@ def typed(kind: str) -> onnx.ModelProto:
         c2 = Conv <pads = [1, 1, 1, 1]> (before, w2)
         wide = Cast <to = 1> (c2)
         narrow = Cast <to = {code}> (wide)
-        two = ConstantOfShape <value = {kind}[1] {{2}}> (shape)
+        two = ConstantOfShape (shape)
         s2 = Mul (narrow, two)
         r2 = Relu (s2)
         p = GlobalAveragePool (r2)
@@ -53,6 +53,8 @@ def typed(kind: str) -> onnx.ModelProto:
     }
     model = build(graph, {name: values.astype(TYPES[kind]) for name, values in weights.items()}, opset=22, ir=10)
     model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "shape"))
+    filled = next(node for node in model.graph.node if node.op_type == "ConstantOfShape")
+    filled.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.full(1, 2, TYPES[kind]))))
     return model
 
 

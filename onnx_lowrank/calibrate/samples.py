@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import ml_dtypes
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
@@ -266,13 +267,17 @@ def _check_array(array: NDArray[Any], spec: TensorSpec, where: str) -> None:
             f"bring the array to the model's layout and size"
         )
     found, wanted = array.dtype.newbyteorder("="), spec.dtype
-    if found != wanted and not (np.issubdtype(found, np.floating) and np.issubdtype(wanted, np.floating)):
+    if found != wanted and not (_is_float(found) and _is_float(wanted)):
         remedy = "convert the array"
         if found == np.uint8 and np.issubdtype(wanted, np.floating):
             remedy = "pass the images themselves, or scale and convert the array as in training"
         raise CalibrationError(f"{where}: type {found} found, {wanted} wanted: {remedy}")
     if not len(array):
         raise CalibrationError(f"{where}: no samples found, at least one wanted: the first axis counts them")
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
 
 
 def _check_lengths(lengths: Mapping[str, int], where: str) -> None:
