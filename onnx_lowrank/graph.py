@@ -29,7 +29,11 @@ _FOLDABLE = frozenset(
         "DequantizeLinear",
     }
 )
+_STANDARD = frozenset({"", "ai.onnx"})  # names of the domain of standard operators
 _FIRST_DEQUANTIZE = 19  # the reference evaluator implements no older version
+
+# onnxruntime adds and multiplies from this opset on; what it runs of older ones means the same there.
+FIRST_WITH_ARITHMETIC = 7
 
 # Before this IR version every initializer had to be listed among the graph's inputs too.
 FIRST_IR_WITH_FREE_INITIALIZERS = 4
@@ -45,10 +49,11 @@ class GraphIndex:
         initializers: name -> the initializer; those that are also graph inputs included.
         sparse: names of the sparse initializers.
         varying: tensors that depend on the graph's inputs.
+        opset: version of the standard operators.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
+        self.opset = opset(model)
         graph = model.graph
         self.producer = {name: node for node in graph.node for name in node.output if name}
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
@@ -76,7 +81,7 @@ class GraphIndex:
         if tensor in self.initializers:
             return values(self.initializers[tensor])
         node = self.producer.get(tensor)
-        if node is None or node.op_type not in _FOLDABLE or node.domain not in {"", "ai.onnx"}:
+        if node is None or node.op_type not in _FOLDABLE or node.domain not in _STANDARD:
             return None
         inputs = {name: self.constant(name) for name in node.input if name}
         if any(value is None for value in inputs.values()):
@@ -87,7 +92,7 @@ class GraphIndex:
             return None
 
     def _evaluated(self, node: onnx.NodeProto, tensor: str, inputs: Mapping[str, Any]) -> NDArray[Any]:
-        version = opset(self._model)
+        version = self.opset
         if node.op_type == "DequantizeLinear":  # an older one means the same here
             version = max(version, _FIRST_DEQUANTIZE)
         alone = onnx.NodeProto()
@@ -155,7 +160,7 @@ def fresh_name(wanted: str, taken: Container[str]) -> str:
 
 def opset(model: onnx.ModelProto) -> int:
     """Version of the standard operator set the model uses."""
-    return max((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=1)
+    return max((each.version for each in model.opset_import if each.domain in _STANDARD), default=1)
 
 
 def extract(
@@ -171,7 +176,7 @@ def extract(
         model: where the nodes come from; not changed.
         inputs: the new graph's inputs: inputs of the model, or inner tensors to cut at.
         outputs: the new graph's outputs: tensors of the model or of ``extra``.
-        extra: nodes to run behind the model's own, in topological order.
+        extra: nodes to run behind the model's own, in topological order; of opset 7 or newer.
         constants: initializers that ``extra`` reads.
     """
     given = {value.name for value in inputs}
@@ -185,9 +190,11 @@ def extract(
     graph.initializer.extend(constants)
     if model.ir_version < FIRST_IR_WITH_FREE_INITIALIZERS:
         graph.input.extend(initializer_input(tensor) for tensor in graph.initializer)
-    return onnx.helper.make_model(
-        graph, ir_version=model.ir_version, opset_imports=model.opset_import, functions=model.functions
-    )
+    opsets = [onnx.helper.make_opsetid(each.domain, each.version) for each in model.opset_import]
+    for each in opsets:
+        if each.domain in _STANDARD:
+            each.version = max(each.version, FIRST_WITH_ARITHMETIC)
+    return onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=opsets, functions=model.functions)
 
 
 def ancestors(model: onnx.ModelProto, tensors: Iterable[str], given: Container[str]) -> list[onnx.NodeProto]:

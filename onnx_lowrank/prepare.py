@@ -269,9 +269,10 @@ def _layers(
     model: onnx.ModelProto, feeds: Feeds, provider: Provider, name: str
 ) -> tuple[list[Layer], list[SkippedLayer]]:
     tensors = weighted_tensors(model)
-    if not tensors:
+    found = find_layers(model, observe_shapes(model, feeds, tensors, provider) if tensors else {}, _samples(feeds))
+    if not any(found):
         raise ModelError(f"{name}: no Conv, Gemm or MatMul in the graph: there is nothing to factorize")
-    return find_layers(model, observe_shapes(model, feeds, tensors, provider), _samples(feeds))
+    return found
 
 
 def _samples(feeds: Feeds) -> int:

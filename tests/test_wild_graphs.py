@@ -211,10 +211,36 @@ def test_a_function_without_layers_stays_a_function() -> None:
     assert [function.name for function in result.model.functions] == ["doubled"]
 
 
-# Opset 20 is the last one whose operators the installed onnxruntime has had the time to learn in all its kernels.
+def test_a_fully_connected_layer_of_an_opset_without_sums_stays() -> None:
+    graph = """g (float[N,3,8,8] x) => (float[N,6,8,6] y) {
+        c1 = Conv <pads = [1, 1, 1, 1]> (x, w1)
+        y = MatMul (c1, f)
+    }"""
+    model = build(graph, {**WEIGHTS, "f": normal(4, 8, 6)}, opset=6, ir=3)
+    reasons = [row.reason for row in inspect(model).rows if isinstance(row, SkippedLayer)]
+    assert reasons == ["opset 6 has no Add that onnxruntime knows: convert the model to a newer one"]
+    result = convert(model, {"x": IMAGES}, speedup=1.2, rank_multiple=1, bench=False)
+    assert result.model is not None
+    assert result.model.opset_import == model.opset_import
+
+
 @pytest.mark.parametrize(
     ("opset", "ir"),
-    [(7, 3), (8, 3), (9, 4), (10, 5), (11, 6), (12, 7), (13, 7), (15, 8), (18, 8), (20, 9), (21, 10), (22, 10)],
+    [
+        (7, 3),
+        (8, 3),
+        (9, 4),
+        (10, 5),
+        (11, 6),
+        (12, 7),
+        (13, 7),
+        (15, 8),
+        (18, 8),
+        (20, 9),
+        (22, 10),
+        (25, 12),
+        (28, 13),
+    ],
 )
 def test_opsets_and_versions_are_kept(opset: int, ir: int) -> None:
     graph = """g (float[N,3,8,8] x) => (float[N,6] y) {

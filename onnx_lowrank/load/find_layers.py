@@ -13,10 +13,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.activation import Activation, identity
-from onnx_lowrank.graph import GraphIndex, attribute, first_output, fresh_name, inner_nodes
+from onnx_lowrank.graph import FIRST_WITH_ARITHMETIC, GraphIndex, attribute, first_output, fresh_name, inner_nodes
 from onnx_lowrank.layer import Geometry, Layer, SkippedLayer, pointwise
 from onnx_lowrank.load.activations import find_activation
-from onnx_lowrank.load.fold import Along, Folded, fold_affine
+from onnx_lowrank.load.fold import SUMS, Along, Folded, fold_affine
 
 Shape = tuple[int, ...]
 
@@ -38,7 +38,7 @@ def weighted_tensors(model: onnx.ModelProto) -> list[str]:
     """Tensors whose shapes `find_layers` wants to know: around every Conv, Gemm and MatMul, and what is added."""
     constants = {tensor.name for tensor in model.graph.initializer}
     names = [name for node in model.graph.node if node.op_type in COUNTED for name in (node.input[0], node.output[0])]
-    names += [name for node in model.graph.node if node.op_type == "Add" for name in node.input]
+    names += [name for node in model.graph.node if node.op_type in SUMS for name in node.input]
     return [name for name in dict.fromkeys(names) if name not in constants]
 
 
@@ -105,7 +105,7 @@ def _examine(
     size = _size(index, node, weight, shapes, samples)
     if node.input[0] not in shapes:
         return SkippedLayer(name, node.op_type, "its input is constant", *size)
-    reason = _why_not(node, weight, shapes, samples) or _quantized(index, node)
+    reason = _why_not(index, node, weight, shapes, samples) or _quantized(index, node)
     if reason is not None:
         return SkippedLayer(name, node.op_type, reason, *size)
     response = shapes[node.output[0]]
@@ -135,7 +135,9 @@ def _weight(index: GraphIndex, node: onnx.NodeProto) -> NDArray[Any] | None:
     return index.constant(node.input[1])
 
 
-def _why_not(node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int) -> str | None:
+def _why_not(
+    index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int
+) -> str | None:
     """Why a node with a constant weight is not factorized; None where it is."""
     if node.domain not in {"", "ai.onnx"}:
         return f"operator of domain {node.domain}"
@@ -144,6 +146,8 @@ def _why_not(node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Sh
     if 0 in weight.shape:
         return "it has no channels"
     if node.op_type != "Conv":
+        if index.opset < FIRST_WITH_ARITHMETIC:
+            return f"opset {index.opset} has no Add that onnxruntime knows: convert the model to a newer one"
         return _why_not_dense(node, weight, shapes, samples)
     if not 1 <= weight.ndim - 2 <= _MOST_AXES:
         return f"{weight.ndim - 2}-D convolution: 1-D to {_MOST_AXES}-D are factorized"
@@ -191,10 +195,10 @@ def _behind(
 ) -> tuple[Activation, str | None]:
     """The activation a response goes through, and the tensor added to it before that."""
     node = index.only_consumer(response)
-    if node is not None and node.op_type == "Add":
+    if node is not None and node.op_type in SUMS:
         others = [name for name in node.input if name != response]
         activation = find_activation(index, node.output[0], along)
-        summed = len(others) == 1 and shapes.get(others[0]) == shapes.get(response)
+        summed = len(others) == 1 and len(node.input) == 2 and shapes.get(others[0]) == shapes.get(response)
         if summed and activation.name != "identity" and others[0] in index.varying:
             return activation, others[0]
         return identity(), None  # added linearly: the sum's error is the response's

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.graph import GraphIndex, attribute
 
+SUMS = frozenset({"Add", "Sum"})  # the latter of two, as Caffe2 exports
+
 
 @dataclass(frozen=True, eq=False)
 class Folded:
@@ -107,15 +109,15 @@ def _affine(
     """Scale and offset per channel, each shape (d,), of a node that does nothing else; None for any other."""
     if node.op_type == "BatchNormalization" and node.input[0] == tensor and along.second:
         return _batch_normalization(index, node)
-    if node.op_type not in {"Add", "Mul"}:
+    if node.op_type not in {*SUMS, "Mul"}:
         return None
     others = [name for name in node.input if name != tensor]
-    value = index.constant(others[0]) if len(others) == 1 else None
+    value = index.constant(others[0]) if len(others) == 1 and len(node.input) == 2 else None
     values = None if value is None else along.values(value)
     if values is None:
         return None
     ones, zeros = np.ones(along.filters), np.zeros(along.filters)
-    return (ones, values) if node.op_type == "Add" else (values, zeros)
+    return (ones, values) if node.op_type in SUMS else (values, zeros)
 
 
 def _batch_normalization(

@@ -212,8 +212,9 @@ def last(model: onnx.ModelProto) -> Layer:
 
 
 @pytest.mark.parametrize("order", ["c, shortcut", "shortcut, c"])
-def test_residual_sum_and_relu(order: str) -> None:
-    model = residual_network(f"sum = Add({order}) y = Relu(sum)")
+@pytest.mark.parametrize("operator", ["Add", "Sum"])
+def test_residual_sum_and_relu(operator: str, order: str) -> None:
+    model = residual_network(f"sum = {operator}({order}) y = Relu(sum)")
     layer = last(model)
     assert (layer.activation.name, layer.residual, layer.response) == ("relu", "shortcut", "c")
     values = run(model, {"x": X}, ["c", "shortcut", "y"])
@@ -258,6 +259,8 @@ def test_both_sides_of_a_sum_are_residuals_of_each_other() -> None:
         ("sum = Add(c, map) y = Relu(sum)", {"map": normal(9, 1, D, 6, 5)}),  # a constant map
         ("sum = Add(c, c) y = Relu(sum)", {}),
         ("sum = Sub(c, shortcut) y = Relu(sum)", {}),
+        ("sum = Sum(c, shortcut, side) y = Relu(sum)", {}),
+        ("sum = Sum(c, shortcut, c) y = Relu(sum)", {}),
         ("sum = Add(c, shortcut) r = Relu(sum) y = Add(r, sum)", {}),  # the sum goes on by itself
     ],
 )

@@ -273,7 +273,7 @@ def test_integer_weights() -> None:
         "g (int32[N,4,9,8] x) => (int32[N,6,7,6] y) { y = Conv(x, w) }", {"w": np.ones((6, 4, 3, 3), np.int32)}
     )
     _, (skipped,) = find_layers(model, {"x": X.shape, "y": (3, 6, 7, 6)})
-    assert skipped.reason == "int32 weights: only float16, float32 and float64 are factorized"
+    assert skipped.reason == "int32 weights: only float16, bfloat16, float32 and float64 are factorized"
 
 
 def test_integer_convolutions_are_listed() -> None:

@@ -69,7 +69,7 @@ def test_channels_whose_variance_is_zero() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1), (1, 1, 1, 1), (D, 1, 1), (1, D, 1, 1)])
-@pytest.mark.parametrize("operator", ["Add", "Mul"])
+@pytest.mark.parametrize("operator", ["Add", "Mul", "Sum"])
 @pytest.mark.parametrize("order", ["c, k", "k, c"])
 def test_added_and_multiplied_constants(shape: tuple[int, ...], operator: str, order: str) -> None:
     check(network(f"n = {operator}({order})  y = Relu(n)", {"k": normal(3, *shape)}), "n", ("c", "n"))
@@ -104,6 +104,8 @@ def test_any_row_of_them(steps: list[str], bias: bool) -> None:
         ("n = Mul(c, k)  y = Relu(n)", {"k": normal(3, 3, 1)}),  # per row
         ("n = Mul(c, c)  y = Relu(n)", {}),
         ("n = Add(c, c)  y = Relu(n)", {}),
+        ("n = Sum(c, k, c)  y = Relu(n)", {"k": np.float32(1)}),
+        ("n = Sum(c)  y = Relu(n)", {}),
         ("m = ReduceMean<axes=[2,3]>(x)  s = ReduceMax<axes=[1]>(m)  n = Mul(c, s)  y = Relu(n)", {}),
         ("n = Sub(c, k)  y = Relu(n)", {"k": np.float32(1)}),
         ("n = BatchNormalization(c, gamma, beta, mean, var)  y = Add(n, c)", NORMALIZATION),  # c is read twice
