@@ -140,6 +140,11 @@ def names_in_use(model: onnx.ModelProto) -> set[str]:
     return names
 
 
+def own_name(*parts: str) -> str:
+    """A name for a tensor that is added to a network to look at it: none that a network has."""
+    return "/".join(("onnx_lowrank:look", *parts))
+
+
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """Value of a node's attribute, text as str; ``default`` where it is not set."""
     for each in node.attribute:

@@ -180,6 +180,7 @@ def open_network(
     loaded, inputs = _that_runs(original, provider, name)
     if not inputs:
         raise ModelError(f"{name}: it has no inputs: there is nothing to feed samples to")
+    inputs = _with_axes(inputs, loaded, input_shapes, name)
     return Network(loaded, original, name, provider, inputs).with_constants(constants or {}).with_shapes(input_shapes)
 
 
@@ -298,6 +299,20 @@ def _expressions(option: str, patterns: Sequence[str], names: Sequence[str]) -> 
             )
         compiled.append(expression)
     return compiled
+
+
+def _with_axes(
+    inputs: Sequence[TensorSpec], model: onnx.ModelProto, shapes: Shapes, where: str
+) -> tuple[TensorSpec, ...]:
+    """Inputs whose number of axes the model does not say get that of the shape the user gave."""
+    unknown = {value.name for value in model.graph.input if not value.type.tensor_type.HasField("shape")}
+    found = []
+    for spec in inputs:
+        given = shapes.get(spec.name) or (shapes.get("") if len(inputs) == 1 else None)
+        if spec.name in unknown and given is None:
+            raise ModelError(f"{where}: input '{spec.name}' has no shape: pass --input-shapes {spec.name}:1,3,224,224")
+        found.append(replace(spec, shape=(None,) * len(given)) if spec.name in unknown and given else spec)
+    return tuple(found)
 
 
 def _with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpec, ...]:

@@ -8,6 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LARGEST = 1e15  # sums of squares of larger numbers do not fit into float32
+
+
+def not_usable(rows: NDArray[Any]) -> bool:
+    """Whether there is a number among the rows that is NaN, infinite, or too large to reckon with."""
+    return not bool((np.abs(rows) <= LARGEST).all())
+
 
 @dataclass(frozen=True, eq=False)
 class Targets:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_lowrank.errors import MissingDependencyError, ModelError
-from onnx_lowrank.graph import extract
+from onnx_lowrank.graph import extract, own_name
 from onnx_lowrank.tensor_spec import TensorSpec
 from onnx_lowrank.tensors import is_external, values
 
@@ -200,12 +200,13 @@ def observe_shapes(
     unknown = [name for name in tensors if name not in known]
     if not unknown:
         return {name: known[name] for name in tensors}
-    nodes = [onnx.helper.make_node("Shape", [name], [f"{name}/shape"]) for name in unknown]
-    outputs = [onnx.helper.make_tensor_value_info(f"{name}/shape", TensorProto.INT64, None) for name in unknown]
+    found = {name: own_name(name, "shape") for name in unknown}
+    nodes = [onnx.helper.make_node("Shape", [name], [shape]) for name, shape in found.items()]
+    outputs = [onnx.helper.make_tensor_value_info(shape, TensorProto.INT64, None) for shape in found.values()]
     inputs = [value for value in model.graph.input if value.name in feeds]
     # Optimized, a shape that the graph promises would be taken for granted.
     shapes = Session(extract(model, inputs, outputs, nodes), provider, optimized=False).run(feeds)
-    known |= {name: tuple(int(size) for size in shapes[f"{name}/shape"]) for name in unknown}
+    known |= {name: tuple(int(size) for size in shapes[shape]) for name, shape in found.items()}
     return {name: known[name] for name in tensors}
 
 

@@ -175,3 +175,13 @@ def test_a_network_without_inputs() -> None:
     )
     with pytest.raises(ModelError, match="it has no inputs: there is nothing to feed samples to"):
         inspect(model)
+
+
+def test_inputs_whose_number_of_axes_is_open() -> None:
+    model = build("g (float[N,3,12,12] x) => (float[N,8,10,10] y) { y = Conv(x, w) }", {"w": filters(0, 8, 3, 3, 3)})
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(ModelError, match="input 'x' has no shape: pass --input-shapes x:1,3,224,224"):
+        inspect(model)
+    assert inspect(model, input_shapes={"": (1, 3, 12, 12)}).macs == 100 * 8 * 27
+    result = convert(model, images(30), speedup=1.5, input_shapes={"x": (1, 3, 12, 12)}, bench=False, rank_multiple=1)
+    assert result.report.speedup >= 1.5

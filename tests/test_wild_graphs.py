@@ -211,6 +211,25 @@ def test_a_function_without_layers_stays_a_function() -> None:
     assert [function.name for function in result.model.functions] == ["doubled"]
 
 
+def test_names_that_we_might_want_ourselves() -> None:
+    graph = """g (float[N,3,8,8] x) => (float[N,6,8,8] y) {
+        [c1] c = Conv <pads = [1, 1, 1, 1]> (x, w1)
+        inputs = Relu (c)
+        [inputs] d = Conv <pads = [1, 1, 1, 1]> (inputs, w2)
+        s = Add (d, inputs)
+        y = Relu (s)
+    }"""
+    model = build(graph, WEIGHTS)
+    for old, new in (("c", "d/shape"), ("d", "inputs/input/rows"), ("s", "c1/lowrank_0/output")):
+        for node in model.graph.node:
+            for field in (node.input, node.output):
+                for place, name in enumerate(field):
+                    field[place] = new if name == old else name
+    result = convert(model, {"x": IMAGES}, speedup=1.2, rank_multiple=1, bench=False)
+    assert result.model is not None
+    assert 0 < relative(run(model, {"x": IMAGES})["y"], run(result.model, {"x": IMAGES})["y"]) < 0.3
+
+
 def test_a_fully_connected_layer_of_an_opset_without_sums_stays() -> None:
     graph = """g (float[N,3,8,8] x) => (float[N,6,8,6] y) {
         c1 = Conv <pads = [1, 1, 1, 1]> (x, w1)

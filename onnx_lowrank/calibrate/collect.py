@@ -13,7 +13,7 @@ from onnx_lowrank.calibrate.sampling import Ints, Tap, patch_indices, patch_tap,
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import extract
 from onnx_lowrank.layer import Layer
-from onnx_lowrank.responses import Probe, Targets
+from onnx_lowrank.responses import LARGEST, Probe, Targets, not_usable
 from onnx_lowrank.runtime import Provider, Session
 
 Batch = Mapping[str, NDArray[Any]]
@@ -41,7 +41,7 @@ def collect_targets(
         Targets by layer name, rows image by image.
 
     Raises:
-        CalibrationError: a response is NaN or infinite.
+        CalibrationError: a response is NaN, infinite, or too large to reckon with.
     """
     probes = probes or {}
     taps = {layer.name: _taps(layer, probed=layer.name in probes) for layer in layers}
@@ -86,10 +86,10 @@ def _targets(
 ) -> Targets:
     found = {role: np.concatenate(rows.pop(tap.output.name)).astype(np.float32) for role, tap in taps.items()}
     for role, values in found.items():
-        if not np.isfinite(values).all():
+        if not_usable(values):
             raise CalibrationError(
-                f"{layer.op} '{layer.name}': its {role} is NaN or infinite in the original network: "
-                "check the model's weights and the preprocessing of the data"
+                f"{layer.op} '{layer.name}': its {role} is NaN, infinite or beyond {LARGEST:g} in the original "
+                "network: check the model's weights and the preprocessing of the data"
             )
     if probe is None:
         return Targets(found["response"], found.get("residual"))

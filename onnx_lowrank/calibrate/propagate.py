@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate.sampling import Ints, patch_indices, patch_tap
+from onnx_lowrank.calibrate.sampling import Ints, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import ancestors, extract, reads
 from onnx_lowrank.layer import Layer
+from onnx_lowrank.responses import LARGEST, not_usable
 from onnx_lowrank.runtime import Provider, Session
 
 Batch = dict[str, NDArray[Any]]
@@ -56,7 +57,7 @@ class Propagation:
             Input patches at the sampled positions, shape (n, c, kh, kw), float32.
 
         Raises:
-            CalibrationError: an input is NaN or infinite.
+            CalibrationError: an input is NaN, infinite, or too large to reckon with.
         """
         cut = self._cuts[0].keys()
         segment = ancestors(model, [layer.input], cut)
@@ -67,7 +68,7 @@ class Propagation:
             positions = self._positions[layer.name][first : first + count]
             feeds = {name: batch[name] for name in inputs} | patch_indices(layer, positions)
             found = session.run(feeds)
-            patches = found.pop(f"{layer.name}/inputs/rows").reshape(-1, layer.channels, *layer.kernel)
+            patches = found.pop(patch_rows(layer)).reshape(-1, layer.channels, *layer.kernel)
             rows.append(patches.astype(np.float32, copy=False))
             for name in [name for name in batch if name not in keep]:
                 del batch[name]
@@ -103,9 +104,9 @@ class Propagation:
 
 
 def _finite(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
-    if not np.isfinite(rows).all():
+    if not_usable(rows):
         raise CalibrationError(
-            f"{layer.op} '{layer.name}': its input is NaN or infinite in the converted network: "
+            f"{layer.op} '{layer.name}': its input is NaN, infinite or beyond {LARGEST:g} in the converted network: "
             "convert at a lower speedup, or leave the layers before it out with --exclude"
         )
     return rows

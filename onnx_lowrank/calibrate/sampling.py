@@ -24,6 +24,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_lowrank.graph import own_name
 from onnx_lowrank.layer import Layer
 
 Ints = NDArray[np.int64]
@@ -68,7 +69,7 @@ def response_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
     """Feeds for a `response_tap`: positions of shape (N, P) of one batch."""
     image = np.arange(len(positions))[:, None] * (layer.filters * prod(layer.positions))
     place = positions * layer.filters if layer.channels_last else positions
-    return {f"{layer.name}/positions": (image + place)[:, :, None]}
+    return {own_name(layer.name, "positions"): (image + place)[:, :, None]}
 
 
 def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
@@ -79,22 +80,21 @@ def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
         tensor: the response, or a residual of the same shape.
         element_type: ONNX element type of the tensor.
     """
-    prefix = f"{layer.name}/{tensor}"
-    names = [f"{prefix}/{part}" for part in ("flat_shape", "offsets", "flat", "index", "rows")]
-    flat_shape, offsets, flat, index, rows = names
+    parts = ("flat_shape", "offsets", "flat", "index", "rows")
+    flat_shape, offsets, flat, index, rows = (own_name(layer.name, "response", tensor, part) for part in parts)
     step = 1 if layer.channels_last else prod(layer.positions)
     channel_offsets = np.arange(layer.filters).reshape(1, 1, -1) * step
     return Tap(
         nodes=[
             helper.make_node("Reshape", [tensor, flat_shape], [flat]),
-            helper.make_node("Add", [f"{layer.name}/positions", offsets], [index]),
+            helper.make_node("Add", [own_name(layer.name, "positions"), offsets], [index]),
             helper.make_node("Gather", [flat, index], [rows]),
         ],
         constants=[
             numpy_helper.from_array(np.array([-1]), flat_shape),
             numpy_helper.from_array(channel_offsets, offsets),
         ],
-        inputs=[helper.make_tensor_value_info(f"{layer.name}/positions", TensorProto.INT64, None)],
+        inputs=[helper.make_tensor_value_info(own_name(layer.name, "positions"), TensorProto.INT64, None)],
         output=helper.make_tensor_value_info(rows, element_type, None),
     )
 
@@ -114,8 +114,8 @@ def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
     flat = np.ravel_multi_index(tuple(axes), layer.input_size)
     base = image + (flat * layer.channels if layer.channels_last else flat)
     return {
-        f"{layer.name}/patches": base[:, :, None, :],
-        f"{layer.name}/inside": inside[:, :, None, :].astype(layer.weight.dtype),
+        own_name(layer.name, "patches"): base[:, :, None, :],
+        own_name(layer.name, "inside"): inside[:, :, None, :].astype(layer.weight.dtype),
     }
 
 
@@ -126,19 +126,20 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
         layer: the layer; its ``input`` tensor is read.
         element_type: ONNX element type of that tensor.
     """
-    parts = ("flat_shape", "offsets", "row_shape", "flat", "index", "gathered", "masked", "rows")
-    flat_shape, offsets, row_shape, flat, index, gathered, masked, rows = (
-        f"{layer.name}/inputs/{part}" for part in parts
+    parts = ("flat_shape", "offsets", "row_shape", "flat", "index", "gathered", "masked")
+    flat_shape, offsets, row_shape, flat, index, gathered, masked = (
+        own_name(layer.name, "input", part) for part in parts
     )
+    rows = patch_rows(layer)
     size = layer.channels * prod(layer.kernel)
     step = 1 if layer.channels_last else prod(layer.input_size)
     channel_offsets = np.arange(layer.channels).reshape(1, 1, -1, 1) * step
     return Tap(
         nodes=[
             helper.make_node("Reshape", [layer.input, flat_shape], [flat]),
-            helper.make_node("Add", [f"{layer.name}/patches", offsets], [index]),
+            helper.make_node("Add", [own_name(layer.name, "patches"), offsets], [index]),
             helper.make_node("Gather", [flat, index], [gathered]),
-            helper.make_node("Mul", [gathered, f"{layer.name}/inside"], [masked]),
+            helper.make_node("Mul", [gathered, own_name(layer.name, "inside")], [masked]),
             helper.make_node("Reshape", [masked, row_shape], [rows]),
         ],
         constants=[
@@ -147,11 +148,16 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
             numpy_helper.from_array(np.array([0, 0, size]), row_shape),
         ],
         inputs=[
-            helper.make_tensor_value_info(f"{layer.name}/patches", TensorProto.INT64, None),
-            helper.make_tensor_value_info(f"{layer.name}/inside", element_type, None),
+            helper.make_tensor_value_info(own_name(layer.name, "patches"), TensorProto.INT64, None),
+            helper.make_tensor_value_info(own_name(layer.name, "inside"), element_type, None),
         ],
         output=helper.make_tensor_value_info(rows, element_type, None),
     )
+
+
+def patch_rows(layer: Layer) -> str:
+    """Name of what a `patch_tap` hands out."""
+    return own_name(layer.name, "input", "rows")
 
 
 def leading_pads(layer: Layer) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.load.order import sort_nodes
 from onnx_lowrank.tensors import can_be_mapped, every_tensor, is_external, put_inside, put_outside
 
 MOST_IN_MEMORY = 2**30  # bytes of external data that are read into the model
@@ -20,17 +21,19 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         model: path of an ``.onnx`` file, external data beside it, or a model.
 
     Returns:
-        The model, external weights loaded; where they are more than `MOST_IN_MEMORY`, its initializers stay outside
-        and name their file by its absolute path.
+        The model, its nodes in order, external weights loaded; where they are more than `MOST_IN_MEMORY`, its
+        initializers stay outside and name their file by its absolute path.
 
     Raises:
-        ModelError: no such file, not an ONNX model, truncated, or external data missing or outside the model's folder.
+        ModelError: no such file, not an ONNX model, truncated, external data missing or outside the model's folder, or
+            nodes that wait for each other.
     """
     if isinstance(model, onnx.ModelProto):
         if any(map(is_external, every_tensor(model))):
             raise ModelError("model in memory: some of its weights are in other files: save it and pass its path")
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
+        sort_nodes(copy.graph, "model in memory")
         return copy
     path = Path(model)
     if not path.is_file():
@@ -45,6 +48,7 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     if not loaded.graph.node or not loaded.graph.output or not loaded.ir_version:
         raise ModelError(f"{path}: not an ONNX model (no graph in it): export or copy it again")
     _load_external_data(loaded, path)
+    sort_nodes(loaded.graph, str(path))
     return loaded
 
 

@@ -161,3 +161,46 @@ def test_random_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "net.onnx").write_bytes(content)
     with pytest.raises(ModelError, match="not an ONNX model"):
         read_model(tmp_path / "net.onnx")
+
+
+# Order of nodes
+
+
+def unsorted() -> onnx.ModelProto:
+    model = build(
+        """g (float[N,3,8,8] x) => (float[N,4,8,8] y)
+            { c = Conv<pads=[1,1,1,1]>(x, w)  r = Relu(c)  s = Add(r, c)  y = Tanh(s) }""",
+        {"w": filters(0, 4, 3, 3, 3)},
+    )
+    nodes = list(reversed(model.graph.node))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def test_nodes_out_of_order_are_sorted(tmp_path: Path) -> None:
+    onnx.save(unsorted(), tmp_path / "net.onnx")
+    for source in (unsorted(), tmp_path / "net.onnx"):
+        read = read_model(source)
+        assert [node.op_type for node in read.graph.node] == ["Conv", "Relu", "Add", "Tanh"]
+        onnx.checker.check_model(read)
+
+
+def test_nodes_in_order_stay_as_they_are() -> None:
+    model = small()
+    assert list(read_model(model).graph.node) == list(model.graph.node)
+
+
+def test_nodes_that_wait_for_each_other_are_refused() -> None:
+    model = unsorted()
+    model.graph.node[2].input[0] = "y"  # Relu
+    with pytest.raises(ModelError, match=r"model in memory: nodes wait for each other \('.*' <- .*\): export it again"):
+        read_model(model)
+
+
+def test_two_makers_of_a_tensor_are_refused(tmp_path: Path) -> None:
+    model = unsorted()
+    model.graph.node[0].output[0] = "c"
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=r"net\.onnx: two nodes make the tensor 'c', one is wanted: export it again"):
+        read_model(tmp_path / "net.onnx")
