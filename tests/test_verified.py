@@ -152,3 +152,35 @@ def test_an_output_that_is_infinite_all_over_is_the_originals_fault() -> None:
         ModelError, match="output 'endless': nothing but NaN or infinity comes out of the original network"
     ):
         convert(model, {"x": images(30)}, **QUICK)
+
+
+def test_texts_sequences_and_maps_are_kept_and_not_compared() -> None:
+    """As classifiers exported by scikit-learn's converters have them."""
+    graph = """g (float[N, 3, 12, 12] x) => (float[N, 4] scores, string[N] label) {
+        c1 = Conv <pads = [1, 1, 1, 1]> (x, w1)
+        r1 = Relu (c1)
+        c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2)
+        p = GlobalAveragePool (c2)
+        scores = Flatten (p)
+        best = ArgMax <axis = 1, keepdims = 0> (scores)
+        label = Gather (names, best)
+        list = SplitToSequence <axis = 1> (scores)
+        map = ai.onnx.ml.ZipMap <classlabels_strings = ["a", "b", "c", "d"]> (scores)
+    }"""
+    model = build(graph, {"w1": filters(0, 8, 3, 3, 3), "w2": filters(1, 4, 8, 3, 3)})
+    names = onnx.helper.make_tensor("names", onnx.TensorProto.STRING, [4], [b"a", b"b", b"c", b"d"])
+    model.graph.initializer.append(names)
+    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 1))
+    floats = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+    numbers = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [])
+    kinds = {
+        "list": onnx.helper.make_sequence_type_proto(floats),
+        "map": onnx.helper.make_sequence_type_proto(onnx.helper.make_map_type_proto(onnx.TensorProto.STRING, numbers)),
+    }
+    model.graph.output.extend(onnx.helper.make_value_info(name, kind) for name, kind in kinds.items())
+    result = convert(model, {"x": images(30)}, speedup=1.5, rank_multiple=1)
+    assert result.model is not None
+    assert [output.name for output in result.model.graph.output] == ["scores", "label", "list", "map"]
+    assert result.report.verification is not None
+    assert result.report.verification["outputs"].keys() == {"scores"}
+    assert result.report.latency is not None

@@ -113,7 +113,9 @@ def _examine(
     along = Along(len(filters), axes - 2 if node.op_type == "Conv" else 0, axes)
     folded = fold_affine(index, node, filters, along)
     if folded is None:
-        return SkippedLayer(name, node.op_type, "its bias is computed at run time", *size)
+        computed = index.constant(node.input[2]) is None
+        why = "its bias is computed at run time" if computed else "its bias is not one number per filter"
+        return SkippedLayer(name, node.op_type, why, *size)
     rows = (prod(response[:-1]) // samples,)
     sizes = (response[2:], shapes[node.input[0]][2:]) if node.op_type == "Conv" else (rows, rows)
     return _layer(node, name, folded, _behind(index, folded.response, along, shapes), sizes)
