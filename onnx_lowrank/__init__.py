@@ -1,13 +1,17 @@
 """Makes convolutional ONNX models faster by low-rank factorization, without training."""
 
-from onnx_lowrank.benchmark import Benchmark, ModelTiming, bench
-from onnx_lowrank.calibrate import Preprocessing, preset
-from onnx_lowrank.examine import Inspection, compare, inspect
-from onnx_lowrank.pipeline import Result, convert
-from onnx_lowrank.plan import LayerPlan, RankPlan
-from onnx_lowrank.settings import Settings
-from onnx_lowrank.verify import Pace
-from onnx_lowrank.version import __version__
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_lowrank.benchmark import Benchmark, ModelTiming, bench
+    from onnx_lowrank.calibrate import Preprocessing, preset
+    from onnx_lowrank.examine import Inspection, compare, inspect
+    from onnx_lowrank.pipeline import Result, convert
+    from onnx_lowrank.plan import LayerPlan, RankPlan
+    from onnx_lowrank.settings import Settings
+    from onnx_lowrank.verify import Pace
+    from onnx_lowrank.version import __version__
 
 __all__ = [
     "Benchmark",
@@ -26,3 +30,27 @@ __all__ = [
     "inspect",
     "preset",
 ]
+
+# Imported when they are asked for: the command line can then be interrupted while it starts, which takes a second.
+_HOMES = {
+    **dict.fromkeys(["Benchmark", "ModelTiming", "bench"], "benchmark"),
+    **dict.fromkeys(["Preprocessing", "preset"], "calibrate"),
+    **dict.fromkeys(["Inspection", "compare", "inspect"], "examine"),
+    **dict.fromkeys(["Result", "convert"], "pipeline"),
+    **dict.fromkeys(["LayerPlan", "RankPlan"], "plan"),
+    "Settings": "settings",
+    "Pace": "verify",
+    "__version__": "version",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name."""
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names too that nobody has asked for yet."""
+    return sorted({*globals(), *__all__})
