@@ -99,7 +99,34 @@ def convert(
     References:
         Zhang, Zou, He, Sun 2015, arXiv:1505.06798.
     """
-    settings = replace(settings or Settings(), **changes)
+    with conversion(
+        model,
+        data,
+        replace(settings or Settings(), **changes),
+        preprocessing=preprocessing,
+        output=output,
+        dry_run=dry_run,
+        progress=progress,
+    ) as result:
+        return result
+
+
+@contextmanager
+def conversion(
+    model: str | Path | onnx.ModelProto,
+    data: Any,
+    settings: Settings,
+    *,
+    preprocessing: Preprocessing | None = None,
+    output: str | Path | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Result]:
+    """What `convert` does; the written file gets its name when the block ends well, and goes away when it does not.
+
+    Yields:
+        What `convert` returns, to be written beside.
+    """
     if output is not None and not dry_run:
         check_writable(Path(output), force=True)
     with threadpool_limits(settings.threads):
@@ -113,7 +140,8 @@ def convert(
         with job.watch.measure("ranks"):
             plan = choose_ranks(job, measure_errors(job, targets))
         if dry_run:
-            return Result(None, plan, account(job, plan, Outcome()))
+            yield Result(None, plan, account(job, plan, Outcome()))
+            return
         solved, passes = _solve_layers(job, plan, targets)
         converted = _rewritten(job, solved)
         _sign(converted, job, plan)
@@ -122,8 +150,9 @@ def convert(
                 comparison = verify_conversion(job, plan, file)
             with job.watch.measure("bench"):
                 latency = _time(job, plan, file)
-        errors = {layer.name: factors.errors for layer, factors in solved}
-        return Result(converted, plan, account(job, plan, Outcome(errors, passes, comparison, latency), output))
+            errors = {layer.name: factors.errors for layer, factors in solved}
+            outcome = Outcome(errors, passes, comparison, latency)
+            yield Result(converted, plan, account(job, plan, outcome, output))
 
 
 def _solve_layers(job: Job, plan: RankPlan, targets: dict[str, Targets]) -> tuple[list[tuple[Layer, Factors]], float]:

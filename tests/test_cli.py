@@ -226,7 +226,7 @@ def test_nan_in_weights(folder: Path) -> None:
     spoiled[0] = np.nan
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(spoiled, "w1"))
     onnx.save(model, "nan.onnx")
-    assert "NaN or infinite in the original network" in fails(folder, "nan.onnx", "o.onnx", "--data", "data.npy")
+    assert "NaN, infinite or beyond 1e+15 in the original network" in fails(folder, "nan.onnx", "o.onnx", "--data", "data.npy")
 
 
 def test_external_data(folder: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_bug_is_one_line_too(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(pipeline, "convert", broken)
+    monkeypatch.setattr(pipeline, "conversion", broken)
     assert "unexpected ZeroDivisionError: oops: run again with --debug" in fails(
         folder, "in.onnx", "o.onnx", "--data", "data.npy"
     )
@@ -382,3 +382,44 @@ def test_interrupted_in_the_middle_nothing_is_left(tmp_path: Path, number: signa
     assert process.returncode == (130 if number == signal.SIGINT else 128 + number)
     assert "Traceback" not in rest
     assert [path.name for path in tmp_path.iterdir()] == ["digits.npy"]
+
+
+@pytest.mark.parametrize("lost", ["r/a.json", "r/plan.json"])
+def test_nothing_is_written_where_a_report_cannot_be(folder: Path, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    """The place of a report goes away while the network is converted."""
+    (folder / "r").mkdir()
+    replace = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if str(target) == lost:
+            raise PermissionError(1, "Operation not permitted")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    words = ["in.onnx", "o.onnx", "--data", "data.npy", "--speedup", "2", "--quiet", "--no-bench"]
+    written = ["--report", "r/a.json", "--save-plan", "r/plan.json"]
+    if lost == "r/a.json":
+        written = written[:2]
+    assert f"{lost}: cannot be written (Operation not permitted)" in fails(folder, *words, *written)
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((f"{LONG}.onnx", "o.onnx"), 2, "cannot be the name of a file"),
+        (("in.onnx", f"{LONG}.onnx"), 2, "cannot be the name of a file"),
+        (("in.onnx", "o.onnx", "--report", f"{LONG}.json"), 2, "cannot be the name of a file"),
+        (("in.onnx", "o.onnx", "--data-loader", f"{LONG}.py:f"), 1, "looking for it failed with OSError"),
+        (("in.onnx", "o.onnx", "--data", LONG), 1, "File name too long"),
+        (("in.onnx", "o.onnx", "--threads", "10000"), 2, "10000 is not in the range 1<=x<=256"),
+    ],
+)
+def test_names_and_numbers_beyond_all_bounds(folder: Path, words: tuple[str, ...], code: int, message: str) -> None:
+    result = call(*words)
+    assert result.exit_code == code
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.stderr
+    assert not (folder / "o.onnx").exists()

@@ -620,9 +620,7 @@ def test_weights_that_are_not_finite() -> None:
     weights = initializers(model)["w1"].copy()
     weights[0, 0, 0, 0] = np.inf
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(weights, "w1"))
-    with pytest.raises(
-        CalibrationError, match="Conv 'conv1': its response is NaN, infinite or beyond 1e.15 in the"
-    ):
+    with pytest.raises(CalibrationError, match="Conv 'conv1': its response is NaN, infinite or beyond 1e.15 in the"):
         converted(model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.report import headline, layer_table
-from onnx_lowrank.rewrite import write_text
+from onnx_lowrank.rewrite import staged_text
 from onnx_lowrank.settings import COSTS, METHODS, REFINEMENTS, Settings
 from onnx_lowrank.version import __version__
 
@@ -85,14 +86,17 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     options["speedup"] = _number(options["speedup"])
     plan = read_plan(plan_file) if plan_file else None
     settings = Settings(plan=plan, **read_inputs(options), **options)
-    with watching(quiet=quiet) as watch:
-        result = pipeline.convert(
+    with (
+        watching(quiet=quiet) as watch,
+        pipeline.conversion(
             model, data, settings, preprocessing=preprocessing, output=output, dry_run=dry_run, progress=watch
-        )
-    for report in reports:
-        write_text(report, result.report.to_json())
-    if save_plan:
-        write_text(save_plan, result.plan.to_json())
+        ) as result,
+        ExitStack() as beside,  # closed first: what is written beside the model is there before it, or nothing is
+    ):
+        for report in reports:
+            beside.enter_context(staged_text(report, result.report.to_json()))
+        if save_plan:
+            beside.enter_context(staged_text(save_plan, result.plan.to_json()))
     if not quiet:
         _show(result)
 

@@ -27,7 +27,7 @@ def load_batches(reference: str) -> Iterator[Any]:
     path = Path(file)
     if not (colon and name):
         raise _error(reference, "no function named", "write it as file.py:function")
-    if not path.is_file():
+    if not _guarded(path.is_file, reference, "looking for it"):
         raise _error(reference, f"no such file '{path}'", "check the path")
     function = _function(path, name, reference)
     batches = _guarded(function, reference, "calling it")

@@ -20,13 +20,18 @@ _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
 
 
 class FilePath(click.ParamType):
-    """A path, left for the package to check, whose messages say what to do."""
+    """A path that a file can have; the package checks the rest, whose messages say what to do."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Text to path."""
-        return Path(value)
+        path = Path(value)
+        try:
+            path.exists()
+        except (OSError, ValueError) as error:  # too long, for one
+            self.fail(f"'{value}' cannot be the name of a file ({error})", param, ctx)
+        return path
 
 
 class Numbers(click.ParamType):
@@ -129,7 +134,8 @@ def provider_options(function: Function) -> Function:
         function,
         click.option("--provider", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto",
                      metavar="NAME"),
-        click.option("--threads", type=click.IntRange(1), metavar="N", help="auto, cpu, cuda or tensorrt; threads"),
+        click.option("--threads", type=click.IntRange(1, 256), metavar="N",
+                     help="auto, cpu, cuda or tensorrt; threads"),
     )  # fmt: skip
 
 
@@ -154,12 +160,19 @@ def read_data(data: Sequence[str], loader: str | None) -> Any:
         return load_batches(loader)
     if not data:
         return None
-    named = [_NAMED_PATH.fullmatch(each) if not Path(each).exists() else None for each in data]
+    named = [_NAMED_PATH.fullmatch(each) if not _exists(each) else None for each in data]
     if all(named):
         return by_name([(each["name"], each["path"]) for each in named if each is not None], "--data")
     if len(data) > 1:
         raise click.UsageError("several --data need the form NAME=PATH, one for each input of the model")
     return data[0]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def by_name(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:

@@ -36,7 +36,11 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         sort_nodes(copy.graph, "model in memory")
         return copy
     path = Path(model)
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise ModelError(f"{path}: cannot be the name of a file ({error}): check the path") from error
+    if not found:
         kind = "a folder" if path.is_dir() else "no such file"
         raise ModelError(f"{path}: {kind}, wanted an ONNX model: check the path")
     try:

@@ -2,7 +2,7 @@
 
 from onnx_lowrank.rewrite.layer_model import input_shape, layer_model
 from onnx_lowrank.rewrite.replace_layer import replace_layer
-from onnx_lowrank.rewrite.write import check_apart, check_writable, set_metadata, staged, write_text
+from onnx_lowrank.rewrite.write import check_apart, check_writable, set_metadata, staged, staged_text, write_text
 
 __all__ = [
     "check_apart",
@@ -12,5 +12,6 @@ __all__ = [
     "replace_layer",
     "set_metadata",
     "staged",
+    "staged_text",
     "write_text",
 ]

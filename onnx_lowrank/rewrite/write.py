@@ -25,11 +25,15 @@ def check_writable(path: Path, *, force: bool) -> None:
     Raises:
         OutputError: the file exists and ``force`` is not set, its folder is missing or not writable, or it is a folder.
     """
+    with _explained(path):  # a name may be too long to ask about
+        exists, is_file, has_folder = path.exists(), path.is_file(), path.parent.is_dir()
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, wanted a file name: add one")
-    if path.exists() and not force:
+    if exists and not is_file:
+        raise OutputError(f"{path}: is a device or a pipe, which renaming would replace: choose the name of a file")
+    if exists and not force:
         raise OutputError(f"{path}: exists already: choose another name, or overwrite it with --force")
-    if not path.parent.is_dir():
+    if not has_folder:
         raise OutputError(f"{path}: folder '{path.parent}' does not exist: make it first")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path}: folder '{path.parent}' is not writable: choose another, or change its permissions")
@@ -89,8 +93,9 @@ def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
             model.metadata_props.add(key=key, value=value)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is there whole or not at all.
+@contextlib.contextmanager
+def staged_text(path: Path, text: str) -> Iterator[None]:
+    """The same for a text file.
 
     Raises:
         OutputError: it cannot be written.
@@ -99,9 +104,21 @@ def write_text(path: Path, text: str) -> None:
     try:
         with _explained(path):
             temporary.write_text(text, encoding="utf-8")
+        yield
+        with _explained(path):
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with staged_text(path, text):
+        pass
 
 
 def _write(model: onnx.ModelProto, file: Path) -> None:

@@ -109,6 +109,21 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
 # Checks before a long conversion
 
 
+@pytest.mark.parametrize("force", [True, False])
+def test_devices_and_pipes_are_refused(tmp_path: Path, force: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/null"), tmp_path / "pipe"):
+        with pytest.raises(
+            OutputError, match="is a device or a pipe, which renaming would replace: choose"
+        ):
+            check_writable(path, force=force)
+
+
+def test_names_that_are_too_long_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written .File name too long."):
+        check_writable(tmp_path / ("x" * 300), force=False)
+
+
 def test_a_free_place_is_fine_and_nothing_is_made(tmp_path: Path) -> None:
     check_writable(tmp_path / "out.onnx", force=False)
     assert content(tmp_path) == []
