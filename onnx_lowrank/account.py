@@ -70,7 +70,7 @@ def account(job: Job, plan: RankPlan, outcome: Outcome, output: str | Path | Non
         ),
         calibration=Calibration(
             source=job.samples.source,
-            synthetic=False,
+            synthetic=job.samples.synthetic,
             images=images,
             positions_per_image=max(drawn.shape[1] for drawn in job.positions.values()),
             provider=job.network.provider.name,

@@ -22,6 +22,7 @@ from onnx_lowrank.calibrate import (
     layer_positions,
     open_samples,
     split_samples,
+    synthetic_samples,
 )
 from onnx_lowrank.calibrate.sampling import Ints, draw_positions
 from onnx_lowrank.layer import Layer, SkippedLayer
@@ -30,7 +31,6 @@ from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.prepare import (
     Feeds,
     Network,
-    check_has_data,
     choose_layers,
     leave_narrow_groups,
     open_network,
@@ -108,8 +108,7 @@ def prepare_job(
     watch = Stopwatch()
     provider = choose_provider(settings.provider, settings.threads)
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs)
-    check_has_data(data)
-    samples = open_samples(data, network.inputs, preprocessing)
+    samples = _samples(network, data, preprocessing, settings.seed)
     generator = np.random.default_rng(settings.seed)
     split = split_samples(samples, network.sampled, generator, settings.samples, settings.batch_size)
     first = network.sampled[0]
@@ -128,6 +127,17 @@ def prepare_job(
     return Job(
         network, samples, split, one_batch, layers, skipped, positions, probes, settings, progress, watch, clock, batch
     )
+
+
+def _samples(network: Network, data: Any, preprocessing: Preprocessing, seed: int) -> Samples:
+    """The data, or made-up images where there are none; said aloud."""
+    if data is not None:
+        return open_samples(data, network.inputs, preprocessing)
+    samples = synthetic_samples(network.inputs, preprocessing, seed)
+    log.warning(
+        "no data: made-up images take their place, real ones do better: pass --data with some of what it is for"
+    )
+    return samples
 
 
 def _within_reach(network: Network, split: Split, one: Feeds, two: Feeds) -> Split:

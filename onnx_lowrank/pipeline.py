@@ -81,7 +81,7 @@ def convert(
     Args:
         model: path of an ONNX file, or a model; not changed.
         data: sample inputs: path of an image folder, archive, ``.npy`` or ``.npz``; ``{input name: path}``; or an
-            iterable of batches ``{input name: array}``, first axis = samples.
+            iterable of batches ``{input name: array}``, first axis = samples. None: made-up images.
         settings: how to convert.
         preprocessing: of images; pixels / 255 if not given.
         output: where to write the result, once it is verified; an existing file is replaced. None writes nothing.

@@ -166,7 +166,7 @@ def test_data_by_name_and_from_a_loader(folder: Path) -> None:
         ([".", "o.onnx"], ".: a folder, wanted an ONNX model"),
         (["in.onnx", "nowhere/o.onnx"], "nowhere/o.onnx: folder 'nowhere' does not exist: make it first"),
         (["in.onnx", "in.onnx", "--force"], "in.onnx: is the model that is read, which is never written"),
-        (["in.onnx", "o.onnx"], "data: none given, sample inputs are wanted: pass --data"),
+        (["compare", "in.onnx", "in.onnx"], "data: none given, sample inputs are wanted: pass --data"),
         (["in.onnx", "o.onnx", "--data", "gone"], "gone"),
         (["in.onnx", "o.onnx", "--data", "empty"], "empty"),
         (["in.onnx", "o.onnx", "--data", "in.onnx"], "in.onnx"),

@@ -598,11 +598,6 @@ def test_unknown_settings() -> None:
         converted(network(), samples=0)
 
 
-def test_no_data() -> None:
-    with pytest.raises(CalibrationError, match="data: none given, sample inputs are wanted: pass --data"):
-        convert(network(), speedup=2)
-
-
 def test_too_few_samples() -> None:
     with pytest.raises(CalibrationError, match="40 usable samples, wanted 50: add samples or lower --samples"):
         converted(network(), samples=50)

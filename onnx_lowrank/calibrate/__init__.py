@@ -3,7 +3,7 @@
 from onnx_lowrank.calibrate.collect import collect_targets
 from onnx_lowrank.calibrate.preprocess import Preprocessing, preset
 from onnx_lowrank.calibrate.propagate import Propagation
-from onnx_lowrank.calibrate.samples import Samples, iterate_batches, open_samples
+from onnx_lowrank.calibrate.samples import Samples, iterate_batches, open_samples, synthetic_samples
 from onnx_lowrank.calibrate.split import Split, draw_samples, layer_positions, split_samples
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "open_samples",
     "preset",
     "split_samples",
+    "synthetic_samples",
 ]

@@ -27,6 +27,7 @@ from onnx_lowrank.calibrate.preprocess import (
     image_layout,
     shape_text,
 )
+from onnx_lowrank.calibrate.synthetic import SyntheticColumn, synthetic_columns
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.tensor_spec import TensorSpec
 
@@ -46,7 +47,7 @@ class Samples:
         constants: the inputs that every batch feeds the same.
     """
 
-    columns: Mapping[str, ArrayColumn | ImageColumn]
+    columns: Mapping[str, ArrayColumn | ImageColumn | SyntheticColumn]
     labels: NDArray[np.int64] | None = None
     constants: tuple[TensorSpec, ...] = ()
 
@@ -56,6 +57,11 @@ class Samples:
         if len(self.columns) == 1:
             return next(iter(self.columns.values())).source
         return ", ".join(f"{name}={column.source}" for name, column in self.columns.items())
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether they are made up."""
+        return any(isinstance(column, SyntheticColumn) for column in self.columns.values())
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -146,6 +152,22 @@ def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Prepro
     """
     constants = tuple(spec for spec in inputs if spec.value is not None)
     return replace(_open(data, [spec for spec in inputs if spec.value is None], preprocessing), constants=constants)
+
+
+def synthetic_samples(inputs: Sequence[TensorSpec], preprocessing: Preprocessing, seed: int) -> Samples:
+    """Images with the statistics of photographs, for want of data.
+
+    Args:
+        inputs: the model's inputs.
+        preprocessing: of images.
+        seed: of the images.
+
+    Raises:
+        CalibrationError: an input takes no images, or leaves their size open.
+    """
+    constants = tuple(spec for spec in inputs if spec.value is not None)
+    columns = synthetic_columns([spec for spec in inputs if spec.value is None], preprocessing, seed)
+    return Samples(columns, constants=constants)
 
 
 def _open(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:

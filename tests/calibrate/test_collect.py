@@ -114,7 +114,9 @@ def test_responses_that_are_not_finite(bad: float) -> None:
     weight = filters(0, 4, 3, 3, 3)
     weight[0, 0, 0, 0] = bad
     model = build("g (float[N,3,10,9] x) => (float[N,4,8,7] y) { y = Conv(x, w) }", {"w": weight})
-    with pytest.raises(CalibrationError, match="Conv 'y': its response is NaN, infinite or beyond 1e.15 in the original"):
+    with pytest.raises(
+        CalibrationError, match="Conv 'y': its response is NaN, infinite or beyond 1e.15 in the original"
+    ):
         collected(model, 3)
 
 

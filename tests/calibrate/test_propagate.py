@@ -236,5 +236,7 @@ def test_responses_that_become_infinite_are_reported() -> None:
     broken = worse(layers[0])
     huge = Convolution(broken.convolutions[1].weight * 1e38, broken.convolutions[1].bias, pointwise(2))
     replace_layer(model, layers[0], Factors((broken.convolutions[0], huge), broken.errors))
-    with pytest.raises(CalibrationError, match="Conv 'c1': its input is NaN, infinite or beyond 1e.15 in the converted"):
+    with pytest.raises(
+        CalibrationError, match="Conv 'c1': its input is NaN, infinite or beyond 1e.15 in the converted"
+    ):
         propagation.advance(model, layers[1], layers[2:])
