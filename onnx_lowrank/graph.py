@@ -148,8 +148,11 @@ def own_name(*parts: str) -> str:
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """Value of a node's attribute, text as str; ``default`` where it is not set."""
     for each in node.attribute:
-        if each.name == name and not each.ref_attr_name:  # one that refers to a function's has no value here
-            value = onnx.helper.get_attribute_value(each)
+        if each.name == name:
+            own = onnx.AttributeProto()
+            own.CopyFrom(each)
+            own.ClearField("ref_attr_name")  # means nothing outside of functions
+            value = onnx.helper.get_attribute_value(own)
             return value.decode() if isinstance(value, bytes) else value
     return default
 

@@ -158,11 +158,12 @@ def _latency_batch(network: Network, settings: Settings, fixed: int | None) -> i
 def _with_enough_rows(
     layers: list[Layer], skipped: list[SkippedLayer], images: int
 ) -> tuple[list[Layer], list[SkippedLayer]]:
-    """Leave out fully connected layers that so few images say too little about; convolutions have rows enough."""
+    """Leave out layers with a row or so per image where so few images say too little; others have rows enough."""
     kept = []
     for layer in layers:
         rows = images * prod(layer.positions)
-        if layer.channels_last and rows < _ROWS_AT_LEAST * layer.filters:
+        once = layer.channels_last or prod(layer.positions) == 1
+        if once and rows < _ROWS_AT_LEAST * layer.filters:
             reason = f"{rows} rows of samples are too few for {layer.filters} filters: {_ROWS_AT_LEAST} each are wanted"
             skipped = [*skipped, layer.stays(reason)]
         else:

@@ -138,8 +138,8 @@ class SkippedLayer:
         name: the node's name, or its output's where the node has none.
         op: ONNX operator.
         reason: why it is not factorized, in words.
-        macs: multiply-adds per image (0 where the weight is not constant).
-        parameters: weights and biases (0 where the weight is not constant).
+        macs: multiply-adds per image (0 where the weight is not constant, and for operators that are not supported).
+        parameters: weights and biases (0 likewise).
     """
 
     name: str

@@ -29,8 +29,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, eigh, solve_triangular
+from scipy.linalg import cholesky, solve_triangular
 
+from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.threads import one_thread
 
 Float64 = NDArray[np.float64]
@@ -62,12 +63,11 @@ def vertical_basis(weight: NDArray[Any], rank: int, moments: Float64 | None = No
     """
     columns = _weight_columns(weight)
     stacked = columns.reshape(-1, columns.shape[-1]).T
-    size = len(stacked)
     with one_thread():
-        root = np.eye(size) if moments is None else cholesky(moments, lower=True)
+        root = np.eye(len(stacked)) if moments is None else cholesky(moments, lower=True)
         weighed = root.T @ stacked
-        _, directions = eigh(weighed @ weighed.T, subset_by_index=[size - rank, size - 1])
-        return np.ascontiguousarray(solve_triangular(root, directions[:, ::-1], lower=True, trans="T").T)
+        directions = leading_directions(weighed @ weighed.T, rank)
+        return np.ascontiguousarray(solve_triangular(root, directions, lower=True, trans="T").T)
 
 
 def horizontal_map(weight: NDArray[Any], basis: Float64, moments: Float64 | None = None) -> Float64:

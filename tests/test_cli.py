@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from onnx_lowrank import pipeline
-from tests.commands import call, fails
+from tests.commands import call, fails, works
 from tests.helpers import build, filters, normal
 from tests.networks import images, network
 
@@ -423,3 +423,15 @@ def test_names_and_numbers_beyond_all_bounds(folder: Path, words: tuple[str, ...
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.stderr
     assert not (folder / "o.onnx").exists()
+
+
+@pytest.mark.parametrize("written", ["data.npy", "p.json", "load.py", "in.onnx"])
+@pytest.mark.parametrize("option", ["--save-plan", "out"])
+def test_nothing_that_is_read_is_written_over(folder: Path, written: str, option: str) -> None:
+    works("in.onnx", "--dry-run", "--data", "data.npy", "--save-plan", "p.json", "--speedup", "2", "--quiet")
+    Path("load.py").write_text("def f():\n    yield {}\n")
+    source = ["--data-loader", "load.py:f"] if written == "load.py" else ["--data", "x=data.npy"]
+    words = ["in.onnx", *([written, "--force"] if option == "out" else ["o.onnx", option, written]), *source]
+    error = fails(folder, *words, "--plan", "p.json")
+    assert f"{written}: is" in error
+    assert "choose another name" in error

@@ -73,6 +73,14 @@ def test_the_conversion_is_that_of_the_model_in_memory(tmp_path: Path) -> None:
     np.testing.assert_array_equal(outputs(out), outputs(tmp_path / "whole.onnx"))
     assert result.report.verification == wanted.report.verification
     onnx.checker.check_model(str(out))
+    # Weights lie close behind each other, where they can be mapped.
+    tensors = [t for t in onnx.load(out, load_external_data=False).graph.initializer if is_external(t)]
+    places = [{each.key: each.value for each in tensor.external_data} for tensor in tensors]
+    offsets, lengths = ([int(place[key]) for place in places] for key in ("offset", "length"))
+    assert len(tensors) > 2
+    assert all(offset % 64 == 0 for offset in offsets)
+    gaps = [after - before - length for before, after, length in zip(offsets, offsets[1:], lengths, strict=False)]
+    assert all(0 <= gap < 64 for gap in gaps)
     # What is read back is the network that was written, and every command takes it.
     assert inspect(out).macs == result.report.macs[1]
     assert compare(path, out, {"x": IMAGES}).outputs["scores"].relative_error < 0.3

@@ -11,7 +11,15 @@ from rich.console import Console
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan
-from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
+from onnx_lowrank.cli.options import (
+    FilePath,
+    data_files,
+    data_options,
+    read_data,
+    read_inputs,
+    read_preprocessing,
+    run_options,
+)
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.errors import BudgetError
@@ -80,7 +88,8 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         raise click.UsageError("--cost latency is measured: leave out --no-bench")
     others = [*reports, *([save_plan] if save_plan else [])]
     if model.is_file():  # a missing one has a message of its own
-        check_outputs(model, output, force=force, others=others, table=options["latency_table"])
+        reads = [model, *data_files(options["data"], options["data_loader"]), *([plan_file] if plan_file else [])]
+        check_outputs(reads, output, force=force, others=others, table=options["latency_table"])
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
     options["speedup"] = _number(options["speedup"])

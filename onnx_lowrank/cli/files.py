@@ -14,12 +14,12 @@ _REPORT_ENDINGS = (".json",)
 
 
 def check_outputs(
-    model: Path, output: Path | None, *, force: bool, others: Sequence[Path], table: Path | None = None
+    reads: Sequence[Path], output: Path | None, *, force: bool, others: Sequence[Path], table: Path | None = None
 ) -> None:
     """Refuse early what could not be written after a long conversion, or would destroy something.
 
     Args:
-        model: the file that is read.
+        reads: the files that are read, the model first.
         output: the converted model; None where none is written.
         force: overwrite ``output``.
         others: plan and reports, which replace older ones.
@@ -29,10 +29,13 @@ def check_outputs(
         OutputError: a file is another's too, exists already or cannot be written where it is to be.
     """
     if output is not None:
-        if _same(model, output):
+        if _same(reads[0], output):
             raise OutputError(f"{output}: is the model that is read, which is never written: choose another name")
         check_writable(output, force=force)
-    taken = [model] if output is None else [model, output]
+    for path in [*others, *([] if output is None else [output])]:
+        if any(_same(path, each) for each in reads):
+            raise OutputError(f"{path}: is read too, and would be written over: choose another name")
+    taken = [reads[0]] if output is None else [reads[0], output]
     for path in [*others, *([] if table is None else [table])]:
         if any(_same(path, other) for other in taken):
             raise OutputError(f"{path}: is to hold two different files: give each its own name")

@@ -175,6 +175,12 @@ def _exists(path: str) -> bool:
         return False
 
 
+def data_files(data: Sequence[str], loader: str | None) -> list[Path]:
+    """The files that ``--data`` and ``--data-loader`` name."""
+    words = [*data, *(each.partition("=")[2] for each in data), (loader or "").rpartition(":")[0]]
+    return [Path(each) for each in words if each and _exists(each)]
+
+
 def by_name(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
     """What a repeatable option gives for each input; one input given twice is a usage error."""
     named = dict(pairs)

@@ -94,8 +94,9 @@ def _clip_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float | None,
 
 def _pattern(index: GraphIndex, tensor: str) -> Activation | None:
     """Activation written as several nodes, recognised by who reads the response."""
-    readers = {node.op_type: node for node in index.consumers.get(tensor, [])}
-    if len(readers) != len(index.consumers.get(tensor, [])) or "Mul" not in readers:
+    nodes = [_behind_one(index, node) for node in index.consumers.get(tensor, [])]
+    readers = {node.op_type: node for node in nodes}
+    if len(readers) != len(nodes) or "Mul" not in readers:
         return None
     product = readers.pop("Mul")
     if len(readers) != 1:
@@ -111,6 +112,13 @@ def _pattern(index: GraphIndex, tensor: str) -> Activation | None:
     if kind in {"Div", "Erf"}:
         return _gelu(index, product, branch)
     return None
+
+
+def _behind_one(index: GraphIndex, node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node behind a product with 1, as Paddle writes the slope of its Swish; any other node itself."""
+    if node.op_type == "Mul" and _constant_operand(index, node) == 1:
+        return index.only_consumer(node.output[0]) or node
+    return node
 
 
 def _multiplies(index: GraphIndex, product: onnx.NodeProto, branch: onnx.NodeProto) -> bool:

@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
+from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import largest_ranks
 from onnx_lowrank.responses import Targets
-from onnx_lowrank.threads import one_thread
 from onnx_lowrank.vertical_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 
 SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)  # of the largest rank, measured
@@ -128,9 +128,7 @@ def _directions(responses: NDArray[Any]) -> NDArray[np.float32]:
     """Principal directions, leading ones first."""
     centred = responses - responses.mean(axis=0)
     covariance = centred.T @ centred
-    with one_thread():
-        _, directions = np.linalg.eigh(covariance.astype(np.float64))
-    return directions[:, ::-1].astype(np.float32)
+    return leading_directions(covariance, len(covariance)).astype(np.float32)
 
 
 def _ranks(most: int) -> NDArray[np.int64]:

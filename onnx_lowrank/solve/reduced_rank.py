@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, eigh
+from scipy.linalg import cho_factor, cho_solve
 
+from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.errors import RankError
 from onnx_lowrank.solve.moments import Float64, Moments
 from onnx_lowrank.threads import one_thread
@@ -74,8 +75,7 @@ class ReducedRankSolver:
             if rank == targets:
                 return np.eye(targets), unrestricted
             explained = unrestricted @ cross.T
-            _, directions = eigh((explained + explained.T) / 2, subset_by_index=[targets - rank, targets - 1])
-        P = np.ascontiguousarray(directions[:, ::-1])
+        P = leading_directions((explained + explained.T) / 2, rank)
         return P, P.T @ unrestricted
 
 

@@ -18,8 +18,8 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 
+from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.responses import Responses
@@ -30,7 +30,6 @@ from onnx_lowrank.solve.reconstruct import Reconstruction, loses, reconstruct, t
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.refine import Chain, chain_error, refine
 from onnx_lowrank.solve.truncated_svd import truncated_svd
-from onnx_lowrank.threads import one_thread
 from onnx_lowrank.vertical_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 
 ITERATIONS = {"none": 0, "fast": 10, "full": 60}
@@ -96,8 +95,7 @@ def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> NDArray[n
     if channel is None:
         return weight
     covariance = np.atleast_2d(np.cov(rows.responses, rowvar=False))
-    with one_thread():
-        _, directions = eigh(covariance, subset_by_index=[layer.filters - channel, layer.filters - 1])
+    directions = leading_directions(covariance, channel)
     return np.asarray(np.einsum("dr,dchw->rchw", directions, weight, optimize=True))
 
 

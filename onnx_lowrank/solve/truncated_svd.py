@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 
+from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.solve.reduced_rank import RankFactors
-from onnx_lowrank.threads import one_thread
 
 
 def truncated_svd(weight: NDArray[Any], bias: NDArray[Any], rank: int) -> RankFactors:
@@ -35,8 +34,6 @@ def truncated_svd(weight: NDArray[Any], bias: NDArray[Any], rank: int) -> RankFa
         Eckart and Young 1936.
     """
     filters = np.asarray(weight, np.float64).reshape(len(weight), -1)
-    with one_thread():
-        _, directions = eigh(filters @ filters.T, subset_by_index=[len(filters) - rank, len(filters) - 1])
-    P = np.ascontiguousarray(directions[:, ::-1])
+    P = leading_directions(filters @ filters.T, rank)
     known = np.asarray(bias, np.float64)
     return RankFactors(P, np.ascontiguousarray(P.T), known - P @ (P.T @ known))

@@ -71,6 +71,8 @@ KNOWN: list[tuple[str, str, int, dict[str, Any]]] = [
     ("gelu_tanh", 'y = Gelu<approximate="tanh">(c)', 20, {}),
     ("silu", "s = Sigmoid(c) y = Mul(c, s)", 17, {}),
     ("silu", "s = Sigmoid(c) y = Mul(s, c)", 17, {}),
+    ("silu", "m = Mul(c, one) s = Sigmoid(m) y = Mul(c, s)", 13, {"one": ONE.reshape(1)}),  # Paddle's Swish
+    ("silu", "m = Mul(one, c) s = Sigmoid(m) y = Mul(s, c)", 13, {"one": ONE}),
     ("hard_swish", "s = HardSigmoid<alpha=0.16666667, beta=0.5>(c) y = Mul(c, s)", 13, {}),
     (
         "hard_swish",

@@ -10,9 +10,9 @@ from onnx_lowrank.plan import LayerPlan
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.moments import Moments
-from onnx_lowrank.solve.nonlinear import Rows, activated_error, solve_nonlinear
+from onnx_lowrank.solve.nonlinear import PENALTIES, Rows, activated_error, solve_nonlinear
 from onnx_lowrank.solve.reconstruct import reconstruct
-from onnx_lowrank.solve.reduced_rank import ReducedRankSolver, fit_with
+from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_with
 from onnx_lowrank.solve.truncated_svd import truncated_svd
 
 Array = NDArray[np.float32]
@@ -173,3 +173,22 @@ def test_full_rank_chain_is_the_layer() -> None:
     np.testing.assert_allclose(second.bias, layer.bias, atol=1e-5)
     assert first.geometry == layer.geometry
     assert second.geometry.pads == (0, 0, 0, 0)
+
+
+def test_the_error_of_targets_that_are_all_zero() -> None:
+    rows, _, _ = problem(relu(), 50)
+    silent = Rows.of(Targets(np.full((50, FILTERS), -1, np.float32)), rows.inputs, relu())
+    zero, unit = np.zeros((FILTERS, 1)), np.ones((FILTERS, 1))
+    assert activated_error(silent, RankFactors(zero, zero.T, np.zeros(FILTERS))) == 0
+    assert activated_error(silent, RankFactors(unit, zero.T, np.ones(FILTERS))) == float("inf")
+
+
+@pytest.mark.parametrize("turns", [(1, 0), (2, 0), (1, 1)])
+def test_as_many_turns_are_taken_as_asked_for(turns: tuple[int, int]) -> None:
+    """Every turn of this problem lowers the error: one less would be seen."""
+    rows, _, _ = problem(relu(), 2000)
+    moments = Moments.of(rows.inputs, rows.responses)
+    solver = ReducedRankSolver(moments.gram, 0.001, np.eye(FILTERS))
+    linear = fit_with(solver, moments, 3)
+    wanted = (*turns, *(0,) * (len(PENALTIES) - 2))
+    assert solve_nonlinear(rows, moments, linear, solver, turns=wanted).turns == wanted
