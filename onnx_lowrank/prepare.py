@@ -193,10 +193,10 @@ def _that_runs(
     except ModelError as error:
         if not is_in_other_precision(original):
             raise
-        single = in_single_precision(original)
         try:
+            single = in_single_precision(original)
             inputs = Session(single, provider, name=name).inputs
-        except ModelError:
+        except (ModelError, ValueError):  # the latter from weights that do not fit their shape
             raise error from None
         log.info("onnxruntime has no kernels for its types: it is run in float32 and written in its own types")
         return single, inputs
