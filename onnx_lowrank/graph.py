@@ -56,6 +56,7 @@ class GraphIndex:
         self.opset = opset(model)
         graph = model.graph
         self.producer = {name: node for node in graph.node for name in node.output if name}
+        self._places = {name: place for place, name in enumerate(self.producer)}
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
             for name in dict.fromkeys(reads(node)):
@@ -78,18 +79,37 @@ class GraphIndex:
 
         Follows Constant, Identity, Cast, Reshape, Transpose and the like back to initializers.
         """
-        if tensor in self.initializers:
-            return values(self.initializers[tensor])
-        node = self.producer.get(tensor)
-        if node is None or node.op_type not in _FOLDABLE or node.domain not in _STANDARD:
+        chain = self._chain_behind(tensor)
+        if chain is None:
             return None
-        inputs = {name: self.constant(name) for name in node.input if name}
-        if any(value is None for value in inputs.values()):
-            return None
-        try:
-            return self._evaluated(node, tensor, inputs)
-        except Exception:  # of any type: what the evaluator makes of a strange node is no constant
-            return None
+        found: dict[str, NDArray[Any]] = {}
+        for name in chain:
+            if name in self.initializers:
+                found[name] = values(self.initializers[name])
+                continue
+            node = self.producer[name]
+            try:
+                found[name] = self._evaluated(node, name, {each: found[each] for each in node.input if each})
+            except Exception:  # of any type: what the evaluator makes of a strange node is no constant
+                return None
+        return found[tensor]
+
+    def _chain_behind(self, tensor: str) -> list[str] | None:
+        """The tensors that a constant is made from, in order; None where it is not made from initializers alone."""
+        chain: set[str] = set()
+        waiting = [tensor]
+        while waiting:
+            name = waiting.pop()
+            if name in chain:
+                continue
+            chain.add(name)
+            if name in self.initializers:
+                continue
+            node = self.producer.get(name)
+            if node is None or node.op_type not in _FOLDABLE or node.domain not in _STANDARD:
+                return None
+            waiting += filter(None, node.input)
+        return sorted(chain, key=lambda name: self._places.get(name, -1))
 
     def _evaluated(self, node: onnx.NodeProto, tensor: str, inputs: Mapping[str, Any]) -> NDArray[Any]:
         version = self.opset

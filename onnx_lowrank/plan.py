@@ -73,7 +73,7 @@ class RankPlan:
         try:
             entries = json.loads(text)["layers"]
             return RankPlan(tuple(_layer_plan(entry) for entry in entries))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RankError(
                 f"{where}: not a rank plan ({type(error).__name__}: {error}), wanted "
                 '{"layers": [{"name": ..., "method": ..., "ranks": {...}}]}: write one with --save-plan'

@@ -114,7 +114,7 @@ def test_axes_that_are_open(seen: list[Any]) -> None:
 
 
 def test_inputs_of_every_kind() -> None:
-    model = build("""g (float[N,3] a, float16[N,3] b, int64[N] i, bool[N,2] c, uint8[N] u, float[] s, float[7] f)
+    model = build("""g (float[N,3] a, float16[N,3] b, int64[N] i, bool[N,2] c, uint8[N] u, float s, float[7] f)
         => (float[N,3] y, float16[N,3] z, int64[N] j, bool[N,2] d, uint8[N] v, float[7] g) {
             y = Mul(a, s)  z = Neg(b)  j = Neg(i)  d = Not(c)  v = Identity(u)  g = Relu(f)
         }""")

@@ -216,9 +216,21 @@ def test_what_depends_on_inputs_or_computes_is_not_constant() -> None:
 
 
 def test_a_long_chain_is_evaluated_once_per_node() -> None:
-    body = "  ".join(f"c{i + 1} = Identity(c{i})" for i in range(200))
+    body = "  ".join(f"c{i + 1} = Identity(c{i})" for i in range(3000))
     model = build(f"g (float[2] x) => (float[2] y) {{ {body}  y = Relu(x) }}", {"c0": normal(0, 2)})
-    np.testing.assert_array_equal(GraphIndex(model).constant("c200"), normal(0, 2))
+    np.testing.assert_array_equal(GraphIndex(model).constant("c3000"), normal(0, 2))
+
+
+def test_a_chain_that_branches_at_every_node_is_evaluated_once_per_node() -> None:
+    body = "  ".join(f"c{i + 2} = DequantizeLinear(q, c{i + 1}, z)  d{i + 2} = Reshape(c{i + 2}, s)" for i in range(3))
+    twice = "  ".join(f"e{i + 1} = Reshape(e{i}, e{i})" for i in range(60))
+    model = build(
+        f"g (float[2] x) => (float[2] y) {{ {body}  {twice}  y = Relu(x) }}",
+        {"c1": np.float32(0.5), "q": np.int8([2]), "z": np.int8(0), "s": np.array([], np.int64), "e0": np.array([1])},
+    )
+    index = GraphIndex(model)
+    np.testing.assert_array_equal(index.constant("e60"), [1])
+    np.testing.assert_array_equal(index.constant("d2"), 1)
 
 
 # Cutting out parts

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 
@@ -33,4 +34,7 @@ def main() -> None:
     """Run the program on this process's arguments and exit."""
     # Asked to end, by a job's time limit say, it cleans up like after an error instead of dying on the spot.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may hold letters that the terminal or a file has not
+            stream.reconfigure(errors="backslashreplace")
     program(prog_name="onnx-lowrank")

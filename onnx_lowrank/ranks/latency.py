@@ -88,7 +88,7 @@ class LatencyTable:
         try:
             found = json.loads(text)
             return _checked(found["schema"], Machine(**found["machine"]), found["milliseconds"])
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BudgetError(
                 f"{where}: not a latency table ({type(error).__name__}: {error}): "
                 "let --latency-table write a new one under another name"
