@@ -113,9 +113,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
 def test_devices_and_pipes_are_refused(tmp_path: Path, force: bool) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (Path("/dev/null"), tmp_path / "pipe"):
-        with pytest.raises(
-            OutputError, match="is a device or a pipe, which renaming would replace: choose"
-        ):
+        with pytest.raises(OutputError, match="is a device or a pipe, which renaming would replace: choose"):
             check_writable(path, force=force)
 
 
