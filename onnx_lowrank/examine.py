@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.calibrate import Preprocessing, draw_samples, iterate_batches, open_samples, preset
+from onnx_lowrank.eligible import leave_narrow_groups
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.layer import Layer, SkippedLayer
-from onnx_lowrank.prepare import check_has_data, leave_narrow_groups, open_network
+from onnx_lowrank.prepare import open_network
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.runtime import Session, choose_provider
 from onnx_lowrank.verify import Comparison, compare_outputs
@@ -104,14 +105,17 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
 
     Raises:
         ModelError: a model cannot be read or run, a tensor is unknown, or the models do not take the same inputs.
-        CalibrationError: the data cannot be used, or have no class folders to take labels from.
+        CalibrationError: there are no data, they cannot be used, or have no class folders to take labels from.
     """
     where = choose_provider(provider, threads)
     networks = [open_network(model, where, input_shapes or {}, constant_inputs) for model in (a, b)]
     first, second = networks
     if first.inputs != second.inputs:
         raise ModelError(f"compare: {first.name} takes {list(first.inputs)}, {second.name} {list(second.inputs)}")
-    check_has_data(data)
+    if data is None:
+        raise CalibrationError(
+            "data: none given, sample inputs are wanted: pass --data with a folder of images, .npy, .npz, .zip or .tar"
+        )
     opened = open_samples(data, first.inputs, preprocessing or preset("zero-one"))
     if labels and opened.labels is None:
         raise CalibrationError(f"data {opened.source}: no class folders, which --labels reads: drop --labels")

@@ -25,14 +25,13 @@ from onnx_lowrank.calibrate import (
     synthetic_samples,
 )
 from onnx_lowrank.calibrate.sampling import Ints, draw_positions
+from onnx_lowrank.eligible import choose_layers, leave_narrow_groups
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.layer_clock import LayerClock
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.prepare import (
     Feeds,
     Network,
-    choose_layers,
-    leave_narrow_groups,
     open_network,
 )
 from onnx_lowrank.progress import Progress

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank import LayerPlan, RankPlan, convert, inspect
+from onnx_lowrank.eligible import NARROWEST_GROUP
 from onnx_lowrank.errors import BudgetError, ModelError, RankError
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.plan import largest_ranks
-from onnx_lowrank.prepare import NARROWEST_GROUP
 from tests.helpers import build, filters, normal, relative, run
 from tests.networks import images
 

@@ -4,9 +4,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_lowrank.errors import CalibrationError, ModelError
+from onnx_lowrank.eligible import choose_layers
+from onnx_lowrank.errors import ModelError
 from onnx_lowrank.layer import Layer, SkippedLayer
-from onnx_lowrank.prepare import check_has_data, choose_layers, count_macs, open_network
+from onnx_lowrank.prepare import count_macs, open_network
 from tests.helpers import CPU, build, filters, normal
 from tests.layers import conv_layer
 
@@ -122,9 +123,3 @@ def test_the_word_of_an_expression_that_matches_nothing() -> None:
         ModelError, match=r"--include 'tail': matches none of the 4 layers \(stem\.conv, body\.0\.conv, "
     ):
         choose_layers(LAYERS, SKIPPED, ["body", "tail"], [])
-
-
-def test_no_data() -> None:
-    check_has_data({})
-    with pytest.raises(CalibrationError, match="data: none given"):
-        check_has_data(None)
