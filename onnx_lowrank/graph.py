@@ -5,7 +5,7 @@ A node is known by the first output it has: names may be missing or repeated in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,11 @@ _FOLDABLE = frozenset(
         "DequantizeLinear",
     }
 )
-_STANDARD = frozenset({"", "ai.onnx"})  # names of the domain of standard operators
+STANDARD = frozenset({"", "ai.onnx"})  # names of the domain of standard operators
 _FIRST_DEQUANTIZE = 19  # the reference evaluator implements no older version
 
 # onnxruntime adds and multiplies from this opset on; what it runs of older ones means the same there.
 FIRST_WITH_ARITHMETIC = 7
-
-# Before this IR version every initializer had to be listed among the graph's inputs too.
-FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
 
 class GraphIndex:
@@ -106,7 +103,7 @@ class GraphIndex:
             if name in self.initializers:
                 continue
             node = self.producer.get(name)
-            if node is None or node.op_type not in _FOLDABLE or node.domain not in _STANDARD:
+            if node is None or node.op_type not in _FOLDABLE or node.domain not in STANDARD:
                 return None
             waiting += filter(None, node.input)
         return sorted(chain, key=lambda name: self._places.get(name, -1))
@@ -188,94 +185,4 @@ def fresh_name(wanted: str, taken: Container[str]) -> str:
 
 def opset(model: onnx.ModelProto) -> int:
     """Version of the standard operator set the model uses."""
-    return max((each.version for each in model.opset_import if each.domain in _STANDARD), default=1)
-
-
-def extract(
-    model: onnx.ModelProto,
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    extra: Sequence[onnx.NodeProto] = (),
-    constants: Sequence[onnx.TensorProto] = (),
-) -> onnx.ModelProto:
-    """A model of its own that computes ``outputs`` from ``inputs``, with only the nodes that takes.
-
-    Args:
-        model: where the nodes come from; not changed.
-        inputs: the new graph's inputs: inputs of the model, or inner tensors to cut at.
-        outputs: the new graph's outputs: tensors of the model or of ``extra``.
-        extra: nodes to run behind the model's own, in topological order; of opset 7 or newer.
-        constants: initializers that ``extra`` reads.
-    """
-    given = {value.name for value in inputs}
-    needed = {value.name for value in outputs} | {name for node in extra for name in reads(node)}
-    nodes = [*ancestors(model, needed, given), *extra]
-    used = {name for node in nodes for name in reads(node)} - given
-    initializers = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    sparse = [tensor for tensor in model.graph.sparse_initializer if tensor.values.name in used]
-    name = model.graph.name or "graph"
-    graph = onnx.helper.make_graph(nodes, name, inputs, outputs, initializers, sparse_initializer=sparse)
-    graph.initializer.extend(constants)
-    if model.ir_version < FIRST_IR_WITH_FREE_INITIALIZERS:
-        graph.input.extend(initializer_input(tensor) for tensor in graph.initializer)
-    opsets = [onnx.helper.make_opsetid(each.domain, each.version) for each in model.opset_import]
-    for each in opsets:
-        if each.domain in _STANDARD:
-            each.version = max(each.version, FIRST_WITH_ARITHMETIC)
-    return onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=opsets, functions=model.functions)
-
-
-def ancestors(model: onnx.ModelProto, tensors: Iterable[str], given: Container[str]) -> list[onnx.NodeProto]:
-    """The nodes needed to compute ``tensors`` where those of ``given`` are at hand, in the graph's order."""
-    needed = {name for name in tensors if name not in given}
-    found = []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            found.append(node)
-            needed.update(name for name in reads(node) if name not in given)
-    return found[::-1]
-
-
-def initializer_input(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
-    """The graph input that must stand beside an initializer before IR version 4."""
-    return onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-
-
-def remove_orphans(model: onnx.ModelProto, tensors: Iterable[str]) -> None:
-    """Drop whatever only served to make ``tensors``, where nothing reads them any more.
-
-    Nodes, initializers, the graph inputs that stand for initializers (IR version 3) and the shapes noted for tensors
-    that are gone go; nothing else is touched.
-    """
-    graph = model.graph
-    index = GraphIndex(model)
-    readers = {name: len(nodes) for name, nodes in index.consumers.items()}
-    waiting, dead_nodes, dead_initializers, gone = list(tensors), set(), set(), set()
-    while waiting:
-        name = waiting.pop()
-        if readers.get(name, 0) or name in index.outputs:
-            continue
-        if name in index.initializers:
-            dead_initializers.add(name)
-        node = index.producer.get(name)
-        if node is None:
-            gone.add(name)
-        if node is None or first_output(node) in dead_nodes:
-            continue
-        if any(readers.get(output, 0) or output in index.outputs for output in node.output if output):
-            continue
-        dead_nodes.add(first_output(node))
-        gone.update(node.output)
-        for read in dict.fromkeys(reads(node)):
-            readers[read] -= 1
-            waiting.append(read)
-    _delete(graph.node, lambda node: first_output(node) in dead_nodes)
-    _delete(graph.initializer, lambda tensor: tensor.name in dead_initializers)
-    _delete(graph.input, lambda value: value.name in dead_initializers)
-    _delete(graph.value_info, lambda value: value.name in gone)
-
-
-def _delete(field: Any, is_dead: Callable[[Any], bool]) -> None:
-    for position in reversed(range(len(field))):
-        if is_dead(field[position]):
-            del field[position]
+    return max((each.version for each in model.opset_import if each.domain in STANDARD), default=1)

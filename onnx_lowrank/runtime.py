@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_lowrank.errors import MissingDependencyError, ModelError
-from onnx_lowrank.graph import extract, own_name
+from onnx_lowrank.graph import own_name
+from onnx_lowrank.surgery import extract
 from onnx_lowrank.tensor_spec import TensorSpec
 from onnx_lowrank.tensors import is_external, values
 

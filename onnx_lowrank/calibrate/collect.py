@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.sampling import Ints, Tap, patch_indices, patch_tap, response_indices, response_tap
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.graph import extract
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.responses import LARGEST, Probe, Targets, not_usable
 from onnx_lowrank.runtime import Provider, Session
+from onnx_lowrank.surgery import extract
 
 Batch = Mapping[str, NDArray[Any]]
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.sampling import Ints, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.graph import ancestors, extract, reads
+from onnx_lowrank.graph import reads
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.responses import LARGEST, not_usable
 from onnx_lowrank.runtime import Provider, Session
+from onnx_lowrank.surgery import ancestors, extract
 
 Batch = dict[str, NDArray[Any]]
 

@@ -14,15 +14,9 @@ from onnx import helper, numpy_helper
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.factors import Convolution, Factors
-from onnx_lowrank.graph import (
-    FIRST_IR_WITH_FREE_INITIALIZERS,
-    fresh_name,
-    initializer_input,
-    names_in_use,
-    reads,
-    remove_orphans,
-)
+from onnx_lowrank.graph import fresh_name, names_in_use, reads
 from onnx_lowrank.layer import Layer
+from onnx_lowrank.surgery import FIRST_IR_WITH_FREE_INITIALIZERS, initializer_input, remove_orphans
 
 
 def replace_layer(model: onnx.ModelProto, layer: Layer, factors: Factors) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.errors import VerificationError
-from onnx_lowrank.graph import ancestors, initializer_input, reads
+from onnx_lowrank.graph import reads
+from onnx_lowrank.surgery import ancestors, initializer_input
 from onnx_lowrank.tensors import is_external, values
 
 
