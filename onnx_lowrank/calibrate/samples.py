@@ -15,17 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-import ml_dtypes
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.archives import open_image_files, split_archive_path
+from onnx_lowrank.calibrate.arrays import array_columns, check_lengths, check_names, join_batches, named_arrays
 from onnx_lowrank.calibrate.columns import ArrayColumn, ImageColumn, Indices
 from onnx_lowrank.calibrate.preprocess import (
     Preprocessing,
     image_layout,
-    shape_text,
 )
 from onnx_lowrank.calibrate.synthetic import SyntheticColumn, synthetic_columns
 from onnx_lowrank.errors import CalibrationError
@@ -174,16 +173,16 @@ def _open(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing
     if isinstance(data, str | os.PathLike):
         return _open_path(Path(data), inputs, preprocessing)
     if isinstance(data, Mapping) and all(isinstance(value, str | os.PathLike) for value in data.values()):
-        _check_names(data, inputs, "data")
+        check_names(data, inputs, "data")
         opened = {spec.name: _open_path(Path(data[spec.name]), [spec], preprocessing) for spec in inputs}
-        _check_lengths({name: len(samples) for name, samples in opened.items()}, "data")
+        check_lengths({name: len(samples) for name, samples in opened.items()}, "data")
         columns = {name: samples.columns[name] for name, samples in opened.items()}
         labels = (samples.labels for samples in opened.values() if samples.labels is not None)
         return Samples(columns, next(labels, None))
     if isinstance(data, Mapping) or hasattr(data, "__array__"):
-        return Samples(_columns(_named(data, inputs, "data"), inputs, "data"))
+        return Samples(array_columns(named_arrays(data, inputs, "data"), inputs, "data"))
     if isinstance(data, Iterable):
-        return _from_batches(data, inputs)
+        return Samples(join_batches(data, inputs))
     raise TypeError(f"data must be a path, a mapping or an iterable of batches, got {type(data).__name__}")
 
 
@@ -197,7 +196,7 @@ def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preproce
         arrays = _load(path, _read_npz)
         if len(arrays) == len(inputs) == 1:
             arrays = {inputs[0].name: next(iter(arrays.values()))}
-        return Samples(_columns(arrays, inputs, str(path)))
+        return Samples(array_columns(arrays, inputs, str(path)))
     if len(inputs) != 1:
         names = ", ".join(spec.name for spec in inputs)
         raise CalibrationError(
@@ -207,7 +206,7 @@ def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preproce
     name = inputs[0].name
     if kind == ".npy":
         array = _load(path, partial(open_memmap, mode="r"))
-        return Samples(_columns({name: array}, inputs, str(path)))
+        return Samples(array_columns({name: array}, inputs, str(path)))
     files = open_image_files(path)
     column = ImageColumn(files, inputs[0], image_layout(inputs[0], preprocessing), preprocessing)
     return Samples({name: column.sized()}, files.class_labels())
@@ -225,84 +224,3 @@ def _load(path: Path, read: Callable[[Path], Loaded]) -> Loaded:
         raise CalibrationError(
             f"{path}: cannot be read as {path.suffix} ({error}): save it with numpy again"
         ) from error
-
-
-def _from_batches(batches: Iterable[Any], inputs: Sequence[TensorSpec]) -> Samples:
-    """Join batches, each copied as it comes, since a loader may fill the same array again."""
-    parts: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in inputs}
-    for number, batch in enumerate(batches, start=1):
-        where = f"batch {number}"
-        columns = _columns(_named(batch, inputs, where), inputs, where)
-        for name, column in columns.items():
-            parts[name].append(column.array.copy())
-            first, this = (part.shape[1:] for part in (parts[name][0], parts[name][-1]))
-            if this != first:
-                raise CalibrationError(
-                    f"{where}: input '{name}': samples of shape {this}, before it {first}: give all one shape"
-                )
-    if not all(parts.values()):
-        raise CalibrationError(
-            "batches: there are none: give at least one, and a new iterator where this one was read before"
-        )
-    joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return Samples(_columns(joined, inputs, "batches"))
-
-
-def _named(batch: Any, inputs: Sequence[TensorSpec], where: str) -> dict[str, NDArray[Any]]:
-    """Bring a batch to arrays by name; a bare array belongs to the only input."""
-    bare = not isinstance(batch, Mapping)
-    named = {inputs[0].name: batch} if bare and len(inputs) == 1 else {} if bare else batch
-    odd = [value for value in named.values() if not hasattr(value, "__array__")] if named else [batch]
-    if odd:
-        raise CalibrationError(
-            f"{where}: {type(odd[0]).__name__} found, {{input name: array}} wanted"
-            f"{', or an array' if len(inputs) == 1 else ''}: convert it, arrays with numpy.asarray"
-        )
-    try:
-        return {name: np.asarray(value) for name, value in named.items()}
-    except Exception as error:  # tensors on a device, or with gradients
-        raise CalibrationError(f"{where}: cannot be made a numpy array ({error}): convert it before") from error
-
-
-def _columns(arrays: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec], where: str) -> dict[str, ArrayColumn]:
-    _check_names(arrays, inputs, where)
-    for spec in inputs:
-        _check_array(arrays[spec.name], spec, f"{where}: input '{spec.name}'")
-    _check_lengths({spec.name: len(arrays[spec.name]) for spec in inputs}, where)
-    return {spec.name: ArrayColumn(arrays[spec.name], spec, where) for spec in inputs}
-
-
-def _check_names(names: Iterable[str], inputs: Sequence[TensorSpec], where: str) -> None:
-    found, wanted = sorted(map(str, names)), sorted(spec.name for spec in inputs)
-    if found != wanted:
-        raise CalibrationError(
-            f"{where}: holds {', '.join(found) or 'nothing'}, the model's inputs are {', '.join(wanted)}: "
-            f"give one array or path for each of them, by name, and no others; or a constant: --input NAME=VALUE"
-        )
-
-
-def _check_array(array: NDArray[Any], spec: TensorSpec, where: str) -> None:
-    sizes = zip(array.shape[1:], spec.shape[1:], strict=False)
-    if array.ndim != len(spec.shape) or any(wanted not in (None, found) for found, wanted in sizes):
-        raise CalibrationError(
-            f"{where}: shape {array.shape} found, {shape_text(spec)} wanted: "
-            f"bring the array to the model's layout and size"
-        )
-    found, wanted = array.dtype.newbyteorder("="), spec.dtype
-    if found != wanted and not (_is_float(found) and _is_float(wanted)):
-        remedy = "convert the array"
-        if found == np.uint8 and np.issubdtype(wanted, np.floating):
-            remedy = "pass the images themselves, or scale and convert the array as in training"
-        raise CalibrationError(f"{where}: type {found} found, {wanted} wanted: {remedy}")
-    if not len(array):
-        raise CalibrationError(f"{where}: no samples found, at least one wanted: the first axis counts them")
-
-
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
-
-
-def _check_lengths(lengths: Mapping[str, int], where: str) -> None:
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise CalibrationError(f"{where}: inputs differ in their number of samples ({found}): give all the same")

@@ -11,9 +11,9 @@ import pytest
 from onnx_lowrank.calibrate import Propagation, layer_positions
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
-from onnx_lowrank.surgery import ancestors
 from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.rewrite import replace_layer
+from onnx_lowrank.surgery import ancestors
 from tests.helpers import CPU, Array, Feeds, applied, build, filters, find, normal, run, sampled
 
 IMAGES = 5
