@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from onnx_lowrank.job import Job, prepare_job
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.load import read_model
 from onnx_lowrank.measured import Latency, time_conversion, warn_if_slow
+from onnx_lowrank.memory import within
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.report import Report
@@ -160,20 +161,21 @@ def _solve_layers(job: Job, plan: RankPlan, targets: dict[str, Targets]) -> tupl
     converted = onnx.ModelProto()
     converted.CopyFrom(job.network.model)
     batches = iterate_batches(job.samples, job.split.calibration, job.split.batch_size)
-    propagation = Propagation(batches, job.positions, job.network.provider)
+    most_bytes = within(job.settings.memory)
     prefix = converted if job.settings.asymmetric else job.network.model
     todo = [(layer, entry) for layer, entry in zip(job.layers, plan, strict=True) if entry.method != "kept"]
     later = [layer for layer, _ in todo]
     solved = []
-    for layer, entry in job.progress.track(todo, "solve", len(todo)):
-        later = later[1:]
-        with job.watch.measure("propagate"):
-            patches = propagation.advance(prefix, layer, later)
-        with job.watch.measure("solve"):
-            responses = Responses(targets.pop(layer.name), patches)
-            factors = solve_layer(layer, responses, entry, job.settings.solver, job.settings.refine)
-            replace_layer(converted, layer, factors)
-            solved.append((layer, factors))
+    with closing(Propagation(batches, job.positions, job.network.provider, most_bytes)) as propagation:
+        for layer, entry in job.progress.track(todo, "solve", len(todo)):
+            later = later[1:]
+            with job.watch.measure("propagate"):
+                patches = propagation.advance(prefix, layer, later)
+            with job.watch.measure("solve"):
+                responses = Responses(targets.pop(layer.name), patches)
+                factors = solve_layer(layer, responses, entry, job.settings.solver, job.settings.refine)
+                replace_layer(converted, layer, factors)
+                solved.append((layer, factors))
     passes = propagation.node_runs / (len(converted.graph.node) * len(job.split.calibration))
     return solved, passes
 

@@ -13,7 +13,7 @@ LARGEST = 1e15  # sums of squares of larger numbers do not fit into float32
 
 def not_usable(rows: NDArray[Any]) -> bool:
     """Whether there is a number among the rows that is NaN, infinite, or too large to reckon with."""
-    return not bool((np.abs(rows) <= LARGEST).all())
+    return bool(rows.size) and not (rows.min() >= -LARGEST and rows.max() <= LARGEST)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 
 from onnx_lowrank.errors import BudgetError
@@ -27,6 +27,8 @@ class Settings:
         method: ``auto``, ``spatial-channel``, ``channel`` or ``spatial``: the factorizations allowed.
         samples: calibration images; None for as many as are worth it.
         positions: positions per image and layer; None for as many as the solver needs.
+        memory: gigabytes of tensors between layers that are kept in memory, the rest goes to the disk; None for half of
+            what is free.
         batch_size: samples per forward pass; None to go by the input's size. A fixed batch in the model goes first.
         seed: of all randomness.
         provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
@@ -57,6 +59,7 @@ class Settings:
     method: str = "auto"
     samples: int | None = None
     positions: int | None = None
+    memory: float | None = None
     batch_size: int | None = None
     seed: int = 0
     provider: str = "auto"
@@ -81,6 +84,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.memory is not None and not 0 <= self.memory < inf:
+            raise ValueError(f"memory must be a number of gigabytes, got {self.memory}")
         choices = {"cost": COSTS, "method": METHODS, "refine": REFINEMENTS, "solver": SOLVERS, "selection": SELECTIONS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -84,7 +84,8 @@ def _open(model: onnx.ModelProto, batch: Batch, taps: Sequence[Tap], provider: P
 def _targets(
     layer: Layer, taps: Mapping[str, Tap], rows: dict[str, list[NDArray[Any]]], images: int, probe: Ints | None
 ) -> Targets:
-    found = {role: np.concatenate(rows.pop(tap.output.name)).astype(np.float32) for role, tap in taps.items()}
+    joined = {role: np.concatenate(rows.pop(tap.output.name)) for role, tap in taps.items()}
+    found = {role: values.astype(np.float32, copy=False) for role, values in joined.items()}
     for role, values in found.items():
         if not_usable(values):
             raise CalibrationError(

@@ -8,13 +8,14 @@ in the cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_lowrank.calibrate.cuts import Cuts
 from onnx_lowrank.calibrate.sampling import Ints, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import reads
@@ -30,18 +31,22 @@ class Propagation:
     """The front of the conversion as it moves through the network.
 
     Args:
-        batches: the calibration inputs, in the order of the images; kept in memory as the first cut.
+        batches: the calibration inputs, in the order of the images; kept as the first cut.
         positions: per layer name, sampled positions of every image, shape (images, P).
         provider: where segments run.
+        most_bytes: of cut tensors kept in memory; more of them go to the disk.
 
     Attributes:
         node_runs: nodes run so far, times images.
+        cuts: the cut tensors.
     """
 
-    def __init__(self, batches: Iterable[Batch], positions: Mapping[str, Ints], provider: Provider) -> None:
-        self._cuts = [dict(batch) for batch in batches]
-        # Counted once: an inner tensor need not have the samples on its first axis.
-        self._counts = [len(next(iter(batch.values()))) for batch in self._cuts]
+    def __init__(
+        self, batches: Iterable[Batch], positions: Mapping[str, Ints], provider: Provider, most_bytes: int
+    ) -> None:
+        # Counted here: an inner tensor need not have the samples on its first axis.
+        self._counts: list[int] = []
+        self.cuts = Cuts(self._counted(batches), most_bytes)
         self._positions = positions
         self._provider = provider
         self.node_runs = 0
@@ -60,36 +65,44 @@ class Propagation:
         Raises:
             CalibrationError: an input is NaN, infinite, or too large to reckon with.
         """
-        cut = self._cuts[0].keys()
-        segment = ancestors(model, [layer.input], cut)
+        segment = ancestors(model, [layer.input], self.cuts.types)
         keep = self._still_needed(model, segment, [layer, *later])
         session, inputs = self._open(model, layer, keep)
-        rows, first = [], 0
-        for batch, count in zip(self._cuts, self._counts, strict=True):
-            positions = self._positions[layer.name][first : first + count]
-            feeds = {name: batch[name] for name in inputs} | patch_indices(layer, positions)
+        sampled = self._positions[layer.name]
+        # Filled as they come: the largest arrays there are, once and not twice.
+        rows, first = np.empty((sampled.size, layer.channels, *layer.kernel), np.float32), 0
+        for number, count in enumerate(self._counts):
+            positions = sampled[first : first + count]
+            feeds = self.cuts.read(number, inputs) | patch_indices(layer, positions)
             found = session.run(feeds)
             patches = found.pop(patch_rows(layer)).reshape(-1, layer.channels, *layer.kernel)
-            rows.append(patches.astype(np.float32, copy=False))
-            for name in [name for name in batch if name not in keep]:
-                del batch[name]
-            batch.update(found)
+            rows[first * sampled.shape[1] :][: len(patches)] = patches
+            self.cuts.advance(number, keep, found)
             first += count
         self.node_runs += len(segment) * first
-        return _finite(np.concatenate(rows), layer)
+        return _finite(rows, layer)
+
+    def close(self) -> None:
+        """Give up the cut tensors."""
+        self.cuts.close()
+
+    def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._counts.append(len(next(iter(batch.values()))))
+            yield batch
 
     def _still_needed(
         self, model: onnx.ModelProto, segment: Sequence[onnx.NodeProto], layers: Sequence[Layer]
     ) -> set[str]:
         """Tensors at hand after the segment that the rest of the way to ``layers`` reads."""
-        at_hand = self._cuts[0].keys() | {name for node in segment for name in node.output if name}
+        at_hand = self.cuts.types.keys() | {name for node in segment for name in node.output if name}
         wanted = {layer.input for layer in layers}
         rest = ancestors(model, wanted, at_hand)
         return at_hand & (wanted | {name for node in rest for name in reads(node)})
 
     def _open(self, model: onnx.ModelProto, layer: Layer, keep: set[str]) -> tuple[Session, list[str]]:
         """A session from the cut to the layer's sampled rows, and the cut tensors it reads."""
-        types = {name: value.dtype for name, value in self._cuts[0].items()}
+        types = self.cuts.types
         fresh = sorted(keep - types.keys())
         tap = patch_tap(layer, onnx.helper.np_dtype_to_tensor_dtype(layer.weight.dtype))
         nodes = [*ancestors(model, [layer.input, *fresh], types.keys()), *tap.nodes]

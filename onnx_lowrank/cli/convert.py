@@ -56,7 +56,8 @@ class RankMultiple(click.ParamType):
 @click.option("--refine", type=click.Choice(REFINEMENTS), default="fast", metavar="|".join(REFINEMENTS),
               help="of factors, after the closed form")  # fmt: skip
 @data_options
-@click.option("--positions", type=click.IntRange(1), metavar="P", help="sampled per image and layer")
+@click.option("--positions", type=click.IntRange(1), metavar="P")
+@click.option("--memory", type=click.FloatRange(0), metavar="GB", help="sampled per image and layer; RAM for cuts")
 @click.option("--rank-multiple", type=RankMultiple(), default="auto", metavar="K|auto", help="ranks are multiples of K")
 @click.option("--include", multiple=True, metavar="RE")
 @click.option("--exclude", multiple=True, metavar="RE", help="layers whose name matches; repeatable")

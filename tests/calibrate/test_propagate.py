@@ -169,14 +169,17 @@ def split(feeds: Feeds, size: int) -> list[Feeds]:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("batch_size", [2, IMAGES])
-def test_input_patches_are_those_of_a_full_run_of_the_converted_network(network: Network, batch_size: int) -> None:
+@pytest.mark.parametrize(("batch_size", "most_bytes"), [(2, 2**30), (IMAGES, 2**30), (2, 0), (2, 5_000)])
+def test_input_patches_are_those_of_a_full_run_of_the_converted_network(
+    network: Network, batch_size: int, most_bytes: int
+) -> None:
+    """In memory, on the disk, or some here and some there."""
     if network in {captured, odd_cuts}:
         batch_size = IMAGES  # a mean over the batch decides
     model, feeds = network()
     layers, _ = find(model, feeds)
     positions = layer_positions(layers, IMAGES, 13, seed=4)
-    propagation = Propagation(split(feeds, batch_size), positions, CPU)
+    propagation = Propagation(split(feeds, batch_size), positions, CPU, most_bytes)
     for number, layer in enumerate(layers):
         found = propagation.advance(model, layer, layers[number + 1 :])
         arrived = feeds.get(layer.input)
@@ -188,6 +191,8 @@ def test_input_patches_are_those_of_a_full_run_of_the_converted_network(network:
         rows = applied(layer, found.reshape(len(found), -1))
         np.testing.assert_allclose(rows, wanted, rtol=1e-5, atol=5e-6)
         replace_layer(model, layer, worse(layer))
+    propagation.close()
+    assert (propagation.cuts.spilled_bytes > 0) == (most_bytes < 2**30)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -197,7 +202,7 @@ def test_every_node_runs_at_most_once(network: Network, every: int) -> None:
     model, feeds = network()
     layers = find(model, feeds)[0][::every]
     positions = layer_positions(layers, IMAGES, 2, seed=4)
-    propagation = Propagation(split(feeds, IMAGES), positions, CPU)
+    propagation = Propagation(split(feeds, IMAGES), positions, CPU, 2**30)
     for number, layer in enumerate(layers):
         propagation.advance(model, layer, layers[number + 1 :])
         replace_layer(model, layer, worse(layer))
@@ -208,11 +213,11 @@ def test_every_node_runs_at_most_once(network: Network, every: int) -> None:
 def test_cuts_hold_what_the_way_ahead_reads_and_nothing_else() -> None:
     model, feeds = residual()
     layers, _ = find(model, feeds)
-    propagation = Propagation([feeds], layer_positions(layers, IMAGES, 2, seed=4), CPU)
+    propagation = Propagation([feeds], layer_positions(layers, IMAGES, 2, seed=4), CPU, 2**30)
     held = []
     for number, layer in enumerate(layers):
         propagation.advance(model, layer, layers[number + 1 :])
-        held.append(set(propagation._cuts[0]))
+        held.append(set(propagation.cuts.types))
         replace_layer(model, layer, worse(layer))
     # r0 is a residual of both sums, but the second sum lies behind the last layer and is never run.
     assert held == [{"x"}, {"r0"}, {"r0", "r1"}, {"r2"}]
@@ -222,7 +227,7 @@ def test_the_callers_batches_stay_as_they_are() -> None:
     model, feeds = chain()
     layers, _ = find(model, feeds)
     batches = [dict(feeds)]
-    propagation = Propagation(batches, layer_positions(layers, IMAGES, 2, seed=4), CPU)
+    propagation = Propagation(batches, layer_positions(layers, IMAGES, 2, seed=4), CPU, 2**30)
     for number, layer in enumerate(layers):
         propagation.advance(model, layer, layers[number + 1 :])
     assert batches == [feeds]
@@ -231,7 +236,7 @@ def test_the_callers_batches_stay_as_they_are() -> None:
 def test_responses_that_become_infinite_are_reported() -> None:
     model, feeds = chain()
     layers, _ = find(model, feeds)
-    propagation = Propagation([feeds], layer_positions(layers, IMAGES, 2, seed=4), CPU)
+    propagation = Propagation([feeds], layer_positions(layers, IMAGES, 2, seed=4), CPU, 2**30)
     propagation.advance(model, layers[0], layers[1:])
     broken = worse(layers[0])
     huge = Convolution(broken.convolutions[1].weight * 1e38, broken.convolutions[1].bias, pointwise(2))
