@@ -1,0 +1,186 @@
+"""What a conversion costs, beside the floor: one pass of the original and one of the converted network over the data.
+
+Usage::
+
+    python tools/bench/conversion.py vgg16 --shared ../shared [--samples 128] [--memory 1]
+    python tools/bench/conversion.py chain residual concat [--depths 8,16,32,64] [--samples 64,256] [--channels 32]
+        [--size 32] [--speedup 2] [--refine fast] [--provider cpu] [--threads 2] [--json conversion.json]
+
+``chain``, ``residual`` and ``concat`` are made up: as many 3x3 convolutions as ``--depths`` says, of equal size, with
+random weights. Every conversion has a process of its own, so that its peak of memory is its own. Both passes are timed
+in that process, right after it. Verification and measured latency are left out of the total that the ratio is of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+import onnx_lowrank as olr
+from onnx_lowrank.calibrate import iterate_batches, open_samples, split_samples
+from onnx_lowrank.prepare import open_network
+from onnx_lowrank.runtime import Session, choose_provider
+from yardsticks import NETWORKS
+
+MADE_UP = ("chain", "residual", "concat")
+_APART = ("verify", "bench", "total")  # of the seconds of a report
+
+
+@dataclass(frozen=True)
+class Case:
+    """One conversion.
+
+    Attributes:
+        network: of `yardsticks`, or one that is made up.
+        depth: convolutions of one that is made up.
+        samples: to calibrate with.
+    """
+
+    network: str
+    depth: int
+    samples: int
+
+
+def main() -> None:
+    """Convert, print a row for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+", choices=[*sorted(NETWORKS), *MADE_UP])
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with models/ and data/")
+    parser.add_argument("--depths", type=_integers, default=(8, 16, 32, 64))
+    parser.add_argument("--samples", type=_integers, default=(128,))
+    parser.add_argument("--channels", type=int, default=32)
+    parser.add_argument("--size", type=int, default=32, help="height and width of what is made up")
+    parser.add_argument("--speedup", type=float, default=2.0)
+    parser.add_argument("--refine", default="fast")
+    parser.add_argument("--memory", type=float)
+    parser.add_argument("--provider", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    arguments = parser.parse_args()
+    print(f"provider {arguments.provider}, {arguments.threads} threads, refine {arguments.refine}")
+    print("network   depth  samples  original  converted   total  ratio  passes        peak  seconds by stage")
+    rows = []
+    for case in _cases(arguments):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            row = process.submit(_converted, case, arguments).result()
+        rows.append(asdict(case) | row)
+        print(_line(case, row), flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def _cases(arguments: argparse.Namespace) -> Iterator[Case]:
+    for network in arguments.networks:
+        for depth in arguments.depths if network in MADE_UP else (0,):
+            for samples in arguments.samples:
+                yield Case(network, depth, samples)
+
+
+def _converted(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Convert, then run both networks once over what was calibrated with."""
+    settings = olr.Settings(
+        speedup=arguments.speedup,
+        samples=case.samples,
+        refine=arguments.refine,
+        memory=arguments.memory,
+        provider=arguments.provider,
+        threads=arguments.threads,
+        bench=False,
+    )
+    if case.network in MADE_UP:
+        model = made_up(case.network, case.depth, arguments.channels, arguments.size)
+        data: Any = smooth(case.samples + 4, arguments.size)
+        preprocessing = olr.preset("zero-one")
+    else:
+        network = NETWORKS[case.network](arguments.shared)
+        model, data, preprocessing = onnx.load(network.model), network.data, network.preprocessing
+    result = olr.convert(model, data, settings, preprocessing=preprocessing)
+    assert result.model is not None
+    report = result.report
+    passes = [_one_pass(each, data, settings, preprocessing) for each in (model, result.model)]
+    total = report.seconds["total"] - sum(report.seconds.get(stage, 0.0) for stage in _APART[:2])
+    return {
+        "original_s": passes[0],
+        "converted_s": passes[1],
+        "total_s": total,
+        "ratio": total / sum(passes),
+        "forward_passes": report.forward_passes,
+        "peak_memory_bytes": report.peak_memory_bytes,
+        "seconds": report.seconds,
+    }
+
+
+def _one_pass(model: onnx.ModelProto, data: Any, settings: olr.Settings, preprocessing: olr.Preprocessing) -> float:
+    """Seconds of a network for the calibration samples, decoding included, as they are decoded in a conversion."""
+    provider = choose_provider(settings.provider, settings.threads)
+    network = open_network(model, provider, {})
+    samples = open_samples(data, network.inputs, preprocessing)
+    generator = np.random.default_rng(settings.seed)
+    split = split_samples(samples, network.sampled, generator, settings.samples, None)
+    session = Session(model, provider)
+    start = time.perf_counter()
+    for batch in iterate_batches(samples, split.calibration, split.batch_size):
+        session.run(batch)
+    return time.perf_counter() - start
+
+
+def made_up(kind: str, depth: int, channels: int, size: int) -> onnx.ModelProto:
+    """Convolutions behind each other; ``residual``: every second one ends in a sum, ``concat``: each reads two."""
+    generator, nodes, weights = np.random.default_rng(0), [], []
+    tensor, before = "x", ""
+    for number in range(depth):
+        read, own = tensor, f"r{number}"
+        if kind == "concat" and before:
+            nodes.append(helper.make_node("Concat", [before, tensor], [read := f"j{number}"], axis=1))
+        width = 3 if tensor == "x" else channels * (1 + (read != tensor))
+        values = generator.standard_normal((channels, width, 3, 3)) * np.sqrt(2 / (9 * width))
+        weights.append(numpy_helper.from_array(values.astype(np.float32), f"w{number}"))
+        made = f"c{number}"
+        nodes.append(helper.make_node("Conv", [read, f"w{number}"], [made], pads=[1] * 4))
+        if kind == "residual" and number % 2 and before:
+            nodes.append(helper.make_node("Add", [made, before], [made := f"s{number}"]))
+        nodes.append(helper.make_node("Relu", [made], [own]))
+        before, tensor = ("" if tensor == "x" else tensor), own
+    nodes.append(helper.make_node("GlobalAveragePool", [tensor], ["y"]))
+    read_value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, size, size])
+    made_value = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", channels, 1, 1])
+    graph = helper.make_graph(nodes, kind, [read_value], [made_value], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def smooth(count: int, size: int) -> NDArray[np.float32]:
+    """Noise whose neighbours are alike."""
+    noise = np.random.default_rng(1).standard_normal((count, 3, size + 4, size + 4))
+    windows = np.lib.stride_tricks.sliding_window_view(noise, (5, 5), axis=(2, 3))
+    return np.asarray(windows.mean(axis=(-2, -1)) * 4, np.float32)
+
+
+def _line(case: Case, row: dict[str, Any]) -> str:
+    passes = "{original:.2f} {converted:.2f}".format(**row["forward_passes"])
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in row["seconds"].items() if stage not in _APART)
+    peak = f"{row['peak_memory_bytes'] / 1e9:>6.2f} GB"
+    return (
+        f"{case.network:<9} {case.depth or '':>5} {case.samples:>8} "
+        f"{row['original_s']:>8.1f}s {row['converted_s']:>9.1f}s "
+        f"{row['total_s']:>6.1f}s {row['ratio']:>5.1f}x  {passes}  {peak}  {stages}"
+    )
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    main()
