@@ -178,7 +178,7 @@ def test_data_by_name_and_from_a_loader(folder: Path) -> None:
         (["in.onnx", "o.onnx", "--data", "data.npy", "--include", "zzz"], "--include 'zzz': matches none of the 4"),
         (["in.onnx", "o.onnx", "--data", "data.npy", "--exclude", "c"], "no layer can be factorized"),
         (["in.onnx", "o.onnx", "--data", "data.npy", "--plan", "p.json"], "--plan p.json: cannot be read"),
-        (["in.onnx", "o.onnx", "--data", "data.npy", "--report", "r.pdf"], "--report r.pdf: ends in '.pdf', .json"),
+        (["in.onnx", "o.onnx", "--data", "data.npy", "--report", "r.pdf"], "--report r.pdf: ends in '.pdf', .json or"),
         (["in.onnx", "o.onnx", "--data", "data.npy", "--provider", "tensorrt"], "provider 'tensorrt': this onnxr"),
     ],
 )  # fmt: skip
@@ -435,3 +435,11 @@ def test_nothing_that_is_read_is_written_over(folder: Path, written: str, option
     error = fails(folder, *words, "--plan", "p.json")
     assert f"{written}: is" in error
     assert "choose another name" in error
+
+
+def test_reports_of_both_kinds_say_the_same(folder: Path) -> None:
+    words = ["in.onnx", "o.onnx", "--data", "data.npy", "--speedup", "2", "--no-bench", "--quiet"]
+    works(*words, "--report", "r.json", "--report", "R.MD")
+    found, text = json.loads(Path("r.json").read_text()), Path("R.MD").read_text()
+    assert text.startswith(f"# in.onnx, {found['speedup']['macs']:.2f}x fewer multiply-adds")
+    assert all(f"| {layer['name']} ({layer['op']}) | {layer['method']} |" in text for layer in found["layers"])

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from onnx_lowrank.errors import OutputError, RankError
 from onnx_lowrank.plan import RankPlan
+from onnx_lowrank.report import Report, to_markdown
 from onnx_lowrank.rewrite import check_writable
 
-_REPORT_ENDINGS = (".json",)
+_REPORT_ENDINGS = (".json", ".md")
 
 
 def check_outputs(
@@ -53,6 +54,11 @@ def check_report_ending(path: Path) -> None:
     if path.suffix.lower() not in _REPORT_ENDINGS:
         found = f"ends in '{path.suffix}'" if path.suffix else "has no ending"
         raise OutputError(f"--report {path}: {found}, {' or '.join(_REPORT_ENDINGS)} is wanted: rename it")
+
+
+def report_text(report: Report, path: Path) -> str:
+    """A report in the format that the ending of its file names."""
+    return to_markdown(report) if path.suffix.lower() == ".md" else report.to_json()
 
 
 def read_plan(path: Path) -> RankPlan:

@@ -1,6 +1,16 @@
 """Numbers of a conversion, for people and for scripts."""
 
+from onnx_lowrank.report.markdown import to_markdown
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
 from onnx_lowrank.report.text import headline, layer_table, short_name, short_number
 
-__all__ = ["Calibration", "LayerReport", "Report", "headline", "layer_table", "short_name", "short_number"]
+__all__ = [
+    "Calibration",
+    "LayerReport",
+    "Report",
+    "headline",
+    "layer_table",
+    "short_name",
+    "short_number",
+    "to_markdown",
+]
