@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from onnx_lowrank.tensors import values
+from onnx_lowrank.tensors import subgraphs, values
 
 # Operators that only reshape, retype or pass on: safe and cheap to evaluate ahead of time.
 _FOLDABLE = frozenset(
@@ -125,12 +125,11 @@ class GraphIndex:
 def reads(node: onnx.NodeProto) -> Iterator[str]:
     """Names of all tensors a node reads, those its subgraphs capture from outside included."""
     yield from (name for name in node.input if name)
-    for each in node.attribute:
-        for graph in [each.g] if each.HasField("g") else each.graphs:
-            own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            own |= {name for inner in graph.node for name in inner.output}
-            inside = [name for inner in graph.node for name in reads(inner)]
-            yield from (name for name in [*inside, *(value.name for value in graph.output)] if name not in own)
+    for graph in subgraphs(node):
+        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        own |= {name for inner in graph.node for name in inner.output}
+        inside = [name for inner in graph.node for name in reads(inner)]
+        yield from (name for name in [*inside, *(value.name for value in graph.output)] if name not in own)
 
 
 def first_output(node: onnx.NodeProto) -> str | None:
@@ -140,11 +139,10 @@ def first_output(node: onnx.NodeProto) -> str | None:
 
 def inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a node's subgraphs, and of theirs."""
-    for each in node.attribute:
-        for graph in [each.g] if each.HasField("g") else each.graphs:
-            for inner in graph.node:
-                yield inner
-                yield from inner_nodes(inner)
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield inner
+            yield from inner_nodes(inner)
 
 
 def names_in_use(model: onnx.ModelProto) -> set[str]:

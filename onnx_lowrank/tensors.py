@@ -25,6 +25,12 @@ def every_tensor(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         yield from _of_nodes(function.node)
 
 
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside of a node: branches of If, bodies of Loop and Scan."""
+    for each in node.attribute:
+        yield from [each.g] if each.HasField("g") else each.graphs
+
+
 def is_external(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor's values are in a file of their own."""
     return bool(tensor.data_location == TensorProto.EXTERNAL)
@@ -93,5 +99,5 @@ def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
             yield from each.tensors
             for sparse in [each.sparse_tensor] if each.HasField("sparse_tensor") else each.sparse_tensors:
                 yield from (sparse.values, sparse.indices)
-            for graph in [each.g] if each.HasField("g") else each.graphs:
-                yield from _of_graph(graph)
+        for graph in subgraphs(node):
+            yield from _of_graph(graph)

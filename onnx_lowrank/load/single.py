@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from onnx_lowrank.graph import inner_nodes
-from onnx_lowrank.tensors import every_tensor, values
+from onnx_lowrank.tensors import every_tensor, subgraphs, values
 
 _OTHERS = frozenset({TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype"})  # of Cast; of what makes tensors from nothing
@@ -41,7 +41,7 @@ def in_single_precision(model: onnx.ModelProto) -> onnx.ModelProto:
         for each in node.attribute:
             if each.name in _TYPE_ATTRIBUTES and each.i in _OTHERS:
                 each.i = TensorProto.FLOAT
-    graphs = [single.graph, *(graph for node in nodes for graph in _subgraphs(node))]
+    graphs = [single.graph, *(graph for node in nodes for graph in subgraphs(node))]
     for value in [value for graph in graphs for value in (*graph.input, *graph.output, *graph.value_info)]:
         _retype(value.type)
     return single
@@ -51,11 +51,6 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
         yield from inner_nodes(node)
-
-
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for each in node.attribute:
-        yield from [each.g] if each.HasField("g") else each.graphs
 
 
 def _retype(kind: onnx.TypeProto) -> None:
