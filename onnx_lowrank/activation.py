@@ -67,7 +67,7 @@ class PiecewiseLinear:
         """The function of some of the channels."""
 
         def of_part(coefficient: Coefficient) -> Coefficient:
-            return coefficient[channels] if np.ndim(coefficient) else coefficient  # type: ignore[index]
+            return np.asarray(coefficient)[channels] if np.ndim(coefficient) else coefficient
 
         return replace(
             self,
