@@ -1,8 +1,8 @@
-"""The account of a conversion: all that was planned, solved and measured, as a report."""
+"""The account of a conversion: all that was planned, solved and measured, as a report and as evidence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from onnx_lowrank.job import Job
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.measured import Latency
 from onnx_lowrank.plan import LayerPlan, RankPlan
-from onnx_lowrank.report import Calibration, LayerReport, Report
+from onnx_lowrank.ranks import Truncation
+from onnx_lowrank.report import Calibration, Evidence, LayerReport, Report
 from onnx_lowrank.stopwatch import peak_memory_bytes
+from onnx_lowrank.tensors import every_tensor, is_external, stored_bytes
 from onnx_lowrank.verify import Comparison
 from onnx_lowrank.version import __version__
 
@@ -84,6 +86,35 @@ def account(job: Job, plan: RankPlan, outcome: Outcome, output: str | Path | Non
         peak_memory_bytes=peak_memory_bytes(),
         latency=None if latency is None else latency.to_dict(),
     )
+
+
+def evidence(
+    job: Job, truncations: Sequence[Truncation], comparison: Comparison | None = None, file: Path | None = None
+) -> Evidence:
+    """What a page shows beside the numbers of the report.
+
+    Args:
+        job: the conversion.
+        truncations: of each of its layers.
+        comparison: of the written file with the original; None for a dry run.
+        file: what was written, in a folder of its own; likewise.
+    """
+    looked_at = zip(job.layers, truncations, strict=True)
+    after = None if file is None else sum(each.stat().st_size for each in file.parent.iterdir())
+    return Evidence(
+        kernels={layer.name: tuple(map(int, layer.weight.shape)) for layer in job.layers},
+        energies={layer.name: each.energies for layer, each in looked_at if each.energies is not None},
+        file_bytes=(_original_bytes(job), after),
+        samples=() if comparison is None else comparison.samples,
+    )
+
+
+def _original_bytes(job: Job) -> int:
+    """Of the original's file and of those its weights are in; of what a file would hold where there is none."""
+    model, path = job.network.original, Path(job.network.name)
+    inside = sum(each.ByteSize() for each in every_tensor(model) if not is_external(each))
+    own = path.stat().st_size if path.is_file() else model.ByteSize()
+    return int(own + stored_bytes(model) - inside)
 
 
 def _milliseconds(job: Job, layer: Layer, entry: LayerPlan) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 from threadpoolctl import threadpool_limits
 
-from onnx_lowrank.account import Outcome, account
+from onnx_lowrank.account import Outcome, account, evidence
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
 from onnx_lowrank.choose import choose_ranks, measure_errors
 from onnx_lowrank.factors import Factors
@@ -26,7 +26,7 @@ from onnx_lowrank.measured import Latency, time_conversion, warn_if_slow
 from onnx_lowrank.memory import within
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.report import Report
+from onnx_lowrank.report import Evidence, Report, to_html
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.rewrite import check_apart, check_writable, replace_layer, set_metadata, staged
 from onnx_lowrank.settings import Settings
@@ -43,11 +43,13 @@ class Result:
         model: the converted model; None for a dry run.
         plan: the ranks it was converted with.
         report: what was done, in numbers.
+        evidence: the curves and pictures that `to_html` shows with them.
     """
 
     model: onnx.ModelProto | None
     plan: RankPlan
     report: Report
+    evidence: Evidence
 
     def save(self, path: str | Path) -> None:
         """Write the converted model; the file is there whole or not at all.
@@ -64,6 +66,14 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The JSON report as a dictionary."""
         return self.report.to_dict()
+
+    def to_html(self) -> str:
+        """The report as one HTML page with charts, which loads nothing; needs the extra ``report``.
+
+        Raises:
+            MissingDependencyError: Jinja2 or matplotlib is not installed.
+        """
+        return to_html(self.report, self.evidence)
 
 
 def convert(
@@ -139,9 +149,10 @@ def conversion(
             network = job.network
             targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider, job.probes)
         with job.watch.measure("ranks"):
-            plan = choose_ranks(job, measure_errors(job, targets))
+            truncations = measure_errors(job, targets)
+            plan = choose_ranks(job, truncations)
         if dry_run:
-            yield Result(None, plan, account(job, plan, Outcome()))
+            yield Result(None, plan, account(job, plan, Outcome()), evidence(job, truncations))
             return
         solved, passes = _solve_layers(job, plan, targets)
         converted = _rewritten(job, solved)
@@ -152,8 +163,8 @@ def conversion(
             with job.watch.measure("bench"):
                 latency = _time(job, plan, file)
             errors = {layer.name: factors.errors for layer, factors in solved}
-            outcome = Outcome(errors, passes, comparison, latency)
-            yield Result(converted, plan, account(job, plan, outcome, output))
+            report = account(job, plan, Outcome(errors, passes, comparison, latency), output)
+            yield Result(converted, plan, report, evidence(job, truncations, comparison, file))
 
 
 def _solve_layers(job: Job, plan: RankPlan, targets: dict[str, Targets]) -> tuple[list[tuple[Layer, Factors]], float]:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 WORST_ERROR = 1.0  # relative; an output of zeros would be as close
 _PICKS = "NonMaxSuppression"
+_PICTURES = 12  # held-out images that the page shows with what both models make of them, at most
 _LONGER = 32  # by which open axes are stretched: networks halve their maps up to five times
 
 
@@ -46,7 +47,7 @@ def verify_conversion(job: Job, plan: RankPlan, file: Path) -> Comparison:
     if found != expected:
         raise VerificationError(f"written model: {found} multiply-adds, the plan makes {expected}: please report this")
     sessions = _session(job, network.model), _session(job, runs)
-    comparison = compare_outputs(*sessions, job.batches(job.split.held_out, "verify"))
+    comparison = compare_outputs(*sessions, job.batches(job.split.held_out, "verify"), None, _PICTURES)
     _check_errors(runs, comparison)
     _check_other_sizes(job, sessions, comparison)
     return comparison

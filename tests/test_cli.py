@@ -178,7 +178,7 @@ def test_data_by_name_and_from_a_loader(folder: Path) -> None:
         (["in.onnx", "o.onnx", "--data", "data.npy", "--include", "zzz"], "--include 'zzz': matches none of the 4"),
         (["in.onnx", "o.onnx", "--data", "data.npy", "--exclude", "c"], "no layer can be factorized"),
         (["in.onnx", "o.onnx", "--data", "data.npy", "--plan", "p.json"], "--plan p.json: cannot be read"),
-        (["in.onnx", "o.onnx", "--data", "data.npy", "--report", "r.pdf"], "--report r.pdf: ends in '.pdf', .json or"),
+        (["in.onnx", "o.onnx", "--data", "data.npy", "--report", "r.pdf"], "r.pdf: ends in '.pdf', .json, .md or"),
         (["in.onnx", "o.onnx", "--data", "data.npy", "--provider", "tensorrt"], "provider 'tensorrt': this onnxr"),
     ],
 )  # fmt: skip

@@ -64,7 +64,7 @@ class RankMultiple(click.ParamType):
 @click.option("--plan", "plan_file", type=FilePath(), metavar="FILE")
 @click.option("--save-plan", type=FilePath(), metavar="FILE", help="reuse / write the rank plan (JSON)")
 @click.option("--report", "reports", type=FilePath(), multiple=True, metavar="FILE")
-@click.option("--force", is_flag=True, help="report, .json or .md; overwrite OUT.onnx")
+@click.option("--force", is_flag=True, help="report, .json, .md, .html; overwrite OUT")
 @click.option("--no-bench", "bench", is_flag=True, default=True, flag_value=False)
 @click.option("--dry-run", is_flag=True, help="measure no latency; choose ranks and stop")
 @run_options
@@ -104,7 +104,7 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         ExitStack() as beside,  # closed first: what is written beside the model is there before it, or nothing is
     ):
         for report in reports:
-            beside.enter_context(staged_text(report, report_text(result.report, report)))
+            beside.enter_context(staged_text(report, report_text(result, report)))
         if save_plan:
             beside.enter_context(staged_text(save_plan, result.plan.to_json()))
     if not quiet:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnx_lowrank.errors import OutputError, RankError
+from onnx_lowrank.pipeline import Result
 from onnx_lowrank.plan import RankPlan
-from onnx_lowrank.report import Report, to_markdown
+from onnx_lowrank.report import check_page_packages, to_markdown
 from onnx_lowrank.rewrite import check_writable
 
-_REPORT_ENDINGS = (".json", ".md")
+_REPORT_ENDINGS = (".json", ".md", ".html")
 
 
 def check_outputs(
@@ -46,19 +47,30 @@ def check_outputs(
 
 
 def check_report_ending(path: Path) -> None:
-    """Refuse a report in a format that there is not.
+    """Refuse a report in a format that there is not, or that cannot be made here.
 
     Raises:
         OutputError: the ending is none of those known.
+        MissingDependencyError: a package that makes pages is not installed.
     """
     if path.suffix.lower() not in _REPORT_ENDINGS:
         found = f"ends in '{path.suffix}'" if path.suffix else "has no ending"
-        raise OutputError(f"--report {path}: {found}, {' or '.join(_REPORT_ENDINGS)} is wanted: rename it")
+        raise OutputError(
+            f"--report {path}: {found}, {', '.join(_REPORT_ENDINGS[:-1])} or {_REPORT_ENDINGS[-1]} is wanted: rename it"
+        )
+    if path.suffix.lower() == ".html":
+        check_page_packages(f"--report {path}")
 
 
-def report_text(report: Report, path: Path) -> str:
+def report_text(result: Result, path: Path) -> str:
     """A report in the format that the ending of its file names."""
-    return to_markdown(report) if path.suffix.lower() == ".md" else report.to_json()
+    match path.suffix.lower():
+        case ".html":
+            return result.to_html()
+        case ".md":
+            return to_markdown(result.report)
+        case _:
+            return result.report.to_json()
 
 
 def read_plan(path: Path) -> RankPlan:

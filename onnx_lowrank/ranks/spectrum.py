@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import largest_ranks
-from onnx_lowrank.ranks.truncation import Truncation
+from onnx_lowrank.ranks.truncation import Truncation, energy_shares
 from onnx_lowrank.threads import one_thread
 
 
@@ -36,10 +36,7 @@ def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:
     covariance = centred.T @ centred
     with one_thread():
         eigenvalues = np.linalg.eigvalsh(covariance)[::-1].clip(min=0)
-    total = eigenvalues.sum()
-    if total == 0:
-        return np.ones(len(eigenvalues) + 1)
-    return np.concatenate([[0.0], np.minimum(np.cumsum(eigenvalues) / total, 1.0)])
+    return energy_shares(eigenvalues)
 
 
 def paper_truncation(layer: Layer, responses: NDArray[Any]) -> Truncation:
@@ -55,5 +52,6 @@ def paper_truncation(layer: Layer, responses: NDArray[Any]) -> Truncation:
     largest = largest_ranks(layer)
     parts = [responses[:, made] for _, _, made in layer.parts]
     size = [float(np.var(part, axis=0, dtype=np.float64).sum()) for part in parts]
-    kept = np.average([energy_curve(part)[1:] for part in parts], axis=0, weights=size if any(size) else None)
-    return Truncation(np.arange(1, largest["channel"] + 1), np.array([largest["spatial"]]), 1 - kept[:, None])
+    kept = np.average([energy_curve(part) for part in parts], axis=0, weights=size if any(size) else None)
+    ranks = np.arange(1, largest["channel"] + 1)
+    return Truncation(ranks, np.array([largest["spatial"]]), 1 - kept[1:, None], kept)

@@ -44,11 +44,14 @@ class Truncation:
         channel: measured channel ranks, ascending, the last one d.
         spatial: measured spatial ranks, ascending, the last one the largest; that one alone where none was looked at.
         errors: relative squared errors after the activation, shape (channel ranks, spatial ranks).
+        energies: share of the responses' energy before the activation that the leading directions hold, shape
+            (d / groups + 1,), entry r that of r directions; None where nobody looked.
     """
 
     channel: NDArray[np.int64]
     spatial: NDArray[np.int64]
     errors: NDArray[np.float64]
+    energies: NDArray[np.float64] | None = None
 
     def error(self, channel: NDArray[np.int64], spatial: NDArray[np.int64]) -> NDArray[np.float64]:
         """Interpolated errors of pairs of ranks, 0 to 1; any shape."""
@@ -72,16 +75,36 @@ def measure_truncation(layer: Layer, targets: Targets, rows: int = ROWS) -> Trun
     Returns:
         The errors; those of all groups together where there are several, by the ranks of each.
     """
-    parts = [_measure(part, targets.part(read, made), rows) for part, read, made in layer.parts]
+    spectra, parts = [], []
+    for part, read, made in layer.parts:
+        concerned = targets.part(read, made)
+        eigenvalues, directions = _spectrum(concerned.responses)
+        spectra.append(eigenvalues)
+        parts.append(_measure(part, concerned, directions, rows))
     channel, spatial = parts[0][0], parts[0][1]
     size = sum(part[3] for part in parts) or 1.0
     errors = np.sum([part[2] for part in parts], axis=0) / size
     table = np.minimum.accumulate(np.minimum.accumulate(errors.T, axis=0), axis=1)
-    return Truncation(channel, spatial, np.minimum(table, 1.0))
+    return Truncation(channel, spatial, np.minimum(table, 1.0), energy_shares(np.sum(spectra, axis=0)))
+
+
+def energy_shares(eigenvalues: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the sum that the first r hold, for every r.
+
+    Args:
+        eigenvalues: descending, none below 0, shape (d,).
+
+    Returns:
+        Shape (d + 1,), ascending from 0 to 1; all ones where there is nothing to share.
+    """
+    total = eigenvalues.sum()
+    if total == 0:
+        return np.ones(len(eigenvalues) + 1)
+    return np.concatenate([[0.0], np.minimum(np.cumsum(eigenvalues) / total, 1.0)])
 
 
 def _measure(
-    layer: Layer, targets: Targets, rows: int
+    layer: Layer, targets: Targets, directions: NDArray[np.float32], rows: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], float]:
     """Channel ranks, spatial ranks, squared errors of one group, shape (spatial, channel), and of keeping nothing."""
     probe, most = targets.probe, largest_ranks(layer)
@@ -97,7 +120,7 @@ def _measure(
     offset = 0.0 if targets.residual is None else targets.residual[chosen]
     wanted = layer.activation(responses + offset)
     channel, errors = _ranks(layer.filters), []
-    mean, directions = targets.responses.mean(axis=0), _directions(targets.responses)
+    mean = targets.responses.mean(axis=0)
     for approximation in approximations:
         projected = (approximation - approximation.mean(axis=0) + (responses.mean(axis=0) - mean)) @ directions
         column = []
@@ -124,11 +147,14 @@ def _approximations(
         yield total
 
 
-def _directions(responses: NDArray[Any]) -> NDArray[np.float32]:
-    """Principal directions, leading ones first."""
+def _spectrum(responses: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Eigenvalues of the centred responses' covariance, shape (d,), and their directions, leading ones first."""
     centred = responses - responses.mean(axis=0)
     covariance = centred.T @ centred
-    return leading_directions(covariance, len(covariance)).astype(np.float32)
+    directions = leading_directions(covariance, len(covariance)).astype(np.float32)
+    # v' C v of all of them: next to nothing beside finding them.
+    eigenvalues = np.einsum("ij,ij->j", directions, covariance @ directions, dtype=np.float64)
+    return np.sort(eigenvalues.clip(min=0))[::-1], directions
 
 
 def _ranks(most: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from onnx_lowrank.report.report import LayerReport, Report
-from onnx_lowrank.report.text import short_number
+from onnx_lowrank.report.text import error_text, short_number
 from onnx_lowrank.threads import threads_text
 
 
@@ -28,7 +28,7 @@ def _body(report: Report) -> Iterator[str]:
     if report.verification is not None:
         yield f"Compared on {report.verification['images']} others:\n"
         rows = [
-            [_cell(name), f"{found['relative_error']:.4f}", f"{found['cosine']:.4f}", _percent(found["agreement"])]
+            [_cell(name), error_text(found["relative_error"]), f"{found['cosine']:.4f}", _percent(found["agreement"])]
             for name, found in report.verification["outputs"].items()
         ]
         yield from _table(["output", "relative error", "cosine", "same top class"], rows)

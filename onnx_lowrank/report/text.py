@@ -38,7 +38,7 @@ def headline(report: Report) -> list[str]:
         for name, found in report.verification["outputs"].items():
             agreement = "" if found["agreement"] is None else f", same top class {found['agreement']:.1%}"
             lines.append(
-                f"verified    {name}: relative error {found['relative_error']:.4f}{agreement} "
+                f"verified    {name}: relative error {error_text(found['relative_error'])}{agreement} "
                 f"on {report.verification['images']} held-out samples"
             )
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items() if stage != "total")
@@ -66,6 +66,24 @@ def short_number(value: float) -> str:
             scaled = value / size
             return f"{scaled:.0f} {prefix}" if scaled >= 1000 else f"{scaled:.3g} {prefix}"
     return f"{value:g}"
+
+
+def error_text(error: float | None) -> str:
+    """A relative error, which is None where there is no number for it.
+
+    >>> error_text(0.01234), error_text(None)
+    ('0.0123', 'infinite')
+    """
+    return "infinite" if error is None else f"{error:.4f}"
+
+
+def share_text(share: float) -> str:
+    """A share in percent; what is not all of it never reads as if it were.
+
+    >>> share_text(0.9375), share_text(0.9997), share_text(1.0)
+    ('93.8%', '>99.9%', '100.0%')
+    """
+    return ">99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
 def short_name(name: str, width: int = _NAME_WIDTH) -> str:

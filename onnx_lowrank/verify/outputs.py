@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime import Session
+from onnx_lowrank.verify.samples import Sample, SampleKeeper, is_scores
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +55,13 @@ class Comparison:
         outputs: fidelity by output name.
         accuracy: of both models; None without labels.
         images: number of images looked at.
+        samples: some of them, as pictures, where they were asked for; disagreements first.
     """
 
     outputs: dict[str, OutputFidelity]
     accuracy: Accuracy | None
     images: int
+    samples: tuple[Sample, ...] = field(default=(), compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of ``compare --json``."""
@@ -80,7 +83,7 @@ class _Tally:
         self.scores = True
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
-        self.scores &= a.ndim == 2 and a.shape[-1] > 1 and np.issubdtype(a.dtype, np.floating)
+        self.scores &= is_scores(a)
         if self.scores:
             self.same += int((a.argmax(-1) == b.argmax(-1)).sum())
         self.rows += len(a) if a.ndim else 1
@@ -117,7 +120,7 @@ class _Tally:
 
 
 def compare_outputs(
-    a: Session, b: Session, batches: Iterable[Batch], labels: NDArray[np.int64] | None = None
+    a: Session, b: Session, batches: Iterable[Batch], labels: NDArray[np.int64] | None = None, pictures: int = 0
 ) -> Comparison:
     """Run two models on the same inputs and compare every output of numbers that they share.
 
@@ -128,6 +131,7 @@ def compare_outputs(
         b: the model to judge.
         batches: inputs by name.
         labels: class of each image in order, shape (images,); judged on the first output.
+        pictures: images to keep with the predictions of both models, at most; of classifiers only.
 
     Raises:
         ModelError: no output to compare, one that is NaN or infinite all over in A, or labels for an output that is no
@@ -138,7 +142,7 @@ def compare_outputs(
         raise ModelError(f"compare: no output of numbers in common: {', '.join(a.outputs)} and {', '.join(b.outputs)}")
     tallies = {name: _Tally() for name in shared}
     hits: list[NDArray[np.bool_]] = []
-    images = 0
+    keeper, images = SampleKeeper(pictures), 0
     for batch in batches:
         ours, theirs = a.run(batch), b.run(batch)
         for name in [name for name in tallies if ours[name].shape != theirs[name].shape]:
@@ -148,6 +152,8 @@ def compare_outputs(
             del tallies[name]
         for name, tally in tallies.items():
             tally.add(ours[name], theirs[name])
+        if pictures and (scores := next((name for name in tallies if is_scores(ours[name])), None)):
+            keeper.look(batch, ours[scores], theirs[scores])
         count = len(next(iter(batch.values())))
         if labels is not None:
             truth = labels[images : images + count]
@@ -155,7 +161,8 @@ def compare_outputs(
         images += count
     if not tallies:
         raise ModelError(f"compare: no output has the same shape in both models: {', '.join(shared)}")
-    return Comparison({name: tally.result(name) for name, tally in tallies.items()}, _accuracy(hits), images)
+    fidelities = {name: tally.result(name) for name, tally in tallies.items()}
+    return Comparison(fidelities, _accuracy(hits), images, keeper.samples)
 
 
 def _hits(scores: NDArray[Any], truth: NDArray[np.int64], name: str) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from onnx_lowrank.report import Report, to_markdown
+from onnx_lowrank.report import Report, headline, to_markdown
 from tests.report.test_report import REPORT
 
 PARSER = MarkdownIt("commonmark").enable("table")
@@ -79,3 +79,11 @@ def test_names_mean_nothing_to_markdown(name: str) -> None:
 )
 def test_any_name_stays_in_its_cell(name: str) -> None:
     assert tables(to_markdown(named(name)))[-1][1][0] == f"{name} (Conv)".strip()
+
+
+def test_an_error_that_is_no_number() -> None:
+    assert REPORT.verification is not None
+    infinite = {"relative_error": None, "cosine": 0.0, "agreement": None}
+    report = replace(REPORT, verification=REPORT.verification | {"outputs": {"map": infinite}})
+    assert tables(to_markdown(report))[1][1] == ["map", "infinite", "0.0000", ""]
+    assert any("map: relative error infinite" in line for line in headline(report))
