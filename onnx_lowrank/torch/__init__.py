@@ -1,0 +1,49 @@
+"""A network in PyTorch, to be trained on, and back in the same ONNX graph.
+
+::
+
+    to_module.py    graph -> module: `to_torch`
+    from_module.py  module -> the same graph with its weights: `from_torch`
+    weights.py      which tensors are trained, and under which names
+    layers.py       the operators with weights; resize.py, indexing.py: a few others; library.py: the rest
+    sizes.py        the arithmetic of sizes, which stays outside of PyTorch
+    finetune.py     `finetune`: the converted network learns from the original; settings.py: its knobs
+    export.py       `export_torch`: a program of torch.export
+    course.py       what is fixed before the first step; lessons.py: samples, augment.py: flips and shifts
+    objective.py    what is made small, and what it is judged by
+    trainer.py      steps and marks; learning_rate.py: found by trying; checkpoint.py: to go on from
+
+It needs the extra: ``pip install 'onnx-lowrank[torch]'``.
+"""
+
+from onnx_lowrank.errors import MissingDependencyError
+
+try:
+    import accelerate as _accelerate  # noqa: F401
+    import safetensors as _safetensors  # noqa: F401
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise MissingDependencyError(
+        f"onnx_lowrank.torch: PyTorch or what belongs to it is not installed ({error}): "
+        "pip install 'onnx-lowrank[torch]'"
+    ) from error
+
+from onnx_lowrank.torch.export import export_torch, save_program
+from onnx_lowrank.torch.finetune import Epoch, Finetuned, finetune
+from onnx_lowrank.torch.from_module import from_torch
+from onnx_lowrank.torch.objective import Marks
+from onnx_lowrank.torch.settings import FinetuneSettings
+from onnx_lowrank.torch.to_module import OnnxModule, to_torch
+
+__all__ = [
+    "Epoch",
+    "FinetuneSettings",
+    "Finetuned",
+    "Marks",
+    "OnnxModule",
+    "export_torch",
+    "finetune",
+    "from_torch",
+    "save_program",
+    "to_torch",
+]

@@ -1,0 +1,78 @@
+"""How far a training has come, on the disk after every epoch, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from onnx_lowrank.errors import OutputError
+
+State = Mapping[str, Tensor]
+_PARTS = ("weights", "momentum", "best")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A training between two epochs.
+
+    Attributes:
+        weights: of the network.
+        momentum: of the optimizer, by weight.
+        best: weights of the best epoch so far.
+        notes: everything else, as JSON has it.
+    """
+
+    weights: State
+    momentum: State
+    best: State
+    notes: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        """Write it; what was there stays until it is complete.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        parts = zip(_PARTS, (self.weights, self.momentum, self.best), strict=True)
+        tensors = {
+            f"{part}/{key}": tensor.detach().cpu().contiguous().clone()
+            for part, state in parts
+            for key, tensor in state.items()
+        }
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            save_file(tensors, temporary, {"notes": json.dumps(self.notes)})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"{path}: the checkpoint cannot be written ({error}): free some space") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def read(path: Path) -> Checkpoint:
+        """Read one.
+
+        Raises:
+            OutputError: it is no checkpoint.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                notes = json.loads(file.metadata()["notes"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise OutputError(f"{path}: not a checkpoint ({error}): delete it, or start without --resume") from error
+        weights, momentum, best = (
+            {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.partition("/")[0] == part}
+            for part in _PARTS
+        )
+        return Checkpoint(weights, momentum, best, notes)

@@ -1,0 +1,189 @@
+"""The samples that are learned from: which are trained on, which are kept back, and batches of both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onnx_lowrank.calibrate import Samples
+from onnx_lowrank.calibrate.columns import ImageColumn
+from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.torch.augment import augmented
+from onnx_lowrank.torch.settings import FinetuneSettings
+
+log = logging.getLogger(__name__)
+
+MOST_HELD_OUT = 2_000
+_LEAST_HELD_OUT = 2
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of the processes that train together.
+
+    Attributes:
+        rank: its number.
+        of: how many there are.
+    """
+
+    rank: int = 0
+    of: int = 1
+
+    def part(self, batch: Ints) -> Ints:
+        """The stretch of a batch that is this process's; all have one as long, but for the last ones of a rest."""
+        size = -(-len(batch) // self.of)
+        return batch[self.rank * size : (self.rank + 1) * size]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples of one step.
+
+    Attributes:
+        inputs: of the network, in its order.
+        labels: class of each sample, shape (samples,); None where there are none.
+        total: samples of the step over all processes.
+    """
+
+    inputs: list[Tensor]
+    labels: Tensor | None
+    total: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return Batch([each.to(device, non_blocking=True) for each in self.inputs], labels, self.total)
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """Samples, divided.
+
+    Attributes:
+        samples: all of them.
+        training: indices to train on, in random order.
+        held_out: indices to choose by; none of ``training``.
+        inputs: names of the network's inputs, in its order.
+        batch_size: samples per step over all processes.
+        augment: whether images are flipped and shifted.
+        seed: of their order, flips and shifts.
+        share: which part of every batch is this process's.
+    """
+
+    samples: Samples
+    training: Ints
+    held_out: Ints
+    inputs: tuple[str, ...]
+    batch_size: int
+    augment: bool
+    seed: int
+    share: Share
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        return len(self._batches(self.training))
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The training samples in an order of their own for every epoch.
+
+        Args:
+            number: of the epoch; trials before the first have negative ones.
+        """
+        order = np.random.default_rng([self.seed, number % 2**32]).permutation(self.training)
+        yield from self._read_ahead(self._batches(order), number if self.augment else None)
+
+    def check(self, most: int = MOST_HELD_OUT) -> Iterator[Batch]:
+        """The held-out samples, as they are.
+
+        Args:
+            most: of them.
+        """
+        indices = self.held_out[:most]
+        whole = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
+        yield from self._read_ahead(whole, None)
+
+    def _batches(self, order: Ints) -> list[Ints]:
+        """Whole batches; a rest would be a noisy step, and is all there is only where there are few samples."""
+        count = max(1, len(order) // self.batch_size)
+        return [order[number * self.batch_size : (number + 1) * self.batch_size] for number in range(count)]
+
+    def _read_ahead(self, batches: Sequence[Ints], epoch: int | None) -> Iterator[Batch]:
+        """Batches, the next one read while the last one is in use."""
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            pending = [ahead.submit(self._read, batch, epoch) for batch in batches[:2]]
+            for batch in [*batches[2:], None, None][: len(batches)]:
+                ready = pending.pop(0).result()
+                if batch is not None:
+                    pending.append(ahead.submit(self._read, batch, epoch))
+                yield ready
+
+    def _read(self, batch: Ints, epoch: int | None) -> Batch:
+        indices = self.share.part(batch)
+        try:
+            read = self.samples.read(indices)
+        except CalibrationError:  # of an image that cannot be decoded; there is an error if it is all of them
+            indices = self.samples.usable(indices)
+            read = self.samples.read(indices)
+            log.warning("images that cannot be decoded are left out: %s", "; ".join(self.samples.skipped[:3]))
+        if epoch is not None:
+            keys = [[self.seed, epoch % 2**32, int(index)] for index in indices]
+            for name, column in self.samples.columns.items():
+                if isinstance(column, ImageColumn):
+                    read[name] = augmented(read[name], keys, channels_first=column.layout.channels_first)
+        tensors = [torch.from_numpy(np.ascontiguousarray(read[name])) for name in self.inputs]
+        labels = None if self.samples.labels is None else torch.from_numpy(self.samples.labels[indices])
+        return Batch([each.float() if each.is_floating_point() else each for each in tensors], labels, len(batch))
+
+
+def divide(
+    samples: Samples, inputs: tuple[str, ...], settings: FinetuneSettings, share: Share, fixed: int | None
+) -> Lessons:
+    """Divide samples at random into those to train on and those to choose by.
+
+    Args:
+        samples: the data.
+        inputs: names of the network's inputs, in its order.
+        settings: how to train.
+        share: which of the processes this is.
+        fixed: the batch size that the model is bound to; None for any.
+
+    Raises:
+        CalibrationError: there are too few, or no labels to learn from.
+    """
+    if settings.learn != "original" and samples.labels is None:
+        raise CalibrationError(
+            f"data {samples.source}: no class folders to learn labels from: put the images of each class into "
+            "a folder, or learn from the original network alone"
+        )
+    wanted = settings.samples or len(samples)
+    step = (fixed or 1) * share.of
+    kept_back = max(_LEAST_HELD_OUT, step, min(MOST_HELD_OUT, round(settings.held_out * wanted)))
+    if wanted > len(samples) or wanted < kept_back + step:
+        raise CalibrationError(
+            f"data {samples.source}: {len(samples)} samples, {max(wanted, kept_back + step)} wanted to train on and "
+            "choose by: add samples or ask for fewer"
+        )
+    order = np.random.default_rng(settings.seed).permutation(len(samples))[:wanted].astype(np.int64)
+    batch_size = step if fixed else max(step, settings.batch_size // step * step)
+    if fixed:
+        kept_back = kept_back // step * step
+    return Lessons(
+        samples=samples,
+        training=order[kept_back:],
+        held_out=order[:kept_back],
+        inputs=inputs,
+        batch_size=batch_size,
+        augment=settings.augment,
+        seed=settings.seed,
+        share=share,
+    )
