@@ -1,20 +1,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test format train-demo
+.PHONY: demo docs test format train-demo
 
 demo: .venv/extras-cpu,demo
 	$(BIN)/python tools/demo.py
 
+# Options and docstrings are read from the code, so the package and what it can use are installed beside mkdocs.
+docs: .venv/extras-cpu,docs,torch
+	$(BIN)/mkdocs build --quiet --config-file tools/mkdocs.yml
+	@echo site/index.html
+
 # lint-imports' cache goes wrong when a module appears or goes; without it a run takes a second.
-test: .venv/extras-cpu,dev
+test: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest
 
-format: .venv/extras-cpu,dev
+format: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

@@ -1,4 +1,4 @@
-"""What is promised about deploying a converted model, and the page that says how: tools/tensorrt.md."""
+"""What is promised about deploying a converted model, and the page that says how: tools/docs/deploying.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.networks import images, network
 Array = NDArray[Any]
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "tools/tensorrt.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "tools/docs/deploying.md").read_text(encoding="utf-8")
 RUN = re.findall(r"<!-- run -->\n```\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"^(?:trtexec|polygraphy) .*$", PAGE.replace("\\\n", " "), re.MULTILINE)
 WITH_TENSORRT = [line for line in COMMANDS if line.startswith("polygraphy") and " --trt " in line]

@@ -43,7 +43,7 @@ def test_commands(folder: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout
     assert (folder / "fast.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
-    assert (folder / "report.json").exists()
+    assert (folder / "report.html").exists()
 
 
 def test_python(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The table of tools/support.md says of every operator and case what `inspect` says."""
+"""The table of tools/docs/support.md says of every operator and case what `inspect` says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnx_lowrank.layer import Layer
 from tests.helpers import build, normal
 
 Array = NDArray[Any]
-PAGE = Path(__file__).parents[1] / "tools" / "support.md"
+PAGE = Path(__file__).parents[1] / "tools" / "docs" / "support.md"
 MAP = "float[N,64,8,8] x"
 ROW = "float[N,64] x"
 

@@ -1,0 +1,95 @@
+"""The documentation: its commands run as they stand there, its pages build without a complaint."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from demo_data import load_digits, split_digits
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "tools/docs").glob("*.md"))
+_BLOCK = re.compile(r"<!-- run -->\n```(\w*)\n(.*?)```", re.DOTALL)
+ELSEWHERE = {"deploying"}  # tests/test_deployment.py runs these
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return _BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+RUN = [page for page in PAGES if blocks(page) and page.stem not in ELSEWHERE]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A user's folder: model.onnx and class folders of images."""
+    (tmp_path / "model.onnx").write_bytes((ROOT / "models/demo_mnist_vgg.onnx").read_bytes())
+    train, _ = split_digits(load_digits())
+    for number in range(0, len(train.labels), 50):
+        place = tmp_path / "images" / str(train.labels[number])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(train.images[number]).save(place / f"{number}.png")
+    return tmp_path
+
+
+def python(folder: Path, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+def test_there_is_something_to_run() -> None:
+    assert {page.stem for page in RUN} >= {"tutorial", "choosing", "plans", "finetuning", "python"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_commands_and_code(page: Path, folder: Path) -> None:
+    if page.stem == "python":  # what the tutorial leaves behind
+        python(
+            folder, "-m", "onnx_lowrank", "model.onnx", "fast.onnx", "--speedup", "2", "--data", "images/", "--no-bench"
+        )
+    for language, text in blocks(page):
+        if language == "python":
+            python(folder, "-c", text)
+            continue
+        for line in text.strip().splitlines():
+            words = line.split("#")[0].split()
+            assert words[0] == "onnx-lowrank"
+            assert python(folder, "-m", "onnx_lowrank", *words[1:])
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*PAGES, ROOT / "README.md"]:
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_in_the_contents() -> None:
+    contents = yaml.safe_load((ROOT / "tools/mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(name for entry in contents["nav"] for name in entry.values()) == [page.name for page in PAGES]
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "-f", ROOT / "tools/mkdocs.yml", "-d", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert {page.stem for page in pages} >= {page.stem for page in PAGES}
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]+src=\"(https?:[^\"]+)|<link[^>]+href=\"(https?:[^\"]+)", text)
+        assert loaded == [], page.name
+        assert "::: " not in text

@@ -1,0 +1,36 @@
+"""What mkdocs cannot do by itself: equations as MathML, which browsers show by themselves, and the help of commands."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+from latex2mathml.converter import convert
+
+from onnx_lowrank.cli import program
+
+_CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
+_BLOCK = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
+_INLINE = re.compile(r"\$([^$\n]+?)\$")
+_HELP = re.compile(r"^::: help ?([\w-]*)$", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace ``$$...$$`` and ``$...$`` outside of code, and ``::: help NAME`` by what ``NAME --help`` prints."""
+    markdown = _HELP.sub(lambda found: f"```text\n{_help(found[1])}\n```", markdown)
+    parts = _CODE.split(markdown)
+    parts[::2] = [_equations(part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _help(name: str) -> str:
+    outer = click.Context(program, info_name="onnx-lowrank")
+    command = program.get_command(outer, name)
+    assert command is not None, name
+    return command.get_help(command.context_class(command, parent=outer, info_name=name, max_content_width=100))
+
+
+def _equations(text: str) -> str:
+    text = _BLOCK.sub(lambda found: convert(found[1].strip(), display="block"), text)
+    return _INLINE.sub(lambda found: f"<span>{convert(found[1].strip())}</span>", text)
