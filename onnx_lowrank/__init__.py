@@ -7,9 +7,11 @@ if TYPE_CHECKING:
     from onnx_lowrank.benchmark import Benchmark, ModelTiming, bench
     from onnx_lowrank.calibrate import Preprocessing, preset
     from onnx_lowrank.examine import Inspection, compare, inspect
-    from onnx_lowrank.pipeline import Result, convert
+    from onnx_lowrank.pipeline import convert
     from onnx_lowrank.plan import LayerPlan, RankPlan
+    from onnx_lowrank.result import Result
     from onnx_lowrank.settings import Settings
+    from onnx_lowrank.sweeps import Sweep, sweep
     from onnx_lowrank.verify import Pace
     from onnx_lowrank.version import __version__
 
@@ -23,12 +25,14 @@ __all__ = [
     "RankPlan",
     "Result",
     "Settings",
+    "Sweep",
     "__version__",
     "bench",
     "compare",
     "convert",
     "inspect",
     "preset",
+    "sweep",
 ]
 
 # Imported when they are asked for: the command line can then be interrupted while it starts, which takes a second.
@@ -36,9 +40,11 @@ _HOMES = {
     **dict.fromkeys(["Benchmark", "ModelTiming", "bench"], "benchmark"),
     **dict.fromkeys(["Preprocessing", "preset"], "calibrate"),
     **dict.fromkeys(["Inspection", "compare", "inspect"], "examine"),
-    **dict.fromkeys(["Result", "convert"], "pipeline"),
+    "convert": "pipeline",
     **dict.fromkeys(["LayerPlan", "RankPlan"], "plan"),
+    "Result": "result",
     "Settings": "settings",
+    **dict.fromkeys(["Sweep", "sweep"], "sweeps"),
     "Pace": "verify",
     "__version__": "version",
 }

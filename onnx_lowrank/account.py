@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from onnx_lowrank import cost
 from onnx_lowrank.factors import SolveErrors
@@ -14,12 +15,14 @@ from onnx_lowrank.measured import Latency
 from onnx_lowrank.plan import LayerPlan, RankPlan
 from onnx_lowrank.ranks import Truncation
 from onnx_lowrank.report import Calibration, Evidence, LayerReport, Report
+from onnx_lowrank.search import Search
 from onnx_lowrank.stopwatch import peak_memory_bytes
 from onnx_lowrank.tensors import every_tensor, is_external, stored_bytes
-from onnx_lowrank.verify import Comparison
+from onnx_lowrank.verify import CONFIDENCE, Comparison, Drop
 from onnx_lowrank.version import __version__
 
 _STAGES = ("collect", "ranks", "propagate", "solve", "verify", "bench")
+_STAGES_OF_SEARCH = ("collect", "ranks", "search", "verify", "bench")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +34,16 @@ class Outcome:
         passes: of the converted network over the calibration set.
         comparison: of the written file with the original.
         latency: of both; None where it was not measured.
+        search: what was searched for the speedup; None where it was given.
+        drop: of what was found, on samples that nothing was searched with; None likewise, and for a dry run.
     """
 
     errors: Mapping[str, SolveErrors] = field(default_factory=dict)
     passes: float = 0.0
     comparison: Comparison | None = None
     latency: Latency | None = None
+    search: Search[None] | None = None
+    drop: Drop | None = None
 
 
 def account(job: Job, plan: RankPlan, outcome: Outcome, output: str | Path | None = None) -> Report:
@@ -64,7 +71,7 @@ def account(job: Job, plan: RankPlan, outcome: Outcome, output: str | Path | Non
         seed=job.settings.seed,
         input=job.network.name,
         output=None if output is None else str(output),
-        requested=None if job.settings.plan else job.settings.speedup,
+        requested=None if job.settings.plan or outcome.search else job.settings.speedup,
         macs=(sum(layer.macs for layer in before), sum(macs)),
         parameters=(
             sum(layer.parameters for layer in before),
@@ -82,10 +89,34 @@ def account(job: Job, plan: RankPlan, outcome: Outcome, output: str | Path | Non
         if comparison is None
         else {"images": comparison.images, "outputs": comparison.to_dict()["outputs"]},
         forward_passes={"original": (images + looked_at) / images, "converted": outcome.passes},
-        seconds=job.watch.seconds(_STAGES),
+        seconds=job.watch.seconds(_STAGES_OF_SEARCH if outcome.search else _STAGES),
         peak_memory_bytes=peak_memory_bytes(),
         latency=None if latency is None else latency.to_dict(),
+        max_drop=_max_drop(job, outcome.search, outcome.drop),
     )
+
+
+def _max_drop(job: Job, search: Search[None] | None, verified: Drop | None) -> dict[str, Any] | None:
+    """The entry of ``max_drop`` in the JSON report."""
+    if search is None:
+        return None
+    return {
+        "wanted": job.settings.max_drop,
+        "loss": search.drop.what,
+        "speedup": search.speedup,
+        "found": search.drop.value,
+        "interval": _pair(search.drop),
+        "confidence": CONFIDENCE,
+        "search_images": search.drop.images,
+        "verified_images": None if verified is None else verified.images,
+        "verified_drop": None if verified is None else verified.value,
+        "verified_interval": _pair(verified),
+        "tried": [list(each) for each in search.tried],
+    }
+
+
+def _pair(drop: Drop | None) -> list[float] | None:
+    return None if drop is None or drop.interval is None else list(drop.interval)
 
 
 def evidence(

@@ -1,4 +1,4 @@
-"""A conversion under way: what is fixed before the first layer is solved."""
+"""A conversion under way: what is fixed before the first layer is solved, and what is measured for every target."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ from onnx_lowrank.calibrate import (
     synthetic_samples,
 )
 from onnx_lowrank.calibrate.sampling import Ints, draw_positions
+from onnx_lowrank.calibrate.split import MOST_HELD_OUT, MOST_SEARCHED, MOST_VERIFIED
 from onnx_lowrank.eligible import choose_layers, leave_narrow_groups
+from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.layer_clock import LayerClock
+from onnx_lowrank.load import first_responses
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.prepare import (
     Feeds,
@@ -35,6 +38,8 @@ from onnx_lowrank.prepare import (
     open_network,
 )
 from onnx_lowrank.progress import Progress
+from onnx_lowrank.ranks import Truncation
+from onnx_lowrank.responses import Targets
 from onnx_lowrank.runtime import choose_provider
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.stopwatch import Stopwatch
@@ -44,6 +49,7 @@ log = logging.getLogger(__name__)
 
 _ROWS_AT_LEAST = 10  # per filter: with fewer, the solver fits noise
 _PROBE_ROWS = 1_500  # rows whose input patches rank selection gets to see
+_QUICK_IMAGES = 100  # with fewer, quick solving takes them all
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +96,50 @@ class Job:
         total = -(-len(indices) // self.split.batch_size)
         return iter(self.progress.track(iterate_batches(self.samples, indices, self.split.batch_size), stage, total))
 
+    def truth(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Classes of samples, where they are to be judged by them."""
+        return self.samples.labels[indices] if self.settings.labels and self.samples.labels is not None else None
+
     def planned_macs(self, plan: RankPlan) -> list[int]:
         """Multiply-adds per image of every layer as planned, then of every skipped one."""
         planned = [cost.chain_macs(layer, entry) for layer, entry in zip(self.layers, plan, strict=True)]
         return planned + [layer.macs for layer in self.skipped]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """What is measured once for all targets.
+
+    Attributes:
+        job: the conversion, with the settings of one target.
+        targets: what the original network delivers, by layer name.
+        truncations: what pairs of ranks cost each layer in accuracy.
+    """
+
+    job: Job
+    targets: dict[str, Targets]
+    truncations: list[Truncation]
+
+    def at(self, speedup: float) -> Calibrated:
+        """The same for another speedup, with a stopwatch of its own."""
+        settings = replace(self.job.settings, speedup=speedup)
+        return replace(self, job=replace(self.job, settings=settings, watch=Stopwatch()))
+
+    def quick(self) -> Calibrated:
+        """The same, to be solved in a third of the time: without refinement, on half of the images.
+
+        All images stay where half of them are few, or too few for a layer with a row per image.
+        """
+        job = replace(self.job, settings=replace(self.job.settings, refine="none"))
+        images = len(job.split.calibration) // 2
+        images -= images % len(next(iter(job.one_batch.values())))
+        if images < _QUICK_IMAGES or _with_enough_rows(job.layers, [], images)[1]:
+            return replace(self, job=job)
+        rows = {name: images * drawn.shape[1] for name, drawn in job.positions.items()}
+        split = replace(job.split, calibration=job.split.calibration[:images])
+        positions = {name: drawn[:images] for name, drawn in job.positions.items()}
+        targets = {name: found.first(rows[name]) for name, found in self.targets.items()}
+        return replace(self, job=replace(job, split=split, positions=positions), targets=targets)
 
 
 def prepare_job(
@@ -102,14 +148,29 @@ def prepare_job(
     settings: Settings,
     preprocessing: Preprocessing,
     progress: Progress,
+    held_out: int = MOST_HELD_OUT,
 ) -> Job:
-    """Everything up to the first full pass: model, data, layers, sampled positions."""
+    """Everything up to the first full pass: model, data, layers, sampled positions.
+
+    Args:
+        model: path, or a model.
+        data: sample inputs; None for made-up images.
+        settings: how to convert.
+        preprocessing: of images.
+        progress: watches the stages.
+        held_out: samples to verify with, at most.
+
+    Raises:
+        ModelError: the model cannot be read or run, or there is nothing in it to factorize.
+        CalibrationError: the data cannot be used, or have no class folders where labels are wanted.
+    """
     watch = Stopwatch()
     provider = choose_provider(settings.provider, settings.threads)
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs)
-    samples = _samples(network, data, preprocessing, settings.seed)
+    samples = _samples(network, data, preprocessing, settings)
     generator = np.random.default_rng(settings.seed)
-    split = split_samples(samples, network.sampled, generator, settings.samples, settings.batch_size)
+    most = (held_out, 0) if settings.max_drop is None else (MOST_VERIFIED, MOST_SEARCHED)
+    split = split_samples(samples, network.sampled, generator, settings.samples, settings.batch_size, *most)
     first = network.sampled[0]
     fixed = first.shape[0] if first.shape else None
     one_batch = samples.read(split.calibration[: fixed or 1])
@@ -128,11 +189,18 @@ def prepare_job(
     )
 
 
-def _samples(network: Network, data: Any, preprocessing: Preprocessing, seed: int) -> Samples:
+def _samples(network: Network, data: Any, preprocessing: Preprocessing, settings: Settings) -> Samples:
     """The data, or made-up images where there are none; said aloud."""
     if data is not None:
-        return open_samples(data, network.inputs, preprocessing)
-    samples = synthetic_samples(network.inputs, preprocessing, seed)
+        samples = open_samples(data, network.inputs, preprocessing)
+        if settings.labels and samples.labels is None:
+            raise CalibrationError(f"data {samples.source}: no class folders, which --labels reads: drop --labels")
+        return samples
+    if settings.labels:
+        raise CalibrationError("data: none given, --labels reads their class folders: pass --data or drop --labels")
+    found = {spec.name: first_responses(network.model, spec.name) for spec in network.sampled}
+    first = {name: each for name, each in found.items() if each is not None}
+    samples = synthetic_samples(network.inputs, preprocessing, settings.seed, first)
     log.warning(
         "no data: made-up images take their place, real ones do better: pass --data with some of what it is for"
     )

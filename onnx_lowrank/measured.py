@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,22 @@ def time_conversion(job: Job, converted: onnx.ModelProto | Path) -> Latency:
         job: the conversion.
         converted: the result, or a stand-in for it.
     """
-    feeds = latency_feeds(job)
-    before, after = time_in_turns([job.network.model, converted], [feeds, feeds], job.network.provider, _PACE)
-    return Latency(before, after, job.latency_batch, job.network.provider.threads)
+    return time_conversions(job, [converted])[0]
+
+
+def time_conversions(job: Job, converted: Sequence[onnx.ModelProto | Path]) -> list[Latency]:
+    """Time the original and several converted networks, all in turns, so that the original is timed but once.
+
+    Args:
+        job: the conversion.
+        converted: the networks.
+
+    Returns:
+        One for each of them, in order.
+    """
+    models = [job.network.model, *converted]
+    before, *after = time_in_turns(models, [latency_feeds(job)] * len(models), job.network.provider, _PACE)
+    return [Latency(before, each, job.latency_batch, job.network.provider.threads) for each in after]
 
 
 def stand_in_network(job: Job, plan: RankPlan) -> onnx.ModelProto:

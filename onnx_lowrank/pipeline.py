@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,61 +19,22 @@ from onnx_lowrank.account import Outcome, account, evidence
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
 from onnx_lowrank.choose import choose_ranks, measure_errors
 from onnx_lowrank.factors import Factors
-from onnx_lowrank.job import Job, prepare_job
+from onnx_lowrank.job import Calibrated, Job, prepare_job
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.load import read_model
 from onnx_lowrank.measured import Latency, time_conversion, warn_if_slow
 from onnx_lowrank.memory import within
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.report import Evidence, Report, to_html
 from onnx_lowrank.responses import Responses, Targets
+from onnx_lowrank.result import Result
 from onnx_lowrank.rewrite import check_apart, check_writable, replace_layer, set_metadata, staged
+from onnx_lowrank.search import Search, largest_speedup
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
-from onnx_lowrank.verified import verify_conversion
+from onnx_lowrank.verified import drop_on, remembered_original, verified_drop, verify_conversion, warn_if_few
+from onnx_lowrank.verify import Drop, Runs
 from onnx_lowrank.version import __version__
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A finished conversion.
-
-    Attributes:
-        model: the converted model; None for a dry run.
-        plan: the ranks it was converted with.
-        report: what was done, in numbers.
-        evidence: the curves and pictures that `to_html` shows with them.
-    """
-
-    model: onnx.ModelProto | None
-    plan: RankPlan
-    report: Report
-    evidence: Evidence
-
-    def save(self, path: str | Path) -> None:
-        """Write the converted model; the file is there whole or not at all.
-
-        Raises:
-            OutputError: it cannot be written.
-            ValueError: a dry run has no model.
-        """
-        if self.model is None:
-            raise ValueError("a dry run has no model to save")
-        with staged(self.model, Path(path)):
-            pass
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON report as a dictionary."""
-        return self.report.to_dict()
-
-    def to_html(self) -> str:
-        """The report as one HTML page with charts, which loads nothing; needs the extra ``report``.
-
-        Raises:
-            MissingDependencyError: Jinja2 or matplotlib is not installed.
-        """
-        return to_html(self.report, self.evidence)
 
 
 def convert(
@@ -144,30 +105,89 @@ def conversion(
         job = prepare_job(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
         if output is not None:
             check_apart(job.network.original, Path(output))
-        with job.watch.measure("collect"):
-            batches = job.batches(job.split.calibration, "collect")
-            network = job.network
-            targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider, job.probes)
-        with job.watch.measure("ranks"):
-            truncations = measure_errors(job, targets)
-            plan = choose_ranks(job, truncations)
+        known = calibrate(job)
+        found = None if settings.max_drop is None else _searched(known)
+        plan = found.plan if found else planned(known)
         if dry_run:
-            yield Result(None, plan, account(job, plan, Outcome()), evidence(job, truncations))
+            outcome = found.outcome if found else Outcome()
+            yield Result(None, plan, account(job, plan, outcome), evidence(job, known.truncations))
             return
-        solved, passes = _solve_layers(job, plan, targets)
-        converted = _rewritten(job, solved)
-        _sign(converted, job, plan)
-        with _written(converted, output) as file:
-            with job.watch.measure("verify"):
-                comparison = verify_conversion(job, plan, file)
+        solved = found or solve(known, plan, known.targets.pop)
+        job = solved.job
+        with checked(solved, output) as (file, outcome):
             with job.watch.measure("bench"):
                 latency = _time(job, plan, file)
-            errors = {layer.name: factors.errors for layer, factors in solved}
-            report = account(job, plan, Outcome(errors, passes, comparison, latency), output)
-            yield Result(converted, plan, report, evidence(job, truncations, comparison, file))
+            report = account(job, plan, replace(outcome, latency=latency), output)
+            yield Result(solved.network, plan, report, evidence(job, known.truncations, outcome.comparison, file))
 
 
-def _solve_layers(job: Job, plan: RankPlan, targets: dict[str, Targets]) -> tuple[list[tuple[Layer, Factors]], float]:
+def calibrate(job: Job) -> Calibrated:
+    """What is measured once for all targets: responses of the original, and what pairs of ranks cost each layer."""
+    with job.watch.measure("collect"):
+        batches, network = job.batches(job.split.calibration, "collect"), job.network
+        targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider, job.probes)
+    with job.watch.measure("ranks"):
+        return Calibrated(job, targets, measure_errors(job, targets))
+
+
+def planned(known: Calibrated) -> RankPlan:
+    """Method and ranks of every layer, within the budget of the target."""
+    with known.job.watch.measure("ranks"):
+        return choose_ranks(known.job, known.truncations)
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A network with its layers solved as planned, not yet written.
+
+    Attributes:
+        job: the conversion.
+        plan: its ranks.
+        network: in the original's types.
+        outcome: errors of the layers, passes that took, the search for the target if there was one.
+    """
+
+    job: Job
+    plan: RankPlan
+    network: onnx.ModelProto
+    outcome: Outcome
+
+
+def solve(known: Calibrated, plan: RankPlan, take: Callable[[str], Targets]) -> Solved:
+    """Solve the layers as planned and put their factors in their places.
+
+    Args:
+        known: the conversion.
+        plan: its ranks.
+        take: the targets of a layer by its name; that of a conversion with one target gives them up, to free memory.
+    """
+    job = known.job
+    solved, passes = _solve_layers(job, plan, take)
+    converted = _rewritten(job, solved)
+    _sign(converted, job, plan)
+    return Solved(job, plan, converted, Outcome({layer.name: factors.errors for layer, factors in solved}, passes))
+
+
+def _searched(known: Calibrated) -> Solved:
+    """The network of the largest speedup whose loss on samples set aside for that stays within what is allowed."""
+    job, original = known.job, remembered_original(known.job)
+    warn_if_few(job)
+
+    def attempt(speedup: float, *, quick: bool) -> tuple[Solved, Drop]:
+        target = known.at(speedup).quick() if quick else known.at(speedup)
+        solved = solve(target, planned(target), target.targets.__getitem__)
+        return solved, drop_on(job, job.split.search, solved.network, original)
+
+    with job.watch.measure("search"):
+        search = largest_speedup(attempt, job.settings.max_drop or 0.0)
+    found = search.made
+    outcome = replace(found.outcome, search=Search(search.speedup, None, search.drop, search.tried))
+    return replace(found, job=replace(found.job, watch=job.watch), outcome=outcome)
+
+
+def _solve_layers(
+    job: Job, plan: RankPlan, take: Callable[[str], Targets]
+) -> tuple[list[tuple[Layer, Factors]], float]:
     """The layer loop: what reaches a layer, its factors, its place in the graph; and passes of the whole network."""
     converted = onnx.ModelProto()
     converted.CopyFrom(job.network.model)
@@ -183,7 +203,7 @@ def _solve_layers(job: Job, plan: RankPlan, targets: dict[str, Targets]) -> tupl
             with job.watch.measure("propagate"):
                 patches = propagation.advance(prefix, layer, later)
             with job.watch.measure("solve"):
-                responses = Responses(targets.pop(layer.name), patches)
+                responses = Responses(take(layer.name), patches)
                 factors = solve_layer(layer, responses, entry, job.settings.solver, job.settings.refine)
                 replace_layer(converted, layer, factors)
                 solved.append((layer, factors))
@@ -205,8 +225,32 @@ def _sign(converted: onnx.ModelProto, job: Job, plan: RankPlan) -> None:
     """Say in the model's metadata how it was made."""
     settings = job.settings
     target = "plan" if settings.plan else f"speedup {settings.speedup:g} ({settings.cost})"
+    if settings.max_drop is not None:
+        target = f"max-drop {settings.max_drop:g}, {target}"
     entries = {"version": __version__, "target": target, "seed": str(settings.seed), "plan": plan.to_json()}
     set_metadata(converted, {f"onnx_lowrank.{key}": value for key, value in entries.items()})
+
+
+@contextmanager
+def checked(solved: Solved, output: str | Path | None, original: Runs | None = None) -> Iterator[tuple[Path, Outcome]]:
+    """The network as a file that has been verified; it gets its name when the block ends well.
+
+    Args:
+        solved: the network.
+        output: its final place; None for one that goes away.
+        original: what to compare it with, see `onnx_lowrank.verified.remembered_original`.
+
+    Yields:
+        The file, and how it compares with the original.
+    """
+    job = solved.job
+    with _written(solved.network, output) as file:
+        with job.watch.measure("verify"):
+            original = original or remembered_original(job)
+            outcome = replace(solved.outcome, comparison=verify_conversion(job, solved.plan, file, original))
+            if outcome.search is not None:
+                outcome = replace(outcome, drop=verified_drop(job, file, original))
+        yield file, outcome
 
 
 @contextmanager

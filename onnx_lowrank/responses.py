@@ -30,6 +30,10 @@ class Targets:
     residual: NDArray[Any] | None = None
     probe: Probe | None = None
 
+    def first(self, rows: int) -> Targets:
+        """The first rows alone, which nobody chooses ranks by any more."""
+        return Targets(self.responses[:rows], None if self.residual is None else self.residual[:rows])
+
     def part(self, read: slice, made: slice) -> Targets:
         """What concerns one group of channels: those it reads, the filters it makes."""
         residual = None if self.residual is None else self.residual[:, made]

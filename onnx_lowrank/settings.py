@@ -48,9 +48,13 @@ class Settings:
         selection: what rank selection goes by: ``error`` after the activation, or PCA ``energy``, as in the paper
             (channel ranks only).
         asymmetric: solve with what the converted prefix really delivers; off only for comparison.
+        max_drop: in the place of ``speedup``: the largest one whose loss on held-out samples stays within this share,
+            found by search. What is lost is top-1 with ``labels``; else it is the share of samples that get another
+            class; else, where the network scores no classes, the relative error.
+        labels: judge by the class folders of the data.
 
     Raises:
-        BudgetError: ``speedup`` is not a number above 1.
+        BudgetError: ``speedup`` is not a number above 1, or ``max_drop`` none between 0 and 1.
         ValueError: another field is out of its range.
     """
 
@@ -76,10 +80,20 @@ class Settings:
     solver: str = "auto"
     selection: str = "error"
     asymmetric: bool = True
+    max_drop: float | None = None
+    labels: bool = False
 
     def __post_init__(self) -> None:
         if not isfinite(self.speedup) or self.speedup <= 1:
             raise BudgetError(f"speedup: got {self.speedup:g}, wanted a number above 1: try --speedup 4")
+        if self.max_drop is not None and not 0 < self.max_drop < 1:
+            raise BudgetError(
+                f"max-drop: got {self.max_drop:g}, wanted a share above 0 and below 1: try --max-drop 0.01 or 1%"
+            )
+        if self.max_drop is not None and self.plan is not None:
+            raise ValueError(
+                "max_drop is searched for by choosing ranks, which a plan has fixed: leave one of them out"
+            )
         for name in ("samples", "positions", "batch_size", "threads", "rank_multiple"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -25,10 +25,15 @@ class Stopwatch:
         finally:
             self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - start
 
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start
+
     def seconds(self, stages: tuple[str, ...]) -> dict[str, float]:
         """Seconds by stage, 0 for those that never ran, and the ``total`` since the start."""
         measured = {stage: self._seconds.get(stage, 0.0) for stage in stages}
-        return measured | {"total": time.perf_counter() - self._start}
+        return measured | {"total": self.total}
 
 
 def peak_memory_bytes() -> int:

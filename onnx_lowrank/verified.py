@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError, VerificationError
 from onnx_lowrank.job import Job
@@ -14,7 +15,17 @@ from onnx_lowrank.load import read_model
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.prepare import Feeds, count_macs
 from onnx_lowrank.runtime import Session
-from onnx_lowrank.verify import Comparison, check_structure, check_untouched, compare_outputs
+from onnx_lowrank.verify import (
+    Comparison,
+    Drop,
+    Remembered,
+    Runs,
+    check_structure,
+    check_untouched,
+    compare_outputs,
+    measure_drop,
+    share_interval,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +35,19 @@ _PICTURES = 12  # held-out images that the page shows with what both models make
 _LONGER = 32  # by which open axes are stretched: networks halve their maps up to five times
 
 
-def verify_conversion(job: Job, plan: RankPlan, file: Path) -> Comparison:
+def remembered_original(job: Job) -> Remembered:
+    """The original, to compare several networks with."""
+    return Remembered(_session(job, job.network.model))
+
+
+def verify_conversion(job: Job, plan: RankPlan, file: Path, original: Runs | None = None) -> Comparison:
     """Read the written file back, check its graph, run it on samples it was not solved with and at other sizes.
 
     Args:
         job: the conversion.
         plan: its ranks.
         file: what was written.
+        original: see `remembered_original`; None to run it for this once.
 
     Raises:
         VerificationError: anything about it is not as it should be.
@@ -46,11 +63,50 @@ def verify_conversion(job: Job, plan: RankPlan, file: Path) -> Comparison:
     found, expected = count_macs(runs, job.one_batch, network.provider), sum(job.planned_macs(plan))
     if found != expected:
         raise VerificationError(f"written model: {found} multiply-adds, the plan makes {expected}: please report this")
-    sessions = _session(job, network.model), _session(job, runs)
-    comparison = compare_outputs(*sessions, job.batches(job.split.held_out, "verify"), None, _PICTURES)
+    sessions = original or _session(job, network.model), _session(job, runs)
+    held_out = job.split.held_out
+    comparison = compare_outputs(*sessions, job.batches(held_out, "verify"), job.truth(held_out), _PICTURES)
     _check_errors(runs, comparison)
     _check_other_sizes(job, sessions, comparison)
     return comparison
+
+
+def drop_on(job: Job, indices: NDArray[np.int64], network: onnx.ModelProto, original: Runs) -> Drop:
+    """What a converted network loses on some samples.
+
+    Args:
+        job: the conversion.
+        indices: of the samples.
+        network: in the original's types.
+        original: what to compare it with, see `remembered_original`.
+    """
+    session = _session(job, job.network.as_run(network))
+    return measure_drop(original, session, job.batches(indices, "judge"), job.truth(indices))
+
+
+def warn_if_few(job: Job) -> None:
+    """Say aloud where not even a network that loses nothing could be told from one that loses more than is allowed."""
+    count, allowed = len(job.split.search), job.settings.max_drop or 0.0
+    most = share_interval(0, count)[1]
+    if most > allowed:
+        log.warning(
+            "max-drop %g: %d samples to search with tell losses below %.2g from none badly: add samples",
+            allowed, count, most,
+        )  # fmt: skip
+
+
+def verified_drop(job: Job, file: Path, original: Runs) -> Drop:
+    """The loss of what a search found, on samples that neither it nor the solver has seen; said aloud where it is more.
+
+    Args:
+        job: the conversion.
+        file: what was written.
+        original: as for `drop_on`.
+    """
+    drop, allowed = drop_on(job, job.split.held_out, read_model(file), original), job.settings.max_drop or 0.0
+    if drop.interval is not None and drop.interval[0] > allowed:
+        log.warning("max-drop %g is kept on the samples searched with, but not on others: %s", allowed, drop)
+    return drop
 
 
 def _replaced(job: Job, plan: RankPlan) -> set[str]:
@@ -89,7 +145,7 @@ def _float_outputs(model: onnx.ModelProto) -> set[str]:
     return {value.name for value in model.graph.output if value.type.tensor_type.elem_type in kinds}
 
 
-def _check_other_sizes(job: Job, sessions: tuple[Session, Session], comparison: Comparison) -> None:
+def _check_other_sizes(job: Job, sessions: tuple[Runs, Runs], comparison: Comparison) -> None:
     """Where axes are open, see that shapes and types are the original's at other sizes too, if it takes them."""
     for feeds in _other_sizes(job):
         shapes = {name: values.shape for name, values in feeds.items()}

@@ -318,7 +318,7 @@ def test_usage_errors(folder: Path, words: list[str], message: str) -> None:
     assert message in result.stderr
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["inspect", "--help"], ["compare", "--help"]])
+@pytest.mark.parametrize("words", [[], ["--help"], ["inspect", "--help"], ["compare", "--help"], ["sweep", "--help"]])
 def test_help_fits_one_screen_and_shows_an_example(words: list[str]) -> None:
     result = call(*words)
     assert result.exit_code == 0

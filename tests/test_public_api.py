@@ -19,12 +19,14 @@ def test_public_names() -> None:
         "RankPlan",
         "Result",
         "Settings",
+        "Sweep",
         "__version__",
         "bench",
         "compare",
         "convert",
         "inspect",
         "preset",
+        "sweep",
     ]
     assert all(hasattr(onnx_lowrank, name) for name in onnx_lowrank.__all__)
 

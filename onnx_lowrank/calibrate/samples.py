@@ -28,6 +28,7 @@ from onnx_lowrank.calibrate.preprocess import (
 )
 from onnx_lowrank.calibrate.synthetic import SyntheticColumn, synthetic_columns
 from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.first_responses import FirstResponses
 from onnx_lowrank.tensor_spec import TensorSpec
 
 Loaded = TypeVar("Loaded")
@@ -153,19 +154,25 @@ def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Prepro
     return replace(_open(data, [spec for spec in inputs if spec.value is None], preprocessing), constants=constants)
 
 
-def synthetic_samples(inputs: Sequence[TensorSpec], preprocessing: Preprocessing, seed: int) -> Samples:
+def synthetic_samples(
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing,
+    seed: int,
+    first: Mapping[str, FirstResponses] | None = None,
+) -> Samples:
     """Images with the statistics of photographs, for want of data.
 
     Args:
         inputs: the model's inputs.
         preprocessing: of images.
         seed: of the images.
+        first: what the network knows of its first responses, by input: colours are fitted to it.
 
     Raises:
         CalibrationError: an input takes no images, or leaves their size open.
     """
     constants = tuple(spec for spec in inputs if spec.value is not None)
-    columns = synthetic_columns([spec for spec in inputs if spec.value is None], preprocessing, seed)
+    columns = synthetic_columns([spec for spec in inputs if spec.value is None], preprocessing, seed, first or {})
     return Samples(columns, constants=constants)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, prod
 
 import numpy as np
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 MOST_CALIBRATION = 256
 MOST_HELD_OUT = 100
+MOST_SEARCHED = 4_000  # samples that a search for a speedup judges by: a loss of 1 % is known to 0.3 points
+MOST_VERIFIED = 2_000  # samples that what was found is verified with
 ROWS_PER_FILTER = 60  # with fewer than about 10 the solver fits noise; beyond 60 little is gained
 LEAST_ROWS = 20_000
 MOST_PATCH_BYTES = 2**30  # of a layer's sampled input patches, which are all in memory while it is solved
@@ -36,11 +38,13 @@ class Split:
             which must not be all of one class because the data are sorted by class.
         held_out: indices of the samples to verify with; none of ``calibration`` unless there are no others.
         batch_size: samples per forward pass.
+        search: indices of the samples that a search for a speedup judges by, none of the others; empty without one.
     """
 
     calibration: NDArray[np.int64]
     held_out: NDArray[np.int64]
     batch_size: int
+    search: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def split_samples(
@@ -49,6 +53,8 @@ def split_samples(
     generator: np.random.Generator,
     wanted: int | None,
     batch_size: int | None,
+    most_held_out: int = MOST_HELD_OUT,
+    most_searched: int = 0,
 ) -> Split:
     """Choose calibration and held-out samples at random.
 
@@ -58,9 +64,11 @@ def split_samples(
         generator: source of randomness.
         wanted: calibration samples; None for at most `MOST_CALIBRATION`, leaving a fifth to verify with.
         batch_size: samples per forward pass; None to go by the inputs' size.
+        most_held_out: samples to verify with, at most.
+        most_searched: samples for a search to judge by, at most; twice as many as to verify with where data are few.
 
     Raises:
-        CalibrationError: fewer samples than wanted, or than the model's fixed batch.
+        CalibrationError: fewer samples than wanted, than the model's fixed batch, or than a search takes.
     """
     specs = list(inputs)
     fixed = _fixed_batch(specs)
@@ -71,20 +79,39 @@ def split_samples(
         )
     order = generator.permutation(len(samples))
     most = wanted or max(step, MOST_CALIBRATION)
-    usable = _usable(samples, order[: most + max(step, MOST_HELD_OUT)])
+    others = max(step, most_held_out) + (max(step, most_searched) if most_searched else 0)
+    usable = _usable(samples, order[: most + others])
     if len(usable) < (wanted or step):
         lower = f"wanted {wanted}: add samples or lower --samples"
         wish = lower if wanted else f"the model takes batches of {step}: add samples"
         raise CalibrationError(f"data {samples.source}: {len(usable)} usable samples, {wish}")
-    kept_back = max(step, min(MOST_HELD_OUT, len(usable) // 5))
+    kept_back = max(2 * step, min(others, len(usable) // 2)) if most_searched else min(others, len(usable) // 5)
+    kept_back = max(step, kept_back)
     count = wanted or max(step, min(most, len(usable) - kept_back))
     count = count // step * step
     calibration, rest = usable[:count], usable[count:]
+    search = rest[:0]
+    if most_searched:
+        search, rest = _parted(rest, most_searched, step, samples.source)
+        rest = rest[: max(step, most_held_out)]
     rest = rest[: len(rest) // step * step]
     if not len(rest):
         log.warning("no samples left to verify with: the calibration samples are used again")
         rest = calibration
-    return Split(calibration, np.sort(rest), fixed or batch_size or _batch_size(specs))
+    return Split(calibration, np.sort(rest), fixed or batch_size or _batch_size(specs), np.sort(search))
+
+
+def _parted(
+    rest: NDArray[np.int64], most_searched: int, step: int, source: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Samples to search with and those left to verify with: two thirds and one third, unless data abound."""
+    count = min(max(step, most_searched), 2 * len(rest) // 3) // step * step
+    if not count or len(rest) - count < step:
+        raise CalibrationError(
+            f"data {source}: {len(rest)} samples are left beside those to solve with, --max-drop wants some to search "
+            "with and others to verify with: add samples or lower --samples"
+        )
+    return rest[:count], rest[count:]
 
 
 def draw_samples(

@@ -15,9 +15,9 @@ Lee, Mumford, Huang 2001, Occlusion models for natural images; Ruderman, Cronin,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi
 from typing import Any
 
@@ -25,11 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from onnx_lowrank.calibrate.colours import Colours, fit_colours
 from onnx_lowrank.calibrate.columns import DECODING_THREADS, Indices
 from onnx_lowrank.calibrate.preprocess import ImageLayout, Preprocessing, image_array, image_layout, shape_text
 from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.first_responses import FirstResponses
 from onnx_lowrank.tensor_spec import TensorSpec
 
+_LOOKED_AT = 64  # images whose colours are compared with the network's statistics
 COUNT = 320  # a fifth of them to verify with
 _SIDE = 256  # pixels of a picture, before it is brought to the input's size
 _LEAVES = 250
@@ -46,12 +49,14 @@ class SyntheticColumn:
         layout: of its images, with a height and width.
         preprocessing: of the images.
         seed: of all of them.
+        colours: what is done to theirs; None leaves them.
     """
 
     spec: TensorSpec
     layout: ImageLayout
     preprocessing: Preprocessing
     seed: int
+    colours: Colours | None = None
     skipped: tuple[str, ...] = ()
 
     @property
@@ -76,11 +81,21 @@ class SyntheticColumn:
             return image_array(image, self.layout, self.preprocessing)
 
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            return np.stack(list(pool.map(make, indices)))
+            images = np.stack(list(pool.map(make, indices)))
+        return images if self.colours is None else self.colours(images, channels_first=self.layout.channels_first)
+
+    def like(self, first: FirstResponses) -> SyntheticColumn:
+        """The same with the colours that a network's first statistics tell of."""
+        if self.layout.dtype.kind != "f":
+            return self
+        images = self.read(range(_LOOKED_AT))
+        return replace(
+            self, colours=fit_colours(images if self.layout.channels_first else images.transpose(0, 3, 1, 2), first)
+        )
 
 
 def synthetic_columns(
-    inputs: Sequence[TensorSpec], preprocessing: Preprocessing, seed: int
+    inputs: Sequence[TensorSpec], preprocessing: Preprocessing, seed: int, first: Mapping[str, FirstResponses]
 ) -> dict[str, SyntheticColumn]:
     """Made-up images for every input.
 
@@ -88,6 +103,7 @@ def synthetic_columns(
         inputs: the model's inputs.
         preprocessing: of the images.
         seed: of the images.
+        first: what the network knows of its first responses, by input, where it does.
 
     Raises:
         CalibrationError: an input takes no images, or leaves their size open.
@@ -106,7 +122,8 @@ def synthetic_columns(
                 f"data: none given, and input '{spec.name}' {shape_text(spec)} leaves the size of images open: pass "
                 f"--data with images, or --input-shapes {spec.name}:1,3,224,224"
             )
-        columns[spec.name] = SyntheticColumn(spec, layout, preprocessing, seed)
+        column = SyntheticColumn(spec, layout, preprocessing, seed)
+        columns[spec.name] = column.like(first[spec.name]) if spec.name in first else column
     return columns
 
 

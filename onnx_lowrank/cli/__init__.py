@@ -7,6 +7,10 @@
     inspect.py   onnx-lowrank inspect IN.onnx
     compare.py   onnx-lowrank compare A.onnx B.onnx
     bench.py     onnx-lowrank bench A.onnx B.onnx
+    sweep.py     onnx-lowrank sweep IN.onnx OUT_DIR
+    finetune.py  onnx-lowrank finetune A.onnx B.onnx OUT.onnx
+    export_torch.py  onnx-lowrank export-torch B.onnx OUT.pt2
+    extra.py     the part that needs PyTorch
     options.py   options that commands share, and how their values are read
     loader.py    --data-loader file.py:function
     files.py     plans and reports on the disk
@@ -22,12 +26,15 @@ import sys
 from onnx_lowrank.cli.bench import bench_command
 from onnx_lowrank.cli.compare import compare
 from onnx_lowrank.cli.convert import convert
+from onnx_lowrank.cli.export_torch import export_torch
+from onnx_lowrank.cli.finetune import finetune
 from onnx_lowrank.cli.inspect import inspect
 from onnx_lowrank.cli.program import Program
+from onnx_lowrank.cli.sweep import sweep
 
 __all__ = ["main", "program"]
 
-program = Program(convert, [inspect, compare, bench_command])
+program = Program(convert, [inspect, compare, bench_command, sweep, finetune, export_torch])
 
 
 def main() -> None:

@@ -13,34 +13,26 @@ from onnx_lowrank import pipeline
 from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan, report_text
 from onnx_lowrank.cli.options import (
     FilePath,
+    check_cost,
+    check_target,
     data_files,
     data_options,
+    layer_options,
+    method_options,
     read_data,
     read_inputs,
     read_preprocessing,
+    read_share,
+    read_speedup,
     run_options,
 )
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
-from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.report import headline, layer_table
+from onnx_lowrank.result import Result
 from onnx_lowrank.rewrite import staged_text
-from onnx_lowrank.settings import COSTS, METHODS, REFINEMENTS, Settings
+from onnx_lowrank.settings import REFINEMENTS, Settings
 from onnx_lowrank.version import __version__
-
-
-class RankMultiple(click.ParamType):
-    """A number, or ``auto``."""
-
-    name = "multiple"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """Text to number; None for ``auto``."""
-        if value == "auto":
-            return None
-        if not value.isdigit() or int(value) < 1:
-            self.fail(f"'{value}' is neither a number above 0 nor auto", param, ctx)
-        return int(value)
 
 
 @click.command(
@@ -48,19 +40,14 @@ class RankMultiple(click.ParamType):
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.onnx", required=False)
-@click.option("--speedup", default="4", metavar="X", help="original / converted cost, above 1  [4]")
-@click.option("--cost", type=click.Choice(COSTS), default="macs", metavar="|".join(COSTS), help="what --speedup counts")
-@click.option("--latency-table", type=FilePath(), metavar="FILE", help="of --cost latency: read it, add to it")
-@click.option("--method", type=click.Choice(METHODS), default="auto", metavar="|".join(METHODS),
-              help="factorizations allowed")  # fmt: skip
+@click.option("--speedup", metavar="X", help="original / converted cost, above 1  [4]")
+@click.option("--max-drop", metavar="D")
+@click.option("--labels", is_flag=True, help="or the largest that loses D (1%); of top-1")
+@method_options
 @click.option("--refine", type=click.Choice(REFINEMENTS), default="fast", metavar="|".join(REFINEMENTS),
               help="of factors, after the closed form")  # fmt: skip
 @data_options
-@click.option("--positions", type=click.IntRange(1), metavar="P")
-@click.option("--memory", type=click.FloatRange(0), metavar="GB", help="sampled per image and layer; RAM for cuts")
-@click.option("--rank-multiple", type=RankMultiple(), default="auto", metavar="K|auto", help="ranks are multiples of K")
-@click.option("--include", multiple=True, metavar="RE")
-@click.option("--exclude", multiple=True, metavar="RE", help="layers whose name matches; repeatable")
+@layer_options
 @click.option("--plan", "plan_file", type=FilePath(), metavar="FILE")
 @click.option("--save-plan", type=FilePath(), metavar="FILE", help="reuse / write the rank plan (JSON)")
 @click.option("--report", "reports", type=FilePath(), multiple=True, metavar="FILE")
@@ -72,7 +59,7 @@ class RankMultiple(click.ParamType):
 def convert(model: Path, output: Path | None, **options: Any) -> None:
     """Make a CNN in ONNX faster by low-rank factorization, without training.
 
-    Writes OUT.onnx, which does the same with a fraction of the multiply-adds.
+    OUT.onnx does the same with a fraction of the multiply-adds.
     """
     dry_run, quiet = options.pop("dry_run"), options.pop("quiet")
     reports, save_plan, plan_file = options.pop("reports"), options.pop("save_plan"), options.pop("plan_file")
@@ -81,19 +68,18 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     if output is None and not dry_run:
         raise click.UsageError("Missing argument 'OUT.onnx'.")
     output = None if dry_run else output
+    check_target(options, plan_file)
     for report in reports:
         check_report_ending(report)
-    if options["latency_table"] and options["cost"] != "latency":
-        raise click.UsageError("--latency-table goes with --cost latency")
-    if options["cost"] == "latency" and not options["bench"]:
-        raise click.UsageError("--cost latency is measured: leave out --no-bench")
+    check_cost(options)
     others = [*reports, *([save_plan] if save_plan else [])]
     if model.is_file():  # a missing one has a message of its own
         reads = [model, *data_files(options["data"], options["data_loader"]), *([plan_file] if plan_file else [])]
         check_outputs(reads, output, force=force, others=others, table=options["latency_table"])
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
-    options["speedup"] = _number(options["speedup"])
+    options["speedup"] = read_speedup("4" if options["speedup"] is None else options["speedup"])
+    options["max_drop"] = read_share(options["max_drop"], "--max-drop")
     plan = read_plan(plan_file) if plan_file else None
     settings = Settings(plan=plan, **read_inputs(options), **options)
     with (
@@ -111,14 +97,7 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         _show(result)
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise BudgetError(f"--speedup: got '{text}', wanted a number above 1: try --speedup 4") from None
-
-
-def _show(result: pipeline.Result) -> None:
+def _show(result: Result) -> None:
     console = Console(highlight=False)
     console.print(layer_table(result.report))
     console.print()

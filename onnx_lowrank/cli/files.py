@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onnx_lowrank.errors import OutputError, RankError
-from onnx_lowrank.pipeline import Result
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.report import check_page_packages, to_markdown
+from onnx_lowrank.result import Result
 from onnx_lowrank.rewrite import check_writable
 
 _REPORT_ENDINGS = (".json", ".md", ".html")
@@ -44,6 +44,45 @@ def check_outputs(
         if path is not table or not path.is_file():
             check_writable(path, force=True)
         taken.append(path)
+
+
+def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
+    """Refuse early a folder that files could not be written into.
+
+    Args:
+        folder: made if need be.
+        names: of the files.
+        force: overwrite them.
+
+    Raises:
+        OutputError: it is no folder, cannot be made, or has one of the files already.
+    """
+    if folder.is_dir():
+        for name in names:
+            check_writable(folder / name, force=force)
+    elif folder.exists():
+        raise OutputError(f"{folder}: is a file, wanted a folder: choose another name")
+    else:
+        check_writable(folder, force=False)
+
+
+@contextlib.contextmanager
+def made_folder(folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """A folder that is there inside the block; a new one goes away again where the block fails, with files so named."""
+    new = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}): choose another place") from error
+    try:
+        yield
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                for name in names:
+                    (folder / name).unlink(missing_ok=True)
+                folder.rmdir()
+        raise
 
 
 def check_report_ending(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,49 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank import examine
-from onnx_lowrank.cli.options import FilePath, read_inputs, shape_options
+from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
 from onnx_lowrank.cli.program import Command
+from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.report import short_name, short_number
 
 
-@click.command("inspect", cls=Command, epilog="Example: onnx-lowrank inspect model.onnx")
+@click.command(
+    "inspect",
+    cls=Command,
+    short_help="List what can be factorized, and why the rest stays.",
+    epilog="Example: onnx-lowrank inspect model.onnx",
+)
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
-@shape_options
+@click.option("--energy", is_flag=True, help="what ranks keep of the responses to --data")
+@data_options
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-@click.option("--debug", is_flag=True, help="print tracebacks")
+@run_options
 def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
     """List every Conv, Gemm and MatMul: what can be factorized, and why the others stay."""
-    found = examine.inspect(model, **read_inputs(options))
+    quiet, energy = options.pop("quiet"), options.pop("energy")
+    options.pop("debug")
+    if not energy and (options["data"] or options["data_loader"]):
+        raise click.UsageError("--data goes with --energy: nothing else is run on samples")
+    preprocessing = read_preprocessing(options)
+    data = read_data(options.pop("data"), options.pop("data_loader"))
+    inputs = read_inputs(options)
+    if not energy:
+        found = examine.inspect(model, **inputs)
+    else:
+        with watching(quiet=quiet) as watch:
+            found = examine.inspect(
+                model, energy=True, data=data, preprocessing=preprocessing, progress=watch, **inputs, **options
+            )
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
-        return
+    elif energy:
+        _show_energies(found)
+    else:
+        _show(found)
+
+
+def _show(found: examine.Inspection) -> None:
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title, justify in (("layer", "left"), ("op", "left"), ("MACs", "right"), ("params", "right"), ("", "left")):
@@ -41,6 +68,28 @@ def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
         f"{sum(isinstance(row, Layer) for row in found.rows)} of {len(found.rows)} layers can be factorized",
         soft_wrap=True,
     )
+
+
+def _show_energies(found: examine.Inspection) -> None:
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer", no_wrap=True)
+    for title in ("filters", *(f"{100 * share:g}%" for share in examine.SHARES)):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in found.rows:
+        table.add_row(*map(Text, _energy_cells(row, found.ranks(row.name))))
+    console.print(table)
+    text = "\nchannel ranks that keep so much of the energy of a layer's responses, from"
+    console.print(f"{text} {found.source}", markup=False, soft_wrap=True)
+
+
+def _energy_cells(row: Layer | SkippedLayer, ranks: Mapping[float, int] | None) -> list[str]:
+    if isinstance(row, SkippedLayer) or ranks is None:
+        reason = row.reason if isinstance(row, SkippedLayer) else "not looked at"
+        return [short_name(row.name), *[""] * (1 + len(examine.SHARES)), f"stays: {reason}"]
+    groups = f"each of {row.groups} groups" if row.groups > 1 else ""
+    return [short_name(row.name), str(row.filters // row.groups), *map(str, ranks.values()), groups]
 
 
 def _cells(row: Layer | SkippedLayer) -> list[str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from onnx_lowrank.calibrate import Preprocessing, preset
 from onnx_lowrank.cli.loader import load_batches
+from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.settings import COSTS, METHODS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,6 +35,13 @@ class FilePath(click.ParamType):
         except (OSError, ValueError) as error:  # too long, for one
             self.fail(f"'{value}' cannot be the name of a file ({error})", param, ctx)
         return path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files; where the first word is wanted, the other commands too."""
+        outer = ctx.parent.command if ctx.parent is not None and not ctx.info_name and param.name == "model" else None
+        others = outer.commands if isinstance(outer, click.Group) else {}
+        names = [CompletionItem(name) for name in others if name.startswith(incomplete)]
+        return [*names, CompletionItem(incomplete, type="file")]
 
 
 class Numbers(click.ParamType):
@@ -85,11 +95,86 @@ class Constant(click.ParamType):
         return name, numbers
 
 
+class RankMultiple(click.ParamType):
+    """A number, or ``auto``."""
+
+    name = "multiple"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Text to number; None for ``auto``."""
+        if value == "auto":
+            return None
+        if not value.isdigit() or int(value) < 1:
+            self.fail(f"'{value}' is neither a number above 0 nor auto", param, ctx)
+        return int(value)
+
+
 def _number(text: str) -> float:
     """A number, whole where it is written so: large integers are exact."""
     if text.lower() in {"true", "false"}:
         return text.lower() == "true"
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+
+
+def method_options(function: Function) -> Function:
+    """What a speedup counts, and how layers may be factorized."""
+    return _with(
+        function,
+        click.option("--cost", type=click.Choice(COSTS), default="macs", metavar="NAME"),
+        click.option("--latency-table", type=FilePath(), metavar="F", help="macs, params, latency; its table of times"),
+        click.option("--method", type=click.Choice(METHODS), default="auto", metavar="NAME",
+                     help="auto, channel, spatial or spatial-channel"),
+    )  # fmt: skip
+
+
+def layer_options(function: Function) -> Function:
+    """Which layers are factorized, and how they are sampled."""
+    return _with(
+        function,
+        click.option("--positions", type=click.IntRange(1), metavar="P"),
+        click.option("--memory", type=click.FloatRange(0), metavar="GB",
+                     help="sampled per image and layer; RAM for cuts"),
+        click.option("--rank-multiple", type=RankMultiple(), default="auto", metavar="K|auto",
+                     help="ranks are multiples of K"),
+        click.option("--include", multiple=True, metavar="RE"),
+        click.option("--exclude", multiple=True, metavar="RE", help="layers whose name matches; repeatable"),
+    )  # fmt: skip
+
+
+def check_cost(options: Mapping[str, Any]) -> None:
+    """Refuse what does not go together with what a speedup counts."""
+    if options["latency_table"] and options["cost"] != "latency":
+        raise click.UsageError("--latency-table goes with --cost latency")
+    if options["cost"] == "latency" and not options["bench"]:
+        raise click.UsageError("--cost latency is measured: leave out --no-bench")
+
+
+def check_target(options: Mapping[str, Any], plan: Path | None) -> None:
+    """Refuse more than one target."""
+    given = {"--speedup": options["speedup"], "--max-drop": options["max_drop"], "--plan": plan}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise click.UsageError(f"{' and '.join(names)} exclude each other: each says how far to go")
+    if options["labels"] and options["max_drop"] is None:
+        raise click.UsageError("--labels goes with --max-drop: it says what is lost of")
+
+
+def read_speedup(text: str) -> float:
+    """A number; whether it is above 1 is for `Settings` to say."""
+    try:
+        return float(text)
+    except ValueError:
+        raise BudgetError(f"--speedup: got '{text}', wanted a number above 1: try --speedup 4") from None
+
+
+def read_share(text: str | None, option: str) -> float | None:
+    """A share like ``0.01`` or ``1%``; whether it is one is for `Settings` to say."""
+    if text is None:
+        return None
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise BudgetError(f"{option}: got '{text}', wanted a share: try {option} 0.01 or 1%") from None
 
 
 def data_options(function: Function) -> Function:
@@ -103,9 +188,9 @@ def data_options(function: Function) -> Function:
         click.option("--mean", type=Numbers(), metavar="M"),
         click.option("--std", type=Numbers(), metavar="S"),
         click.option("--scale", type=float, metavar="X", help="(pixel * scale - mean) / std"),
-        click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), metavar="rgb|bgr"),
-        click.option("--resize", type=click.Choice(["crop", "stretch", "pad"]), metavar="MODE",
-                     help="of images: crop, stretch or pad"),
+        click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), metavar="C"),
+        click.option("--resize", type=click.Choice(["crop", "stretch", "pad"]), metavar="R",
+                     help="rgb or bgr; crop, stretch or pad"),
         shape_options,
     )  # fmt: skip
 
@@ -114,9 +199,9 @@ def shape_options(function: Function) -> Function:
     """What is fed where the model or the data do not say it."""
     return _with(
         function,
-        click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W"),
-        click.option("--input", "constant_inputs", type=Constant(), multiple=True, metavar="NAME=V",
-                     help="open axes; a constant input"),
+        click.option("--input-shapes", type=InputShape(), multiple=True, metavar="S"),
+        click.option("--input", "constant_inputs", type=Constant(), multiple=True, metavar="N=V",
+                     help="NAME:1,3,H,W for open axes; a constant input"),
     )  # fmt: skip
 
 
@@ -144,11 +229,11 @@ def run_options(function: Function) -> Function:
     return _with(
         function,
         click.option("--samples", type=click.IntRange(1), metavar="N"),
-        click.option("--batch-size", type=click.IntRange(1), metavar="B"),
-        click.option("--seed", type=click.IntRange(0), default=0, metavar="S", help="samples used, per pass; seed"),
+        click.option("--batch-size", type=click.IntRange(1), metavar="B", help="samples used; samples per pass"),
         provider_options,
+        click.option("--seed", type=click.IntRange(0), default=0, metavar="S"),
         click.option("--quiet", is_flag=True),
-        click.option("--debug", is_flag=True, help="print less; print tracebacks"),
+        click.option("--debug", is_flag=True, help="of all randomness; print less; tracebacks"),
     )
 
 

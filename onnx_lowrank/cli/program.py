@@ -13,7 +13,7 @@ import click
 from onnx_lowrank.errors import LowRankError, VerificationError
 from onnx_lowrank.runtime import silence
 
-_FIXABLE, _NOT_VERIFIED, _INTERRUPTED = 1, 3, 130
+_FIXABLE, _NOT_VERIFIED, INTERRUPTED = 1, 3, 130
 _CONVERT = ""  # what the command without a name of its own goes by inside a `Program`
 
 
@@ -89,7 +89,7 @@ def _exit_codes(*, debug: bool) -> Iterator[None]:
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
         raise  # click's own way of ending
     except KeyboardInterrupt:
-        _end("interrupted: nothing was written", _INTERRUPTED, debug=debug)
+        _end("interrupted: nothing was written", INTERRUPTED, debug=debug)
     except VerificationError as error:
         _end(str(error), _NOT_VERIFIED, debug=debug)
     except LowRankError as error:

@@ -70,6 +70,7 @@ class Watch(logging.Handler):
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TimeElapsedColumn(),
+                progress.TimeRemainingColumn(),
             )
             self._bars = progress.Progress(*columns, console=self._console)
             self._bars.start()

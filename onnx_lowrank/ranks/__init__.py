@@ -3,7 +3,7 @@
 from onnx_lowrank.ranks.latency import ChainLatency, LatencyTable, Machine, chain_key
 from onnx_lowrank.ranks.options import Cost, allowed_methods, layer_options
 from onnx_lowrank.ranks.select import Option, depth_weights, select
-from onnx_lowrank.ranks.spectrum import paper_truncation
+from onnx_lowrank.ranks.spectrum import paper_truncation, ranks_keeping, response_energies
 from onnx_lowrank.ranks.truncation import Truncation, measure_truncation
 
 __all__ = [
@@ -19,5 +19,7 @@ __all__ = [
     "layer_options",
     "measure_truncation",
     "paper_truncation",
+    "ranks_keeping",
+    "response_energies",
     "select",
 ]

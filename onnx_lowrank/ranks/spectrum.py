@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,40 @@ def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:
     return energy_shares(eigenvalues)
 
 
+def ranks_keeping(energies: NDArray[np.float64], shares: Sequence[float]) -> list[int]:
+    """The smallest ranks that keep shares of the energy.
+
+    Args:
+        energies: shape (d + 1,), entry r the share that rank r keeps, see `energy_curve`.
+        shares: each above 0 and below 1.
+
+    Returns:
+        A rank from 1 to d for each.
+
+    >>> ranks_keeping(np.array([0.0, 0.5, 0.75, 1.0]), [0.5, 0.9])
+    [1, 3]
+    """
+    return [max(1, min(len(energies) - 1, int(np.searchsorted(energies, share)))) for share in shares]
+
+
+def response_energies(layer: Layer, responses: NDArray[Any]) -> NDArray[np.float64]:
+    """Energy that each channel rank keeps of a layer's responses; of several groups, all at the same rank.
+
+    Args:
+        layer: the layer.
+        responses: in the original network, shape (n, d).
+
+    Returns:
+        Shape (d / groups + 1,), entry r the share that rank r keeps.
+    """
+    parts = [responses[:, made] for _, _, made in layer.parts]
+    size = [float(np.var(part, axis=0, dtype=np.float64).sum()) for part in parts]
+    shares: NDArray[np.float64] = np.average(
+        [energy_curve(part) for part in parts], axis=0, weights=size if any(size) else None
+    )
+    return shares
+
+
 def paper_truncation(layer: Layer, responses: NDArray[Any]) -> Truncation:
     """The energy lost by channel ranks in the place of a measured error: what the paper selects ranks by.
 
@@ -50,8 +85,6 @@ def paper_truncation(layer: Layer, responses: NDArray[Any]) -> Truncation:
         Exact at every channel rank; it says nothing about spatial ranks below the largest.
     """
     largest = largest_ranks(layer)
-    parts = [responses[:, made] for _, _, made in layer.parts]
-    size = [float(np.var(part, axis=0, dtype=np.float64).sum()) for part in parts]
-    kept = np.average([energy_curve(part) for part in parts], axis=0, weights=size if any(size) else None)
+    kept = response_energies(layer, responses)
     ranks = np.arange(1, largest["channel"] + 1)
     return Truncation(ranks, np.array([largest["spatial"]]), 1 - kept[1:, None], kept)

@@ -1,21 +1,29 @@
 """Numbers of a conversion, for people and for scripts."""
 
+from onnx_lowrank.report.curve import CurvePoint, CurveReport, with_front
+from onnx_lowrank.report.curve_page import curve_to_html, quick_text
 from onnx_lowrank.report.evidence import Evidence
 from onnx_lowrank.report.markdown import to_markdown
 from onnx_lowrank.report.page import check_page_packages, to_html
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
-from onnx_lowrank.report.text import headline, layer_table, short_name, short_number
+from onnx_lowrank.report.text import curve_table, headline, layer_table, short_name, short_number
 
 __all__ = [
     "Calibration",
+    "CurvePoint",
+    "CurveReport",
     "Evidence",
     "LayerReport",
     "Report",
     "check_page_packages",
+    "curve_table",
+    "curve_to_html",
     "headline",
     "layer_table",
+    "quick_text",
     "short_name",
     "short_number",
     "to_html",
     "to_markdown",
+    "with_front",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from onnx_lowrank.report.report import LayerReport, Report
-from onnx_lowrank.report.text import error_text, short_number
+from onnx_lowrank.report.text import drop_text, error_text, short_number
 from onnx_lowrank.threads import threads_text
 
 
@@ -32,6 +32,8 @@ def _body(report: Report) -> Iterator[str]:
             for name, found in report.verification["outputs"].items()
         ]
         yield from _table(["output", "relative error", "cosine", "same top class"], rows)
+    if report.max_drop is not None:
+        yield f"\nAsked for was a loss of at most {report.max_drop['wanted']:.2%}: {drop_text(report.max_drop)}."
     yield ""
     titles = ["layer", "method", "ranks", "multiply-adds", "after", "energy", "error", "why it stays"]
     yield from _table(titles, map(_row, report.layers))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from onnx_lowrank.report.evidence import Evidence
 from onnx_lowrank.report.pictures import picture
 from onnx_lowrank.report.report import LayerReport, Report
 from onnx_lowrank.report.rows import columns, layer_rows
-from onnx_lowrank.report.text import error_text, share_text, short_number
+from onnx_lowrank.report.text import drop_text, error_text, share_text, short_number
 from onnx_lowrank.threads import threads_text
 
 _PACKAGES = {"Jinja2": "jinja2", "matplotlib": "matplotlib.figure"}
@@ -76,6 +77,25 @@ def check_page_packages(where: str) -> None:
             ) from error
 
 
+def filled_in(template: str, **values: Any) -> str:
+    """A template of this folder, filled in.
+
+    Args:
+        template: its name.
+        **values: what it asks for, all of it.
+    """
+    import jinja2  # noqa: PLC0415 - an extra
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("onnx_lowrank", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
 def to_html(report: Report, evidence: Evidence) -> str:
     """The page of a conversion; the same bytes for the same report and evidence.
 
@@ -87,17 +107,9 @@ def to_html(report: Report, evidence: Evidence) -> str:
         MissingDependencyError: Jinja2 or matplotlib is not installed.
     """
     check_page_packages("to_html")
-    import jinja2  # noqa: PLC0415 - an extra
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("onnx_lowrank", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     pictures = [picture(sample) for sample in evidence.samples]
-    return environment.get_template("page.html.j2").render(
+    return filled_in(
+        "page.html.j2",
         report=report,
         name=PurePath(report.input).name,
         verdict=_verdict(report),
@@ -195,7 +207,7 @@ def _making(report: Report) -> Iterator[tuple[str, str]]:
     calibration = report.calibration
     yield "Original", report.input
     yield "Converted", report.output or "not written"
-    yield "Asked for", "a given plan" if report.requested is None else f"{report.requested:g}×"
+    yield "Asked for", _asked(report)
     positions = f"up to {calibration.positions_per_image} positions each"
     yield (
         "Calibrated with",
@@ -205,6 +217,12 @@ def _making(report: Report) -> Iterator[tuple[str, str]]:
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items() if stage != "total")
     yield "Seconds", f"{report.seconds['total']:.1f} ({stages})"
     yield "Peak memory", f"{short_number(report.peak_memory_bytes)}B"
+
+
+def _asked(report: Report) -> str:
+    if report.max_drop is not None:
+        return f"{report.max_drop['loss']} at most {report.max_drop['wanted']:.2%}: {drop_text(report.max_drop)}"
+    return "a given plan" if report.requested is None else f"{report.requested:g}×"
 
 
 def _change(before: str, after: str) -> str:

@@ -109,7 +109,7 @@ class Report:
         seed: of all randomness.
         input: path of the original, or ``<model>`` for one in memory.
         output: path written, or None.
-        requested: the speedup asked for; None where a plan was given.
+        requested: the speedup asked for; None where a plan or a loss was given.
         macs: multiply-adds per image before and after.
         parameters: weights and biases of all counted layers before and after.
         calibration: data, positions and provider.
@@ -120,6 +120,7 @@ class Report:
         peak_memory_bytes: the most memory the process ever had resident.
         latency: milliseconds before and after, the speedup, the batch size and the threads; None where it was not
             measured.
+        max_drop: the loss that was allowed, the one that was found and what was tried; None where a speedup was given.
     """
 
     version: str
@@ -136,6 +137,7 @@ class Report:
     seconds: dict[str, float]
     peak_memory_bytes: int
     latency: dict[str, Any] | None = None
+    max_drop: dict[str, Any] | None = None
 
     @property
     def speedup(self) -> float:
@@ -162,6 +164,7 @@ class Report:
             "layers": [layer.to_dict() for layer in self.layers],
             "verification": self.verification,
             "latency": self.latency,
+            "max_drop": self.max_drop,
             "forward_passes": self.forward_passes,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.table import Table
 from rich.text import Text
 
+from onnx_lowrank.report.curve import LOSSES, CurvePoint, CurveReport
 from onnx_lowrank.report.report import LayerReport, Report
 from onnx_lowrank.threads import threads_text
 
@@ -41,6 +45,8 @@ def headline(report: Report) -> list[str]:
                 f"verified    {name}: relative error {error_text(found['relative_error'])}{agreement} "
                 f"on {report.verification['images']} held-out samples"
             )
+    if report.max_drop is not None:
+        lines.append(f"max-drop    {report.max_drop['wanted']:.4g}: {drop_text(report.max_drop)}")
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items() if stage != "total")
     return [*lines, f"seconds     {report.seconds['total']:.1f} ({stages})"]
 
@@ -53,6 +59,54 @@ def _latency_line(report: Report) -> list[str]:
     )
     where = f"batch {batch}, {threads_text(threads)}"
     return [f"latency     {before:.3g} -> {after:.3g} ms ({speedup:.2f}x faster, {where})"]
+
+
+def drop_text(found: Mapping[str, Any]) -> str:
+    """What a search for the largest speedup found, and how sure that is.
+
+    Args:
+        found: the entry of ``max_drop`` in the JSON report.
+    """
+    text = f"{found['speedup']:.2f}x, {found['loss']} {found['found']:.2%} on {found['search_images']} samples"
+    if found["verified_drop"] is None:
+        return text
+    between = found["verified_interval"]
+    sure = "" if between is None else " ({:.0%} interval {:.2%} .. {:.2%})".format(found["confidence"], *between)
+    return f"{text}, {found['verified_drop']:.2%}{sure} on {found['verified_images']} others"
+
+
+def curve_table(report: CurveReport) -> Table:
+    """One row per target: cost and fidelity, those on the front marked; fits 80 columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    kinds = [point.fidelity[0] for point in report.met]
+    for title in ("target", "MACs", "fewer", "params", "ms", "faster", LOSSES[kinds[0]], "front"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for point in report.points:
+        table.add_row(*map(Text, _point_cells(point)))
+    return table
+
+
+def _point_cells(point: CurvePoint) -> list[str]:
+    if point.error is not None:
+        return [f"{point.requested:g}x", "not met"]
+    speedups = point.speedups or {}
+    faster = speedups["latency"]
+    return [
+        f"{point.requested:g}x",
+        short_number(point.macs or 0),
+        f"{speedups['macs']:.2f}x",
+        short_number(point.parameters or 0),
+        "" if point.milliseconds is None else f"{point.milliseconds:.3g}",
+        "" if faster is None else f"{faster:.2f}x",
+        fidelity_text(point),
+        "*" if point.on_front else "",
+    ]
+
+
+def fidelity_text(point: CurvePoint) -> str:
+    """What a point is judged by: a share in percent, or a relative error."""
+    kind, number = point.fidelity
+    return error_text(number) if kind == "relative_error" or number is None else f"{number:.2%}"
 
 
 def short_number(value: float) -> str:

@@ -11,6 +11,7 @@
     export.py       `export_torch`: a program of torch.export
     course.py       what is fixed before the first step; lessons.py: samples, augment.py: flips and shifts
     objective.py    what is made small, and what it is judged by
+    balance.py      factors of a layer brought to the same size
     trainer.py      steps and marks; learning_rate.py: found by trying; checkpoint.py: to go on from
 
 It needs the extra: ``pip install 'onnx-lowrank[torch]'``.

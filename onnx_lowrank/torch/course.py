@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from onnx_lowrank.errors import (
 )
 from onnx_lowrank.prepare import Network, open_network
 from onnx_lowrank.runtime import Session, choose_provider
+from onnx_lowrank.torch.balance import balance, factor_pairs
 from onnx_lowrank.torch.lessons import Lessons, Share, divide
 from onnx_lowrank.torch.objective import Objective, converted_tensors, ends_in_softmax
 from onnx_lowrank.torch.settings import FinetuneSettings
@@ -49,6 +50,7 @@ class Course:
         trainer: the training.
         network: the converted network.
         student: the same as a module.
+        fingerprint: of its weights as they came.
         accelerator: the processes and the device.
     """
 
@@ -57,6 +59,7 @@ class Course:
     trainer: Trainer
     network: Network
     student: OnnxModule
+    fingerprint: str
     accelerator: Accelerator
 
     @property
@@ -72,11 +75,8 @@ class Course:
     def identity(self) -> dict[str, Any]:
         """What must be the same to go on with a training."""
         settings = {key: value for key, value in asdict(self.settings).items() if key not in {"threads", "provider"}}
-        digest = hashlib.sha256()
-        for key, tensor in sorted(to_torch(self.network.original).state_dict().items()):
-            digest.update(key.encode() + tensor.float().numpy().tobytes())
         settings |= {"input_shapes": str(settings["input_shapes"]), "constant_inputs": str(settings["constant_inputs"])}
-        return settings | {"weights": digest.hexdigest()[:16], "data": self.lessons.samples.source}
+        return settings | {"weights": self.fingerprint, "data": self.lessons.samples.source}
 
     def check_same(self, other: Mapping[str, Any], where: Path) -> None:
         """Refuse to go on with another training.
@@ -134,6 +134,8 @@ def prepare_course(
     lessons = divide(samples, student.inputs, settings, share, fixed)
     for network, module in ((first, teacher), (second, student)):
         _check_module(network, module, _some(lessons, network))
+    fingerprint = _fingerprint(student)
+    balance(student.state_dict(), factor_pairs(second.original.graph), student.keys)
     teacher, student = (for_training(module, accelerator.device) for module in (teacher, student))
     teacher.requires_grad_(False)
     objective = _objective(first, second, teacher, lessons, settings)
@@ -142,7 +144,14 @@ def prepare_course(
         settings.precision == "auto" and accelerator.device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
     trainer = Trainer(accelerator, student, teacher, objective, lessons, half=half)
-    return Course(settings, lessons, trainer, second, student, accelerator)
+    return Course(settings, lessons, trainer, second, student, fingerprint, accelerator)
+
+
+def _fingerprint(module: OnnxModule) -> str:
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(key.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _accelerator(settings: FinetuneSettings) -> Accelerator:
@@ -198,7 +207,7 @@ def _outputs(teacher: OnnxModule, lessons: Lessons) -> dict[str, tuple[Tensor, i
 def _energies(teacher: OnnxModule, lessons: Lessons) -> tuple[float, ...]:
     """Mean squares of the tensors compared; from the same samples in every process."""
     device = next(iter(teacher.state_dict().values())).device
-    alone = Lessons(**{**vars(lessons), "share": Share()})
+    alone = replace(lessons, share=Share())
     sums, count = [0.0] * len(teacher.outputs), 0
     for batch in alone.check(max(lessons.batch_size, _MEASURED)):
         tensors = as_list(teacher(*batch.to(device).inputs))
@@ -235,7 +244,8 @@ def _check_module(network: Network, module: OnnxModule, feeds: Mapping[str, NDAr
     wanted = Session(network.model, network.provider, name=network.name).run(feeds)
     device = next(iter(module.state_dict().values())).device
     tensors = [torch.from_numpy(feeds[name]).to(device) for name in module.inputs]
-    names, module.outputs = module.outputs, tuple(name for name in network_outputs(network) if name in wanted)
+    names = module.outputs
+    module.outputs = tuple(value.name for value in network.original.graph.output if value.name in wanted)
     try:
         found = as_list(module(*[each.float() if each.is_floating_point() else each for each in tensors]))
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
@@ -247,11 +257,6 @@ def _check_module(network: Network, module: OnnxModule, feeds: Mapping[str, NDAr
         compared, module.outputs = module.outputs, names
     for name, tensor in zip(compared, found, strict=True):
         _check_close(network.name, name, wanted[name], tensor.cpu().numpy(), half=_is_half(network.original))
-
-
-def network_outputs(network: Network) -> Sequence[str]:
-    """Names of a network's outputs."""
-    return [value.name for value in network.original.graph.output]
 
 
 def _check_close(where: str, name: str, wanted: NDArray[Any], found: NDArray[Any], *, half: bool) -> None:

@@ -195,7 +195,7 @@ def _begun(course: Course, checkpoint: Path | None) -> _Progress:
     course.say(logging.INFO, f"before: {before}")
     rate = course.settings.learning_rate
     if rate is None:
-        rate = find_learning_rate(trainer, course.lessons)
+        rate = find_learning_rate(trainer, course.lessons, course.settings.epochs * course.lessons.steps)
         course.say(logging.INFO, f"learning rate: {rate:.2g}, found by trying")
     return _Progress(rate, before, (), 0, trainer.weights())
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.runtime import Session
+from onnx_lowrank.verify.remembered import Runs
 from onnx_lowrank.verify.samples import Sample, SampleKeeper, is_scores
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class _Tally:
 
 
 def compare_outputs(
-    a: Session, b: Session, batches: Iterable[Batch], labels: NDArray[np.int64] | None = None, pictures: int = 0
+    a: Runs, b: Runs, batches: Iterable[Batch], labels: NDArray[np.int64] | None = None, pictures: int = 0
 ) -> Comparison:
     """Run two models on the same inputs and compare every output of numbers that they share.
 
@@ -157,7 +157,7 @@ def compare_outputs(
         count = len(next(iter(batch.values())))
         if labels is not None:
             truth = labels[images : images + count]
-            hits.append(np.stack([_hits(output[shared[0]], truth, shared[0]) for output in (ours, theirs)]))
+            hits.append(np.stack([top_hits(output[shared[0]], truth, shared[0]) for output in (ours, theirs)]))
         images += count
     if not tallies:
         raise ModelError(f"compare: no output has the same shape in both models: {', '.join(shared)}")
@@ -165,8 +165,20 @@ def compare_outputs(
     return Comparison(fidelities, _accuracy(hits), images, keeper.samples)
 
 
-def _hits(scores: NDArray[Any], truth: NDArray[np.int64], name: str) -> NDArray[np.bool_]:
-    """Whether the true class is among the best 1 and 5, shape (2, images)."""
+def top_hits(scores: NDArray[Any], truth: NDArray[np.int64], name: str) -> NDArray[np.bool_]:
+    """Whether the true class is among the best 1 and 5.
+
+    Args:
+        scores: shape (images, classes).
+        truth: class of each image, shape (images,).
+        name: of the output, for the message.
+
+    Returns:
+        Shape (2, images).
+
+    Raises:
+        ModelError: these are no scores of so many classes.
+    """
     if scores.ndim != 2 or scores.shape[1] <= truth.max():
         raise ModelError(
             f"output '{name}': shape {scores.shape} does not score {truth.max() + 1} classes: compare without --labels"

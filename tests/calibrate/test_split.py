@@ -48,6 +48,54 @@ def test_calibration_and_held_out_never_meet(count: int, wanted: int | None, see
     assert (np.diff(found.held_out) > 0).all()
 
 
+@given(
+    count=st.integers(2, 600),
+    wanted=st.none() | st.integers(1, 300),
+    batch=st.none() | st.integers(1, 9),
+    most=st.tuples(st.integers(1, 50), st.integers(1, 90)),
+)
+def test_samples_to_search_with_meet_no_others(
+    count: int, wanted: int | None, batch: int | None, most: tuple[int, int]
+) -> None:
+    spec = OPEN if batch is None else fixed(batch)
+    step = batch or 1
+    try:
+        found = split_samples(rows(count, spec), [spec], np.random.default_rng(0), wanted, None, *most)
+    except CalibrationError:
+        assert (wanted or step) < step or (wanted or step) + 2 * step > count - step
+        return
+    parts = [found.calibration, found.search, found.held_out]
+    every = np.concatenate(parts)
+    assert len(np.unique(every)) == len(every)
+    assert all(len(part) and len(part) % step == 0 for part in parts)
+    assert len(found.held_out) <= max(step, most[0])
+    assert len(found.search) <= max(step, most[1])
+    assert len(found.calibration) == (wanted // step * step if wanted else len(found.calibration))
+
+
+def test_calibration_samples_are_the_same_with_a_search_or_more_to_verify_with() -> None:
+    samples = rows(5_000)
+    plain, more, search = (
+        split_samples(samples, [OPEN], np.random.default_rng(0), wanted, None, *most)
+        for wanted, most in ((None, ()), (None, (600,)), (None, (2_000, 4_000)))
+    )
+    for other in (more, search):
+        np.testing.assert_array_equal(other.calibration, plain.calibration)
+    assert (len(plain.held_out), len(more.held_out)) == (MOST_HELD_OUT, 600)
+    assert set(plain.held_out) <= set(more.held_out)
+    assert (len(search.search), len(search.held_out)) == (2 * (5_000 - 256) // 3, 5_000 - 256 - 2 * (5_000 - 256) // 3)
+    assert len(plain.search) == len(more.search) == 0
+
+
+def test_too_few_samples_to_search_with() -> None:
+    with pytest.raises(CalibrationError) as caught:
+        split_samples(rows(31), [OPEN], np.random.default_rng(0), 30, None, 10, 10)
+    assert str(caught.value) == (
+        "data data (31 samples): 1 samples are left beside those to solve with, --max-drop wants some to search with "
+        "and others to verify with: add samples or lower --samples"
+    )
+
+
 def test_a_stretch_of_the_calibration_samples_is_a_sample_of_all() -> None:
     calibration = split(1000, wanted=500).calibration
     # Were they in order, the last fifth would come from the last fifth of the data, one class of a sorted folder.

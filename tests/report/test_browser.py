@@ -14,8 +14,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from onnx_lowrank.report import to_html
+from onnx_lowrank.report import curve_to_html, to_html
 from screenshots import SCHEMES, WIDTHS, browser_programs, look, open_browser
+from tests.report.curves import MISSED, curve, point
 from tests.report.pages import EVIDENCE, deep, sample
 
 pytestmark = pytest.mark.skipif(browser_programs() is None, reason="chromium and chromedriver are not installed")
@@ -195,3 +196,69 @@ def test_text_can_be_read(shown: Chrome, scheme: str, width: int) -> None:
     assert contrast >= ENOUGH, text
     dark = shown.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 24)"
     assert dark == (scheme == "dark")
+
+
+@pytest.fixture(scope="module")
+def sweep_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with all there can be: many points, one out of reach, a long name, made-up data."""
+    points = (*(point(1.5 + 0.5 * number, 0.97 - 0.02 * number) for number in range(12)), MISSED)
+    report = curve(points)
+    synthetic = replace(report.calibration, synthetic=True, source="/a" * 200)
+    report = replace(report, calibration=synthetic, input=f"{LONG}.onnx")
+    path = tmp_path_factory.mktemp("page") / "sweep.html"
+    path.write_text(curve_to_html(report), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def sweep_shown(browser: Chrome, sweep_page: Path) -> Chrome:
+    """The page of the sweep, freshly loaded."""
+    look(browser, WIDTHS["wide"], "light")
+    browser.get_log("performance")
+    browser.get_log("browser")
+    browser.get(sweep_page.as_uri())
+    return browser
+
+
+def test_a_sweep_asks_for_nothing_and_says_nothing(sweep_shown: Chrome, sweep_page: Path) -> None:
+    events = [json.loads(entry["message"])["message"] for entry in sweep_shown.get_log("performance")]
+    asked = [each["params"]["request"]["url"] for each in events if each["method"] == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith("data:")] == [sweep_page.as_uri()]
+    assert sweep_shown.get_log("browser") == []
+
+
+def test_a_sweep_has_a_mark_for_every_point(sweep_shown: Chrome) -> None:
+    for kind, wanted in {"original": 2, "front": 24}.items():
+        found = every(sweep_shown, f".mark.{kind}")
+        assert len(found) == wanted
+        assert all(mark.size["width"] > 3 for mark in found)
+    for svg in every(sweep_shown, "svg"):
+        assert svg.size["width"] > 300
+        assert "1.5x" in svg.accessible_name
+
+
+def test_a_sweep_sorts(sweep_shown: Chrome) -> None:
+    buttons = every(sweep_shown, ".sortable thead button")
+    accuracy = [button.text for button in buttons].index("top-1, %")
+    buttons[accuracy].click()
+    found = column(sweep_shown, accuracy)
+    assert found[:-1] == sorted(found[:-1], key=float)
+    assert found[-1] == ""  # the target out of reach has none
+
+
+@pytest.mark.parametrize("width", [360, 320, 800, 1280])
+def test_only_tables_and_charts_of_a_sweep_scroll_sideways(sweep_shown: Chrome, width: int) -> None:
+    look(sweep_shown, width, "light")
+    wide, room = sweep_shown.execute_script(
+        "const page = document.scrollingElement; return [page.scrollWidth, page.clientWidth]"
+    )
+    assert wide <= room <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS.values())
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_text_of_a_sweep_can_be_read(sweep_shown: Chrome, scheme: str, width: int) -> None:
+    look(sweep_shown, width, scheme)
+    texts, contrast, text = sweep_shown.execute_script(CONTRAST)
+    assert texts > 150
+    assert contrast >= ENOUGH, text

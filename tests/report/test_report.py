@@ -101,6 +101,7 @@ def test_json_has_the_fields_that_scripts_read() -> None:
             "outputs": {"scores": {"relative_error": 0.0625, "cosine": 0.998, "agreement": 0.75}},
         },
         "latency": {"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
+        "max_drop": None,
         "forward_passes": {"original": 1.25, "converted": 1.5},
         "seconds": {"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
         "peak_memory_bytes": 123,
@@ -165,3 +166,16 @@ def test_counts_are_three_digits_and_a_prefix(count: int, text: str) -> None:
 @pytest.mark.parametrize(("name", "text"), [("abc", "abc"), ("abcdefgh", "abcdefgh"), ("0abcdefgh", "...defgh")])
 def test_names_are_cut_on_the_left(name: str, text: str) -> None:
     assert short_name(name, 8) == text
+
+
+def test_a_search_in_a_line() -> None:
+    found = {
+        **{"wanted": 0.01, "loss": "other top class", "speedup": 2.5, "found": 0.0075, "interval": [0.005, 0.011]},
+        **{"confidence": 0.95, "search_images": 4000, "verified_images": 2000, "verified_drop": 0.0085},
+        **{"verified_interval": [0.0053, 0.0136], "tried": [[2.0, 0.005], [2.5, 0.0075]]},
+    }
+    line = "max-drop    0.01: 2.50x, other top class 0.75% on 4000 samples"
+    assert f"{line}, 0.85% (95% interval 0.53% .. 1.36%) on 2000 others" in headline(replace(REPORT, max_drop=found))
+    planned = found | {"verified_images": None, "verified_drop": None, "verified_interval": None}
+    assert line in headline(replace(REPORT, max_drop=planned))
+    assert replace(REPORT, max_drop=found).to_dict()["max_drop"] == found

@@ -1,0 +1,34 @@
+"""``onnx-lowrank export-torch``: the network as a program of torch.export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx_lowrank.cli.extra import torch_part
+from onnx_lowrank.cli.options import FilePath, InputShape, by_name
+from onnx_lowrank.cli.program import Command
+from onnx_lowrank.rewrite import check_writable
+
+
+@click.command(
+    "export-torch",
+    cls=Command,
+    short_help="Write a network as a program for PyTorch.",
+    epilog="Example: onnx-lowrank export-torch fast.onnx fast.pt2",
+)
+@click.argument("model", type=FilePath(), metavar="IN.onnx")
+@click.argument("output", type=FilePath(), metavar="OUT.pt2")
+@click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W", help="where axes are open")
+@click.option("--force", is_flag=True, help="overwrite OUT.pt2")
+@click.option("--quiet", is_flag=True)
+@click.option("--debug", is_flag=True, help="print less; print tracebacks")
+def export_torch(model: Path, output: Path, **options: Any) -> None:
+    """Write a network as a program for PyTorch: torch.export.load(OUT.pt2).module()."""
+    check_writable(output, force=options["force"])
+    part = torch_part()
+    part.save_program(part.export_torch(model, by_name(options["input_shapes"], "--input-shapes")), output)
+    if not options["quiet"]:
+        click.echo(f"written     {output}")

@@ -1,0 +1,15 @@
+"""What the extra ``[torch]`` brings, imported when a command needs it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+
+def torch_part() -> ModuleType:
+    """`onnx_lowrank.torch`.
+
+    Raises:
+        MissingDependencyError: PyTorch, or another package of the extra, is not installed.
+    """
+    return import_module("onnx_lowrank.torch")

@@ -1,0 +1,141 @@
+"""``onnx-lowrank sweep``: several targets from one calibration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from onnx_lowrank import sweeps
+from onnx_lowrank.cli.files import check_folder, check_outputs, made_folder
+from onnx_lowrank.cli.options import (
+    FilePath,
+    check_cost,
+    data_files,
+    data_options,
+    layer_options,
+    method_options,
+    read_data,
+    read_inputs,
+    read_preprocessing,
+    run_options,
+)
+from onnx_lowrank.cli.program import Command
+from onnx_lowrank.cli.watch import watching
+from onnx_lowrank.errors import MissingDependencyError
+from onnx_lowrank.report import CurveReport, check_page_packages, curve_table, quick_text
+from onnx_lowrank.rewrite import staged_text
+from onnx_lowrank.settings import REFINEMENTS, Settings
+
+log = logging.getLogger(__name__)
+
+_JSON, _PAGE = "sweep.json", "sweep.html"
+
+
+class Speedups(click.ParamType):
+    """Numbers with commas between them, each once; whether they are above 1 is for `Settings` to say."""
+
+    name = "speedups"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Text to numbers."""
+        try:  # no finer than names of files tell them apart
+            return tuple(sorted({float(f"{float(part):g}") for part in value.split(",")}))
+        except ValueError:
+            self.fail(f"'{value}' is not a list of numbers like 2,3,4,5", param, ctx)
+
+
+@click.command(
+    "sweep",
+    cls=Command,
+    short_help="Convert to several targets from one calibration.",
+    epilog="Example: onnx-lowrank sweep model.onnx out/ --speedups 2,3 --data images/",
+)
+@click.argument("model", type=FilePath(), metavar="IN.onnx")
+@click.argument("folder", type=FilePath(), metavar="OUT_DIR")
+@click.option("--speedups", type=Speedups(), default="2,3,4,5", metavar="X,X,...", help="targets  [2,3,4,5]")
+@click.option("--models", is_flag=True, help="write the converted models too")
+@click.option("--labels", is_flag=True, help="accuracy; classes are the folders of images")
+@method_options
+@click.option("--refine", type=click.Choice(REFINEMENTS), metavar="|".join(REFINEMENTS),
+              help="[none, half of the samples; --models: fast]")  # fmt: skip
+@data_options
+@layer_options
+@click.option("--no-bench", "bench", is_flag=True, default=True, flag_value=False)
+@click.option("--force", is_flag=True, help="measure no latency; overwrite files")
+@run_options
+def sweep(model: Path, folder: Path, **options: Any) -> None:
+    """Convert to several targets from one calibration and show what each costs.
+
+    Writes OUT_DIR/sweep.json and sweep.html; models only if asked for.
+    """
+    speedups, models, quiet = options.pop("speedups"), options.pop("models"), options.pop("quiet")
+    force = options.pop("force")
+    options.pop("debug")
+    check_cost(options)
+    places = {each: folder / f"{model.stem}-{each:g}x.onnx" for each in speedups if models}
+    reports = [place.with_suffix(".json") for place in places.values()]
+    names = [_JSON, _PAGE, *(path.name for path in [*places.values(), *reports])]
+    check_folder(folder, names, force=force)
+    if model.is_file() and folder.is_dir():
+        reads = [model, *data_files(options["data"], options["data_loader"])]
+        others = [folder / name for name in names]
+        check_outputs(reads, None, force=force, others=others, table=options["latency_table"])
+    preprocessing = read_preprocessing(options)
+    data = read_data(options.pop("data"), options.pop("data_loader"))
+    refine = options.pop("refine")
+    settings = Settings(refine=refine or "fast", **read_inputs(options), **options)
+    targets = sweeps.Targets(speedups, quick=not models and refine is None, keep=models, places=places)
+    with (
+        watching(quiet=quiet) as watch,
+        _pages() as pages,
+        made_folder(folder, names),
+        sweeps.sweeping(model, data, settings, targets, preprocessing=preprocessing, progress=watch) as found,
+        ExitStack() as beside,  # closed first, as in a conversion
+    ):
+        for path, text in _texts(folder, found, pages=pages).items():
+            beside.enter_context(staged_text(path, text))
+    if not quiet:
+        _show(found.report, folder)
+
+
+@contextmanager
+def _pages() -> Iterator[bool]:
+    """Whether a page can be made here; said aloud where it cannot."""
+    try:
+        check_page_packages(_PAGE)
+    except MissingDependencyError as error:
+        log.warning("%s is written alone: %s", _JSON, error)
+        yield False
+    else:
+        yield True
+
+
+def _texts(folder: Path, found: sweeps.Sweep, *, pages: bool) -> dict[Path, str]:
+    """Everything that is written but models, by its place."""
+    texts = {folder / _JSON: found.report.to_json()}
+    if pages:
+        texts[folder / _PAGE] = found.to_html()
+    for result in found.results:
+        if result.report.output is not None:
+            texts[Path(result.report.output).with_suffix(".json")] = result.report.to_json()
+    return texts
+
+
+def _show(report: CurveReport, folder: Path) -> None:
+    console = Console(highlight=False)
+    console.print(curve_table(report))
+    console.print()
+    if report.quick:
+        console.print(f"quick       {quick_text(report)}", markup=False, soft_wrap=True)
+    for line in (
+        f"verified    on {report.held_out} held-out samples; * on the front: no other target beats it in both",
+        f"seconds     {report.seconds:.1f} for {len(report.points)} targets",
+        f"written     {folder}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
