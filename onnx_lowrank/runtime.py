@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,8 @@ class Session:
             source = str(model) if isinstance(model, Path) else model.SerializeToString()
             self._outside = {} if isinstance(model, Path) else _outside(model)
             options.add_external_initializers(list(self._outside), list(self._outside.values()))
-            self._session = runtime.InferenceSession(source, options, providers=provider.chain)
+            with redirect_stdout(io.StringIO()):  # it prints that it tries again, which does not help
+                self._session = runtime.InferenceSession(source, options, providers=provider.chain)
         except Exception as error:  # onnxruntime's exceptions share no base class but this
             raise ModelError(f"{name}: onnxruntime cannot load it: {error}") from error
 
