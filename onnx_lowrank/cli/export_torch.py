@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from onnx_lowrank.cli.extra import torch_part
+from onnx_lowrank.cli.files import check_outputs
 from onnx_lowrank.cli.options import FilePath, InputShape, by_name
 from onnx_lowrank.cli.program import Command
-from onnx_lowrank.rewrite import check_writable
 
 
 @click.command(
@@ -27,7 +27,7 @@ from onnx_lowrank.rewrite import check_writable
 @click.option("--debug", is_flag=True, help="print less; print tracebacks")
 def export_torch(model: Path, output: Path, **options: Any) -> None:
     """Write a network as a program for PyTorch: torch.export.load(OUT.pt2).module()."""
-    check_writable(output, force=options["force"])
+    check_outputs([model], output, force=options["force"], others=[])
     part = torch_part()
     part.save_program(part.export_torch(model, by_name(options["input_shapes"], "--input-shapes")), output)
     if not options["quiet"]:

@@ -20,6 +20,7 @@ from onnx_lowrank.cli.options import (
 )
 from onnx_lowrank.cli.program import INTERRUPTED, Command
 from onnx_lowrank.cli.watch import watching
+from onnx_lowrank.errors import OutputError
 from onnx_lowrank.rewrite import staged, staged_text
 
 _LESSONS = ("original", "labels", "both")
@@ -70,11 +71,17 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
     options.pop("debug")
     reads = [original, converted, *data_files(options["data"], options["data_loader"])]
     checkpoint = output.with_name(output.name + _CHECKPOINT)
+    force = force or (resume and checkpoint.is_file())  # what is there was left by what is gone on with
     check_outputs(reads, output, force=force, others=[each for each in (report, checkpoint) if each])
+    if report and report.suffix.lower() != ".json":
+        raise OutputError(f"--report {report}: .json is wanted: rename it")
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
     part = torch_part()
-    settings = part.FinetuneSettings(**read_inputs(options), **options)
+    try:
+        settings = part.FinetuneSettings(**read_inputs(options), **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     with watching(quiet=quiet) as watch:
         result = part.finetune(
             original, converted, data, settings,
@@ -99,7 +106,9 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
 
 def _show(result: Any, output: Path) -> None:
     training, held_out = result.samples
-    click.echo(f"trained     {len(result.epochs)} epochs of {training} samples, {result.seconds:.0f} s")
+    epochs = "1 epoch" if len(result.epochs) == 1 else f"{len(result.epochs)} epochs"
+    where = f"epoch {result.best}, on" if result.best else "as it came, on"
+    click.echo(f"trained     {epochs} of {training} samples, {result.seconds:.0f} s")
     click.echo(f"before      {result.before}")
-    click.echo(f"after       {result.after} (epoch {result.best}, on {held_out} held-out samples)")
+    click.echo(f"after       {result.after} ({where} {held_out} held-out samples)")
     click.echo(f"written     {output}")

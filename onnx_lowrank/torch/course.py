@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Course:
         trainer: the training.
         network: the converted network.
         student: the same as a module.
-        fingerprint: of its weights as they came.
+        fingerprints: what tells this training from others: weights of both networks as they came, and some samples.
         accelerator: the processes and the device.
     """
 
@@ -59,7 +59,7 @@ class Course:
     trainer: Trainer
     network: Network
     student: OnnxModule
-    fingerprint: str
+    fingerprints: Mapping[str, str]
     accelerator: Accelerator
 
     @property
@@ -76,7 +76,7 @@ class Course:
         """What must be the same to go on with a training."""
         settings = {key: value for key, value in asdict(self.settings).items() if key not in {"threads", "provider"}}
         settings |= {"input_shapes": str(settings["input_shapes"]), "constant_inputs": str(settings["constant_inputs"])}
-        return settings | {"weights": self.fingerprint, "data": self.lessons.samples.source}
+        return settings | dict(self.fingerprints)
 
     def check_same(self, other: Mapping[str, Any], where: Path) -> None:
         """Refuse to go on with another training.
@@ -101,7 +101,7 @@ class Course:
         self.trainer.set_weights(weights)
         network = open_network(model, choose_provider("cpu"), {})
         try:
-            _check_module(network, self.student, _some(self.lessons, network))
+            _check_module(network, self.student, _some(self.lessons))
         except ModelError as error:
             raise VerificationError(f"{error} after training") from error
 
@@ -133,25 +133,35 @@ def prepare_course(
     share = Share(accelerator.process_index, accelerator.num_processes)
     lessons = divide(samples, student.inputs, settings, share, fixed)
     for network, module in ((first, teacher), (second, student)):
-        _check_module(network, module, _some(lessons, network))
-    fingerprint = _fingerprint(student)
+        _check_module(network, module, _some(lessons))
+    fingerprints = {
+        "original": _fingerprint(teacher.state_dict().items()),
+        "converted": _fingerprint(student.state_dict().items()),
+        "data": f"{samples.source} {_fingerprint(_tensors(lessons, student.inputs))}",
+    }
     balance(student.state_dict(), factor_pairs(second.original.graph), student.keys)
     teacher, student = (for_training(module, accelerator.device) for module in (teacher, student))
     teacher.requires_grad_(False)
-    objective = _objective(first, second, teacher, lessons, settings)
-    student.outputs = teacher.outputs
+    objective = _objective((first, second), (teacher, student), lessons, settings)
     half = settings.precision == "bf16" or (
         settings.precision == "auto" and accelerator.device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
     trainer = Trainer(accelerator, student, teacher, objective, lessons, half=half)
-    return Course(settings, lessons, trainer, second, student, fingerprint, accelerator)
+    return Course(settings, lessons, trainer, second, student, fingerprints, accelerator)
 
 
-def _fingerprint(module: OnnxModule) -> str:
+def _fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for key, tensor in sorted(module.state_dict().items()):
+    for key, tensor in tensors:
         digest.update(key.encode() + tensor.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _tensors(lessons: Lessons, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """The first samples that are kept back, which show how images were prepared, too."""
+    indices = lessons.samples.usable(lessons.held_out[:_CHECKED])
+    read = lessons.samples.read(indices)
+    return ((name, torch.from_numpy(np.ascontiguousarray(read[name]))) for name in names)
 
 
 def _accelerator(settings: FinetuneSettings) -> Accelerator:
@@ -163,21 +173,26 @@ def _accelerator(settings: FinetuneSettings) -> Accelerator:
 
 
 def _objective(
-    original: Network, converted: Network, teacher: OnnxModule, lessons: Lessons, settings: FinetuneSettings
+    networks: tuple[Network, Network],
+    modules: tuple[OnnxModule, OnnxModule],
+    lessons: Lessons,
+    settings: FinetuneSettings,
 ) -> Objective:
-    """What to make small; sets the tensors to compare as the teacher's outputs."""
+    """What to make small; sets the tensors to compare as outputs of both modules."""
+    (original, converted), (teacher, student) = networks, modules
     graph = original.original.graph
     inner = converted_tensors(graph, converted.original.graph) if settings.match else []
     names = teacher.outputs
     teacher.outputs = (*names, *(name for name in inner if name not in names))
     found = _outputs(teacher, lessons)
-    kept = [name for name, (tensor, count) in found.items() if tensor.is_floating_point() and len(tensor) == count]
+    kept = [name for name, (tensor, count) in found.items() if _is_by_sample(tensor, count)]
     outputs = [name for name in names if name in kept]
     if not outputs:
         raise ModelError(
             f"{original.name}: no output is a tensor of one row per sample: there is nothing to learn from"
         )
     teacher.outputs = tuple(kept)
+    _check_outputs(original, converted, student, lessons, {name: found[name][0].shape for name in kept})
     scores = tuple(found[name][0].ndim == 2 and found[name][0].shape[1] > 1 for name in outputs)
     if settings.learn != "original":
         _check_labels(original.name, lessons, found[outputs[0]][0] if scores[0] else None)
@@ -198,7 +213,7 @@ def _outputs(teacher: OnnxModule, lessons: Lessons) -> dict[str, tuple[Tensor, i
     device = next(iter(teacher.state_dict().values())).device
     batch = next(iter(lessons.check(lessons.batch_size))).to(device)
     return {
-        name: (tensor, len(batch.inputs[0]))
+        name: (tensor, batch.count)
         for name, tensor in zip(teacher.outputs, as_list(teacher(*batch.inputs)), strict=True)
     }
 
@@ -212,11 +227,43 @@ def _energies(teacher: OnnxModule, lessons: Lessons) -> tuple[float, ...]:
     for batch in alone.check(max(lessons.batch_size, _MEASURED)):
         tensors = as_list(teacher(*batch.to(device).inputs))
         sums = [
-            total + float(each.float().flatten(1).square().mean(1).sum())
+            total + float(each.float().reshape(len(each), -1).square().mean(1).sum())
             for total, each in zip(sums, tensors, strict=True)
         ]
-        count += len(batch.inputs[0])
+        count += batch.count
     return tuple(total / count for total in sums)
+
+
+def _is_by_sample(tensor: Tensor, count: int) -> bool:
+    return tensor.is_floating_point() and tensor.ndim > 0 and len(tensor) == count
+
+
+def _check_outputs(
+    original: Network, converted: Network, student: OnnxModule, lessons: Lessons, wanted: Mapping[str, torch.Size]
+) -> None:
+    """Have the converted network give what the original does, and see that it can.
+
+    Raises:
+        ModelError: an output is not there, or has another shape.
+    """
+    missing = [name for name in wanted if name in _output_names(original) and name not in _output_names(converted)]
+    if missing:
+        raise ModelError(
+            f"{original.name} has the outputs {', '.join(_output_names(original))}, {converted.name} has "
+            f"{', '.join(_output_names(converted))}: take the network that was made of the original"
+        )
+    student.outputs = tuple(wanted)
+    for name, (tensor, _) in _outputs(student, lessons).items():
+        if tensor.shape != wanted[name]:
+            raise ModelError(
+                f"{converted.name}: '{name}' has shape {tuple(tensor.shape)}, that of {original.name} "
+                f"{tuple(wanted[name])}: take the network that was made of it"
+            )
+
+
+def _output_names(network: Network) -> list[str]:
+    """Names of a network's outputs."""
+    return [value.name for value in network.original.graph.output]
 
 
 def _check_labels(name: str, lessons: Lessons, scores: Tensor | None) -> None:
@@ -228,10 +275,10 @@ def _check_labels(name: str, lessons: Lessons, scores: Tensor | None) -> None:
         )
 
 
-def _some(lessons: Lessons, network: Network) -> dict[str, NDArray[Any]]:
+def _some(lessons: Lessons) -> dict[str, NDArray[Any]]:
     """A few samples as onnxruntime takes them."""
-    fixed = next((spec.shape[0] for spec in network.sampled if spec.shape and spec.shape[0]), None)
-    return lessons.samples.read(lessons.samples.usable(lessons.held_out[: fixed or _CHECKED]))
+    usable = lessons.samples.usable(lessons.held_out[: lessons.fixed or _CHECKED])
+    return lessons.samples.read(np.resize(usable, lessons.fixed) if lessons.fixed else usable)
 
 
 @torch.no_grad()
@@ -245,7 +292,7 @@ def _check_module(network: Network, module: OnnxModule, feeds: Mapping[str, NDAr
     device = next(iter(module.state_dict().values())).device
     tensors = [torch.from_numpy(feeds[name]).to(device) for name in module.inputs]
     names = module.outputs
-    module.outputs = tuple(value.name for value in network.original.graph.output if value.name in wanted)
+    module.outputs = tuple(name for name in _output_names(network) if name in wanted)
     try:
         found = as_list(module(*[each.float() if each.is_floating_point() else each for each in tensors]))
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:

@@ -88,11 +88,20 @@ class Finetuned:
             pass
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the model, for JSON."""
+        """All but the model, for JSON, which has no numbers that are none."""
         numbers = {"samples": {"training": self.samples[0], "held_out": self.samples[1]}}
         marks = {"before": asdict(self.before), "after": asdict(self.after), "epochs": [asdict(x) for x in self.epochs]}
         rest = {name: getattr(self, name) for name in ("best", "learning_rate", "interrupted", "seconds")}
-        return {"schema": 1, "version": __version__, **numbers, **marks, **rest}
+        found: dict[str, Any] = _finite({"schema": 1, "version": __version__, **numbers, **marks, **rest})
+        return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +215,8 @@ def _learn(course: Course, done: _Progress, checkpoint: Path | None, progress: P
     steps = lessons.steps
     try:
         for number in range(len(done.epochs), settings.epochs):
+            if _is_over(done, settings):
+                break
             stage = f"epoch {number + 1}/{settings.epochs} (best so far: {done.best_marks})"
             batches = progress.track(lessons.epoch(number), stage, steps)
             loss = trainer.train(batches, done.rate, number * steps, settings.epochs * steps)
@@ -218,14 +229,18 @@ def _learn(course: Course, done: _Progress, checkpoint: Path | None, progress: P
                 _saved(course, done).write(checkpoint)
             if not isfinite(loss):
                 course.say(logging.WARNING, "the loss is no number any more: try a lower learning rate")
-                break
-            if settings.patience is not None and number + 1 - done.best >= settings.patience:
-                break
     except KeyboardInterrupt:
         if not done.epochs:
             raise
         return done, True
     return done, False
+
+
+def _is_over(done: _Progress, settings: FinetuneSettings) -> bool:
+    """Whether more epochs are of no use: there is no loss any more, or no progress for too long."""
+    if done.epochs and not isfinite(done.epochs[-1].loss):
+        return True
+    return settings.patience is not None and len(done.epochs) - done.best >= settings.patience
 
 
 def _saved(course: Course, done: _Progress) -> Checkpoint:

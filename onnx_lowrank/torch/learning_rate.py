@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from itertools import islice
+from itertools import chain, count, islice
+from math import inf, isfinite
 
 from onnx_lowrank.torch.lessons import Lessons
 from onnx_lowrank.torch.objective import Marks
 from onnx_lowrank.torch.trainer import Trainer
 
-_FIRST = 1e-2
-_STEP = 10**0.5
-_HIGHEST, _LOWEST = 1.0, 1e-6
+_PER_DECADE = 2  # rates
+_FIRST, _LOWEST, _HIGHEST = -4, -12, 0  # by number: 0.01, a millionth, 1
 TRIAL_STEPS = 40
 _CHECKED = 512  # held-out samples that a trial is judged by
 _WORSE = 0.1  # than the best trial may end one whose rate is taken for a long training
@@ -31,11 +31,12 @@ def find_learning_rate(trainer: Trainer, lessons: Lessons, total: int) -> float:
         total: steps of the whole training.
     """
     start = trainer.weights()
-    steps = min(TRIAL_STEPS, lessons.steps)
+    steps = min(TRIAL_STEPS, total)
 
     def trial(rate: float) -> Marks:
         trainer.set_weights(start)
-        trainer.train(islice(lessons.epoch(-1), steps), rate, 0, steps)
+        batches = chain.from_iterable(lessons.epoch(-number) for number in count(1))
+        trainer.train(islice(batches, steps), rate, 0, steps)
         return trainer.marks(_CHECKED)
 
     rate = climb(lambda rate: trial(rate).loss, _WORSE * (1 - steps / total))
@@ -46,28 +47,36 @@ def find_learning_rate(trainer: Trainer, lessons: Lessons, total: int) -> float:
 def climb(loss: Callable[[float], float], worse: float = 0.0) -> float:
     """The highest rate whose loss is hardly worse than the smallest there is.
 
-    The smallest is found walking from `_FIRST` in steps of the square root of 10: up as long as the loss falls; down,
-    if the first step up does not.
+    The smallest is found walking from 0.01 in steps of the square root of 10: up as long as the loss falls; down, if
+    the first step up does not.
 
     Args:
-        loss: of a rate; it is asked once for each.
+        loss: of a rate; it is asked once for each. What is no number is the worst.
         worse: by which share a loss may be above the smallest.
     """
-    known = cache(loss)
-    best = _walk(known, _FIRST, _STEP)
+
+    @cache
+    def known(number: int) -> float:
+        found = loss(_rate(number))
+        return found if isfinite(found) else inf
+
+    best = _walk(known, _FIRST, 1)
     if best == _FIRST:
-        best = _walk(known, _FIRST, 1 / _STEP)
+        best = _walk(known, _FIRST, -1)
     most = known(best) * (1 + worse)
-    while _allowed(best * _STEP) and known(best * _STEP) < most:
-        best *= _STEP
-    return best
+    while best < _HIGHEST and known(best + 1) < most:
+        best += 1
+    return _rate(best)
 
 
-def _walk(loss: Callable[[float], float], rate: float, step: float) -> float:
-    while _allowed(rate * step) and loss(rate * step) < loss(rate):
-        rate *= step
-    return rate
+def _walk(loss: Callable[[int], float], number: int, step: int) -> int:
+    """On as long as it gets better, and down from where there is no loss at all."""
+    while _LOWEST <= number + step <= _HIGHEST and (
+        loss(number + step) < loss(number) or (step < 0 and loss(number) == inf)
+    ):
+        number += step
+    return number
 
 
-def _allowed(rate: float) -> bool:
-    return _LOWEST <= rate <= _HIGHEST
+def _rate(number: int) -> float:
+    return float(10 ** (number / _PER_DECADE))

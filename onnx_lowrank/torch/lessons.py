@@ -39,9 +39,8 @@ class Share:
     of: int = 1
 
     def part(self, batch: Ints) -> Ints:
-        """The stretch of a batch that is this process's; all have one as long, but for the last ones of a rest."""
-        size = -(-len(batch) // self.of)
-        return batch[self.rank * size : (self.rank + 1) * size]
+        """The stretch of a batch that is this process's; all are as long, or one sample shorter."""
+        return np.array_split(batch, self.of)[self.rank]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,17 +50,20 @@ class Batch:
     Attributes:
         inputs: of the network, in its order.
         labels: class of each sample, shape (samples,); None where there are none.
+        count: samples of this process.
         total: samples of the step over all processes.
     """
 
     inputs: list[Tensor]
     labels: Tensor | None
+    count: int
     total: int
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return Batch([each.to(device, non_blocking=True) for each in self.inputs], labels, self.total)
+        inputs = [each.to(device, non_blocking=True) for each in self.inputs]
+        return Batch(inputs, labels, self.count, self.total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,7 @@ class Lessons:
         augment: whether images are flipped and shifted.
         seed: of their order, flips and shifts.
         share: which part of every batch is this process's.
+        fixed: samples that the network wants at a time, no more and no less; None for any number.
     """
 
     samples: Samples
@@ -87,6 +90,7 @@ class Lessons:
     augment: bool
     seed: int
     share: Share
+    fixed: int | None = None
 
     @property
     def steps(self) -> int:
@@ -118,21 +122,30 @@ class Lessons:
         return [order[number * self.batch_size : (number + 1) * self.batch_size] for number in range(count)]
 
     def _read_ahead(self, batches: Sequence[Ints], epoch: int | None) -> Iterator[Batch]:
-        """Batches, the next one read while the last one is in use."""
+        """Batches, the next one read while the last one is in use; those of nothing but damaged images are left out."""
+        shown = False
         with ThreadPoolExecutor(max_workers=1) as ahead:
             pending = [ahead.submit(self._read, batch, epoch) for batch in batches[:2]]
             for batch in [*batches[2:], None, None][: len(batches)]:
                 ready = pending.pop(0).result()
                 if batch is not None:
                     pending.append(ahead.submit(self._read, batch, epoch))
-                yield ready
+                if ready is not None:
+                    shown = True
+                    yield ready
+        if not shown and self.share.of == 1:
+            self.samples.usable(np.concatenate(batches))  # which says that there is none
 
-    def _read(self, batch: Ints, epoch: int | None) -> Batch:
+    def _read(self, batch: Ints, epoch: int | None) -> Batch | None:
         indices = self.share.part(batch)
+        if not len(indices):
+            return None
         try:
             read = self.samples.read(indices)
-        except CalibrationError:  # of an image that cannot be decoded; there is an error if it is all of them
-            indices = self.samples.usable(indices)
+        except CalibrationError:  # of an image that cannot be decoded, perhaps
+            indices = self._usable(indices, needed=epoch is not None and self.share.of > 1)
+            if not len(indices):
+                return None
             read = self.samples.read(indices)
             log.warning("images that cannot be decoded are left out: %s", "; ".join(self.samples.skipped[:3]))
         if epoch is not None:
@@ -142,7 +155,20 @@ class Lessons:
                     read[name] = augmented(read[name], keys, channels_first=column.layout.channels_first)
         tensors = [torch.from_numpy(np.ascontiguousarray(read[name])) for name in self.inputs]
         labels = None if self.samples.labels is None else torch.from_numpy(self.samples.labels[indices])
-        return Batch([each.float() if each.is_floating_point() else each for each in tensors], labels, len(batch))
+        total = len(indices) if self.share.of == 1 else len(batch)
+        return Batch(
+            [each.float() if each.is_floating_point() else each for each in tensors], labels, len(indices), total
+        )
+
+    def _usable(self, indices: Ints, *, needed: bool) -> Ints:
+        """Samples that can be read, as many as the network is bound to; others where some are ``needed``."""
+        try:
+            good = self.samples.usable(indices)
+        except CalibrationError:  # none of them
+            if not needed:
+                return indices[:0]
+            good = self.samples.usable(self.training[: self.batch_size])
+        return np.resize(good, self.fixed) if self.fixed else good
 
 
 def divide(
@@ -186,4 +212,5 @@ def divide(
         augment=settings.augment,
         seed=settings.seed,
         share=share,
+        fixed=fixed,
     )

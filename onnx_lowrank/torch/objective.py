@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import onnx
 import torch
@@ -31,12 +32,12 @@ class Marks:
 
     def better_than(self, other: Marks, *, by_labels: bool) -> bool:
         """Whether these are the better marks: by accuracy where labels are learned, then by loss."""
-        ours, theirs = self._order(by_labels=by_labels), other._order(by_labels=by_labels)
-        return ours > theirs
+        return self._order(by_labels=by_labels) > other._order(by_labels=by_labels)
 
-    def _order(self, *, by_labels: bool) -> tuple[float, float]:
-        known = by_labels and self.accuracy is not None
-        return (self.accuracy or 0.0) if known else 0.0, -self.loss if self.loss == self.loss else -torch.inf
+    def _order(self, *, by_labels: bool) -> tuple[bool, float, float]:
+        if not isfinite(self.loss):
+            return False, 0.0, 0.0
+        return True, (self.accuracy or 0.0) if by_labels else 0.0, -self.loss
 
     def __str__(self) -> str:
         shares = {"same top class": self.agreement, "right": self.accuracy, "original": self.original_accuracy}
@@ -100,7 +101,7 @@ class Objective:
         return self.temperature**2 * F.kl_div(soft, goal, reduction="none", log_target=True).sum(1)
 
     def _square(self, place: int, ours: Tensor, theirs: Tensor) -> Tensor:
-        return (ours - theirs).flatten(1).square().mean(1) / max(self.energies[place], _LEAST_PROBABILITY)
+        return (ours - theirs).reshape(len(ours), -1).square().mean(1) / max(self.energies[place], _LEAST_PROBABILITY)
 
     def _logits(self, place: int, scores: Tensor) -> Tensor:
         return scores.clamp(min=_LEAST_PROBABILITY).log() if self.probabilities[place] else scores

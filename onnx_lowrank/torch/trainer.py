@@ -84,7 +84,7 @@ class Trainer:
             batch = each.to(device)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate * rise_and_fall(step, total)
-            ours, theirs = self._both(batch)
+            ours, theirs = self._both(batch, self._network)
             # Processes may have different numbers of samples; their mean gradient is that of the whole batch so.
             loss = self._objective.losses(ours, theirs, batch.labels).sum() * processes / batch.total
             self._optimizer.zero_grad()
@@ -108,8 +108,9 @@ class Trainer:
         labelled = self._lessons.samples.labels is not None
         for each in self._lessons.check(*([] if most is None else [most])):
             batch = each.to(device)
-            ours, theirs = self._both(batch)
-            sums[0] += len(batch.inputs[0])
+            # Not by the network that waits for the other processes: a rest may have samples for some only.
+            ours, theirs = self._both(batch, self._student)
+            sums[0] += batch.count
             sums[1] += self._objective.losses(ours, theirs, batch.labels).sum()
             if self._objective.scores[0]:
                 sums[2:] += self._objective.hits(ours[0], theirs[0], batch.labels)
@@ -117,12 +118,12 @@ class Trainer:
         shares = [each / count for each in found]
         return Marks(*shares[: (4 if labelled else 2) if self._objective.scores[0] else 1])
 
-    def _both(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+    def _both(self, batch: Batch, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         """What the network and the original make of a batch."""
         with torch.autocast(self._accelerator.device.type, torch.bfloat16, enabled=self._half):
             with torch.no_grad():
                 theirs = self._teacher(*batch.inputs)
-            ours = self._network(*batch.inputs)
+            ours = network(*batch.inputs)
         return as_list(ours), as_list(theirs)
 
     def _reduced(self, sums: Tensor) -> Tensor:
