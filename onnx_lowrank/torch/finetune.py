@@ -222,7 +222,9 @@ def _learn(course: Course, done: _Progress, checkpoint: Path | None, progress: P
             loss = trainer.train(batches, done.rate, number * steps, settings.epochs * steps)
             epoch = Epoch(loss, trainer.marks())
             course.say(logging.INFO, f"epoch {number + 1}: loss {loss:.4g}; held out: {epoch.marks}")
-            better = epoch.marks.better_than(done.best_marks, by_labels=settings.learn != "original")
+            better = epoch.marks.better_than(done.best_marks)
+            if settings.learn != "original":
+                better &= not epoch.marks.falls_behind(done.before)
             best, weights = (number + 1, trainer.weights()) if better else (done.best, done.weights)
             done = replace(done, epochs=(*done.epochs, epoch), best=best, weights=weights)
             if checkpoint is not None and course.is_first:

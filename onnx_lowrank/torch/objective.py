@@ -30,14 +30,16 @@ class Marks:
     accuracy: float | None = None
     original_accuracy: float | None = None
 
-    def better_than(self, other: Marks, *, by_labels: bool) -> bool:
-        """Whether these are the better marks: by accuracy where labels are learned, then by loss."""
-        return self._order(by_labels=by_labels) > other._order(by_labels=by_labels)
+    def better_than(self, other: Marks) -> bool:
+        """Whether the loss is smaller.
 
-    def _order(self, *, by_labels: bool) -> tuple[bool, float, float]:
-        if not isfinite(self.loss):
-            return False, 0.0, 0.0
-        return True, (self.accuracy or 0.0) if by_labels else 0.0, -self.loss
+        Accuracy would be a poor judge: on some thousand samples it moves by more than an epoch brings.
+        """
+        return isfinite(self.loss) and not (isfinite(other.loss) and other.loss <= self.loss)
+
+    def falls_behind(self, other: Marks) -> bool:
+        """Whether fewer samples are right than were."""
+        return self.accuracy is not None and other.accuracy is not None and self.accuracy < other.accuracy
 
     def __str__(self) -> str:
         shares = {"same top class": self.agreement, "right": self.accuracy, "original": self.original_accuracy}

@@ -171,19 +171,17 @@ def test_hits_are_counted(count: int, classes: int, seed: int, labelled: bool) -
 
 
 def test_better_is_a_smaller_loss() -> None:
-    assert Marks(1.0).better_than(Marks(2.0), by_labels=False)
-    assert not Marks(2.0).better_than(Marks(1.0), by_labels=False)
-    assert not Marks(1.0, 1.0, 1.0).better_than(Marks(1.0, 0.0, 0.0), by_labels=False)  # what it is judged by is loss
-    assert Marks(0.5).better_than(Marks(1.0), by_labels=True)  # nothing else is known
+    assert Marks(1.0).better_than(Marks(2.0))
+    assert not Marks(2.0).better_than(Marks(1.0))
+    assert not Marks(1.0, 1.0, 1.0).better_than(Marks(1.0, 0.0, 0.0))  # accuracy is too noisy to judge by
+    assert Marks(1.0, 0.0, 0.0).better_than(Marks(1.1, 1.0, 1.0))
 
 
-def test_where_labels_are_learned_accuracy_goes_first() -> None:
-    high, low = Marks(2.0, 0.5, accuracy=0.9), Marks(1.0, 0.9, accuracy=0.8)
-    assert high.better_than(low, by_labels=True)
-    assert not low.better_than(high, by_labels=True)
-    assert low.better_than(high, by_labels=False)
-    assert Marks(1.0, accuracy=0.9).better_than(high, by_labels=True)  # as many are right
-    assert Marks(1.0, accuracy=0.1).better_than(Marks(0.5, accuracy=0.0), by_labels=True)
+def test_falling_behind_is_to_have_fewer_right() -> None:
+    assert Marks(1.0, accuracy=0.8).falls_behind(Marks(2.0, accuracy=0.9))
+    assert not Marks(2.0, accuracy=0.9).falls_behind(Marks(1.0, accuracy=0.9))
+    assert not Marks(2.0).falls_behind(Marks(1.0, accuracy=0.9))
+    assert not Marks(2.0, accuracy=0.1).falls_behind(Marks(1.0))
 
 
 mark = st.builds(
@@ -192,20 +190,19 @@ mark = st.builds(
 
 
 @settings(deadline=None)
-@given(mark, mark, st.booleans())
-def test_of_two_at_most_one_is_better(one: Marks, two: Marks, by_labels: bool) -> None:
-    assert not one.better_than(one, by_labels=by_labels)
+@given(mark, mark)
+def test_of_two_at_most_one_is_better(one: Marks, two: Marks) -> None:
+    assert not one.better_than(one)
     if (one.accuracy is None) == (two.accuracy is None):
-        assert not (one.better_than(two, by_labels=by_labels) and two.better_than(one, by_labels=by_labels))
+        assert not (one.better_than(two) and two.better_than(one))
 
 
-@pytest.mark.parametrize("by_labels", [False, True])
 @pytest.mark.parametrize("lost", [nan, inf])
-def test_a_network_without_a_loss_is_never_better(lost: float, by_labels: bool) -> None:
+def test_a_network_without_a_loss_is_never_better(lost: float) -> None:
     """Outputs that are NaN have a top class as well, which is right for a class of the samples."""
-    assert not Marks(lost, accuracy=0.9).better_than(Marks(5.0, accuracy=0.1), by_labels=by_labels)
-    assert not Marks(lost, accuracy=0.9).better_than(Marks(lost, accuracy=0.1), by_labels=by_labels)
-    assert Marks(5.0, accuracy=0.1).better_than(Marks(lost, accuracy=0.1), by_labels=by_labels)
+    assert not Marks(lost, accuracy=0.9).better_than(Marks(5.0, accuracy=0.1))
+    assert not Marks(lost, accuracy=0.9).better_than(Marks(lost, accuracy=0.1))
+    assert Marks(5.0, accuracy=0.1).better_than(Marks(lost, accuracy=0.1))
 
 
 def test_marks_are_said_in_words() -> None:
