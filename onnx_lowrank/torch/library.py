@@ -1,7 +1,7 @@
 """All other operators, from onnx2pytorch.
 
 Of the two libraries that turn ONNX into PyTorch it is the one that knows the operators of today's exporters: onnx2torch
-ends at opset 17, for most operators at 13, and could not take five of the onnx package's nine networks, for Dropout or
+ends at opset 17, for most operators at 13, and could not take four of the onnx package's nine networks, for Dropout or
 padded AveragePool. From onnx2pytorch only single operators are taken; how weights are held is in `weights`, `layers`.
 """
 
