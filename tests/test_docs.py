@@ -71,6 +71,15 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_errors_are_quoted_as_they_are() -> None:
+    code = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "onnx_lowrank").rglob("*.py"))
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "tools/docs/errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) > 10
+    for quoted in re.findall(r"`([^`]+)`", " ".join(rows)):
+        for part in quoted.split(" ... "):
+            assert part.removeprefix("... ").removesuffix(" ...") in code, quoted
+
+
 def test_every_page_is_in_the_contents() -> None:
     contents = yaml.safe_load((ROOT / "tools/mkdocs.yml").read_text(encoding="utf-8"))
     assert sorted(name for entry in contents["nav"] for name in entry.values()) == [page.name for page in PAGES]
