@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 
@@ -46,5 +44,4 @@ def first_responses(model: onnx.ModelProto, name: str) -> FirstResponses | None:
 
 
 def _is_plain(node: onnx.NodeProto) -> bool:
-    automatic: Any = attribute(node, "auto_pad", "NOTSET")
-    return automatic in {"NOTSET", b"NOTSET"} and set(attribute(node, "dilations", [1, 1])) == {1}
+    return attribute(node, "auto_pad", "NOTSET") == "NOTSET" and set(attribute(node, "dilations", [1, 1])) == {1}

@@ -1,4 +1,4 @@
-"""Attributes of a node as Python values."""
+"""Attributes of a node as Python values, all at once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import onnx
 
+from onnx_lowrank.graph import attribute
+
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """By name; texts as ``str``."""
-    found = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-    return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
+    """By name; texts as ``str``, numbers, lists and tensors as `onnx.helper` gives them."""
+    return {each.name: attribute(node, each.name) for each in node.attribute}

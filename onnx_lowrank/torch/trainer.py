@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from onnx_lowrank.torch.lessons import Batch, Lessons
+from onnx_lowrank.torch.lessons import MOST_HELD_OUT, Batch, Lessons
 from onnx_lowrank.torch.objective import Marks, Objective
 from onnx_lowrank.torch.to_module import OnnxModule
 
@@ -97,16 +97,16 @@ class Trainer:
         return float(mean)
 
     @torch.no_grad()
-    def marks(self, most: int | None = None) -> Marks:
+    def marks(self, most: int = MOST_HELD_OUT) -> Marks:
         """How the network does on the held-out samples.
 
         Args:
-            most: of them; None for all.
+            most: of them.
         """
         device = self._accelerator.device
         sums = torch.zeros(5, dtype=torch.float64, device=device)  # samples, loss, same class, right, original right
         labelled = self._lessons.samples.labels is not None
-        for each in self._lessons.check(*([] if most is None else [most])):
+        for each in self._lessons.check(most):
             batch = each.to(device)
             # Not by the network that waits for the other processes: a rest may have samples for some only.
             ours, theirs = self._both(batch, self._student)
