@@ -292,7 +292,7 @@ def test_who_learns_labels_does_not_fall_behind(
 ) -> None:
     """A smaller loss is no gain where fewer are right than before."""
     marks = iter([Marks(2.0, 0.9, 0.9, 1.0), Marks(1.0, 0.9, 0.8, 1.0)])
-    monkeypatch.setattr(Trainer, "marks", lambda self: next(marks))
+    monkeypatch.setattr(Trainer, "marks", lambda _: next(marks))
     made = demo()
     result = finetune(made.original, made.converted, classes, QUICK, learn=learn, epochs=1, batch_size=100)
     assert result.best == best
