@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
 
-from demo_data import load_digits, split_digits
+from tests.users_folder import fill_folder
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "tools/docs").glob("*.md"))
@@ -28,14 +27,7 @@ RUN = [page for page in PAGES if blocks(page) and page.stem not in ELSEWHERE]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A user's folder: model.onnx and class folders of images."""
-    (tmp_path / "model.onnx").write_bytes((ROOT / "models/demo_mnist_vgg.onnx").read_bytes())
-    train, _ = split_digits(load_digits())
-    for number in range(0, len(train.labels), 50):
-        place = tmp_path / "images" / str(train.labels[number])
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(train.images[number]).save(place / f"{number}.png")
-    return tmp_path
+    return fill_folder(tmp_path, step=50)
 
 
 def python(folder: Path, *arguments: str) -> str:

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from demo_data import load_digits, split_digits
+from tests.users_folder import fill_folder
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"<!-- run -->\n```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -18,15 +17,7 @@ BLOCKS = re.findall(r"<!-- run -->\n```(\w*)\n(.*?)```", (ROOT / "README.md").re
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: model.onnx and class folders of images."""
-    folder = tmp_path_factory.mktemp("readme")
-    (folder / "model.onnx").write_bytes((ROOT / "models/demo_mnist_vgg.onnx").read_bytes())
-    train, _ = split_digits(load_digits())
-    for number in range(0, len(train.labels), 40):
-        place = folder / "images" / str(train.labels[number])
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(train.images[number]).save(place / f"{number}.png")
-    return folder
+    return fill_folder(tmp_path_factory.mktemp("readme"), step=40)
 
 
 def test_there_is_something_to_run() -> None:
