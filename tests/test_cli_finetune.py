@@ -175,6 +175,7 @@ OPTIONS: dict[str, tuple[list[str], Any]] = {
     "learning_rate": (["--learning-rate", "0.25"], 0.25),
     "temperature": (["--temperature", "2.5"], 2.5),
     "match": (["--match", "0.5"], 0.5),
+    "normalize": (["--no-normalize"], False),
     "augment": (["--no-augment"], False),
     "samples": (["--samples", "17"], 17),
     "held_out": (["--held-out", "0.3"], 0.3),
@@ -509,15 +510,16 @@ def together_(given: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(folder: Path, tmp_path: Path) -> None:
-    """Images, flips, labels and inner tensors; in the last batch of those held out only one process has a sample.
+    """Images, flips, labels, inner tensors; in the last batch of those held out only one process has a sample.
 
-    What differs is the order in which floating-point numbers are added up: 1e-7 of losses and weights after 21 steps.
-    A batch shared out wrongly, or a gradient of half the size, moves them by some percent.
+    Normalizations see the whole batch in either case. What differs is the order in which floating-point numbers are
+    added up: 5e-7 of losses, 3e-5 of weights after 9 steps. A batch shared out wrongly, statistics of half of
+    it, or a gradient of half the size move them by some percent.
     """
     one, two = tmp_path / "one", tmp_path / "two"
     for place in (one, two):
         place.mkdir()
-    options = {"learn": "both", "match": 0.5, "batch_size": 8, "epochs": 3, "held_out": 17 / 75}
+    options = {"learn": "both", "match": 0.5, "batch_size": 16, "epochs": 3, "held_out": 17 / 75}
     given = [
         words(folder, place / "out.onnx", "classes", report=place / "report.json", **options) for place in (one, two)
     ]
@@ -536,7 +538,7 @@ def test_two_processes_train_as_one_does(folder: Path, tmp_path: Path) -> None:
     assert together["before"]["accuracy"] == pytest.approx(alone["before"]["accuracy"], rel=1e-12)
     assert together["after"]["loss"] == pytest.approx(alone["after"]["loss"], rel=1e-5)
     weights = [weights_of(onnx.load(place / "out.onnx")) for place in (one, two)]
-    assert max(relative(weights[0][name], weights[1][name]) for name in weights[0]) < 1e-5
+    assert max(relative(weights[0][name], weights[1][name]) for name in weights[0]) < 1e-4
     # Nothing is said twice.
     said = [line.split(maxsplit=1)[0] for line in done.stdout.splitlines()]
     assert said == ["trained", "before", "after", "written"]

@@ -47,6 +47,8 @@ _CHECKPOINT = ".checkpoint"  # behind the name of OUT
 @click.option(
     "--match", type=click.FloatRange(0), default=0.0, metavar="W", help="of soft targets [4]; weight of layers"
 )
+@click.option("--no-normalize", "normalize", is_flag=True, default=True, flag_value=False,
+              help="no batch normalization while training")  # fmt: skip
 @click.option("--no-augment", "augment", is_flag=True, default=True, flag_value=False, help="no flips and shifts")
 @click.option("--samples", type=click.IntRange(1), metavar="N")
 @click.option("--held-out", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1, metavar="SHARE",

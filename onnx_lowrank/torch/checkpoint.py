@@ -16,7 +16,7 @@ from torch import Tensor
 from onnx_lowrank.errors import OutputError
 
 State = Mapping[str, Tensor]
-_PARTS = ("weights", "momentum", "best")
+_PARTS = ("state", "momentum", "best")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +24,13 @@ class Checkpoint:
     """A training between two epochs.
 
     Attributes:
-        weights: of the network.
+        state: of the network and all that is trained with it.
         momentum: of the optimizer, by weight.
         best: weights of the best epoch so far.
         notes: everything else, as JSON has it.
     """
 
-    weights: State
+    state: State
     momentum: State
     best: State
     notes: dict[str, Any]
@@ -41,7 +41,7 @@ class Checkpoint:
         Raises:
             OutputError: it cannot be written.
         """
-        parts = zip(_PARTS, (self.weights, self.momentum, self.best), strict=True)
+        parts = zip(_PARTS, (self.state, self.momentum, self.best), strict=True)
         tensors = {
             f"{part}/{key}": tensor.detach().cpu().contiguous().clone()
             for part, state in parts
@@ -71,8 +71,8 @@ class Checkpoint:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise OutputError(f"{path}: not a checkpoint ({error}): delete it, or start without --resume") from error
-        weights, momentum, best = (
+        state, momentum, best = (
             {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.partition("/")[0] == part}
             for part in _PARTS
         )
-        return Checkpoint(weights, momentum, best, notes)
+        return Checkpoint(state, momentum, best, notes)

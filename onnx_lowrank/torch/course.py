@@ -27,7 +27,8 @@ from onnx_lowrank.errors import (
 from onnx_lowrank.prepare import Network, open_network
 from onnx_lowrank.runtime import Session, choose_provider
 from onnx_lowrank.torch.balance import balance, factor_pairs
-from onnx_lowrank.torch.lessons import Lessons, Share, divide
+from onnx_lowrank.torch.lessons import Batch, Lessons, Share, divide
+from onnx_lowrank.torch.normalize import LEAST_BATCH, Normalized, places_of
 from onnx_lowrank.torch.objective import Objective, converted_tensors, ends_in_softmax
 from onnx_lowrank.torch.settings import FinetuneSettings
 from onnx_lowrank.torch.to_module import OnnxModule, to_torch
@@ -98,7 +99,8 @@ class Course:
         Raises:
             VerificationError: it does not.
         """
-        self.trainer.set_weights(weights)
+        self.student.behind = {}
+        self.student.load_state_dict(weights)
         network = open_network(model, choose_provider("cpu"), {})
         try:
             _check_module(network, self.student, _some(self.lessons))
@@ -146,8 +148,23 @@ def prepare_course(
     half = settings.precision == "bf16" or (
         settings.precision == "auto" and accelerator.device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
-    trainer = Trainer(accelerator, student, teacher, objective, lessons, half=half)
+    normalized = _normalized(student, second, lessons, settings)
+    trainer = Trainer(accelerator, normalized, teacher, objective, lessons, half=half)
     return Course(settings, lessons, trainer, second, student, fingerprints, accelerator)
+
+
+def _normalized(student: OnnxModule, network: Network, lessons: Lessons, settings: FinetuneSettings) -> Normalized:
+    """The network with normalizations, where batches are large enough for them."""
+    wanted = settings.normalize and lessons.batch_size >= LEAST_BATCH
+    normalized = Normalized(student, places_of(network.original.graph) if wanted else ())
+    device = next(iter(student.state_dict().values())).device
+    normalized.start(batch.to(device).inputs for batch in _measured(lessons))
+    return normalized
+
+
+def _measured(lessons: Lessons) -> Iterator[Batch]:
+    """Samples to measure tensors on: the same in every process."""
+    return replace(lessons, share=Share()).check(max(lessons.batch_size, _MEASURED))
 
 
 def _fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -222,9 +239,8 @@ def _outputs(teacher: OnnxModule, lessons: Lessons) -> dict[str, tuple[Tensor, i
 def _energies(teacher: OnnxModule, lessons: Lessons) -> tuple[float, ...]:
     """Mean squares of the tensors compared; from the same samples in every process."""
     device = next(iter(teacher.state_dict().values())).device
-    alone = replace(lessons, share=Share())
     sums, count = [0.0] * len(teacher.outputs), 0
-    for batch in alone.check(max(lessons.batch_size, _MEASURED)):
+    for batch in _measured(lessons):
         tensors = as_list(teacher(*batch.to(device).inputs))
         sums = [
             total + float(each.float().reshape(len(each), -1).square().mean(1).sum())

@@ -194,7 +194,7 @@ def _begun(course: Course, checkpoint: Path | None) -> _Progress:
     if checkpoint is not None and checkpoint.exists():
         saved = Checkpoint.read(checkpoint)
         course.check_same(saved.notes["course"], checkpoint)
-        trainer.set_weights(saved.weights)
+        trainer.set_state(saved.state)
         trainer.set_momentum(saved.momentum)
         epochs = tuple(Epoch(each["loss"], Marks(**each["marks"])) for each in saved.notes["epochs"])
         course.say(logging.INFO, f"going on after epoch {len(epochs)} of {checkpoint}")
@@ -253,7 +253,7 @@ def _saved(course: Course, done: _Progress) -> Checkpoint:
         "epochs": [asdict(each) for each in done.epochs],
         "best": done.best,
     }
-    return Checkpoint(course.trainer.weights(), course.trainer.momentum(), done.weights, notes)
+    return Checkpoint(course.trainer.state(), course.trainer.momentum(), done.weights, notes)
 
 
 @contextmanager

@@ -5,54 +5,55 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from itertools import chain, count, islice
-from math import inf, isfinite
+from math import inf, isfinite, sqrt
 
 from onnx_lowrank.torch.lessons import Lessons
 from onnx_lowrank.torch.objective import Marks
 from onnx_lowrank.torch.trainer import Trainer
 
 _PER_DECADE = 2  # rates
-_FIRST, _LOWEST, _HIGHEST = -4, -12, 0  # by number: 0.01, a millionth, 1
+_FIRST, _LOWEST, _HIGHEST = -6, -12, 0  # by number: 0.001, a millionth, 1
 TRIAL_STEPS = 40
 _CHECKED = 512  # held-out samples that a trial is judged by
-_WORSE = 0.1  # than the best trial may end one whose rate is taken for a long training
+_MOST = 0.01  # relative to the weights: steps beyond it forget what the conversion has found, however long they go on
+_ALIKE = 0.02  # share of the loss by which two trials may differ for no reason
 
 
 def find_learning_rate(trainer: Trainer, lessons: Lessons, total: int) -> float:
-    """Train a little with different rates, each from the start and to a standstill.
+    """Train a little with different rates, each from the start and to a standstill; then reckon with the length.
 
-    A trial sees the noise of high rates, but not how far they lead: of two rates that it finds nearly alike the higher
-    one is better in the long run. So the highest is taken whose trial is not much worse than the best one; how much,
-    goes by how short trials are beside the training.
+    The best rate of a long training is higher than that of a trial: what its steps disturb, it has the time to put in
+    order again. It grows with the square root of the number of steps, as the way does that steps in random directions
+    lead.
 
     Args:
-        trainer: left with the weights that it came with.
+        trainer: left in the state that it came in.
         lessons: what to train on.
         total: steps of the whole training.
     """
-    start = trainer.weights()
+    start = trainer.state()
     steps = min(TRIAL_STEPS, total)
 
     def trial(rate: float) -> Marks:
-        trainer.set_weights(start)
+        trainer.set_state(start)
         batches = chain.from_iterable(lessons.epoch(-number) for number in count(1))
         trainer.train(islice(batches, steps), rate, 0, steps)
         return trainer.marks(_CHECKED)
 
-    rate = climb(lambda rate: trial(rate).loss, _WORSE * (1 - steps / total))
-    trainer.set_weights(start)
-    return rate
+    rate = walk(lambda rate: trial(rate).loss, _ALIKE)
+    trainer.set_state(start)
+    return max(rate, min(rate * sqrt(total / steps), _MOST))
 
 
-def climb(loss: Callable[[float], float], worse: float = 0.0) -> float:
-    """The highest rate whose loss is hardly worse than the smallest there is.
+def walk(loss: Callable[[float], float], alike: float = 0.0) -> float:
+    """The rate of the smallest loss, or the highest one whose loss is hardly larger.
 
-    The smallest is found walking from 0.01 in steps of the square root of 10: up as long as the loss falls; down, if
-    the first step up does not.
+    The smallest is looked for from 0.001 in steps of the square root of 10: up as long as the loss falls; down, if the
+    first step up does not.
 
     Args:
         loss: of a rate; it is asked once for each. What is no number is the worst.
-        worse: by which share a loss may be above the smallest.
+        alike: by which share a loss may be above the smallest.
     """
 
     @cache
@@ -60,16 +61,16 @@ def climb(loss: Callable[[float], float], worse: float = 0.0) -> float:
         found = loss(_rate(number))
         return found if isfinite(found) else inf
 
-    best = _walk(known, _FIRST, 1)
+    best = _on(known, _FIRST, 1)
     if best == _FIRST:
-        best = _walk(known, _FIRST, -1)
-    most = known(best) * (1 + worse)
+        best = _on(known, _FIRST, -1)
+    most = known(best) * (1 + alike)
     while best < _HIGHEST and known(best + 1) < most:
         best += 1
     return _rate(best)
 
 
-def _walk(loss: Callable[[int], float], number: int, step: int) -> int:
+def _on(loss: Callable[[int], float], number: int, step: int) -> int:
     """On as long as it gets better, and down from where there is no loss at all."""
     while _LOWEST <= number + step <= _HIGHEST and (
         loss(number + step) < loss(number) or (step < 0 and loss(number) == inf)

@@ -18,10 +18,12 @@ class FinetuneSettings:
             ``labels``: the class folders of the data; ``both``.
         epochs: passes over the training samples.
         batch_size: samples per step, over all processes. A fixed batch in the model goes first.
-        learning_rate: at its highest; None to find it in short trials. It rises for a twentieth of the steps and falls
-            along a cosine to nothing.
+        learning_rate: length of a step relative to a weight, at its highest; None to find it in short trials. It rises
+            for a twentieth of the steps and falls along a cosine to nothing.
         temperature: that softens the scores of classifiers before they are compared; 0 compares outputs as they are.
         match: weight of the differences at the converted layers themselves, beside those of the outputs.
+        normalize: put batch normalization behind convolutions while training, which is folded into their weights in
+            the end; with batches of less than 16 samples there is none.
         augment: flip and shift images at random.
         samples: to use at all; None for all.
         held_out: share of the samples that is never trained on, by which the best epoch is chosen.
@@ -43,6 +45,7 @@ class FinetuneSettings:
     learning_rate: float | None = None
     temperature: float = 4.0
     match: float = 0.0
+    normalize: bool = True
     augment: bool = True
     samples: int | None = None
     held_out: float = 0.1

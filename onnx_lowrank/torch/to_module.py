@@ -31,7 +31,7 @@ _WITH_SETTINGS = {
     *("Reshape", "Expand", "Tile", "Slice", "Pad", "Resize", "Squeeze", "Unsqueeze", "Split"),
     *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"),
 }
-_OWN = ("inputs", "outputs", "keys", "_steps", "_numbers", "_tables", "_places")  # attributes of the module
+_OWN = ("inputs", "outputs", "keys", "behind", "_steps", "_numbers", "_tables", "_places")  # attributes of the module
 _MOST_NUMBERS = 64  # in a constant that may be such a setting
 
 
@@ -67,6 +67,7 @@ class OnnxModule(nn.Module):
         outputs: names of the tensors that it returns, at first the graph's outputs. Any tensors of the graph may be
             set here.
         keys: under which key of the state each weight of the graph is held, mostly its name.
+        behind: functions that tensors of the graph go through before anything reads them, by name; none at first.
     """
 
     def __init__(self, graph: onnx.GraphProto, opset: int, dtype: torch.dtype | None) -> None:
@@ -74,6 +75,7 @@ class OnnxModule(nn.Module):
         held = {each.name: each for each in constants(graph)}
         self.inputs = tuple(value.name for value in graph.input if value.name not in held)
         self.outputs = tuple(value.name for value in graph.output)
+        self.behind: dict[str, Callable[[Tensor], Tensor]] = {}
         nodes = [node for node in graph.node if node.output[0] not in held]
         self._steps = [_step(node, opset, graph, dtype) for node in nodes]
         self._numbers = {name: values(each.tensor).tolist() for name, each in held.items() if _is_small(each)}
@@ -154,7 +156,12 @@ class OnnxModule(nn.Module):
             given.append(value)
         found = step.operation(*given)
         outputs: Iterable[Value] = (found,) if isinstance(found, Tensor | np.ndarray) else found
-        return {name: output for name, output in zip(step.outputs, outputs, strict=False) if name}
+        named = zip(step.outputs, outputs, strict=False)
+        return {name: self._passed_on(name, output) for name, output in named if name}
+
+    def _passed_on(self, name: str, value: Value) -> Value:
+        change = self.behind.get(name)
+        return value if change is None or isinstance(value, np.ndarray) else change(value)
 
     def _are_numbers(self, names: Iterable[str], *, exact: bool) -> bool:
         """Whether constants are few enough numbers to be reckoned with as sizes are; ``exact``: and all integers."""

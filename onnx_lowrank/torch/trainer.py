@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from onnx_lowrank.torch.lessons import MOST_HELD_OUT, Batch, Lessons
+from onnx_lowrank.torch.normalize import Normalized
 from onnx_lowrank.torch.objective import Marks, Objective
+from onnx_lowrank.torch.optimizer import Orthogonalized
 from onnx_lowrank.torch.to_module import OnnxModule
 
-_MOMENTUM = 0.9
 _LONGEST_GRADIENT = 1.0
 _WARM_UP = 0.05  # of all steps
 
@@ -24,7 +25,7 @@ class Trainer:
 
     Args:
         accelerator: the processes and the device.
-        student: the network; its weights change.
+        student: the network with normalizations; its weights change.
         teacher: the original.
         objective: what to make small.
         lessons: what to train on.
@@ -34,7 +35,7 @@ class Trainer:
     def __init__(
         self,
         accelerator: Accelerator,
-        student: OnnxModule,
+        student: Normalized,
         teacher: OnnxModule,
         objective: Objective,
         lessons: Lessons,
@@ -45,15 +46,19 @@ class Trainer:
         self._student = student
         self._teacher = teacher
         weights = [weight for weight in student.parameters() if weight.requires_grad]
-        optimizer = torch.optim.SGD(weights, lr=0.0, momentum=_MOMENTUM, nesterov=True)
+        optimizer = Orthogonalized(weights, lr=0.0)
         self._network, self._optimizer = accelerator.prepare(student, optimizer)
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the network's weights."""
+        """A copy of the network's weights, as it is without normalizations."""
+        return self._student.folded()
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of all that is trained, normalizations too."""
         return {key: tensor.detach().clone() for key, tensor in self._student.state_dict().items()}
 
-    def set_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Put weights in, and forget the momentum."""
+    def set_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave, and forget the momentum."""
         self._student.load_state_dict(state)
         self._optimizer.state.clear()
 
@@ -80,6 +85,7 @@ class Trainer:
         """
         device, processes = self._accelerator.device, self._accelerator.num_processes
         lost, seen = torch.zeros((), device=device), 0
+        self._student.train()
         for step, each in enumerate(batches, start=start):
             batch = each.to(device)
             for group in self._optimizer.param_groups:
@@ -106,6 +112,7 @@ class Trainer:
         device = self._accelerator.device
         sums = torch.zeros(5, dtype=torch.float64, device=device)  # samples, loss, same class, right, original right
         labelled = self._lessons.samples.labels is not None
+        self._student.eval()
         for each in self._lessons.check(most):
             batch = each.to(device)
             # Not by the network that waits for the other processes: a rest may have samples for some only.

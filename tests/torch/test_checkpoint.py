@@ -45,7 +45,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, dtype: torch.dtype) ->
     path = tmp_path / "x.checkpoint"
     Checkpoint(state(0, dtype), {}, state(2, dtype), NOTES).write(path)
     found = Checkpoint.read(path)
-    assert_same(found.weights, state(0, dtype))
+    assert_same(found.state, state(0, dtype))
     assert found.momentum == {}
     assert_same(found.best, state(2, dtype))
     assert found.notes == NOTES
@@ -58,7 +58,7 @@ def test_any_key_will_do(tmp_path_factory: pytest.TempPathFactory, names: list[s
     path = tmp_path_factory.mktemp("keys") / "x.checkpoint"
     weights = {name: torch.full((2,), float(number)) for number, name in enumerate(names)}
     Checkpoint(weights, weights, {}, {}).write(path)
-    assert_same(Checkpoint.read(path).weights, weights)
+    assert_same(Checkpoint.read(path).state, weights)
     assert_same(Checkpoint.read(path).momentum, weights)
 
 
@@ -67,7 +67,7 @@ def test_tensors_may_be_views_of_each_other_in_any_layout(tmp_path: Path) -> Non
     wide = torch.arange(120.0).reshape(2, 3, 4, 5).to(memory_format=torch.channels_last)
     weights = {"whole": wide, "part": wide[:, 1:], "turned": wide.transpose(0, 3), "none": wide[:0], "one": wide.sum()}
     Checkpoint(weights, {}, weights, {}).write(tmp_path / "x")
-    assert_same(Checkpoint.read(tmp_path / "x").weights, weights)
+    assert_same(Checkpoint.read(tmp_path / "x").state, weights)
     assert_same(Checkpoint.read(tmp_path / "x").best, weights)
 
 
@@ -76,7 +76,7 @@ def test_the_next_one_takes_the_place_of_the_last(tmp_path: Path) -> None:
     example(0).write(path)
     (tmp_path / ".x.checkpoint.tmp").write_bytes(b"left behind by a process that was killed")
     example(7).write(path)
-    assert_same(Checkpoint.read(path).weights, state(7))
+    assert_same(Checkpoint.read(path).state, state(7))
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -42,7 +42,7 @@ from tests.torch.pairs import (
 
 Array = NDArray[Any]
 finetune_module = import_module("onnx_lowrank.torch.finetune")  # its name is the function's too
-QUICK = FinetuneSettings(epochs=3, batch_size=16, learning_rate=0.03, threads=1, provider="cpu", held_out=0.2)
+QUICK = FinetuneSettings(epochs=3, batch_size=16, learning_rate=0.01, threads=1, provider="cpu", held_out=0.2)
 
 
 def trained(made: Pair, **changes: Any) -> Finetuned:
@@ -66,9 +66,9 @@ def scores() -> Finetuned:
 
 # What is learned
 
-# Batch size, learning rate, and the share of the loss that may be left; it is 0.05, 0.05, 0.15, 0.6 and 0.32.
-FALLS = {"scores": (16, 0.03, 0.2), "fixed batch": (4, 0.03, 0.2), "maps": (8, 0.03, 0.4)}
-FALLS |= {"detector": (4, 0.03, 0.75), "channels last": (4, 0.01, 0.5)}
+# Batch size, learning rate, and the share of the loss that may be left; it is 0.13, 0.01, 0.06, 0.58 and 0.22.
+FALLS = {"scores": (16, 0.01, 0.25), "fixed batch": (4, 0.01, 0.03), "maps": (8, 0.003, 0.15)}
+FALLS |= {"detector": (4, 0.003, 0.7), "channels last": (4, 0.003, 0.35)}
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -162,7 +162,7 @@ def test_the_result_is_jsons(scores: Finetuned) -> None:
     assert found["samples"] == {"training": 102, "held_out": 26}
     assert found["after"] == found["epochs"][found["best"] - 1]["marks"]
     assert found["before"]["loss"] > found["after"]["loss"]
-    assert (found["interrupted"], len(found["epochs"]), found["learning_rate"]) == (False, 3, 0.03)
+    assert (found["interrupted"], len(found["epochs"]), found["learning_rate"]) == (False, 3, 0.01)
     assert found["seconds"] > 0
 
 
@@ -177,14 +177,14 @@ def test_the_rate_is_found_where_none_is_given(caplog: pytest.LogCaptureFixture)
 def test_inner_tensors_come_closer_where_they_are_matched(match: float) -> None:
     """Those of converted layers; with and without, the loss is of the outputs and of them."""
     made = pair("scores")
-    result = trained(made, match=match, epochs=2)
+    result = trained(made, match=match)
     batch = {"x": made.samples[held_out(128)]}
     wanted, before, after = (run(model, batch, ["c1", "n2", "c3"]) for model in (
         made.original, made.converted, result.model
     ))  # fmt: skip
     errors = [sum(relative(wanted[name], found[name]) ** 2 for name in wanted) for found in (before, after)]
-    # Measured: 0.82 of it, and 1.05 where nobody looks at it.
-    assert (errors[1] < 0.9 * errors[0]) == bool(match)
+    # Measured: 0.89 of it, and 1.03 where nobody looks at it.
+    assert (errors[1] < 0.95 * errors[0]) == bool(match)
     alone = trained(made, epochs=1).before.loss
     assert result.before.loss == pytest.approx(alone + match * errors[0], rel=1e-3)
     assert result.after.loss < result.before.loss
@@ -193,11 +193,11 @@ def test_inner_tensors_come_closer_where_they_are_matched(match: float) -> None:
 def test_half_precision_stays_half() -> None:
     original = typed("float16")
     made = converted_pair(original, images(64, 8))
-    result = trained(made, temperature=0.0)
+    result = trained(made, temperature=0.0, learning_rate=0.03)
     types = [[each.data_type for each in model.graph.initializer] for model in (made.converted, result.model)]
     assert types[0] == types[1]
     assert onnx.TensorProto.FLOAT16 in types[1]
-    assert result.after.loss < 0.5 * result.before.loss
+    assert result.after.loss < 0.75 * result.before.loss
     batch = {"x": images(64, 8)[held_out(64)].astype(np.float16)}
     wanted, before, after = (
         next(iter(run(model, batch).values())) for model in (original, made.converted, result.model)

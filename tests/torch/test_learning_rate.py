@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf, isfinite, nan
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_lowrank.torch.learning_rate import climb
+from onnx_lowrank.torch.learning_rate import find_learning_rate, walk
+from onnx_lowrank.torch.objective import Marks
 from onnx_lowrank.torch.trainer import rise_and_fall
 
 RATES = [1e-6 * 10 ** (number / 2) for number in range(13)]  # up to 1, two a decade
-FIRST = 8  # where the walk begins: 0.01
+FIRST = 6  # where the walk begins: 0.001
 
 
 def place(rate: float) -> int:
@@ -35,10 +37,10 @@ def asked(losses: list[float]) -> tuple[Callable[[float], float], list[int]]:
     return loss, seen
 
 
-def best_of_all(losses: list[float], worse: float) -> int:
+def best_of_all(losses: list[float], alike: float) -> int:
     """The highest rate that can be reached from the best one without leaving what is hardly worse."""
     best = int(np.argmin(losses))
-    while best + 1 < len(losses) and losses[best + 1] < min(losses) * (1 + worse):
+    while best + 1 < len(losses) and losses[best + 1] < min(losses) * (1 + alike):
         best += 1
     return best
 
@@ -56,15 +58,15 @@ def valleys(draw: st.DrawFn) -> list[float]:
 
 @settings(deadline=None, max_examples=200)
 @given(valleys(), st.sampled_from([0.0, 0.1, 0.25, 1.0]))
-def test_the_walk_ends_where_a_look_at_all_rates_does(losses: list[float], worse: float) -> None:
+def test_the_walk_ends_where_a_look_at_all_rates_does(losses: list[float], alike: float) -> None:
     loss, _ = asked(losses)
-    assert place(climb(loss, worse)) == best_of_all(losses, worse)
+    assert place(walk(loss, alike)) == best_of_all(losses, alike)
 
 
 @pytest.mark.parametrize("bottom", [*range(len(RATES))])
 def test_every_rate_can_be_found_and_is_tried_once(bottom: int) -> None:
     loss, seen = asked([1.0 + abs(number - bottom) for number in range(len(RATES))])
-    assert place(climb(loss)) == bottom
+    assert place(walk(loss)) == bottom
     assert len(set(seen)) == len(seen)
 
 
@@ -74,7 +76,7 @@ def test_a_rate_that_leads_nowhere_is_never_taken(bad: float, from_: int) -> Non
     """Training falls apart from some rate on, which may be below the first one tried."""
     losses = [bad if number >= from_ else 2.0 - 0.1 * number for number in range(len(RATES))]
     loss, _ = asked(losses)
-    found = place(climb(loss, 0.25))
+    found = place(walk(loss, 0.25))
     assert isfinite(losses[found])
     assert found == from_ - 1
 
@@ -82,13 +84,57 @@ def test_a_rate_that_leads_nowhere_is_never_taken(bad: float, from_: int) -> Non
 @pytest.mark.parametrize("bad", [nan, inf])
 def test_where_nothing_works_the_walk_ends(bad: float) -> None:
     loss, _ = asked([bad] * len(RATES))
-    assert 0 < climb(loss, 0.25) <= 1.0
+    assert 0 < walk(loss, 0.25) <= 1.0
 
 
-def test_a_flat_loss_takes_the_highest_rate() -> None:
-    """All are as good, and of two that are alike the higher one leads further."""
-    loss, _ = asked([1.0] * len(RATES))
-    assert place(climb(loss, 0.25)) == len(RATES) - 1
+def test_of_rates_that_are_alike_the_highest_is_taken() -> None:
+    """It leads further in a long training; without a margin the walk stays where it begins."""
+    loss, seen = asked([1.0] * len(RATES))
+    assert place(walk(loss)) == FIRST
+    assert len(seen) == 3
+    assert place(walk(loss, 0.25)) == len(RATES) - 1
+
+
+class Trained:
+    """Stands for a trainer whose trials all end best at one rate."""
+
+    def __init__(self, best: float) -> None:
+        self.state_, self.best, self.steps, self.rate = {"w": 1}, best, set(), 0.0
+
+    def state(self) -> dict[str, int]:
+        return dict(self.state_)
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.state_ = dict(state)
+
+    def train(self, batches: Iterable[int], rate: float, start: int, total: int) -> float:
+        assert (start, self.state_) == (0, {"w": 1})
+        self.steps.add((len(list(batches)), total))
+        self.state_, self.rate = {"w": 2}, rate
+        return 0.0
+
+    def marks(self, most: int) -> Marks:
+        assert most == 512
+        return Marks(1 + abs(np.log(self.rate / self.best)))
+
+
+class Endless:
+    def epoch(self, number: int) -> list[int]:
+        assert number < 0  # none of those trained on later
+        return [0] * 7
+
+
+@pytest.mark.parametrize(
+    ("total", "steps", "best", "taken"),
+    [(4000, 40, 1e-4, 1e-3), (90, 40, 1e-3, 1.5e-3), (40, 40, 1e-3, 1e-3), (5, 5, 1e-3, 1e-3),
+     (4000, 40, 1e-2, 1e-2), (40_000, 40, 1e-3, 1e-2), (4000, 40, 0.1, 0.1)],
+)  # fmt: skip
+def test_longer_trainings_get_higher_rates_within_reason(total: int, steps: int, best: float, taken: float) -> None:
+    trainer: Any = Trained(best)
+    lessons: Any = Endless()
+    assert find_learning_rate(trainer, lessons, total) == pytest.approx(taken, rel=1e-9)
+    assert trainer.steps == {(steps, steps)}
+    assert trainer.state_ == {"w": 1}
 
 
 # Rise and fall

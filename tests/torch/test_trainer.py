@@ -19,14 +19,16 @@ from onnx_lowrank.calibrate import open_samples, preset
 from onnx_lowrank.runtime import Session
 from onnx_lowrank.torch import to_torch
 from onnx_lowrank.torch.lessons import Lessons, Share, divide
+from onnx_lowrank.torch.normalize import Normalized, places_of
 from onnx_lowrank.torch.objective import Objective
 from onnx_lowrank.torch.settings import FinetuneSettings
 from onnx_lowrank.torch.trainer import Trainer, for_training
 from tests.helpers import CPU, build, filters, normal
 from tests.networks import images
+from tests.torch.plain_steps import matrix_step, vector_step
 
 Array = NDArray[Any]
-SAME = 1e-6  # of weights in float32 after three steps
+SAME = 3e-6  # of weights in float32 after three steps
 
 
 @pytest.fixture(autouse=True)
@@ -69,12 +71,23 @@ def lessons(settings: FinetuneSettings = SETTINGS, labelled: bool = True) -> Les
     return divide(samples, ("x",), settings, Share(), None)
 
 
-def trainer(chosen: Lessons, objective: Objective = OBJECTIVE, student: int = 20, *, half: bool = False) -> Trainer:
+def trainer(
+    chosen: Lessons,
+    objective: Objective = OBJECTIVE,
+    student: int = 20,
+    *,
+    half: bool = False,
+    weights: dict[str, Tensor] | None = None,
+    normalize: bool = False,
+) -> Trainer:
     accelerator = Accelerator(cpu=True)
     ours, theirs = (for_training(to_torch(network(seed)), accelerator.device) for seed in (student, 0))
+    ours.load_state_dict(weights or ours.state_dict())
     theirs.requires_grad_(False)
     ours.outputs = theirs.outputs = ("y", "c1")
-    return Trainer(accelerator, ours, theirs, objective, chosen, half=half)
+    normalized = Normalized(ours, places_of(network(0).graph) if normalize else ())
+    normalized.start(batch.inputs for batch in chosen.check())
+    return Trainer(accelerator, normalized, theirs, objective, chosen, half=half)
 
 
 def raw(seed: int) -> dict[str, Tensor]:
@@ -94,20 +107,23 @@ def plain_loss(weights: dict[str, Tensor], x: Tensor, labels: Tensor) -> Tensor:
 def plain_steps(
     batches: list[tuple[Tensor, Tensor]], rates: list[float]
 ) -> tuple[dict[str, Tensor], list[float], list[float]]:
-    """Weights after steps of SGD with Nesterov's momentum, gradients no longer than 1; losses and lengths before."""
+    """Weights after steps as `plain_steps` has them, gradients no longer than 1; losses and lengths before."""
     weights = {name: tensor.requires_grad_() for name, tensor in raw(20).items()}
-    moving = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    moving = {name: np.zeros(tensor.shape) for name, tensor in weights.items()}
     losses, lengths = [], []
     for (x, labels), rate in zip(batches, rates, strict=True):
         loss = plain_loss(weights, x, labels)
         slopes = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
         losses.append(loss.item())
         lengths.append(float(sum((each**2).sum() for each in slopes.values()) ** 0.5))
-        with torch.no_grad():
-            for name, weight in weights.items():
-                slope = slopes[name] / max(1.0, lengths[-1])
-                moving[name] = 0.9 * moving[name] + slope
-                weight.sub_(rate * (slope + 0.9 * moving[name]))
+        for name, weight in weights.items():
+            slope = slopes[name].double().numpy() / max(1.0, lengths[-1])
+            step, moving[name] = (
+                vector_step(slope, moving[name])
+                if weight.ndim == 1
+                else matrix_step(weight.detach().double().numpy(), slope, moving[name])
+            )
+            weight.data.sub_(torch.from_numpy(rate * step))
     return {name: weight.detach() for name, weight in weights.items()}, losses, lengths
 
 
@@ -139,9 +155,8 @@ def test_short_gradients_are_not_cut() -> None:
     """The student nearly is the teacher, and only imitates it."""
     chosen = lessons(labelled=False)
     quiet = replace(OBJECTIVE, learn="original")
-    made = trainer(chosen, quiet, student=0)
     nearby = {name: tensor + 0.01 * torch.sign(tensor) for name, tensor in raw(0).items()}
-    made.set_weights(nearby)
+    made = trainer(chosen, quiet, weights=nearby)
     (batch, *_) = chosen.epoch(0)
     made.train([batch], 0.05, 0, 1)
     weights = {name: tensor.requires_grad_() for name, tensor in nearby.items()}
@@ -151,8 +166,8 @@ def test_short_gradients_are_not_cut() -> None:
     slopes = dict(zip(weights, torch.autograd.grad(loss.mean(), list(weights.values())), strict=True))
     length = float(sum((each**2).sum() for each in slopes.values()) ** 0.5)
     assert 0.01 < length < 0.9
-    for name, tensor in weights.items():
-        wanted = tensor.detach() - 0.05 * 1.9 * slopes[name]  # the first step: the gradient, and 0.9 of it again
+    for name in ("b1", "h"):
+        wanted = weights[name].detach() - 0.05 * 1.9 * slopes[name]  # the first step: the gradient, and 0.9 of it again
         torch.testing.assert_close(made.weights()[name], wanted, rtol=0, atol=SAME)
 
 
@@ -160,14 +175,14 @@ def test_momentum_is_taken_out_and_put_back() -> None:
     """Two steps, everything into another trainer, two more: as four steps in one."""
     chosen = lessons()
     batches = list(chosen.epoch(0))
-    whole, first, second = (trainer(chosen) for _ in range(3))
+    whole, first, second = (trainer(chosen, normalize=True) for _ in range(3))
     whole.train(batches, 0.05, 0, 4)
     assert first.momentum() == {}
     first.train(batches[:2], 0.05, 0, 4)
     momentum = {key: tensor.clone() for key, tensor in first.momentum().items()}
-    assert momentum.keys() == first.weights().keys()
+    assert momentum.keys() == {key for key in first.state() if not key.endswith((".mean", ".variance"))}
     assert all(tensor.any() for tensor in momentum.values())
-    second.set_weights(first.weights())
+    second.set_state(first.state())
     second.set_momentum(momentum)
     assert all(torch.equal(second.momentum()[key], tensor) for key, tensor in momentum.items())
     second.train(batches[2:], 0.05, 2, 4)
@@ -177,11 +192,11 @@ def test_momentum_is_taken_out_and_put_back() -> None:
 
 def test_new_weights_come_without_momentum() -> None:
     chosen = lessons()
-    made = trainer(chosen)
-    start = made.weights()
+    made = trainer(chosen, normalize=True)
+    start = made.state()
     made.train(chosen.epoch(0), 0.05, 0, 4)
     first = made.weights()
-    made.set_weights(start)
+    made.set_state(start)
     assert made.momentum() == {}
     made.train(chosen.epoch(0), 0.05, 0, 4)
     assert all(torch.equal(made.weights()[key], tensor) for key, tensor in first.items())
@@ -189,11 +204,11 @@ def test_new_weights_come_without_momentum() -> None:
 
 def test_weights_are_copies() -> None:
     chosen = lessons()
-    made = trainer(chosen)
-    taken = made.weights()
-    kept = {key: tensor.clone() for key, tensor in taken.items()}
+    made = trainer(chosen, normalize=True)
+    taken, state = made.weights(), made.state()
+    kept = {key: tensor.clone() for key, tensor in (taken | state).items()}
     made.train(chosen.epoch(0), 0.5, 0, 4)
-    assert all(torch.equal(taken[key], tensor) for key, tensor in kept.items())
+    assert all(torch.equal((taken | state)[key], tensor) for key, tensor in kept.items())
     assert not torch.equal(made.weights()["w2"], kept["w2"])
 
 
@@ -205,6 +220,15 @@ def test_the_teacher_stays() -> None:
     after = made.marks()
     assert after.original_accuracy == before.original_accuracy
     assert after.loss != before.loss
+
+
+def test_marks_are_those_of_the_network_without_normalizations() -> None:
+    chosen = lessons()
+    made = trainer(chosen, normalize=True)
+    made.train(chosen.epoch(0), 0.05, 0, 4)
+    plain_one = trainer(chosen, weights=made.weights())
+    assert made.marks().loss == pytest.approx(plain_one.marks().loss, rel=1e-5)
+    assert made.state().keys() > {f"network.{key}" for key in made.weights()}
 
 
 @pytest.mark.parametrize("most", [None, 5])
