@@ -1,4 +1,4 @@
-"""The function between a layer's response and the next layer, in numpy, as ONNX defines it.
+"""The function between a layer's response and the next layer, as ONNX defines it.
 
 Two kinds, because the solver treats them in two ways: functions made of straight pieces, whose step has one
 closed-form candidate per piece, and curved ones, which bring their derivatives for Newton's method.
@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, ndtr
 
-Array: TypeAlias = NDArray[Any]
-Coefficient: TypeAlias = float | Array
+from onnx_lowrank.array_api import Array, like, namespace, special
+
+Coefficient: TypeAlias = float | NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +51,18 @@ class PiecewiseLinear:
 
     def __call__(self, x: Array) -> Array:
         """Value at ``x``, shape (n, d), in the dtype of ``x``."""
+        xp = namespace(x)
         value = self._piece(0, x)
         for index, knot in enumerate(self.knots, start=1):
-            value = np.where(x > knot, self._piece(index, x), value)
+            value = xp.where(x > knot, self._piece(index, x), value)
         return value
 
     def with_slope(self, x: Array) -> tuple[Array, Array]:
         """Value and derivative at ``x``, shape (n, d); at a knot the derivative is that of the piece before it."""
-        slope = np.broadcast_to(np.asarray(self.slopes[0], x.dtype), x.shape)
+        xp = namespace(x)
+        slope = xp.broadcast_to(like(self.slopes[0], x), x.shape)
         for index, knot in enumerate(self.knots, start=1):
-            slope = np.where(x > knot, np.asarray(self.slopes[index], x.dtype), slope)
+            slope = xp.where(x > knot, like(self.slopes[index], x), slope)
         return self(x), slope
 
     def part(self, channels: slice) -> PiecewiseLinear:
@@ -76,8 +78,7 @@ class PiecewiseLinear:
         )
 
     def _piece(self, index: int, x: Array) -> Array:
-        slope, intercept = self.slopes[index], self.intercepts[index]
-        return np.asarray(np.asarray(slope, x.dtype) * x + np.asarray(intercept, x.dtype))
+        return like(self.slopes[index], x) * x + like(self.intercepts[index], x)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Smooth:
 
     def __call__(self, x: Array) -> Array:
         """Value at ``x``, any shape, in the dtype of ``x``."""
-        return self.value(x).astype(x.dtype, copy=False)
+        return namespace(x).asarray(self.value(x), dtype=x.dtype)
 
     def with_slope(self, x: Array) -> tuple[Array, Array]:
         """Value and derivative at ``x``, any shape."""
@@ -172,12 +173,12 @@ def hard_sigmoid(alpha: float = 0.2, beta: float = 0.5) -> PiecewiseLinear:
 
 def sigmoid() -> Smooth:
     """``1 / (1 + exp(-x))``."""
-    return Smooth("sigmoid", expit, _expand_sigmoid)
+    return Smooth("sigmoid", _sigmoid, _expand_sigmoid)
 
 
 def tanh() -> Smooth:
     """Hyperbolic tangent."""
-    return Smooth("tanh", np.tanh, _expand_tanh)
+    return Smooth("tanh", _tanh, _expand_tanh)
 
 
 def hard_swish() -> Smooth:
@@ -205,30 +206,39 @@ def softplus() -> Smooth:
     return Smooth("softplus", _softplus, _expand_softplus)
 
 
+def _sigmoid(x: Array) -> Array:
+    return special(x).expit(x)
+
+
 def _expand_sigmoid(x: Array) -> tuple[Array, Array, Array]:
-    gate = expit(x)
+    gate = _sigmoid(x)
     first = gate * (1 - gate)
     return gate, first, first * (1 - 2 * gate)
 
 
+def _tanh(x: Array) -> Array:
+    return namespace(x).tanh(x)
+
+
 def _expand_tanh(x: Array) -> tuple[Array, Array, Array]:
-    value = np.tanh(x)
+    value = _tanh(x)
     first = 1 - value * value
     return value, first, -2 * value * first
 
 
 def _hard_swish(x: Array) -> Array:
-    return np.asarray(x * np.clip(x / 6 + 0.5, 0, 1))
+    return x * (x / 6 + 0.5).clip(0, 1)
 
 
 def _expand_hard_swish(x: Array) -> tuple[Array, Array, Array]:
-    gate = np.clip(x / 6 + 0.5, 0, 1)
-    curvature = (np.abs(x) < 3).astype(x.dtype) / 3
+    xp = namespace(x)
+    gate = (x / 6 + 0.5).clip(0, 1)
+    curvature = xp.asarray(xp.abs(x) < 3, dtype=x.dtype) / 3
     return x * gate, gate + x * curvature / 2, curvature
 
 
 def _silu(x: Array) -> Array:
-    return np.asarray(x * expit(x))
+    return x * _sigmoid(x)
 
 
 def _expand_silu(x: Array) -> tuple[Array, Array, Array]:
@@ -237,16 +247,16 @@ def _expand_silu(x: Array) -> tuple[Array, Array, Array]:
 
 
 def _gelu(x: Array) -> Array:
-    return np.asarray(x * ndtr(x))
+    return x * special(x).ndtr(x)
 
 
 def _expand_gelu(x: Array) -> tuple[Array, Array, Array]:
-    density = np.exp(-0.5 * x * x) * (1 / sqrt(2 * pi))
-    return _times_x(x, ndtr(x), density, -x * density)
+    density = namespace(x).exp(-0.5 * x * x) * (1 / sqrt(2 * pi))
+    return _times_x(x, special(x).ndtr(x), density, -x * density)
 
 
 def _gelu_tanh(x: Array) -> Array:
-    return np.asarray(0.5 * x * (1 + np.tanh(_gelu_argument(x))))
+    return 0.5 * x * (1 + _tanh(_gelu_argument(x)))
 
 
 def _expand_gelu_tanh(x: Array) -> tuple[Array, Array, Array]:
@@ -258,16 +268,17 @@ def _expand_gelu_tanh(x: Array) -> tuple[Array, Array, Array]:
 
 
 def _gelu_argument(x: Array) -> Array:
-    inside = np.clip(x, -10, 10)  # beyond, tanh is 1 to the last digit, and the cube may overflow
-    return np.asarray(sqrt(2 / pi) * inside * (1 + 0.044715 * inside * inside))
+    inside = x.clip(-10, 10)  # beyond, tanh is 1 to the last digit, and the cube may overflow
+    return sqrt(2 / pi) * inside * (1 + 0.044715 * inside * inside)
 
 
 def _softplus(x: Array) -> Array:
-    return np.asarray(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
+    xp = namespace(x)
+    return x.clip(min=0) + xp.log1p(xp.exp(-xp.abs(x)))
 
 
 def _expand_softplus(x: Array) -> tuple[Array, Array, Array]:
-    gate = expit(x)
+    gate = _sigmoid(x)
     return _softplus(x), gate, gate * (1 - gate)
 
 

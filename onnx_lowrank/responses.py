@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.array_api import Array
+from onnx_lowrank.scratch import SpilledRows
+
+Patches: TypeAlias = NDArray[Any] | SpilledRows  # either can be read a stretch of rows at a time
 LARGEST = 1e15  # sums of squares of larger numbers do not fit into float32
 
 
@@ -21,13 +25,14 @@ class Targets:
     """What the original network delivers at the sampled positions of one layer.
 
     Attributes:
-        responses: before the activation, shape (n, d), float32; row = image-major sample.
+        responses: before the activation, shape (n, d), float32; row = image-major sample. In NumPy, or a tensor
+            of PyTorch where the layer is solved on a GPU.
         residual: what is added before the activation, shape (n, d); None where nothing is.
         probe: input patches of a few of the rows; None where nobody looks at them.
     """
 
-    responses: NDArray[Any]
-    residual: NDArray[Any] | None = None
+    responses: Array
+    residual: Array | None = None
     probe: Probe | None = None
 
     def first(self, rows: int) -> Targets:
@@ -64,8 +69,9 @@ class Responses:
     """
 
     targets: Targets
-    patches: NDArray[Any]
+    patches: Patches
 
     def part(self, read: slice, made: slice) -> Responses:
         """What concerns one group of channels: those it reads, the filters it makes."""
-        return Responses(self.targets.part(read, made), self.patches[:, read])
+        patches = self.patches.of(read) if isinstance(self.patches, SpilledRows) else self.patches[:, read]
+        return Responses(self.targets.part(read, made), patches)

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
+from onnx_lowrank.array_api import Array, blocks, like, namespace, on_host, zeros
 from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.threads import one_thread
 
@@ -38,15 +39,24 @@ Float64 = NDArray[np.float64]
 
 SHRINK = 1e-3  # toward a multiple of the identity: columns may be fewer than their numbers, channels dead
 _BLOCK_ROWS = 2048
+_HOST = np.empty(0, np.float32)  # patches are looked at beside it where the caller names no other array
 
 
-def vertical_moments(patches: NDArray[Any]) -> Float64:
-    """Second moments of the columns of patches (n, c, kh, kw), shrunk: shape (c * kh, c * kh)."""
+def vertical_moments(patches: Array, beside: Array = _HOST) -> Float64:
+    """Second moments of the columns of patches, shrunk.
+
+    Args:
+        patches: shape (n, c, kh, kw); read a block of rows at a time, so anything that gives arrays for these will do.
+        beside: an array in the library, on the device and of the float type to work in.
+
+    Returns:
+        S, shape (c * kh, c * kh).
+    """
     size = patches.shape[1] * patches.shape[2]
-    moments = np.zeros((size, size))
-    for columns in _columns(patches):
-        moments += columns.T @ columns
-    moments /= max(1, len(patches) * patches.shape[3])
+    total = zeros((size, size), beside)
+    for columns in _columns(patches, beside):
+        total += columns.T @ columns
+    moments: Float64 = on_host(total) / max(1, len(patches) * patches.shape[3])
     return moments + (SHRINK * np.trace(moments) / size or 1.0) * np.eye(size)
 
 
@@ -85,22 +95,35 @@ def horizontal_map(weight: NDArray[Any], basis: Float64, moments: Float64 | None
     return np.ascontiguousarray((_weight_columns(weight) @ weighed.T).transpose(1, 0, 2))
 
 
-def column_features(patches: NDArray[Any], basis: Float64) -> NDArray[np.float32]:
-    """V x for every column of patches (n, c, kh, kw): shape (n, kw, k), float32."""
-    filters = basis.T.astype(np.float32)
-    features = np.empty((len(patches) * patches.shape[3], len(basis)), np.float32)
-    first = 0
-    for columns in _columns(patches):
-        features[first : first + len(columns)] = columns @ filters
-        first += len(columns)
-    return features.reshape(len(patches), patches.shape[3], len(basis))
+def column_features(patches: Array, basis: Float64, beside: Array = _HOST, first: int = 0) -> Array:
+    """V x for every column of patches.
+
+    Args:
+        patches: shape (m, c, kh, kw), as for `vertical_moments`.
+        basis: V, shape (k, c * kh).
+        beside: an array in the library, on the device and of the float type of the result.
+        first: row to begin at.
+
+    Returns:
+        Shape (m - first, kw, k).
+    """
+    filters, width = like(basis, beside).T, patches.shape[3]
+    shape = (len(patches) - first, width, len(basis))
+    features = namespace(beside).empty(shape, dtype=beside.dtype, device=beside.device)
+    done = 0
+    for columns in _columns(patches, beside, first):
+        made = (columns @ filters).reshape(-1, width, len(basis))
+        features[done : done + len(made)] = made
+        done += len(made)
+    return features
 
 
-def _columns(patches: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+def _columns(patches: Array, beside: Array, first: int = 0) -> Iterator[Array]:
     """Columns of patches as rows of c * kh numbers, a block at a time."""
-    for first in range(0, len(patches), _BLOCK_ROWS):
-        block = patches[first : first + _BLOCK_ROWS].transpose(0, 3, 1, 2)
-        yield np.ascontiguousarray(block, np.float32).reshape(-1, block.shape[2] * block.shape[3])
+    for rows in blocks(len(patches) - first, _BLOCK_ROWS):
+        block = like(patches[first + rows.start : first + rows.stop], beside)
+        columns = namespace(block).permute_dims(block, (0, 3, 1, 2))
+        yield columns.reshape(-1, columns.shape[2] * columns.shape[3])
 
 
 def _weight_columns(weight: NDArray[Any]) -> Float64:

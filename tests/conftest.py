@@ -1,6 +1,9 @@
-"""What every test gets: a cache of its own session instead of the user's."""
+"""What every test gets: a cache of its own session instead of the user's. What some ask for: tensors."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,3 +15,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def tensor() -> Callable[[Any], Any]:
+    """Make tensors of PyTorch on the CPU, of the same type as the array."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    asarray: Callable[[Any], Any] = torch.asarray
+    return asarray

@@ -10,6 +10,6 @@ def torch_part() -> ModuleType:
     """`onnx_lowrank.torch`.
 
     Raises:
-        MissingDependencyError: PyTorch, or another package of the extra, is not installed.
+        MissingDependencyError: PyTorch is not installed. Where another package of the extra is not, its names raise it.
     """
     return import_module("onnx_lowrank.torch")

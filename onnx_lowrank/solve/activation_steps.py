@@ -42,21 +42,21 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.activation import Activation, PiecewiseLinear, Smooth
+from onnx_lowrank.array_api import Array, blocks, like, namespace, on_cpu
 
-Array: TypeAlias = NDArray[Any]
-
-BLOCK = 32_768  # elements worked on at a time, so that temporaries stay in the cache
+BLOCK = 32_768  # elements that a CPU works on at a time, so that temporaries stay in the cache
+DEVICE_BLOCK = 4_194_304  # any other device: enough that starting its kernels costs little
 TARGET_CELLS, PREDICTION_CELLS, NODES = 256, 512, 1_024  # of the grid, and points tried on the graph
 CONVEX = 0.1  # least share of the Gauss-Newton curvature, lambda + r'^2, that counts as safely convex
 NEWTON_STEPS, DESCENT_STEPS = 6, 60
@@ -88,98 +88,110 @@ def activation_step(
         raise ValueError(f"targets, predictions and offset must have one shape (n, d), got {shapes}")
     if not penalty > 0:
         raise ValueError(f"penalty must be above 0, got {penalty}")
-    targets = targets.astype(predictions.dtype, copy=False)
-    v = predictions if offset is None else np.add(predictions, offset, dtype=predictions.dtype)
-    if isinstance(activation, PiecewiseLinear):
-        u = np.empty_like(v)
-        for rows in _blocks(len(v), max(1, BLOCK // max(1, v.shape[1]))):
-            u[rows] = _nearest_on_pieces(activation, targets[rows], v[rows], penalty)
-    else:
-        u = _nearest_on_curve(activation, targets.ravel(), v.ravel(), float(penalty)).reshape(v.shape)
+    xp = namespace(predictions)
+    targets = xp.asarray(targets, dtype=predictions.dtype)
     if offset is not None:
-        u -= offset.astype(u.dtype, copy=False)
+        offset = xp.asarray(offset, dtype=predictions.dtype)
+    v = predictions if offset is None else predictions + offset
+    if isinstance(activation, PiecewiseLinear):
+        u, pieces = xp.empty_like(v), _pieces(activation, v)
+        for rows in blocks(len(v), max(1, _block(v) // max(1, v.shape[1]))):
+            u[rows] = _cheapest(_on_pieces(pieces, targets[rows], v[rows], penalty))
+    else:
+        u = _nearest_on_curve(activation, targets.reshape(-1), v.reshape(-1), float(penalty)).reshape(v.shape)
+    if offset is not None:
+        u -= offset
     return u
 
 
-def _blocks(size: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, size)) for start in range(0, size, step))
+def _block(array: Array) -> int:
+    return BLOCK if on_cpu(array) else DEVICE_BLOCK
 
 
-def _nearest_on_pieces(activation: PiecewiseLinear, targets: Array, v: Array, penalty: float) -> Array:
-    candidates = _candidates(activation, targets, v, penalty)
+def _cheapest(candidates: Iterator[tuple[Array, Array]]) -> Array:
+    """Of candidates and their costs the cheapest, element by element; the first of those that cost the same."""
     best, best_cost = next(candidates)
+    xp = namespace(best)
     for u, cost in candidates:
-        best = np.where(cost < best_cost, u, best)
-        best_cost = np.minimum(cost, best_cost)
+        best = xp.where(cost < best_cost, u, best)
+        best_cost = xp.minimum(cost, best_cost)
     return best
 
 
-def _candidates(activation: PiecewiseLinear, targets: Array, v: Array, penalty: float) -> Iterator[tuple[Array, Array]]:
+def _pieces(activation: PiecewiseLinear, v: Array) -> list[tuple[Array, Array, tuple[float, float]]]:
+    """Slope, intercept and ends of every straight piece."""
+    slopes, intercepts = ([like(each, v) for each in some] for some in (activation.slopes, activation.intercepts))
+    return list(zip(slopes, intercepts, pairwise((-inf, *activation.knots, inf)), strict=True))
+
+
+def _on_pieces(
+    pieces: Sequence[tuple[Array, Array, tuple[float, float]]], targets: Array, v: Array, penalty: float
+) -> Iterator[tuple[Array, Array]]:
     """The minimiser on each straight piece, with its cost."""
-    ends = pairwise((-inf, *activation.knots, inf))
-    for slope, intercept, (low, high) in zip(activation.slopes, activation.intercepts, ends, strict=True):
-        a = np.asarray(slope, v.dtype)
+    for a, intercept, (low, high) in pieces:
         curvature = penalty + a * a
-        residual = targets - np.asarray(intercept, v.dtype) - a * v
+        residual = targets - intercept - a * v
         free = v + (a / curvature) * residual
-        u = np.clip(free, low, high)
+        u = free.clip(low, high)
         yield u, (penalty / curvature) * residual**2 + curvature * (u - free) ** 2
 
 
 def _nearest_on_curve(activation: Smooth, targets: Array, v: Array, penalty: float) -> Array:
     """Newton's method for the many, guarded descents for the few it leaves over; flat arrays in and out."""
-    grid = _grid(activation, penalty)
-    u, left_over = np.empty_like(v), [np.empty(0, np.intp)]
-    for block in _blocks(v.size, BLOCK):
+    xp = namespace(v)
+    grid = _grid(activation, penalty, xp, v.device)
+    u, left_over = xp.empty_like(v), [xp.empty(0, dtype=xp.int64, device=v.device)]
+    for block in blocks(len(v), _block(v)):
         u[block], arrived = _newton(activation, targets[block], v[block], penalty, grid)
-        left_over.append(np.flatnonzero(~arrived) + block.start)
-    hard = np.concatenate(left_over)
+        left_over.append(xp.nonzero(~arrived)[0] + block.start)
+    hard = xp.concat(left_over)
     # A descent stays within its smooth piece, and the minimiser may lie just across a kink.
-    kinks = np.array(activation.kinks, v.dtype)
-    beside_kinks = [*kinks, *np.nextafter(kinks, v.dtype.type(inf))]
-    for block in _blocks(hard.size, BLOCK):
+    kinks = like(activation.kinks, v)
+    beside_kinks = [*kinks, *xp.nextafter(kinks, like(inf, v))]
+    for block in blocks(len(hard), _block(v)):
         some = hard[block]
         t, w = targets[some], v[some]
         cells = grid.cells(t, w)
-        starts = (grid.low[cells], grid.high[cells], w, *(np.full_like(w, side) for side in beside_kinks))
-        ends = [_descend(activation, t, w, penalty, start) for start in starts]
-        u[some] = np.choose(np.argmin([cost for _, cost in ends], axis=0), [end for end, _ in ends])
+        starts = (grid.low[cells], grid.high[cells], w, *(xp.full_like(w, float(side)) for side in beside_kinks))
+        u[some] = _cheapest(_descend(activation, t, w, penalty, start) for start in starts)
     return u
 
 
 def _newton(activation: Smooth, targets: Array, v: Array, penalty: float, grid: _Grid) -> tuple[Array, Array]:
     """Where a few plain Newton steps lead, and for which elements that is the minimiser."""
+    xp = namespace(v)
     cells = grid.cells(targets, v)
     low, high, mild = grid.low[cells], grid.high[cells], grid.mild[cells]
-    u, step = (0.5 * (low + high)).astype(v.dtype, copy=False), np.zeros((), v.dtype)
+    u, step = xp.asarray(0.5 * (low + high), dtype=v.dtype), 0.0
     for _ in range(NEWTON_STEPS):
         u = u - step
         slope, curvature, cost = _expand(activation, targets, v, penalty, u)
         step = slope / curvature
         arrived = _settled(slope * step, cost) & (u >= low) & (u <= high)
-        if np.mean(arrived | ~mild) > ENOUGH:
+        if int(xp.count_nonzero(arrived | ~mild)) / len(v) > ENOUGH:
             break
     return u, arrived & mild
 
 
 def _descend(activation: Smooth, targets: Array, v: Array, penalty: float, start: Array) -> tuple[Array, Array]:
     """Newton steps within one smooth piece, halved where they would raise the cost: ends, their costs."""
-    edges = np.array([-inf, *activation.kinks, inf], v.dtype)
-    piece = np.searchsorted(edges[1:-1], start)
+    xp = namespace(v)
+    edges, start = like((-inf, *activation.kinks, inf), v), xp.asarray(start, dtype=v.dtype)
+    piece = xp.searchsorted(edges[1:-1], start)
     # A hair inside: at a kink itself the derivatives are those of one side only.
-    low, high = np.nextafter(edges[piece], edges[-1]), np.nextafter(edges[piece + 1], edges[0])
-    u = np.clip(start.astype(v.dtype, copy=False), low, high)
+    low, high = xp.nextafter(edges[piece], edges[-1]), xp.nextafter(edges[piece + 1], edges[0])
+    u = start.clip(low, high)
     slope, curvature, cost = _expand(activation, targets, v, penalty, u)
-    step = u - np.clip(u - slope / curvature, low, high)
+    step = u - (u - slope / curvature).clip(low, high)
     for _ in range(DESCENT_STEPS):
-        moving = np.flatnonzero(~_settled(curvature * step * step, cost))
-        if moving.size == 0:
+        moving = xp.nonzero(~_settled(curvature * step * step, cost))[0]
+        if len(moving) == 0:
             break
         trial = u[moving] - step[moving]
         slope, trial_curvature, trial_cost = _expand(activation, targets[moving], v[moving], penalty, trial)
-        newton = trial - np.clip(trial - slope / trial_curvature, low[moving], high[moving])
+        newton = trial - (trial - slope / trial_curvature).clip(low[moving], high[moving])
         better = trial_cost <= cost[moving]
-        step[moving] = np.where(better, newton, 0.5 * step[moving])
+        step[moving] = xp.where(better, newton, 0.5 * step[moving])
         won = moving[better]
         u[won], cost[won], curvature[won] = trial[better], trial_cost[better], trial_curvature[better]
     return u, cost
@@ -190,12 +202,12 @@ def _expand(activation: Smooth, targets: Array, v: Array, penalty: float, u: Arr
     value, first, second = activation.expansion(u)
     residual, move = targets - value, u - v
     gauss_newton = penalty + first * first
-    curvature = np.maximum(gauss_newton - residual * second, CONVEX * gauss_newton)
+    curvature = namespace(u).maximum(gauss_newton - residual * second, CONVEX * gauss_newton)
     return penalty * move - residual * first, curvature, residual * residual + penalty * (move * move)
 
 
 def _settled(saving: Array, cost: Array) -> Array:
-    return np.asarray(saving <= RELATIVE * cost + ABSOLUTE * np.finfo(cost.dtype).eps)
+    return saving <= RELATIVE * cost + ABSOLUTE * namespace(cost).finfo(cost.dtype).eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,22 +226,30 @@ class _Grid:
 
     def cells(self, targets: Array, v: Array) -> Array:
         """The cell of each element."""
+        xp = namespace(v)
         rows, columns = (
-            ((x / (1 + 1.001 * np.abs(x)) + 1) * (cells / 2)).astype(np.intp)
+            xp.asarray((x / (1 + 1.001 * xp.abs(x)) + 1) * (cells / 2), dtype=xp.int64)
             for x, cells in ((targets, TARGET_CELLS), (v, PREDICTION_CELLS))
         )
-        return np.asarray(rows * PREDICTION_CELLS + columns)
+        return rows * PREDICTION_CELLS + columns
 
 
-def _lines(cells: int) -> Array:
+def _lines(cells: int) -> NDArray[np.float64]:
     """Grid lines on the axis, close around 0; the outermost, near 1000, stand for all beyond."""
     squashed = np.linspace(-1, 1, cells + 1).clip(-0.998, 0.998)
     return np.asarray(squashed / (1 - 1.001 * np.abs(squashed)))
 
 
 @lru_cache(maxsize=8)
-def _grid(activation: Smooth, penalty: float) -> _Grid:
-    """Try all nodes of the graph at every corner, then bracket every cell. A fifth of a second, once."""
+def _grid(activation: Smooth, penalty: float, xp: Any, where: Any) -> _Grid:
+    """Try all nodes of the graph at every corner, then bracket every cell. A fifth of a second, once.
+
+    Args:
+        activation: r.
+        penalty: lambda.
+        xp: namespace of the arrays that it is made for.
+        where: their device.
+    """
     nodes = _lines(NODES)
     values, first, second = activation.expansion(nodes)
     targets = _lines(TARGET_CELLS)
@@ -245,4 +265,5 @@ def _grid(activation: Smooth, penalty: float) -> _Grid:
     convex = np.take_along_axis(bent_before, high + 1, axis=1) == np.take_along_axis(bent_before, low, axis=1)
     pieces = np.searchsorted(activation.kinks, nodes)
     mild = convex & (pieces[low] == pieces[high])
-    return _Grid(nodes[low].astype(np.float32).ravel(), nodes[high].astype(np.float32).ravel(), mild.ravel())
+    brackets = nodes[low].astype(np.float32), nodes[high].astype(np.float32), mild
+    return _Grid(*(xp.asarray(entries.ravel(), device=where) for entries in brackets))

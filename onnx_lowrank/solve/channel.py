@@ -5,11 +5,9 @@ y = W x + b0,   y' = P Q y + offset   ->   first: Q W (no bias),   second: P, bi
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from onnx_lowrank.array_api import Array, blocks, like, namespace
 from onnx_lowrank.factors import Convolution, Factors
 from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.responses import Responses
@@ -17,6 +15,8 @@ from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import reconstruct
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.truncated_svd import truncated_svd
+
+_BLOCK_ROWS = 6144  # patches read at a time: a multiple of the rows that kernels take, lest numbers depend on it
 
 
 def solve_channel(layer: Layer, responses: Responses, rank: int, *, solver: str = "auto") -> Factors:
@@ -31,18 +31,23 @@ def solve_channel(layer: Layer, responses: Responses, rank: int, *, solver: str 
     References:
         Zhang et al. 2015, arXiv:1505.06798.
     """
-    rows = Rows.of(responses.targets, input_responses(layer, responses.patches), layer.activation)
+    rows = Rows.of(responses.targets, input_responses(layer, responses), layer.activation)
     data_free = truncated_svd(layer.weight, layer.bias, rank)
     factors, errors = reconstruct(rows, np.eye(layer.filters), data_free, solver=solver)
     return Factors(channel_chain(layer, factors), errors)
 
 
-def input_responses(layer: Layer, patches: NDArray[Any]) -> NDArray[np.float32]:
-    """The original layer applied to patches (n, c, kh, kw): shape (n, d), float32."""
-    weight = np.asarray(layer.weight, np.float32).reshape(layer.filters, -1)
-    response: NDArray[np.float32] = patches.reshape(len(patches), weight.shape[1]) @ weight.T
-    response += layer.bias
-    return response
+def input_responses(layer: Layer, responses: Responses) -> Array:
+    """The original layer applied to the patches: shape (n, d), where the targets are and in their type."""
+    patches, beside = responses.patches, responses.targets.responses
+    xp = namespace(beside)
+    weight, bias = (np.asarray(each, np.float64) for each in (layer.weight, layer.bias))
+    filters = like(weight.reshape(len(weight), -1), beside)
+    made = xp.empty((len(patches), len(filters)), dtype=beside.dtype, device=beside.device)
+    for rows in blocks(len(patches), _BLOCK_ROWS):
+        made[rows] = like(patches[rows], beside).reshape(-1, filters.shape[1]) @ filters.T
+    made += xp.asarray(bias, device=beside.device)
+    return made
 
 
 def channel_chain(layer: Layer, factors: RankFactors) -> tuple[Convolution, ...]:

@@ -7,6 +7,7 @@ from math import hypot
 
 import numpy as np
 
+from onnx_lowrank.array_api import namespace, squares
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import LayerPlan
@@ -48,7 +49,7 @@ def _grouped(layer: Layer, responses: Responses, plan: LayerPlan, solver: str, r
         chains.append(solve_layer(part, rows, plan, solver, refinement))
         targets = rows.targets
         wanted = targets.responses if targets.residual is None else targets.responses + targets.residual
-        sizes.append(float(np.linalg.norm(part.activation(wanted))))
+        sizes.append(float(namespace(wanted).sqrt(squares(part.activation(wanted)))))
     steps = zip(*(chain.convolutions for chain in chains), strict=True)
     return Factors(tuple(map(_side_by_side, steps)), _of_all([chain.errors for chain in chains], sizes))
 

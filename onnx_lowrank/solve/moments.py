@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_ROWS = 4096  # rows handled at a time: large enough for fast products, small enough for the cache
+from onnx_lowrank.array_api import Array, blocks, namespace, on_cpu, on_host, zeros
+
+BLOCK_ROWS = 4096  # rows that a CPU handles at a time: large enough for fast products, small enough for the cache
+DEVICE_BLOCK_ROWS = 65_536  # any other device: large enough that starting its kernels costs little
 
 Float64 = NDArray[np.float64]
 
@@ -41,17 +43,17 @@ class Moments:
     cross: Float64
 
     @staticmethod
-    def of(inputs: NDArray[Any], targets: NDArray[Any]) -> Moments:
+    def of(inputs: Array, targets: Array) -> Moments:
         """Moments of rows ``inputs`` (n, p) and ``targets`` (n, q), any float type."""
-        input_mean = inputs.mean(axis=0, dtype=np.float64)
-        target_mean = targets.mean(axis=0, dtype=np.float64)
-        gram = np.zeros((inputs.shape[1], inputs.shape[1]))
-        cross = np.zeros((targets.shape[1], inputs.shape[1]))
-        for rows in blocks(len(inputs)):
+        xp = namespace(inputs)
+        input_mean, target_mean = (xp.sum(rows, axis=0, dtype=xp.float64) / len(rows) for rows in (inputs, targets))
+        gram = zeros((inputs.shape[1], inputs.shape[1]), inputs)
+        cross = zeros((targets.shape[1], inputs.shape[1]), inputs)
+        for rows in row_blocks(inputs):
             x, y = inputs[rows] - input_mean, targets[rows] - target_mean
             gram += x.T @ x
             cross += y.T @ x
-        return Moments(len(inputs), input_mean, target_mean, gram, cross)
+        return Moments(len(inputs), *map(on_host, (input_mean, target_mean, gram, cross)))
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of both sets of rows together."""
@@ -67,7 +69,6 @@ class Moments:
         )
 
 
-def blocks(rows: int) -> Iterator[slice]:
-    """Slices that cover ``rows`` rows, `BLOCK_ROWS` at a time."""
-    for first in range(0, rows, BLOCK_ROWS):
-        yield slice(first, min(first + BLOCK_ROWS, rows))
+def row_blocks(rows: Array) -> Iterator[slice]:
+    """Slices that cover ``rows``, as many at a time as suit the device that they are on."""
+    return blocks(len(rows), BLOCK_ROWS if on_cpu(rows) else DEVICE_BLOCK_ROWS)

@@ -20,15 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_lowrank.activation import Activation
+from onnx_lowrank.array_api import Array, like, namespace, on_host, squares, zeros
 from onnx_lowrank.responses import Targets
 from onnx_lowrank.solve.activation_steps import activation_step
-from onnx_lowrank.solve.moments import Moments, blocks
+from onnx_lowrank.solve.moments import Float64, Moments, row_blocks
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver
 
 PENALTIES = (0.01, 1.0)  # the paper's schedule: a warm-up, then the real one
@@ -49,20 +48,20 @@ class Rows:
         activation: r.
     """
 
-    inputs: NDArray[Any]
-    responses: NDArray[Any]
-    targets: NDArray[Any]
-    offset: NDArray[Any] | None
+    inputs: Array
+    responses: Array
+    targets: Array
+    offset: Array | None
     activation: Activation
 
     @staticmethod
-    def of(targets: Targets, inputs: NDArray[Any], activation: Activation) -> Rows:
+    def of(targets: Targets, inputs: Array, activation: Activation) -> Rows:
         """The rows of a layer; what comes after the activation is worked out once."""
         original, offset = targets.responses, targets.residual
         activated = activation(original if offset is None else original + offset)
         return Rows(inputs, original, activated, offset, activation)
 
-    def of_inputs(self, inputs: NDArray[Any]) -> Rows:
+    def of_inputs(self, inputs: Array) -> Rows:
         """The same targets, to be made from something else, shape (n, any)."""
         return replace(self, inputs=inputs)
 
@@ -77,7 +76,7 @@ class Rows:
 
     def blocks(self) -> Iterator[Rows]:
         """All rows, a block at a time."""
-        for rows in blocks(len(self)):
+        for rows in row_blocks(self.inputs):
             yield self.part(rows)
 
 
@@ -86,17 +85,17 @@ def activated_error(rows: Rows, factors: RankFactors) -> float:
     lost = size = 0.0
     for block in rows.blocks():
         lost += _lost(block, predict(block.inputs, factors))
-        size += float(np.vdot(block.targets, block.targets))
+        size += float(squares(block.targets))
     if size == 0:
         return 0.0 if lost == 0 else float("inf")
     return float(np.sqrt(lost / size))
 
 
-def predict(inputs: NDArray[Any], factors: RankFactors) -> NDArray[Any]:
+def predict(inputs: Array, factors: RankFactors) -> Array:
     """``M x + b`` row by row, in the inputs' float type."""
-    P, Q, offset = (part.astype(inputs.dtype) for part in (factors.P, factors.Q, factors.offset))
-    merged = P.size + Q.size >= len(P) * Q.shape[1]
-    response: NDArray[Any] = inputs @ (P @ Q).T if merged else inputs @ Q.T @ P.T
+    P, Q, offset = (like(part, inputs) for part in (factors.P, factors.Q, factors.offset))
+    merged = factors.P.size + factors.Q.size >= len(P) * Q.shape[1]
+    response = inputs @ (P @ Q).T if merged else inputs @ Q.T @ P.T
     response += offset
     return response
 
@@ -162,21 +161,19 @@ def solve_nonlinear(
     return best
 
 
-def _auxiliary_moments(
-    rows: Rows, factors: RankFactors, moments: Moments, penalty: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _auxiliary_moments(rows: Rows, factors: RankFactors, moments: Moments, penalty: float) -> tuple[Float64, Float64]:
     """The z step: cross moments of z with the inputs (d, p), and the mean of z (d,)."""
-    cross, total = np.zeros_like(moments.cross), np.zeros_like(moments.target_mean)
+    xp, centre = namespace(rows.inputs), like(moments.input_mean, rows.inputs)
+    cross, total = zeros(moments.cross.shape, rows.inputs), zeros(moments.target_mean.shape, rows.inputs)
     for block in rows.blocks():
         predictions = predict(block.inputs, factors)
         z = activation_step(block.activation, block.targets, predictions, penalty, offset=block.offset)
-        cross += z.T @ (block.inputs - moments.input_mean.astype(z.dtype))
-        total += z.sum(axis=0, dtype=np.float64)
-    return cross, total / len(rows)
+        cross += z.T @ (block.inputs - centre)
+        total += xp.sum(z, axis=0, dtype=xp.float64)
+    return on_host(cross), on_host(total) / len(rows)
 
 
-def _lost(block: Rows, predictions: NDArray[Any]) -> float:
+def _lost(block: Rows, predictions: Array) -> float:
     """Squared error after the activation."""
     moved = predictions if block.offset is None else predictions + block.offset
-    difference = block.activation(moved) - block.targets
-    return float(np.vdot(difference, difference))
+    return float(squares(block.activation(moved) - block.targets))

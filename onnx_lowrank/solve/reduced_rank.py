@@ -19,12 +19,11 @@ right if the inputs are what they would be in the original network (the identity
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from onnx_lowrank.array_api import Array
 from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.errors import RankError
 from onnx_lowrank.solve.moments import Float64, Moments
@@ -95,7 +94,7 @@ def fit_with(solver: ReducedRankSolver, moments: Moments, rank: int) -> RankFact
 
 
 def reduced_rank_regression(
-    inputs: NDArray[Any], targets: NDArray[Any], rank: int, *, ridge: float, prior: Float64 | None = None
+    inputs: Array, targets: Array, rank: int, *, ridge: float, prior: Float64 | None = None
 ) -> RankFactors:
     """Best affine map of at most ``rank`` from one set of responses to another.
 

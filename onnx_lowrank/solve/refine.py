@@ -22,18 +22,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 
-from onnx_lowrank.solve.moments import Float64, blocks
+from onnx_lowrank.array_api import Array, like, namespace, on_host, squares
+from onnx_lowrank.solve.moments import Float64, row_blocks
 from onnx_lowrank.solve.nonlinear import Rows
 
 _MEMORY = 12  # pairs of steps and gradients that L-BFGS remembers
 _PATIENCE = 3  # looks at the held-out rows without a gain before it is over
 _LOOK = 2  # iterations from one look to the next
 _ENOUGH = 1e-4  # relative gain that counts
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +68,10 @@ def balanced(chain: Chain, features: Array) -> Chain:
     """The same chain with what goes into P scaled to size 1: L-BFGS starts as if all numbers were alike."""
     if chain.P is None:
         return chain
-    inner = _vertical(chain, features[:4096]) @ chain.Q.T
-    size = np.sqrt(np.mean(inner**2, axis=0))
+    xp = namespace(features)
+    vertical = xp.asarray(_vertical(chain, features[:4096]), dtype=xp.float64)
+    inner = vertical @ like(chain.Q, vertical).T
+    size = np.sqrt(on_host(xp.mean(inner**2, axis=0)))
     size[size == 0] = 1.0
     return Chain(chain.T, chain.Q / size[:, None], chain.P * size, chain.offset)
 
@@ -79,7 +79,7 @@ def balanced(chain: Chain, features: Array) -> Chain:
 def chain_error(chain: Chain, features: Array, rows: Rows) -> float:
     """Relative error after the activation."""
     lost, _ = _loss(chain, features, rows, gradient=False)
-    size = float(np.vdot(rows.targets, rows.targets))
+    size = float(squares(rows.targets))
     return float(np.sqrt(lost / size)) if size else (0.0 if lost == 0 else float("inf"))
 
 
@@ -101,7 +101,7 @@ def refine(
     References:
         Liu, Nocedal 1989 (L-BFGS).
     """
-    size = float(np.vdot(rows.targets, rows.targets))
+    size = float(squares(rows.targets))
     if iterations == 0 or size == 0:
         return chain, 0
     start = balanced(chain, features)
@@ -133,34 +133,34 @@ def refine(
 def _vertical(chain: Chain, features: Array) -> Array:
     """T g for every column, side by side: shape (n, kw d'')."""
     count, columns, size = features.shape
-    mixed: Array = features.reshape(-1, size) @ chain.T.T.astype(features.dtype)
+    mixed = features.reshape(-1, size) @ like(chain.T, features).T
     return mixed.reshape(count, columns * len(chain.T))
 
 
 def _loss(chain: Chain, features: Array, rows: Rows, *, gradient: bool = True) -> tuple[float, Float64]:
     """Squared error after the activation, and its gradient as a vector like the chain's."""
-    single, total = chain.map(lambda part: part.astype(np.float32)), chain.map(np.zeros_like)
-    lost = 0.0
-    for part in blocks(len(rows)):
+    xp = namespace(features)
+    here = chain.map(lambda part: like(part, features))
+    total, lost = here.map(lambda part: xp.zeros_like(part, dtype=xp.float64)), 0.0
+    for part in row_blocks(features):
         block, looked_at = rows.part(part), features[part]
-        vertical = _vertical(single, looked_at)
-        horizontal = vertical @ single.Q.T
-        response = (horizontal if single.P is None else horizontal @ single.P.T) + single.offset
+        vertical = _vertical(here, looked_at)
+        horizontal = vertical @ here.Q.T
+        response = (horizontal if here.P is None else horizontal @ here.P.T) + here.offset
         if block.offset is not None:
             response += block.offset
         if not gradient:
-            difference = block.activation(response) - block.targets
-            lost += float(np.vdot(difference, difference))
+            lost += float(squares(block.activation(response) - block.targets))
             continue
         value, slope = block.activation.with_slope(response)
         difference = value - block.targets
-        lost += float(np.vdot(difference, difference))
+        lost += float(squares(difference))
         back = (2 * difference) * slope
-        total.offset[:] += back.sum(axis=0)
-        if single.P is not None and total.P is not None:
+        total.offset[:] += xp.sum(back, axis=0)
+        if here.P is not None and total.P is not None:
             total.P[:] += back.T @ horizontal
-            back = back @ single.P
+            back = back @ here.P
         total.Q[:] += back.T @ vertical
-        back = (back @ single.Q).reshape(-1, len(single.T))
+        back = (back @ here.Q).reshape(-1, len(here.T))
         total.T[:] += back.T @ looked_at.reshape(-1, looked_at.shape[2])
-    return lost, total.vector()
+    return lost, total.map(on_host).vector()

@@ -19,6 +19,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.array_api import like, namespace, on_host
 from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Layer, pointwise
@@ -58,17 +59,17 @@ def solve_spatial(
     References:
         Zhang et al. 2015, arXiv:1505.06798, asymmetric (3d); weighing, joint map and refinement are ours.
     """
-    rows = Rows.of(responses.targets, input_responses(layer, responses.patches), layer.activation)
+    rows = Rows.of(responses.targets, input_responses(layer, responses), layer.activation)
     from_weights = _from_weights(layer, spatial, channel)
     if solver == "weights" or (solver == "paper" and channel is None) or too_few(rows):
         return _unsolved(layer, from_weights, responses, rows)
     if solver == "paper":
         return _as_in_the_paper(layer, responses, rows, spatial, channel or layer.filters)
 
-    moments = vertical_moments(responses.patches)
+    moments = vertical_moments(responses.patches, rows.responses)
     width = spatial if refinement == "none" else min(len(moments), int(_WIDER * spatial))
     basis = vertical_basis(_leading_filters(layer, rows, channel), width, moments)
-    features = column_features(responses.patches, basis)
+    features = column_features(responses.patches, basis, rows.responses)
     regressed = rows.of_inputs(features[:, :, :spatial].reshape(len(rows), -1))
     prior = horizontal_map(layer.weight, basis[:spatial], moments).reshape(layer.filters, -1)
     task = Reconstruction(regressed, prior, channel or layer.filters)
@@ -94,7 +95,10 @@ def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> NDArray[n
     weight = np.asarray(layer.weight, np.float64)
     if channel is None:
         return weight
-    covariance = np.atleast_2d(np.cov(rows.responses, rowvar=False))
+    xp = namespace(rows.responses)
+    wide = xp.asarray(rows.responses, dtype=xp.float64)
+    centred = wide - xp.mean(wide, axis=0)
+    covariance = on_host(centred.T @ centred) * (1 / (len(centred) - 1))
     directions = leading_directions(covariance, channel)
     return np.asarray(np.einsum("dr,dchw->rchw", directions, weight, optimize=True))
 
@@ -123,7 +127,7 @@ def _unsolved(layer: Layer, chain: Chain, responses: Responses, rows: Rows) -> F
 
 def _error(chain: Chain, responses: Responses, rows: Rows, first: int = 0) -> float:
     """Relative error after the activation of a chain on whole columns, from row ``first`` on."""
-    features = column_features(responses.patches[first:], chain.T)
+    features = column_features(responses.patches, chain.T, rows.responses, first)
     return chain_error(replace(chain, T=np.eye(len(chain.T))), features, rows.part(slice(first, None)))
 
 
@@ -133,7 +137,8 @@ def _as_in_the_paper(layer: Layer, responses: Responses, rows: Rows, spatial: in
     filters = np.einsum("rd,dchw->rchw", first.Q, np.asarray(layer.weight, np.float64), optimize=True)
     basis = vertical_basis(filters, spatial)
     Q = horizontal_map(filters, basis).reshape(channel, -1)
-    inner = column_features(responses.patches, basis).reshape(len(rows), -1) @ Q.T.astype(np.float32)
+    features = column_features(responses.patches, basis, rows.responses)
+    inner = features.reshape(len(rows), -1) @ like(Q, features).T
     bias = first.offset + first.P @ (first.Q @ np.asarray(layer.bias, np.float64))
     unsolved = RankFactors(first.P, np.eye(channel), bias)
     last, errors = reconstruct(rows.of_inputs(inner), first.P, unsolved)

@@ -13,28 +13,16 @@
     objective.py    what is made small, and what it is judged by
     balance.py      factors of a layer brought to the same size
     trainer.py      steps and marks; learning_rate.py: found by trying; checkpoint.py: to go on from
+    rows.py         rows of a layer for the solver
 
-It needs the extra: ``pip install 'onnx-lowrank[torch]'``.
+It needs the extra: ``pip install 'onnx-lowrank[torch]'``; `onnx_lowrank.torch.rows` needs PyTorch alone.
 """
+
+from typing import Any
 
 from onnx_lowrank.errors import MissingDependencyError
 
-try:
-    import accelerate as _accelerate  # noqa: F401
-    import safetensors as _safetensors  # noqa: F401
-    import torch as _torch  # noqa: F401
-except ImportError as error:
-    raise MissingDependencyError(
-        f"onnx_lowrank.torch: PyTorch or what belongs to it is not installed ({error}): "
-        "pip install 'onnx-lowrank[torch]'"
-    ) from error
-
-from onnx_lowrank.torch.export import export_torch, save_program
-from onnx_lowrank.torch.finetune import Epoch, Finetuned, finetune
-from onnx_lowrank.torch.from_module import from_torch
-from onnx_lowrank.torch.objective import Marks
-from onnx_lowrank.torch.settings import FinetuneSettings
-from onnx_lowrank.torch.to_module import OnnxModule, to_torch
+_MISSING = "onnx_lowrank.torch: PyTorch or what belongs to it is not installed ({}): pip install 'onnx-lowrank[torch]'"
 
 __all__ = [
     "Epoch",
@@ -48,3 +36,27 @@ __all__ = [
     "save_program",
     "to_torch",
 ]
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as _error:
+    raise MissingDependencyError(_MISSING.format(_error)) from _error
+
+try:
+    import accelerate as _accelerate  # noqa: F401
+    import safetensors as _safetensors  # noqa: F401
+except ImportError as _error:
+    _reason = _MISSING.format(_error)
+
+    def __getattr__(name: str) -> Any:
+        """Say what is missing where a public name is asked for, all of which need it."""
+        if name in __all__:
+            raise MissingDependencyError(_reason)
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+else:
+    from onnx_lowrank.torch.export import export_torch, save_program
+    from onnx_lowrank.torch.finetune import Epoch, Finetuned, finetune
+    from onnx_lowrank.torch.from_module import from_torch
+    from onnx_lowrank.torch.objective import Marks
+    from onnx_lowrank.torch.settings import FinetuneSettings
+    from onnx_lowrank.torch.to_module import OnnxModule, to_torch

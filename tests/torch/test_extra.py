@@ -41,17 +41,32 @@ def test_the_command_line_does_not_either(words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "program"),
-    [("torch", "import onnx_lowrank.torch"), ("onnx2pytorch", RUN)],
-    ids=["torch", "onnx2pytorch"],
+    [
+        ("torch", "import onnx_lowrank.torch"),
+        ("accelerate", "from onnx_lowrank.torch import finetune"),
+        ("safetensors", "import onnx_lowrank.torch as part\npart.to_torch"),
+        ("onnx2pytorch", RUN),
+    ],
+    ids=["torch", "accelerate", "safetensors", "onnx2pytorch"],
 )
 def test_what_is_missing_is_said(missing: str, program: str) -> None:
     done = python(f"sys.modules[{missing!r}] = None", program)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    name = "PyTorch" if missing == "torch" else missing
+    name = missing if missing == "onnx2pytorch" else "PyTorch"
     assert last.startswith(f"onnx_lowrank.errors.MissingDependencyError: onnx_lowrank.torch: {name} ")
     assert " is not installed (" in last
     assert last.endswith("): pip install 'onnx-lowrank[torch]'")
+
+
+def test_rows_for_the_solver_need_pytorch_alone() -> None:
+    done = python(
+        "sys.modules.update(accelerate=None, safetensors=None, onnx2pytorch=None)",
+        "import onnx_lowrank.torch as part",
+        "from onnx_lowrank.torch.rows import has_cuda, to_device",
+        "print(hasattr(part, 'rows'), hasattr(part, 'nothing'))",
+    )
+    assert (done.stdout, done.stderr) == ("True False\n", "")
 
 
 BROKEN = {

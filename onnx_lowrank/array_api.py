@@ -1,0 +1,61 @@
+"""Arrays of NumPy and of PyTorch alike: rows are worked on where they live, small matrices on the host.
+
+Code that works on rows takes its functions from ``namespace(rows)``, by the names of the array API standard, and from
+here what the standard leaves out. It also uses what goes beyond the standard but means the same in both libraries:
+``x.clip(low, high)``, ``x.reshape(...)``, ``len(x)``, and assignment to ``x[integers]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import scipy.special
+from array_api_compat import array_namespace, to_device
+from numpy.typing import ArrayLike, NDArray
+
+Array: TypeAlias = Any  # of any library that keeps to the standard, which has no type for it yet
+
+
+def namespace(array: Array) -> Any:
+    """The functions for ``array``: NumPy's own, which keep to the standard and are faster without a wrapper."""
+    return np if isinstance(array, np.ndarray) else array_namespace(array)
+
+
+def special(array: Array) -> Any:
+    """What has ``expit`` and ``ndtr`` for ``array``."""
+    return scipy.special if isinstance(array, np.ndarray) else namespace(array).special
+
+
+def like(values: ArrayLike, array: Array) -> Array:
+    """Numbers of the host in the library, on the device and in the float type of ``array``."""
+    return namespace(array).asarray(values, dtype=array.dtype, device=array.device)
+
+
+def zeros(shape: tuple[int, ...], array: Array) -> Array:
+    """Zeros in float64 where ``array`` is, to add up in."""
+    xp = namespace(array)
+    return xp.zeros(shape, dtype=xp.float64, device=array.device)
+
+
+def on_host(array: Array) -> NDArray[np.float64]:
+    """The numbers of ``array`` in NumPy and in float64; copied only where they are not so yet."""
+    return np.asarray(to_device(array, "cpu"), np.float64)
+
+
+def on_cpu(array: Array) -> bool:
+    """Whether a CPU works on ``array``, whose cache temporaries should fit into."""
+    return str(array.device) == "cpu"
+
+
+def squares(array: Array) -> Array:
+    """Sum of the squares of all numbers, as an array without axes."""
+    flat = array.reshape(-1)
+    return flat @ flat
+
+
+def blocks(count: int, size: int) -> Iterator[slice]:
+    """Slices that cover ``count`` rows or elements, ``size`` at a time."""
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count))

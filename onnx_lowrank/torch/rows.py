@@ -1,0 +1,27 @@
+"""Rows of a layer where PyTorch works on them. The solver needs PyTorch alone, not the rest of the extra.
+
+Its products stay float32 all through: PyTorch rounds what goes into them to TF32 only where it is told to
+(``torch.backends.cuda.matmul.allow_tf32``, off by default), and nobody here tells it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from onnx_lowrank.responses import Targets
+
+
+def has_cuda() -> bool:
+    """Whether PyTorch was built with CUDA and finds a device."""
+    return torch.cuda.is_available()
+
+
+def to_device(targets: Targets, device: str = "cuda") -> Targets:
+    """The targets of a layer as float32 tensors on a device; without the probe, which nobody solves with."""
+
+    def moved(rows: Any) -> torch.Tensor:
+        return torch.asarray(rows, dtype=torch.float32, device=device)
+
+    return Targets(moved(targets.responses), None if targets.residual is None else moved(targets.residual))

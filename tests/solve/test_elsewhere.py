@@ -1,0 +1,152 @@
+"""Rows stay on the device that they are on: nothing is worked on by the host, nor fetched, but small matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnx_lowrank import activation as act
+from onnx_lowrank.activation import Activation
+from onnx_lowrank.layer import Layer
+from onnx_lowrank.plan import LayerPlan
+from onnx_lowrank.responses import Responses, Targets
+from onnx_lowrank.solve import activation_steps, moments, solve_layer
+from onnx_lowrank.solve.activation_steps import activation_step
+from onnx_lowrank.solve.moments import BLOCK_ROWS, DEVICE_BLOCK_ROWS, row_blocks
+from onnx_lowrank.threads import one_thread
+from tests.helpers import normal
+from tests.layers import conv_layer
+from tests.solve.test_patches import SlicesOnly
+from tests.solve.test_spatial_channel import CHANNELS, FILTERS, correlated, problem
+from tests.solve.test_tensors import PLANS
+
+ROWS = 997  # prime, and far more than there is of anything else
+SMALL = 100  # no matrix that the host works on has a larger side
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_products(tensor: Callable[[Any], Any]) -> Iterator[None]:
+    """Matrices this small only wait for each other on several threads."""
+    with one_thread():
+        yield
+
+
+def grouped(activation: Activation) -> tuple[Layer, Responses]:
+    """Two groups of half the channels each."""
+    layer = replace(conv_layer(FILTERS, CHANNELS // 2, (3, 3), (8, 8)), activation=activation, groups=2)
+    patches = correlated(0, ROWS)
+    made = [
+        np.einsum("dchw,nchw->nd", part.weight, patches[:, read], optimize=True) + part.bias
+        for part, read, _ in layer.parts
+    ]
+    arrived = patches + 0.05 * patches.std() * normal(1, *patches.shape)
+    return layer, Responses(Targets(np.concatenate(made, axis=1)), arrived)
+
+
+def assert_stays(layer: Layer, responses: Responses, plan: LayerPlan, solver: str = "auto") -> None:
+    from onnx_lowrank.torch.rows import to_device
+    from tests.solve.elsewhere import DEVICE, elsewhere
+
+    wanted = solve_layer(layer, responses, plan, solver).errors
+    patches: Any = responses.patches if layer.groups > 1 else SlicesOnly(responses.patches)
+    with elsewhere() as traffic:
+        there = Responses(to_device(responses.targets, DEVICE), patches)
+        sent = len(traffic.sent)
+        found = solve_layer(layer, there, plan, solver).errors
+    np.testing.assert_allclose(found.linear, wanted.linear, rtol=1e-4)
+    np.testing.assert_allclose(found.solved, wanted.solved, rtol=2e-3)
+    assert all(max(shape, default=0) <= SMALL for shape in traffic.fetched)
+    # Of what is long, patches alone are sent after the targets; and the grid of the z step, once.
+    long = [shape for shape in traffic.sent[sent:] if max(shape, default=0) > SMALL]
+    grid = (activation_steps.TARGET_CELLS * activation_steps.PREDICTION_CELLS,)
+    assert all(shape == grid or shape[2:] == layer.kernel for shape in long)
+    if layer.groups == 1:  # and whenever they are read
+        assert [shape[0] for shape in long if shape != grid] == patches.lengths
+
+
+@pytest.mark.parametrize("method", PLANS)
+@pytest.mark.parametrize(
+    ("activation", "residual"),
+    [(act.relu(), True), (act.gelu(), False), (act.hard_swish(), True)],
+    ids=["relu", "gelu", "hard_swish"],
+)
+def test_layers(activation: Activation, method: str, residual: bool) -> None:
+    assert_stays(*problem(activation, count=ROWS, residual=residual), PLANS[method])
+
+
+@pytest.mark.parametrize("method", PLANS)
+@pytest.mark.parametrize("solver", ["linear", "weights", "paper"])
+def test_every_solver(solver: str, method: str) -> None:
+    assert_stays(*problem(act.prelu(np.linspace(-0.2, 0.5, FILTERS)), count=ROWS), PLANS[method], solver)
+
+
+@pytest.mark.parametrize("method", PLANS)
+def test_groups(method: str) -> None:
+    assert_stays(*grouped(act.silu()), PLANS[method])
+
+
+def test_blocks_are_larger_there() -> None:
+    import torch
+
+    from tests.solve.elsewhere import elsewhere
+
+    with elsewhere():
+        rows = torch.empty((DEVICE_BLOCK_ROWS + 1, 1), device="meta")
+        assert [part.stop - part.start for part in row_blocks(rows)] == [DEVICE_BLOCK_ROWS, 1]
+    assert [part.stop - part.start for part in row_blocks(np.empty((BLOCK_ROWS + 1, 1)))] == [BLOCK_ROWS, 1]
+    assert DEVICE_BLOCK_ROWS > BLOCK_ROWS
+
+
+@pytest.mark.parametrize("activation", [act.relu(), act.silu()], ids=lambda a: a.name)
+def test_blocks_of_the_device_add_up(activation: Activation, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from tests.solve.elsewhere import DEVICE, elsewhere
+
+    monkeypatch.setattr(activation_steps, "DEVICE_BLOCK", 100)
+    monkeypatch.setattr(moments, "DEVICE_BLOCK_ROWS", 50)
+    targets, predictions = np.random.default_rng(0).normal(size=(2, 333, 3))
+    wanted = activation_step(activation, targets, predictions, 0.1)
+    with elsewhere():
+        t, p = (torch.asarray(each, device=DEVICE) for each in (targets, predictions))
+        found = activation_step(activation, t, p, 0.1).cpu()
+        together = moments.Moments.of(t, p)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(together.cross, moments.Moments.of(targets, predictions).cross, rtol=1e-10, atol=1e-10)
+
+
+# The device itself
+
+
+def test_it_tells_when_the_host_takes_part() -> None:
+    import torch
+
+    from tests.solve.elsewhere import DEVICE, elsewhere
+
+    here = np.ones((3, 2), np.float32)
+    with elsewhere() as traffic:
+        there = torch.asarray(here, device=DEVICE)
+        assert traffic.sent == [(3, 2)]
+        assert str(there.device) == DEVICE
+        assert float((2 * there).sum()) == 12
+        for mixed in (
+            lambda: there + torch.asarray(here),
+            lambda: here + there,
+            lambda: there @ here.T,
+            lambda: there[torch.asarray([0])],
+            lambda: there.copy_(torch.asarray(here)),
+        ):
+            with pytest.raises((TypeError, RuntimeError)):
+                mixed()
+        for read in (np.asarray, np.sum, np.linalg.norm, lambda x: np.where(x > 0, x, 0)):
+            with pytest.raises((TypeError, RuntimeError)):
+                read(there)
+        assert traffic.fetched == []
+        np.testing.assert_array_equal(there.cpu().numpy(), here)
+        assert traffic.fetched == [(3, 2)]
+    with pytest.raises(RuntimeError, match="there is no device any more"):
+        there + 1

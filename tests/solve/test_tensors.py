@@ -1,0 +1,214 @@
+"""The solver on tensors of PyTorch does what it does on arrays of NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from onnx_lowrank import activation as act
+from onnx_lowrank.activation import Activation
+from onnx_lowrank.array_api import on_host
+from onnx_lowrank.plan import LayerPlan
+from onnx_lowrank.responses import Responses, Targets
+from onnx_lowrank.solve import solve_layer
+from onnx_lowrank.solve.activation_steps import activation_step
+from onnx_lowrank.solve.channel import input_responses
+from onnx_lowrank.solve.moments import BLOCK_ROWS, Moments
+from onnx_lowrank.solve.nonlinear import Rows, activated_error, predict
+from onnx_lowrank.solve.reduced_rank import RankFactors
+from onnx_lowrank.solve.refine import _loss, balanced, chain_error, refine
+from onnx_lowrank.threads import one_thread
+from onnx_lowrank.vertical_basis import column_features, vertical_basis, vertical_moments
+from tests.solve.test_activation_steps import ALL, Matrix, cost, matrices
+from tests.solve.test_refine import ACTIVATIONS, random_chain, random_rows
+from tests.solve.test_spatial_channel import CHANNEL, SPATIAL, problem
+
+Array = NDArray[Any]
+Tensor = Callable[[Any], Any]
+
+PLANS = {
+    "channel": LayerPlan("conv", "channel", channel=CHANNEL),
+    "spatial": LayerPlan("conv", "spatial", spatial=SPATIAL),
+    "spatial-channel": LayerPlan("conv", "spatial-channel", channel=CHANNEL, spatial=SPATIAL),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_products(tensor: Tensor) -> Iterator[None]:
+    """Matrices this small only wait for each other on several threads."""
+    with one_thread():
+        yield
+
+
+def as_tensors(targets: Targets, tensor: Tensor) -> Targets:
+    return Targets(tensor(targets.responses), None if targets.residual is None else tensor(targets.residual))
+
+
+def rows_as_tensors(rows: Rows, tensor: Tensor) -> Rows:
+    offset = None if rows.offset is None else tensor(rows.offset)
+    return Rows(tensor(rows.inputs), tensor(rows.responses), tensor(rows.targets), offset, rows.activation)
+
+
+# The z step
+
+
+@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("penalty", [0.01, 1.0])
+@given(responses=matrices, predictions=matrices, offset=matrices)
+@settings(max_examples=15, deadline=None)
+def test_the_z_step_costs_no_more(
+    tensor: Tensor, case: str, penalty: float, responses: Matrix, predictions: Matrix, offset: Matrix
+) -> None:
+    activation = ALL[case]
+    targets = activation(responses + offset)
+    wanted = activation_step(activation, targets, predictions, penalty, offset=offset)
+    found = activation_step(activation, tensor(targets), tensor(predictions), penalty, offset=tensor(offset))
+    costs = [cost(activation, targets, predictions, penalty, offset, z) for z in (on_host(found), wanted)]
+    assert (costs[0] <= costs[1] * (1 + 1e-6) + 1e-12).all()  # what the z step on arrays is allowed itself
+
+
+@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("penalty", [0.01, 1.0])
+@pytest.mark.parametrize(("dtype", "tiny"), [(np.float64, 1e-12), (np.float32, 1e-8)])
+def test_the_z_step_of_many_elements(tensor: Tensor, case: str, penalty: float, dtype: Any, tiny: float) -> None:
+    """More than a block; some lie where two basins cost nearly the same, or are left to the descents."""
+    activation, rng = ALL[case], np.random.default_rng(1)
+    responses = rng.normal(scale=2, size=(10_000, 4))
+    predictions = (responses + rng.normal(scale=2, size=responses.shape)).astype(dtype)
+    targets = activation(responses)
+    wanted = activation_step(activation, targets, predictions, penalty)
+    found = activation_step(activation, tensor(targets), tensor(predictions), penalty)
+    assert str(found.dtype) == f"torch.{np.dtype(dtype).name}"
+    exact, none = predictions.astype(np.float64), np.zeros_like(responses)
+    costs = [cost(activation, targets, exact, penalty, none, z) for z in (on_host(found), wanted)]
+    assert (costs[0] <= costs[1] * (1 + 1e-6) + tiny).all()
+
+
+@pytest.mark.parametrize("factory", [act.relu, act.silu])
+def test_the_z_step_leaves_tensors_alone_and_takes_none(tensor: Tensor, factory: Callable[[], Activation]) -> None:
+    given = [tensor(each) for each in np.random.default_rng(3).normal(size=(3, 30, 8))]
+    kept = [each.clone() for each in given]
+    activation_step(factory(), given[0], given[1], 0.1, offset=given[2])
+    assert all((each == before).all() for each, before in zip(given, kept, strict=True))
+    none = tensor(np.empty((0, 4), np.float32))
+    assert tuple(activation_step(factory(), none, none, 1.0).shape) == (0, 4)
+
+
+# Products of rows
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.sampled_from([1, 2, 77, BLOCK_ROWS, BLOCK_ROWS + 5]),
+    sizes=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+)
+def test_moments(tensor: Tensor, seed: int, count: int, sizes: tuple[int, int]) -> None:
+    generator = np.random.default_rng(seed)
+    x, y = (generator.normal(loc=3, size=(count, size)).astype(np.float32) for size in sizes)
+    wanted, found = Moments.of(x, y), Moments.of(tensor(x), tensor(y))
+    assert found.count == wanted.count
+    for name in ("input_mean", "target_mean", "gram", "cross"):
+        part: Any = getattr(found, name)
+        assert isinstance(part, np.ndarray)
+        np.testing.assert_allclose(part, getattr(wanted, name), rtol=1e-10, atol=1e-10 * count)
+
+
+@pytest.mark.parametrize("rank", [1, 5])
+def test_predictions_and_their_error(tensor: Tensor, rank: int) -> None:
+    """A product in two steps, and in one where that takes less."""
+    generator = np.random.default_rng(0)
+    rows = random_rows(0, BLOCK_ROWS + 9, 6, act.silu(), residual=True, dtype=np.float32)
+    rows = rows.of_inputs(generator.normal(size=(len(rows), 7)).astype(np.float32))
+    factors = RankFactors(generator.normal(size=(6, rank)), generator.normal(size=(rank, 7)), generator.normal(size=6))
+    wanted, found = predict(rows.inputs, factors), predict(tensor(rows.inputs), factors)
+    np.testing.assert_allclose(on_host(found), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
+    error = activated_error(rows_as_tensors(rows, tensor), factors)
+    np.testing.assert_allclose(error, activated_error(rows, factors), rtol=1e-6)
+
+
+def test_what_is_made_of_patches(tensor: Tensor) -> None:
+    """Patches stay arrays of the host; what is made of them is beside the targets, in their type."""
+    layer, responses = problem(act.relu(), count=5000)
+    there = Responses(as_tensors(responses.targets, tensor), responses.patches.astype(np.float16))
+    here = replace(responses, patches=there.patches)
+    wanted, found = input_responses(layer, here), input_responses(layer, there)
+    assert str(found.dtype) == "torch.float32"
+    np.testing.assert_allclose(on_host(found), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
+    moments = vertical_moments(here.patches)
+    beside = there.targets.responses
+    np.testing.assert_allclose(vertical_moments(there.patches, beside), moments, rtol=0, atol=1e-6 * np.trace(moments))
+    basis = vertical_basis(layer.weight, SPATIAL, moments)
+    for first in (0, 1, 4000):
+        features = column_features(here.patches[first:], basis)
+        assert features.dtype == np.float32
+        moved = column_features(there.patches, basis, beside, first)
+        assert str(moved.dtype) == "torch.float32"
+        np.testing.assert_allclose(on_host(moved), features, rtol=0, atol=2e-6 * np.abs(features).max())
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.name)
+@pytest.mark.parametrize("channel", [None, 3])
+@pytest.mark.parametrize("residual", [False, True])
+def test_loss_and_gradient(tensor: Tensor, activation: Activation, channel: int | None, residual: bool) -> None:
+    chain = random_chain(0, 5, 4, 3, 2, channel)
+    rows = random_rows(1, BLOCK_ROWS + 77, 5, activation, residual=residual, dtype=np.float32)
+    features = np.random.default_rng(2).normal(size=(len(rows), 3, 4)).astype(np.float32)
+    there, moved = rows_as_tensors(rows, tensor), tensor(features)
+    lost, gradient = _loss(chain, features, rows)
+    found, slope = _loss(chain, moved, there)
+    np.testing.assert_allclose(found, lost, rtol=1e-5)
+    assert isinstance(slope, np.ndarray)
+    np.testing.assert_allclose(slope, gradient, rtol=0, atol=1e-5 * np.abs(gradient).max())
+    np.testing.assert_allclose(chain_error(chain, moved, there), chain_error(chain, features, rows), rtol=1e-5)
+    np.testing.assert_allclose(balanced(chain, moved).vector(), balanced(chain, features).vector(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("channel", [None, 3])
+def test_refinement(tensor: Tensor, channel: int | None) -> None:
+    chain = random_chain(0, 5, 4, 3, 2, channel)
+    rows = random_rows(1, 500, 5, act.relu(), residual=False, dtype=np.float32)
+    features = np.random.default_rng(2).normal(size=(500, 3, 4)).astype(np.float32)
+    wanted, _ = refine(chain, features, rows, 10)
+    found, taken = refine(chain, tensor(features), rows_as_tensors(rows, tensor), 10)
+    assert taken == 10
+    np.testing.assert_allclose(chain_error(found, features, rows), chain_error(wanted, features, rows), rtol=1e-3)
+
+
+# Layers
+
+
+def assert_solved_alike(
+    tensor: Tensor, activation: Activation, plan: LayerPlan, solver: str = "auto", *, residual: bool = False
+) -> None:
+    """As good on the same rows: rounding sends the solver another way, but not far."""
+    layer, responses = problem(activation, count=1000, residual=residual)
+    wanted = solve_layer(layer, responses, plan, solver)
+    there = Responses(as_tensors(responses.targets, tensor), responses.patches)
+    found = solve_layer(layer, there, plan, solver)
+    np.testing.assert_allclose(found.errors.linear, wanted.errors.linear, rtol=1e-4)
+    np.testing.assert_allclose(found.errors.solved, wanted.errors.solved, rtol=2e-3)
+    for part, like in zip(found.convolutions, wanted.convolutions, strict=True):
+        assert part.weight.dtype == np.float64
+        assert part.weight.shape == like.weight.shape
+        assert part.geometry == like.geometry
+        assert (part.bias is None) == (like.bias is None)
+
+
+@pytest.mark.parametrize("method", PLANS)
+@pytest.mark.parametrize("case", ["identity", "relu", "relu6", "leaky_relu", "silu", "gelu", "hard_swish", "tanh"])
+def test_layers_are_solved_as_well(tensor: Tensor, case: str, method: str) -> None:
+    assert_solved_alike(tensor, ALL[case], PLANS[method])
+
+
+@pytest.mark.parametrize("method", PLANS)
+@pytest.mark.parametrize("solver", ["linear", "nonlinear", "weights", "paper"])
+def test_by_every_solver(tensor: Tensor, solver: str, method: str) -> None:
+    assert_solved_alike(tensor, act.relu(), PLANS[method], solver, residual=True)
