@@ -49,15 +49,26 @@ def _text(path: Path) -> str:
         return ""
 
 
+def free_on_device(provider: Provider) -> int:
+    """Bytes of a GPU's memory that are free; 0 for a CPU, and where the driver does not say."""
+    free = "" if provider.name == "cpu" else _ask_driver("memory.free", "csv,noheader,nounits")
+    return int(free) * 2**20 if free.isdigit() else 0
+
+
 @cache
 def _gpu_name() -> str:
     """Name of the first GPU as its driver gives it."""
+    return _ask_driver("name", "csv,noheader") or "GPU"
+
+
+def _ask_driver(what: str, form: str) -> str:
+    """What the driver says about the first GPU; nothing where there is none."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return "GPU"
-    query = [tool, "--query-gpu=name", "--format=csv,noheader", "--id=0"]
+        return ""
+    query = [tool, f"--query-gpu={what}", f"--format={form}", "--id=0"]
     try:
         found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
-        return "GPU"
-    return found.stdout.strip() or "GPU"
+        return ""
+    return found.stdout.strip()

@@ -18,12 +18,14 @@ from threadpoolctl import threadpool_limits
 from onnx_lowrank.account import Outcome, account, evidence
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
 from onnx_lowrank.choose import choose_ranks, measure_errors
+from onnx_lowrank.device import free_on_device
 from onnx_lowrank.factors import Factors
 from onnx_lowrank.job import Calibrated, Job, prepare_job
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.load import read_model
 from onnx_lowrank.measured import Latency, time_conversion, warn_if_slow
 from onnx_lowrank.memory import within
+from onnx_lowrank.placement import solving_place
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.responses import Responses, Targets
@@ -192,18 +194,19 @@ def _solve_layers(
     converted = onnx.ModelProto()
     converted.CopyFrom(job.network.model)
     batches = iterate_batches(job.samples, job.split.calibration, job.split.batch_size)
-    most_bytes = within(job.settings.memory)
+    most = within(job.settings.memory), free_on_device(job.network.provider) // 2
+    to_place = solving_place(job.network.provider)
     prefix = converted if job.settings.asymmetric else job.network.model
     todo = [(layer, entry) for layer, entry in zip(job.layers, plan, strict=True) if entry.method != "kept"]
     later = [layer for layer, _ in todo]
     solved = []
-    with closing(Propagation(batches, job.positions, job.network.provider, most_bytes)) as propagation:
+    with closing(Propagation(batches, job.positions, job.network.provider, *most)) as propagation:
         for layer, entry in job.progress.track(todo, "solve", len(todo)):
             later = later[1:]
             with job.watch.measure("propagate"):
                 patches = propagation.advance(prefix, layer, later)
             with job.watch.measure("solve"):
-                responses = Responses(take(layer.name), patches)
+                responses = Responses(to_place(take(layer.name)), patches)
                 factors = solve_layer(layer, responses, entry, job.settings.solver, job.settings.refine)
                 replace_layer(converted, layer, factors)
                 solved.append((layer, factors))

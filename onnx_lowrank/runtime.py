@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,31 @@ class Provider:
     def memory(self) -> str:
         """onnxruntime's name of the memory it works in."""
         return "cpu" if self.name == "cpu" else "cuda"
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """A tensor that is kept where sessions run, such as in the memory of a GPU.
+
+    Attributes:
+        value: onnxruntime's own.
+    """
+
+    value: onnxruntime.OrtValue
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+        return _NUMPY_TYPES[_element(self.value.data_type())]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return int(prod(self.value.shape())) * self.dtype.itemsize
+
+    def numpy(self) -> NDArray[Any]:
+        """A copy in memory of the CPU."""
+        return np.array(self.value.numpy())
 
 
 class Session:
@@ -124,6 +150,32 @@ class Session:
         with self._explained():
             values = self._session.run(None, dict(feeds))
         return dict(zip(self.outputs, values, strict=True))
+
+    def run_resident(
+        self, feeds: Mapping[str, NDArray[Any] | Resident], copied: str
+    ) -> tuple[NDArray[Any], dict[str, Resident]]:
+        """One output as an array; the others left where the model runs, by name (I/O binding).
+
+        Args:
+            feeds: a batch of inputs; those that are where the model runs are not moved.
+            copied: name of the output that is wanted as an array.
+
+        Raises:
+            ModelError: onnxruntime fails on these inputs; its own message is kept.
+        """
+        binding = self._session.io_binding()
+        with self._explained():
+            for name, value in feeds.items():
+                if isinstance(value, Resident):
+                    binding.bind_ortvalue_input(name, value.value)
+                else:
+                    binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            for name in self.outputs:
+                binding.bind_output(name, "cpu" if name == copied else self._memory)
+            self._session.run_with_iobinding(binding)
+            found = dict(zip(self.outputs, binding.get_outputs(), strict=True))
+            array = np.asarray(found.pop(copied).numpy())
+        return array, {name: Resident(value) for name, value in found.items()}
 
     def bound(self, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
         """The model with a batch of inputs already where it runs and its outputs left there (I/O binding).

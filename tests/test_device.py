@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onnx_lowrank import device
-from onnx_lowrank.device import cpu_count, device_name, rank_block
+from onnx_lowrank.device import cpu_count, device_name, free_on_device, rank_block
 from onnx_lowrank.runtime import Provider
 
 
@@ -110,3 +110,12 @@ def test_a_gpu_without_its_tool(tool: Path) -> None:
     tool.write_bytes(b"\0not a program")
     tool.chmod(0o755)
     assert device_name(Provider("cuda")) == "GPU"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the tool is a shell script")
+@pytest.mark.parametrize(("script", "size"), [("echo ' 81079 '", 81_079 * 2**20), ("exit 9", 0), ("echo '[N/A]'", 0)])
+def test_free_memory_of_a_gpu_is_what_its_driver_says(tool: Path, script: str, size: int) -> None:
+    tool.write_text(f'#!/bin/sh\n[ "$1" = --query-gpu=memory.free ] && {script}\n')
+    tool.chmod(0o755)
+    assert free_on_device(Provider("cuda")) == size
+    assert free_on_device(Provider("cpu")) == 0

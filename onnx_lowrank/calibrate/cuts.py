@@ -1,25 +1,23 @@
-"""The tensors at the front of a conversion, of all batches: in memory within a bound, beyond it on the disk.
+"""The tensors at the front of a conversion, of all batches.
 
-What is on the disk lies in temporary files without a name, one per tensor: they are gone with the last tensor in them,
-and with the process, however it ends.
+They are kept where the network runs, within a bound; beyond it in memory, within another; beyond that on the disk.
+There each tensor has a temporary file of its own, which is gone with the last batch of it.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.runtime import Resident
+from onnx_lowrank.scratch import ScratchFile
 
-Batch = Mapping[str, NDArray[Any]]
+Tensor = NDArray[Any] | Resident
+Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,17 @@ class Cuts:
     Args:
         batches: the tensors to start with, by name.
         most_bytes: kept in memory; what does not fit goes to the disk.
+        most_resident: bytes kept where the network runs, of the tensors that are there.
 
     Attributes:
         spilled_bytes: written to the disk so far.
     """
 
-    def __init__(self, batches: Iterable[Batch], most_bytes: int) -> None:
+    def __init__(self, batches: Iterable[Batch], most_bytes: int, most_resident: int = 0) -> None:
         self._most, self._used = most_bytes, 0
-        self._files: dict[str, IO[bytes]] = {}
-        self._batches: list[dict[str, NDArray[Any] | _Spilled]] = []
+        self._most_resident, self._resident = most_resident, 0
+        self._files: dict[str, ScratchFile] = {}
+        self._batches: list[dict[str, Tensor | _Spilled]] = []
         self.spilled_bytes = 0
         for batch in batches:
             self._batches.append({})
@@ -60,7 +60,7 @@ class Cuts:
         """Element type by name of the tensors that the next batch to be worked on has."""
         return {name: tensor.dtype for name, tensor in self._batches[0].items()}
 
-    def read(self, number: int, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    def read(self, number: int, names: Iterable[str]) -> dict[str, Tensor]:
         """Tensors of a batch by name."""
         return {name: self._read(name, self._batches[number][name]) for name in names}
 
@@ -77,51 +77,58 @@ class Cuts:
         """
         batch = self._batches[number]
         for name in [name for name in batch if name not in keep]:
-            tensor = batch.pop(name)
-            if not isinstance(tensor, _Spilled):
-                self._used -= tensor.nbytes
+            self._forget(batch.pop(name))
         for name, tensor in found.items():
             batch[name] = self._put(name, tensor)
         for name in [name for name in self._files if not any(name in each for each in self._batches)]:
             self._files.pop(name).close()
+
+    def reserve(self, size: int) -> bool:
+        """Take bytes of the bound for something else, if they are free; `release` gives them back."""
+        fits = self._used + size <= self._most
+        self._used += size if fits else 0
+        return fits
+
+    def release(self, size: int) -> None:
+        """Give back what was reserved."""
+        self._used -= size
+
+    def excess(self, keep: Collection[str], size: int) -> int:
+        """How many bytes would go to the disk if the tensors of ``keep`` stayed and others of ``size`` bytes came."""
+        gone = sum(
+            tensor.nbytes
+            for batch in self._batches
+            for name, tensor in batch.items()
+            if name not in keep and isinstance(tensor, np.ndarray)
+        )
+        arrives = max(0, size - (self._most_resident - self._resident))
+        return max(0, self._used - gone + arrives - self._most)
 
     def close(self) -> None:
         """Give up all that is on the disk."""
         while self._files:
             self._files.popitem()[1].close()
 
-    def _put(self, name: str, tensor: NDArray[Any]) -> NDArray[Any] | _Spilled:
+    def _put(self, name: str, tensor: Tensor) -> Tensor | _Spilled:
+        if isinstance(tensor, Resident):
+            if self._resident + tensor.nbytes <= self._most_resident:
+                self._resident += tensor.nbytes
+                return tensor
+            tensor = tensor.numpy()
         if self._used + tensor.nbytes <= self._most:
             self._used += tensor.nbytes
             return tensor
-        with _explained():
-            if name not in self._files:
-                self._files[name] = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as a tensor is in it)
-            file = self._files[name]
-            place = _Spilled(file.seek(0, os.SEEK_END), tensor.dtype, tensor.shape)
-            file.write(np.ascontiguousarray(tensor).data)
-            file.flush()
+        file = self._files.get(name) or self._files.setdefault(name, ScratchFile())
         self.spilled_bytes += tensor.nbytes
-        return place
+        return _Spilled(file.append(tensor), tensor.dtype, tensor.shape)
 
-    def _read(self, name: str, tensor: NDArray[Any] | _Spilled) -> NDArray[Any]:
+    def _forget(self, tensor: Tensor | _Spilled) -> None:
+        if isinstance(tensor, Resident):
+            self._resident -= tensor.nbytes
+        elif not isinstance(tensor, _Spilled):
+            self._used -= tensor.nbytes
+
+    def _read(self, name: str, tensor: Tensor | _Spilled) -> Tensor:
         if not isinstance(tensor, _Spilled):
             return tensor
-        file = self._files[name]
-        file.seek(tensor.offset)
-        found: NDArray[Any] = np.empty(tensor.shape, tensor.dtype)
-        content = file.read(prod(tensor.shape) * tensor.dtype.itemsize)
-        found.reshape(-1).view(np.uint8)[:] = np.frombuffer(content, np.uint8)
-        return found
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say what it was that did not fit, and where."""
-    try:
-        yield
-    except OSError as error:
-        raise CalibrationError(
-            f"temporary folder '{tempfile.gettempdir()}': tensors that do not fit into memory cannot be kept there "
-            f"({error.strerror}): free some space, name another folder in TMPDIR, raise --memory or lower --samples"
-        ) from error
+        return self._files[name].read(tensor.offset, tensor.dtype, tensor.shape)

@@ -4,27 +4,36 @@ The network is cut where the conversion has got to. The cut tensors of all calib
 next layer only the nodes between the cut and that layer's input run. Every node of the converted network so runs at
 most once per image, whatever the graph looks like: residual sums and concatenations keep the tensors they still need
 in the cut.
+
+Where memory is bounded, there is another choice for tensors that would go to the disk: the cut stays where it is, and
+the segment behind it is run again as part of the next one. That is done where it takes less time than writing and
+reading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate.cuts import Cuts
+from onnx_lowrank.calibrate.cuts import Cuts, Tensor
 from onnx_lowrank.calibrate.sampling import Ints, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import reads
 from onnx_lowrank.layer import Layer
-from onnx_lowrank.responses import LARGEST, not_usable
+from onnx_lowrank.responses import LARGEST, Patches, not_usable
 from onnx_lowrank.runtime import Provider, Session
+from onnx_lowrank.scratch import ScratchFile, SpilledRows
 from onnx_lowrank.surgery import ancestors, extract
 
 Batch = dict[str, NDArray[Any]]
+
+_DISK_BYTES_PER_SECOND = 5e8  # written or read; disks of today, a little on the slow side
 
 
 class Propagation:
@@ -34,7 +43,8 @@ class Propagation:
         batches: the calibration inputs, in the order of the images; kept as the first cut.
         positions: per layer name, sampled positions of every image, shape (images, P).
         provider: where segments run.
-        most_bytes: of cut tensors kept in memory; more of them go to the disk.
+        most_bytes: of cut tensors and input patches kept in memory; more of them go to the disk.
+        most_resident: bytes of cut tensors that stay where segments run; 0 brings them all back.
 
     Attributes:
         node_runs: nodes run so far, times images.
@@ -42,16 +52,23 @@ class Propagation:
     """
 
     def __init__(
-        self, batches: Iterable[Batch], positions: Mapping[str, Ints], provider: Provider, most_bytes: int
+        self,
+        batches: Iterable[Batch],
+        positions: Mapping[str, Ints],
+        provider: Provider,
+        most_bytes: int,
+        most_resident: int = 0,
     ) -> None:
         # Counted here: an inner tensor need not have the samples on its first axis.
         self._counts: list[int] = []
-        self.cuts = Cuts(self._counted(batches), most_bytes)
+        self.cuts = Cuts(self._counted(batches), most_bytes, most_resident)
+        self._stays = most_resident > 0
         self._positions = positions
         self._provider = provider
+        self._patches: _Patches | None = None
         self.node_runs = 0
 
-    def advance(self, model: onnx.ModelProto, layer: Layer, later: Sequence[Layer]) -> NDArray[Any]:
+    def advance(self, model: onnx.ModelProto, layer: Layer, later: Sequence[Layer]) -> Patches:
         """Run up to a layer's input and sample what arrives there.
 
         Args:
@@ -60,36 +77,58 @@ class Propagation:
             later: the layers to be solved after it; what they need stays in the cut.
 
         Returns:
-            Input patches at the sampled positions, shape (n, c, kh, kw), float32.
+            Input patches at the sampled positions, shape (n, c, kh, kw), float32; on the disk where they do not fit
+            into memory. They are there until the next call.
 
         Raises:
-            CalibrationError: an input is NaN, infinite, or too large to reckon with.
+            CalibrationError: an input is NaN, infinite, or too large to reckon with; or the disk is full.
         """
+        self._drop_patches()
         segment = ancestors(model, [layer.input], self.cuts.types)
         keep = self._still_needed(model, segment, [layer, *later])
         session, inputs = self._open(model, layer, keep)
         sampled = self._positions[layer.name]
-        # Filled as they come: the largest arrays there are, once and not twice.
-        rows, first = np.empty((sampled.size, layer.channels, *layer.kernel), np.float32), 0
+        self._patches = _Patches((sampled.size, layer.channels, *layer.kernel), self.cuts)
+        first, stays = 0, False
         for number, count in enumerate(self._counts):
             positions = sampled[first : first + count]
-            feeds = self.cuts.read(number, inputs) | patch_indices(layer, positions)
-            found = session.run(feeds)
-            patches = found.pop(patch_rows(layer)).reshape(-1, layer.channels, *layer.kernel)
-            rows[first * sampled.shape[1] :][: len(patches)] = patches
-            self.cuts.advance(number, keep, found)
+            feeds = {**self.cuts.read(number, inputs), **patch_indices(layer, positions)}
+            started = perf_counter()
+            rows, found = self._run(session, feeds, patch_rows(layer))
+            seconds = perf_counter() - started
+            self._patches.append(_finite(rows.astype(np.float32, copy=False), layer))
+            if number == 0:
+                size = len(self._counts) * sum(tensor.nbytes for tensor in found.values())
+                stays = run_again(self.cuts.excess(keep, size), seconds * len(self._counts))
+            if not stays:
+                self.cuts.advance(number, keep, found)
             first += count
         self.node_runs += len(segment) * first
-        return _finite(rows, layer)
+        return self._patches.rows
 
     def close(self) -> None:
-        """Give up the cut tensors."""
+        """Give up the cut tensors and the patches."""
+        self._drop_patches()
         self.cuts.close()
+
+    def _drop_patches(self) -> None:
+        if self._patches is not None:
+            self._patches.close()
+            self._patches = None
 
     def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             self._counts.append(len(next(iter(batch.values()))))
             yield batch
+
+    def _run(
+        self, session: Session, feeds: Mapping[str, Tensor], rows: str
+    ) -> tuple[NDArray[Any], Mapping[str, Tensor]]:
+        """The sampled rows, and the other outputs: left where they are, or brought back as well."""
+        if self._stays:
+            return session.run_resident(feeds, rows)
+        found = session.run({name: value for name, value in feeds.items() if isinstance(value, np.ndarray)})
+        return found.pop(rows), found
 
     def _still_needed(
         self, model: onnx.ModelProto, segment: Sequence[onnx.NodeProto], layers: Sequence[Layer]
@@ -115,6 +154,44 @@ class Propagation:
         outputs = [tap.output, *(onnx.ValueInfoProto(name=name) for name in fresh)]
         segment = extract(model, [*values, *tap.inputs], outputs, tap.nodes, tap.constants)
         return Session(segment, self._provider, name=f"segment before '{layer.name}'"), inputs
+
+
+class _Patches:
+    """A layer's input patches as they come in: in one array, or on the disk if the bound leaves no room for it."""
+
+    def __init__(self, shape: tuple[int, ...], cuts: Cuts) -> None:
+        self._size = prod(shape) * np.dtype(np.float32).itemsize
+        self._cuts, self._done = cuts, 0
+        self._file: ScratchFile | None = None
+        self.rows: Patches
+        if cuts.reserve(self._size):
+            self.rows = np.empty(shape, np.float32)
+        else:
+            self._size, self._file = 0, ScratchFile()
+            self.rows = SpilledRows(self._file, shape, np.dtype(np.float32))
+
+    def append(self, patches: NDArray[Any]) -> None:
+        patches = patches.reshape(-1, *self.rows.shape[1:])
+        if isinstance(self.rows, SpilledRows):
+            self.rows.file.append(patches)
+        else:
+            self.rows[self._done :][: len(patches)] = patches
+        self._done += len(patches)
+
+    def close(self) -> None:
+        self._cuts.release(self._size)
+        if self._file is not None:
+            self._file.close()
+
+
+def run_again(spilled_bytes: int, seconds: float) -> bool:
+    """Whether to run a segment again rather than to keep what comes of it.
+
+    Args:
+        spilled_bytes: that would have to be written to the disk, and read again.
+        seconds: that the segment takes.
+    """
+    return seconds < 2 * spilled_bytes / _DISK_BYTES_PER_SECOND
 
 
 def _finite(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from onnx_lowrank import convert
 from onnx_lowrank.calibrate.cuts import Cuts
 from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.runtime import Resident
 from tests.networks import images, network
 
 Array = NDArray[Any]
@@ -75,6 +77,54 @@ def test_room_that_gets_free_is_taken_again() -> None:
     cuts.close()
 
 
+def test_room_can_be_reserved_for_something_else() -> None:
+    block = np.zeros(100, np.uint8)
+    cuts = Cuts([{"a": block}], 250)
+    assert not cuts.reserve(151)
+    assert cuts.reserve(150)
+    cuts.advance(0, {"a"}, {"b": block})
+    assert cuts.spilled_bytes == 100
+    cuts.release(150)
+    cuts.advance(0, {"a"}, {"c": block})
+    assert cuts.spilled_bytes == 100
+    cuts.close()
+
+
+def test_what_would_go_to_the_disk_is_known_before() -> None:
+    block = np.zeros(100, np.uint8)
+    cuts = Cuts([{"a": block, "b": block}, {"a": block, "b": block}], 300)  # one of the four is on the disk
+    assert cuts.excess({"a", "b"}, 0) == 0
+    assert cuts.excess({"a", "b"}, 70) == 70
+    assert cuts.excess({"b"}, 200) == 0
+    assert cuts.excess({"b"}, 250) == 50
+    assert cuts.excess((), 310) == 10
+    cuts.close()
+
+
+def resident(array: Array) -> Resident:
+    return Resident(onnxruntime.OrtValue.ortvalue_from_numpy(array))
+
+
+def test_tensors_stay_where_they_are_as_long_as_there_is_room() -> None:
+    """Then they come to memory, and from there to the disk."""
+    blocks = [np.full(25, number, np.float32) for number in range(4)]
+    cuts = Cuts([{"a": resident(block)} for block in blocks], 100, 200)
+    kinds = [cuts.read(number, "a")["a"] for number in range(4)]
+    assert [isinstance(each, Resident) for each in kinds] == [True, True, False, False]
+    assert cuts.spilled_bytes == 100
+    for block, found in zip(blocks, kinds, strict=True):
+        np.testing.assert_array_equal(found.numpy() if isinstance(found, Resident) else found, block)
+    assert cuts.types == {"a": np.float32}
+    assert cuts.excess({"a"}, 0) == 0
+    assert cuts.excess((), 330) == 330 - 100  # those that are resident are still there while others come
+    cuts.advance(0, (), {"b": resident(blocks[0])})  # in the place of the first
+    cuts.advance(1, (), {"b": blocks[0]})  # which is in memory, where there is no room
+    assert cuts.spilled_bytes == 200
+    cuts.advance(2, (), {"b": resident(blocks[0])})
+    assert isinstance(cuts.read(2, "b")["b"], Resident)
+    cuts.close()
+
+
 def test_a_file_is_gone_with_the_last_tensor_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = open_files()
@@ -104,7 +154,7 @@ class Full:
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("onnx_lowrank.calibrate.cuts.tempfile.TemporaryFile", Full)
+    monkeypatch.setattr("onnx_lowrank.scratch.tempfile.TemporaryFile", Full)
     return
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
 from onnx_lowrank.calibrate import Propagation, layer_positions
+from onnx_lowrank.calibrate.propagate import run_again
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.rewrite import replace_layer
+from onnx_lowrank.scratch import SpilledRows
 from onnx_lowrank.surgery import ancestors
 from tests.helpers import CPU, Array, Feeds, applied, build, filters, find, normal, run, sampled
 
@@ -169,17 +172,20 @@ def split(feeds: Feeds, size: int) -> list[Feeds]:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(("batch_size", "most_bytes"), [(2, 2**30), (IMAGES, 2**30), (2, 0), (2, 5_000)])
+@pytest.mark.parametrize(
+    ("batch_size", "most_bytes", "most_resident"),
+    [(2, 2**30, 0), (IMAGES, 2**30, 0), (2, 0, 0), (2, 5_000, 0), (2, 2**30, 2**30), (2, 2**30, 5_000), (2, 0, 5_000)],
+)
 def test_input_patches_are_those_of_a_full_run_of_the_converted_network(
-    network: Network, batch_size: int, most_bytes: int
+    network: Network, batch_size: int, most_bytes: int, most_resident: int
 ) -> None:
-    """In memory, on the disk, or some here and some there."""
+    """In memory, on the disk, where the network runs, or some here and some there."""
     if network in {captured, odd_cuts}:
         batch_size = IMAGES  # a mean over the batch decides
     model, feeds = network()
     layers, _ = find(model, feeds)
     positions = layer_positions(layers, IMAGES, 13, seed=4)
-    propagation = Propagation(split(feeds, batch_size), positions, CPU, most_bytes)
+    propagation = Propagation(split(feeds, batch_size), positions, CPU, most_bytes, most_resident)
     for number, layer in enumerate(layers):
         found = propagation.advance(model, layer, layers[number + 1 :])
         arrived = feeds.get(layer.input)
@@ -188,7 +194,7 @@ def test_input_patches_are_those_of_a_full_run_of_the_converted_network(
         wanted = sampled(original_layer_on(layer, arrived), positions[layer.name])
         assert found.dtype == np.float32
         assert found.shape[1:] == layer.weight.shape[1:]
-        rows = applied(layer, found.reshape(len(found), -1))
+        rows = applied(layer, found[: len(found)].reshape(len(found), -1))
         np.testing.assert_allclose(rows, wanted, rtol=1e-5, atol=5e-6)
         replace_layer(model, layer, worse(layer))
     propagation.close()
@@ -208,6 +214,68 @@ def test_every_node_runs_at_most_once(network: Network, every: int) -> None:
         replace_layer(model, layer, worse(layer))
     passed = {node.output[0] for layer in layers for node in ancestors(model, [layer.input], feeds.keys())}
     assert propagation.node_runs == len(passed) * IMAGES
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_segment_is_run_again_where_that_is_cheaper_than_the_disk(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cut stays where it is; what arrives at the layers is the same to the bit."""
+    model, feeds = network()
+    layers, _ = find(model, feeds)
+    positions = layer_positions(layers, IMAGES, 13, seed=4)
+
+    def patches(most_bytes: int, disk: float) -> tuple[list[Array], Propagation]:
+        monkeypatch.setattr("onnx_lowrank.calibrate.propagate._DISK_BYTES_PER_SECOND", disk)
+        converted = onnx.ModelProto()
+        converted.CopyFrom(model)
+        propagation, found = Propagation([feeds], positions, CPU, most_bytes), []
+        for number, layer in enumerate(layers):
+            rows = propagation.advance(converted, layer, layers[number + 1 :])
+            found.append(rows[: len(rows)])
+            replace_layer(converted, layer, worse(layer))
+        propagation.close()
+        return found, propagation
+
+    room = sum(value.nbytes for value in feeds.values())
+    kept, all_once = patches(2**30, 1.0)
+    again, recomputed = patches(room, 1.0)  # a byte a second
+    spilled, from_disk = patches(room, 1e30)
+    assert recomputed.cuts.spilled_bytes == 0
+    assert from_disk.node_runs == all_once.node_runs
+    if network not in {odd_cuts, two_inputs}:  # where nothing that is kept is read again
+        assert recomputed.node_runs > all_once.node_runs
+        assert from_disk.cuts.spilled_bytes > 0
+    for one, two, three in zip(kept, again, spilled, strict=True):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one, three)
+
+
+def test_running_again_against_the_disk() -> None:
+    assert run_again(500_000_000, 1.9)  # a second to write, one to read
+    assert not run_again(500_000_000, 2.1)
+    assert not run_again(0, 0.0)
+
+
+def test_patches_stay_in_memory_within_the_bound_and_files_go_with_the_next_layer() -> None:
+    model, feeds = chain()
+    layers, _ = find(model, feeds)
+    positions = layer_positions(layers, IMAGES, 13, seed=4)
+    sizes = [positions[layer.name].size * layer.weight[0].nbytes for layer in layers]
+    room = sum(value.nbytes for value in feeds.values()) + sizes[0]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    propagation = Propagation([feeds], positions, CPU, room)
+    first = propagation.advance(model, layers[0], layers[1:])
+    assert isinstance(first, np.ndarray)
+    assert sizes[1] > sizes[0]
+    second = propagation.advance(model, layers[1], layers[2:])
+    assert isinstance(second, SpilledRows)
+    third = propagation.advance(model, layers[2], ())
+    with pytest.raises(ValueError, match="closed file"):
+        second[:1]
+    assert third[:1].shape == (1, 5, 3, 3)
+    propagation.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_cuts_hold_what_the_way_ahead_reads_and_nothing_else() -> None:
