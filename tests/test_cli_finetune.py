@@ -519,7 +519,7 @@ def test_two_processes_train_as_one_does(folder: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for place in (one, two):
         place.mkdir()
-    options = {"learn": "both", "match": 0.5, "batch_size": 16, "epochs": 3, "held_out": 17 / 75}
+    options = {"learn": "both", "match": 0.5, "batch_size": 16, "epochs": 3, "held_out": 17 / 75, "seed": 3}
     given = [
         words(folder, place / "out.onnx", "classes", report=place / "report.json", **options) for place in (one, two)
     ]

@@ -15,7 +15,7 @@ _PER_DECADE = 2  # rates
 _FIRST, _LOWEST, _HIGHEST = -6, -12, 0  # by number: 0.001, a millionth, 1
 TRIAL_STEPS = 40
 _CHECKED = 512  # held-out samples that a trial is judged by
-_MOST = 0.01  # relative to the weights: steps beyond it forget what the conversion has found, however long they go on
+_MOST = 0.005  # relative to the weights: longer steps forget more than they learn, however many there are
 _ALIKE = 0.02  # share of the loss by which two trials may differ for no reason
 
 

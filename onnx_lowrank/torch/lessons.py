@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MOST_HELD_OUT = 2_000
 _LEAST_HELD_OUT = 2
+_HELD_OUT_KEY = 2**31  # no epoch has this number
 
 Ints = NDArray[np.int64]
 
@@ -104,52 +105,55 @@ class Lessons:
             number: of the epoch; trials before the first have negative ones.
         """
         order = np.random.default_rng([self.seed, number % 2**32]).permutation(self.training)
-        yield from self._read_ahead(self._batches(order), number if self.augment else None)
+        yield from self._read_ahead(self._batches(order), number % 2**32, needed=self.share.of > 1)
 
     def check(self, most: int = MOST_HELD_OUT) -> Iterator[Batch]:
-        """The held-out samples, as they are.
+        """The held-out samples, always the same, flipped and shifted as those trained on are.
+
+        What the original was trained on it often knows by heart, and the converted network from it. Images that are a
+        little different show better what either does with new ones.
 
         Args:
             most: of them.
         """
         indices = self.held_out[:most]
         whole = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
-        yield from self._read_ahead(whole, None)
+        yield from self._read_ahead(whole, _HELD_OUT_KEY, needed=False)
 
     def _batches(self, order: Ints) -> list[Ints]:
         """Whole batches; a rest would be a noisy step, and is all there is only where there are few samples."""
         count = max(1, len(order) // self.batch_size)
         return [order[number * self.batch_size : (number + 1) * self.batch_size] for number in range(count)]
 
-    def _read_ahead(self, batches: Sequence[Ints], epoch: int | None) -> Iterator[Batch]:
+    def _read_ahead(self, batches: Sequence[Ints], key: int, *, needed: bool) -> Iterator[Batch]:
         """Batches, the next one read while the last one is in use; those of nothing but damaged images are left out."""
         shown = False
         with ThreadPoolExecutor(max_workers=1) as ahead:
-            pending = [ahead.submit(self._read, batch, epoch) for batch in batches[:2]]
+            pending = [ahead.submit(self._read, batch, key, needed) for batch in batches[:2]]
             for batch in [*batches[2:], None, None][: len(batches)]:
                 ready = pending.pop(0).result()
                 if batch is not None:
-                    pending.append(ahead.submit(self._read, batch, epoch))
+                    pending.append(ahead.submit(self._read, batch, key, needed))
                 if ready is not None:
                     shown = True
                     yield ready
         if not shown and self.share.of == 1:
             self.samples.usable(np.concatenate(batches))  # which says that there is none
 
-    def _read(self, batch: Ints, epoch: int | None) -> Batch | None:
+    def _read(self, batch: Ints, key: int, needed: bool) -> Batch | None:
         indices = self.share.part(batch)
         if not len(indices):
             return None
         try:
             read = self.samples.read(indices)
         except CalibrationError:  # of an image that cannot be decoded, perhaps
-            indices = self._usable(indices, needed=epoch is not None and self.share.of > 1)
+            indices = self._usable(indices, needed=needed)
             if not len(indices):
                 return None
             read = self.samples.read(indices)
             log.warning("images that cannot be decoded are left out: %s", "; ".join(self.samples.skipped[:3]))
-        if epoch is not None:
-            keys = [[self.seed, epoch % 2**32, int(index)] for index in indices]
+        if self.augment:
+            keys = [[self.seed, key, int(index)] for index in indices]
             for name, column in self.samples.columns.items():
                 if isinstance(column, ImageColumn):
                     read[name] = augmented(read[name], keys, channels_first=column.layout.channels_first)
