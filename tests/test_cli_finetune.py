@@ -226,6 +226,17 @@ def test_several_inputs_have_data_each(folder: Path, tmp_path: Path, asked: Aske
     assert asked.words[2] == {"x": str(folder / "few.npy"), "z": str(folder / "many.npy")}
 
 
+def test_other_samples_judge(folder: Path, tmp_path: Path, asked: Asked) -> None:
+    given = words(folder, tmp_path / "out.onnx")[:6]
+    works(*given)
+    assert asked.options["validation"] is None
+    works(*given, "--force", "--validation", str(folder / "many.npy"))
+    assert asked.options["validation"] == str(folder / "many.npy")
+    refused = call(*given, "--force", "--validation", str(tmp_path / "out.onnx"))
+    assert refused.exit_code == 1, refused.stderr
+    assert "out.onnx" in refused.stderr
+
+
 def test_other_processes_write_nothing(folder: Path, tmp_path: Path, asked: Asked) -> None:
     (tmp_path / "out.onnx.checkpoint").write_bytes(b"of the first process")
     asked.result = finished(network(), process=1)

@@ -53,6 +53,7 @@ _CHECKPOINT = ".checkpoint"  # behind the name of OUT
 @click.option("--samples", type=click.IntRange(1), metavar="N")
 @click.option("--held-out", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1, metavar="SHARE",
               help="used at all; of these never trained on [0.1]")  # fmt: skip
+@click.option("--validation", multiple=True, metavar="[NAME=]PATH", help="judge by these instead, none held out")
 @click.option("--resume", is_flag=True, help="go on from OUT.onnx.checkpoint, if there is one")
 @click.option("--report", type=FilePath(), metavar="FILE.json")
 @click.option("--force", is_flag=True, help="what happened; overwrite OUT.onnx")
@@ -71,7 +72,8 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
     quiet, report = options.pop("quiet"), options.pop("report")
     resume, force = options.pop("resume"), options.pop("force")
     options.pop("debug")
-    reads = [original, converted, *data_files(options["data"], options["data_loader"])]
+    reads = [original, converted, *data_files(options["data"], options["data_loader"]),
+             *data_files(options["validation"], None)]  # fmt: skip
     checkpoint = output.with_name(output.name + _CHECKPOINT)
     force = force or (resume and checkpoint.is_file())  # what is there was left by what is gone on with
     check_outputs(reads, output, force=force, others=[each for each in (report, checkpoint) if each])
@@ -79,6 +81,7 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
         raise OutputError(f"--report {report}: .json is wanted: rename it")
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
+    validation = read_data(options.pop("validation"), None)
     part = torch_part()
     try:
         settings = part.FinetuneSettings(**read_inputs(options), **options)
@@ -87,7 +90,7 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
     with watching(quiet=quiet) as watch:
         result = part.finetune(
             original, converted, data, settings,
-            preprocessing=preprocessing, checkpoint=checkpoint, resume=resume, progress=watch,
+            validation=validation, preprocessing=preprocessing, checkpoint=checkpoint, resume=resume, progress=watch,
         )  # fmt: skip
     if result.process:
         return  # another one writes

@@ -114,6 +114,7 @@ def prepare_course(
     data: Any,
     settings: FinetuneSettings,
     preprocessing: Preprocessing | None,
+    validation: Any = None,
 ) -> Course:
     """Read both networks and the data, and see that PyTorch computes what onnxruntime does.
 
@@ -129,17 +130,19 @@ def prepare_course(
         raise ModelError(f"{first.name} takes {list(first.inputs)}, {second.name} {list(second.inputs)}: take its own")
     if data is None:
         raise CalibrationError("data: none given, samples to train on are wanted: pass --data")
-    samples = open_samples(data, first.inputs, preprocessing or preset("zero-one"))
+    preprocessing = preprocessing or preset("zero-one")
+    samples = open_samples(data, first.inputs, preprocessing)
     teacher, student = to_torch(original, torch.float32), to_torch(converted, torch.float32)
     fixed = next((spec.shape[0] for spec in first.sampled if spec.shape and spec.shape[0]), None)
     share = Share(accelerator.process_index, accelerator.num_processes)
-    lessons = divide(samples, student.inputs, settings, share, fixed)
+    judges = None if validation is None else open_samples(validation, first.inputs, preprocessing)
+    lessons = divide(samples, student.inputs, settings, share, fixed, judges)
     for network, module in ((first, teacher), (second, student)):
         _check_module(network, module, _some(lessons))
     fingerprints = {
         "original": _fingerprint(teacher.state_dict().items()),
         "converted": _fingerprint(student.state_dict().items()),
-        "data": f"{samples.source} {_fingerprint(_tensors(lessons, student.inputs))}",
+        "data": f"{samples.source} {lessons.judges.source} {_fingerprint(_tensors(lessons, student.inputs))}",
     }
     balance(student.state_dict(), factor_pairs(second.original.graph), student.keys)
     teacher, student = (for_training(module, accelerator.device) for module in (teacher, student))
@@ -176,8 +179,8 @@ def _fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 def _tensors(lessons: Lessons, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     """The first samples that are kept back, which show how images were prepared, too."""
-    indices = lessons.samples.usable(lessons.held_out[:_CHECKED])
-    read = lessons.samples.read(indices)
+    indices = lessons.judges.usable(lessons.held_out[:_CHECKED])
+    read = lessons.judges.read(indices)
     return ((name, torch.from_numpy(np.ascontiguousarray(read[name]))) for name in names)
 
 
@@ -283,7 +286,8 @@ def _output_names(network: Network) -> list[str]:
 
 
 def _check_labels(name: str, lessons: Lessons, scores: Tensor | None) -> None:
-    classes = 0 if lessons.samples.labels is None else int(lessons.samples.labels.max()) + 1
+    labels = [each.labels for each in (lessons.samples, lessons.judges) if each.labels is not None]
+    classes = max(int(each.max()) + 1 for each in labels)
     if scores is None or scores.shape[1] < classes:
         found = "no row of scores" if scores is None else f"{scores.shape[1]} scores"
         raise CalibrationError(
@@ -293,8 +297,8 @@ def _check_labels(name: str, lessons: Lessons, scores: Tensor | None) -> None:
 
 def _some(lessons: Lessons) -> dict[str, NDArray[Any]]:
     """A few samples as onnxruntime takes them."""
-    usable = lessons.samples.usable(lessons.held_out[: lessons.fixed or _CHECKED])
-    return lessons.samples.read(np.resize(usable, lessons.fixed) if lessons.fixed else usable)
+    usable = lessons.judges.usable(lessons.held_out[: lessons.fixed or _CHECKED])
+    return lessons.judges.read(np.resize(usable, lessons.fixed) if lessons.fixed else usable)
 
 
 @torch.no_grad()

@@ -32,6 +32,11 @@ from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
 
+_NONE_BETTER = (
+    "no epoch was better than the network as it came, which is kept: try more data or more epochs, and if the original "
+    "was trained on these, judge by others: --validation"
+)
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -133,6 +138,7 @@ def finetune(  # noqa: PLR0913  (the options of the command)
     data: Any,
     settings: FinetuneSettings | None = None,
     *,
+    validation: Any = None,
     preprocessing: Preprocessing | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -148,6 +154,8 @@ def finetune(  # noqa: PLR0913  (the options of the command)
         converted: what came of it; path or model, not changed.
         data: samples to train on, as for `onnx_lowrank.convert`; those it was converted with may be among them.
         settings: how to train.
+        validation: other samples to choose the best epoch by; None to hold some of ``data`` back. Those that the
+            original was not trained on judge best: it knows the others by heart.
         preprocessing: of images; pixels / 255 if not given.
         checkpoint: file to keep how far it has come in, written after every epoch.
         resume: go on from ``checkpoint`` where there is one.
@@ -167,12 +175,12 @@ def finetune(  # noqa: PLR0913  (the options of the command)
     watch = Stopwatch()
     chosen = replace(settings or FinetuneSettings(), **changes)
     with _threads(chosen.threads):
-        course = prepare_course(original, converted, data, chosen, preprocessing)
+        course = prepare_course(original, converted, data, chosen, preprocessing, validation)
         watcher = (progress or Silent()) if course.is_first else Silent()
         done = _begun(course, Path(checkpoint) if checkpoint and resume else None)
         done, interrupted = _learn(course, done, Path(checkpoint) if checkpoint else None, watcher)
         if done.best == 0:
-            course.say(logging.WARNING, "no epoch was better than the network as it came, which is kept: try more data")
+            course.say(logging.WARNING, _NONE_BETTER)
         result = from_torch(done.weights, converted) if done.best else read_model(converted)
         course.verify(result, done.weights)
     return Finetuned(

@@ -111,7 +111,7 @@ class Trainer:
         """
         device = self._accelerator.device
         sums = torch.zeros(5, dtype=torch.float64, device=device)  # samples, loss, same class, right, original right
-        labelled = self._lessons.samples.labels is not None
+        labelled = self._lessons.judges.labels is not None
         self._student.eval()
         for each in self._lessons.check(most):
             batch = each.to(device)

@@ -286,6 +286,20 @@ def test_a_spoilt_network_learns_to_read_again(classes: Path, learn: str) -> Non
     assert result.after.loss == min(each.marks.loss for each in result.epochs)
 
 
+def test_others_may_judge(classes: Path, scores: Finetuned) -> None:
+    """What is trained on all samples is judged by others, in onnxruntime as well."""
+    made, others = pair("scores"), images(40, 12)[8:]
+    result = trained(made, validation=others, temperature=0.0)
+    assert result.samples == (len(made.samples), len(others))
+    assert result.best >= 1
+    for model, marks in ((made.converted, result.before), (result.model, result.after)):
+        assert squared(made.original, model, "x", others, "scores") == pytest.approx(marks.loss, rel=1e-3)
+    with pytest.raises(CalibrationError, match="no class folders to learn labels from"):
+        finetune(demo().original, demo().converted, classes, QUICK, learn="both", validation=digits().inputs)
+    labelled = finetune(demo().original, demo().converted, digits().inputs, QUICK, validation=classes, epochs=1)
+    assert labelled.before.accuracy is not None
+
+
 @pytest.mark.parametrize(("learn", "best"), [("original", 1), ("labels", 0), ("both", 0)])
 def test_who_learns_labels_does_not_fall_behind(
     classes: Path, monkeypatch: pytest.MonkeyPatch, learn: str, best: int

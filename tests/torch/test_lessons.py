@@ -6,6 +6,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,40 @@ def test_a_number_of_samples_is_drawn_from_all() -> None:
     assert (len(lessons.training), len(lessons.held_out)) == (18, 2)
     assert len(used) == 20
     assert max(used) > 30
+
+
+@pytest.mark.parametrize(("fixed", "processes"), [(None, 1), (None, 3), (4, 1)])
+def test_other_samples_may_judge(fixed: int | None, processes: int) -> None:
+    """Then all of the data are trained on; of the others as many judge as are of use."""
+    judges = replace(numbered(30), labels=np.arange(30))
+    names = tuple(judges.columns)
+    lessons = divide(numbered(50), names, FinetuneSettings(batch_size=8), Share(0, processes), fixed, judges)
+    assert sorted(lessons.training) == list(range(50))
+    assert sorted(lessons.held_out) == (list(range(30)) if not fixed else sorted(lessons.held_out))
+    assert len(set(lessons.held_out)) == (28 if fixed else 30)
+    shown = [batch for batch in replace(lessons, share=Share()).check() if batch.labels is not None]
+    assert [int(each) for batch in shown for each in batch.labels] == lessons.held_out.tolist()
+    assert [each for batch in numbers(iter(shown)) for each in batch] == lessons.held_out.tolist()
+    assert all(batch.labels is None for batch in lessons.epoch(0))
+    many = divide(numbered(50), names, FinetuneSettings(), Share(), None, numbered(9000))
+    assert len(many.held_out) == MOST_HELD_OUT
+    assert max(many.held_out) > 8000
+
+
+@pytest.mark.parametrize(
+    ("training", "judging", "learn", "text"),
+    [
+        (1, 9, "original", "data data (1 samples): 1 samples, 2 wanted to train on: add samples or ask for fewer"),
+        (9, 1, "original", "data data (1 samples): 1 samples, 2 wanted to choose by: add samples or ask for fewer"),
+        (9, 8, "labels", "data data (8 samples): no class folders to learn labels from"),
+    ],
+)
+def test_those_who_judge_must_be_able_to(training: int, judging: int, learn: str, text: str) -> None:
+    samples, judges = numbered(training), numbered(judging)
+    samples = replace(samples, labels=np.zeros(training, np.int64))
+    with pytest.raises(CalibrationError) as caught:
+        divide(samples, tuple(samples.columns), FinetuneSettings(learn=learn), Share(0, 2), None, judges)
+    assert str(caught.value).startswith(text)
 
 
 TOO_FEW: dict[str, tuple[int, dict[str, Any], str]] = {
