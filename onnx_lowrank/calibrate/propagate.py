@@ -62,7 +62,7 @@ class Propagation:
         # Counted here: an inner tensor need not have the samples on its first axis.
         self._counts: list[int] = []
         self.cuts = Cuts(self._counted(batches), most_bytes, most_resident)
-        self._stays = most_resident > 0
+        self._resident = most_resident > 0
         self._positions = positions
         self._provider = provider
         self._patches: _Patches | None = None
@@ -89,7 +89,7 @@ class Propagation:
         session, inputs = self._open(model, layer, keep)
         sampled = self._positions[layer.name]
         self._patches = _Patches((sampled.size, layer.channels, *layer.kernel), self.cuts)
-        first, stays = 0, False
+        first, again = 0, False
         for number, count in enumerate(self._counts):
             positions = sampled[first : first + count]
             feeds = {**self.cuts.read(number, inputs), **patch_indices(layer, positions)}
@@ -99,8 +99,8 @@ class Propagation:
             self._patches.append(_finite(rows.astype(np.float32, copy=False), layer))
             if number == 0:
                 size = len(self._counts) * sum(tensor.nbytes for tensor in found.values())
-                stays = run_again(self.cuts.excess(keep, size), seconds * len(self._counts))
-            if not stays:
+                again = run_again(self.cuts.excess(keep, size), seconds * len(self._counts))
+            if not again:
                 self.cuts.advance(number, keep, found)
             first += count
         self.node_runs += len(segment) * first
@@ -125,7 +125,7 @@ class Propagation:
         self, session: Session, feeds: Mapping[str, Tensor], rows: str
     ) -> tuple[NDArray[Any], Mapping[str, Tensor]]:
         """The sampled rows, and the other outputs: left where they are, or brought back as well."""
-        if self._stays:
+        if self._resident:
             return session.run_resident(feeds, rows)
         found = session.run({name: value for name, value in feeds.items() if isinstance(value, np.ndarray)})
         return found.pop(rows), found
