@@ -3,7 +3,7 @@
 Usage::
 
     python tools/bench/finetune.py --shared ../shared [--speedups 3 4 5 8] [--learn original both]
-        [--samples 50000] [--epochs 20] [--threads 2] [--json finetune.json]
+        [--samples 50000] [--epochs 10] [--threads 2] [--json finetune.json]
 
 The network is converted with 1,000 unlabelled training images, then trained on all of them (or fewer), and judged on
 5,000 test images that neither has seen.
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--speedups", type=float, nargs="+", default=[3, 4, 5, 8])
     parser.add_argument("--learn", nargs="+", default=["original", "both"], help="original, labels, both")
     parser.add_argument("--samples", type=int, help="training images at most")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
