@@ -24,7 +24,7 @@ MOST_SEARCHED = 4_000  # samples that a search for a speedup judges by: a loss o
 MOST_VERIFIED = 2_000  # samples that what was found is verified with
 ROWS_PER_FILTER = 60  # with fewer than about 10 the solver fits noise; beyond 60 little is gained
 LEAST_ROWS = 20_000
-MOST_PATCH_BYTES = 2**30  # of a layer's sampled input patches, which are all in memory while it is solved
+MOST_PATCH_BYTES = 2**30  # of a layer's sampled input patches, which are kept while it is solved
 _BATCH_ELEMENTS = 1_500_000  # input numbers in a forward batch
 _MOST_BATCH = 64
 
