@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -127,7 +127,7 @@ class Propagation:
         """The sampled rows, and the other outputs: left where they are, or brought back as well."""
         if self._resident:
             return session.run_resident(feeds, rows)
-        found = session.run({name: value for name, value in feeds.items() if isinstance(value, np.ndarray)})
+        found = session.run(cast("Batch", feeds))  # nothing was left anywhere else
         return found.pop(rows), found
 
     def _still_needed(
@@ -162,13 +162,11 @@ class _Patches:
     def __init__(self, shape: tuple[int, ...], cuts: Cuts) -> None:
         self._size = prod(shape) * np.dtype(np.float32).itemsize
         self._cuts, self._done = cuts, 0
-        self._file: ScratchFile | None = None
         self.rows: Patches
         if cuts.reserve(self._size):
             self.rows = np.empty(shape, np.float32)
         else:
-            self._size, self._file = 0, ScratchFile()
-            self.rows = SpilledRows(self._file, shape, np.dtype(np.float32))
+            self.rows = SpilledRows(ScratchFile(), shape, np.dtype(np.float32))
 
     def append(self, patches: NDArray[Any]) -> None:
         patches = patches.reshape(-1, *self.rows.shape[1:])
@@ -179,9 +177,10 @@ class _Patches:
         self._done += len(patches)
 
     def close(self) -> None:
-        self._cuts.release(self._size)
-        if self._file is not None:
-            self._file.close()
+        if isinstance(self.rows, SpilledRows):
+            self.rows.file.close()
+        else:
+            self._cuts.release(self._size)
 
 
 def run_again(spilled_bytes: int, seconds: float) -> bool:
