@@ -131,14 +131,14 @@ class Normalized(nn.Module):
             batches: inputs of the network.
         """
         seen: dict[str, list[Tensor]] = {place.output: [] for place in self._places}
-        network, asked = self.network, self.network.outputs
+        network, before = self.network, (self.network.behind, self.network.outputs)
         network.behind, network.outputs = {}, tuple(seen)
-        for inputs in batches if seen else ():
+        for inputs in batches if seen else ():  # a network asked for no outputs cannot be run
             found = network(*inputs)
             for name, tensor in zip(seen, [found] if isinstance(found, Tensor) else found, strict=True):
                 wide = tensor.transpose(0, 1).flatten(1).double()
                 seen[name].append(torch.stack([wide.mean(1), wide.square().mean(1)]))
-        network.behind, network.outputs = {place.output: each for place, each in self._pairs()}, asked
+        network.behind, network.outputs = before
         for place, each in self._pairs():
             mean, square = torch.stack(seen[place.output]).mean(0)
             each.start_at(mean.float(), (square - mean.square()).clamp(min=0).float())

@@ -47,7 +47,7 @@ class Orthogonalized(torch.optim.Optimizer):
         """Make one step.
 
         Args:
-            closure: not supported.
+            closure: None; accelerate passes it.
         """
         assert closure is None
         for group in self.param_groups:
