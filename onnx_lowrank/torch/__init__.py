@@ -11,7 +11,8 @@
     export.py       `export_torch`: a program of torch.export
     course.py       what is fixed before the first step; lessons.py: samples, augment.py: flips and shifts
     objective.py    what is made small, and what it is judged by
-    balance.py      factors of a layer brought to the same size
+    balance.py      factors of a layer brought to the same size; normalize.py: batch normalization while training
+    optimizer.py    steps that move all directions of a weight alike
     trainer.py      steps and marks; learning_rate.py: found by trying; checkpoint.py: to go on from
     rows.py         rows of a layer for the solver
 
