@@ -294,6 +294,8 @@ def test_others_may_judge(classes: Path, scores: Finetuned) -> None:
     assert result.best >= 1
     for model, marks in ((made.converted, result.before), (result.model, result.after)):
         assert squared(made.original, model, "x", others, "scores") == pytest.approx(marks.loss, rel=1e-3)
+    more = finetune(made.original, made.converted, images(24, 12), QUICK, validation=made.samples, epochs=1)
+    assert more.samples == (24, 128)  # numbers of the one would be none of the other
     with pytest.raises(CalibrationError, match="no class folders to learn labels from"):
         finetune(demo().original, demo().converted, classes, QUICK, learn="both", validation=digits().inputs)
     labelled = finetune(demo().original, demo().converted, digits().inputs, QUICK, validation=classes, epochs=1)
