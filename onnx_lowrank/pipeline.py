@@ -129,7 +129,8 @@ def calibrate(job: Job) -> Calibrated:
         batches, network = job.batches(job.split.calibration, "collect"), job.network
         targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider, job.probes)
     with job.watch.measure("ranks"):
-        return Calibrated(job, targets, measure_errors(job, targets))
+        truncations = measure_errors(job, targets)
+    return Calibrated(job, {name: found.first() for name, found in targets.items()}, truncations)
 
 
 def planned(known: Calibrated) -> RankPlan:
@@ -164,7 +165,8 @@ def solve(known: Calibrated, plan: RankPlan, take: Callable[[str], Targets]) -> 
         take: the targets of a layer by its name; that of a conversion with one target gives them up, to free memory.
     """
     job = known.job
-    solved, passes = _solve_layers(job, plan, take)
+    held = sum(targets.nbytes for targets in known.targets.values())
+    solved, passes = _solve_layers(job, plan, take, max(0, within(job.settings.memory) - held))
     converted = _rewritten(job, solved)
     _sign(converted, job, plan)
     return Solved(job, plan, converted, Outcome({layer.name: factors.errors for layer, factors in solved}, passes))
@@ -188,13 +190,13 @@ def _searched(known: Calibrated) -> Solved:
 
 
 def _solve_layers(
-    job: Job, plan: RankPlan, take: Callable[[str], Targets]
+    job: Job, plan: RankPlan, take: Callable[[str], Targets], most_bytes: int
 ) -> tuple[list[tuple[Layer, Factors]], float]:
     """The layer loop: what reaches a layer, its factors, its place in the graph; and passes of the whole network."""
     converted = onnx.ModelProto()
     converted.CopyFrom(job.network.model)
     batches = iterate_batches(job.samples, job.split.calibration, job.split.batch_size)
-    most = within(job.settings.memory), free_on_device(job.network.provider) // 2
+    most = most_bytes, free_on_device(job.network.provider) // 2
     to_place = solving_place(job.network.provider)
     prefix = converted if job.settings.asymmetric else job.network.model
     todo = [(layer, entry) for layer, entry in zip(job.layers, plan, strict=True) if entry.method != "kept"]
@@ -210,6 +212,7 @@ def _solve_layers(
                 factors = solve_layer(layer, responses, entry, job.settings.solver, job.settings.refine)
                 replace_layer(converted, layer, factors)
                 solved.append((layer, factors))
+                del patches, responses  # or they would lie beside those of the next layer
     passes = propagation.node_runs / (len(converted.graph.node) * len(job.split.calibration))
     return solved, passes
 

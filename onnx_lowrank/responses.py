@@ -35,8 +35,13 @@ class Targets:
     residual: Array | None = None
     probe: Probe | None = None
 
-    def first(self, rows: int) -> Targets:
-        """The first rows alone, which nobody chooses ranks by any more."""
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, without the probe."""
+        return int(self.responses.nbytes + (0 if self.residual is None else self.residual.nbytes))
+
+    def first(self, rows: int | None = None) -> Targets:
+        """The first rows, or all, without the probe: nobody chooses ranks by them any more."""
         return Targets(self.responses[:rows], None if self.residual is None else self.residual[:rows])
 
     def part(self, read: slice, made: slice) -> Targets:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from onnx_lowrank import LayerPlan, RankPlan, Result, choose, convert, inspect, pipeline
+from onnx_lowrank.calibrate import Propagation
 from onnx_lowrank.errors import (
     BudgetError,
     CalibrationError,
@@ -25,7 +27,7 @@ from onnx_lowrank.factors import Convolution, Factors
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import largest_ranks
 from onnx_lowrank.ranks import depth_weights
-from onnx_lowrank.responses import Responses
+from onnx_lowrank.responses import Patches, Responses, Targets
 from onnx_lowrank.verify import Comparison, OutputFidelity
 from tests import networks as small
 from tests.helpers import Array, applied, build, filters, find, normal, relative, run
@@ -162,6 +164,37 @@ def test_the_report_lists_every_layer_in_the_order_of_the_graph() -> None:
     assert 0 < report["forward_passes"]["converted"] <= 1
     assert report["seconds"]["total"] >= sum(value for key, value in report["seconds"].items() if key != "total")
     assert report["peak_memory_bytes"] > 10_000_000
+
+
+@pytest.mark.parametrize(("gigabytes", "left"), [(2e-3, None), (1e-5, 0)])
+def test_the_bound_on_memory_is_for_targets_too(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: float, left: int | None
+) -> None:
+    """What the original delivered is held while layers are solved; no other layer's patches are."""
+    held, bounds, patches = [], [], []
+    collect = pipeline.collect_targets
+
+    def collected(*args: Any) -> dict[str, Targets]:
+        targets = collect(*args)
+        held.append(sum(sum(a.nbytes for a in (x.responses, x.residual) if a is not None) for x in targets.values()))
+        return targets
+
+    class Watched(Propagation):
+        def __init__(self, batches: Any, positions: Any, provider: Any, most_bytes: int, most_resident: int) -> None:
+            super().__init__(batches, positions, provider, most_bytes, most_resident)
+            bounds.append(most_bytes)
+
+        def advance(self, *args: Any) -> Patches:
+            found = super().advance(*args)
+            assert not any(each() is not None for each in patches)
+            patches.append(ref(found))
+            return found
+
+    monkeypatch.setattr(pipeline, "collect_targets", collected)
+    monkeypatch.setattr(pipeline, "Propagation", Watched)
+    converted(network(), memory=gigabytes)
+    assert bounds == [round(1e9 * gigabytes) - held[0] if left is None else left]
+    assert len(patches) > 1
 
 
 def test_the_original_is_not_changed(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ MOST_VERIFIED = 2_000  # samples that what was found is verified with
 ROWS_PER_FILTER = 60  # with fewer than about 10 the solver fits noise; beyond 60 little is gained
 LEAST_ROWS = 20_000
 MOST_PATCH_BYTES = 2**30  # of a layer's sampled input patches, which are kept while it is solved
-_BATCH_ELEMENTS = 1_500_000  # input numbers in a forward batch
+_BATCH_ELEMENTS = 400_000  # input numbers in a forward batch: larger ones take memory and are no faster
 _MOST_BATCH = 64
 
 

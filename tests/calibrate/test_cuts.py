@@ -166,7 +166,7 @@ def test_a_full_disk_is_an_error_in_words(full_disk: None) -> None:
         convert(network(), images(40), memory=0, bench=False)
 
 
-@pytest.mark.parametrize("memory", [0, 3e-4])
+@pytest.mark.parametrize("memory", [0, 1.5e-3])
 def test_the_result_is_the_same_with_less_memory(memory: float) -> None:
     settings: dict[str, Any] = {"speedup": 2, "batch_size": 8, "bench": False}
     before = open_files()
