@@ -110,10 +110,10 @@ class Lessons:
         yield from self._read_ahead(self.samples, self._batches(order), number % 2**32)
 
     def check(self, most: int = MOST_HELD_OUT) -> Iterator[Batch]:
-        """The held-out samples, always the same, flipped and shifted as those trained on are.
+        """The held-out samples, always the same; those kept back flipped and shifted as the others are.
 
         What the original was trained on it often knows by heart, and the converted network from it. Images that are a
-        little different show better what either does with new ones.
+        little different show better what either does with new ones. Samples of their own are taken as they are.
 
         Args:
             most: of them.
@@ -154,7 +154,7 @@ class Lessons:
                 return None
             read = samples.read(indices)
             log.warning("images that cannot be decoded are left out: %s", "; ".join(samples.skipped[:3]))
-        if self.augment:
+        if self.augment and (key != _HELD_OUT_KEY or self.judges is self.samples):
             keys = [[self.seed, key, int(index)] for index in indices]
             for name, column in samples.columns.items():
                 if isinstance(column, ImageColumn):

@@ -23,19 +23,25 @@ class Marks:
         agreement: share of samples with the same top class as the original; None where the output is no row of scores.
         accuracy: share of samples whose top class is their label; None without labels or scores.
         original_accuracy: that of the original.
+        label_loss: mean cross-entropy of the labels; None where nothing is learnt from them.
     """
 
     loss: float
     agreement: float | None = None
     accuracy: float | None = None
     original_accuracy: float | None = None
+    label_loss: float | None = None
 
     def better_than(self, other: Marks) -> bool:
-        """Whether the loss is smaller.
+        """Whether the loss is smaller; that of the labels alone where they are learnt, since they are the truth.
 
-        Accuracy would be a poor judge: on some thousand samples it moves by more than an epoch brings.
+        What was converted with little loss agrees with the original where that is wrong, too: it has to disagree to get
+        better. Accuracy would be a poor judge: on some thousand samples it moves by more than an epoch brings.
         """
-        return isfinite(self.loss) and not (isfinite(other.loss) and other.loss <= self.loss)
+        ours, theirs = self.loss, other.loss
+        if self.label_loss is not None and other.label_loss is not None:
+            ours, theirs = self.label_loss, other.label_loss
+        return isfinite(ours) and not (isfinite(theirs) and theirs <= ours)
 
     def falls_behind(self, other: Marks) -> bool:
         """Whether fewer samples are right than were."""
@@ -43,7 +49,9 @@ class Marks:
 
     def __str__(self) -> str:
         shares = {"same top class": self.agreement, "right": self.accuracy, "original": self.original_accuracy}
-        return ", ".join([f"loss {self.loss:.4g}", *(f"{what} {x:.2%}" for what, x in shares.items() if x is not None)])
+        losses = {"loss": self.loss, "of labels": self.label_loss}
+        said = [f"{what} {x:.4g}" for what, x in losses.items() if x is not None]
+        return ", ".join([*said, *(f"{what} {x:.2%}" for what, x in shares.items() if x is not None)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +93,14 @@ class Objective:
             for place in range(self.outputs):
                 total = total + self._distance(place, ours[place].float(), theirs[place].float())
         if self.learn != "original" and labels is not None:
-            total = total + F.cross_entropy(self._logits(0, ours[0].float()), labels, reduction="none")
+            total = total + self.label_losses(ours[0], labels)
         for place in range(self.outputs, len(ours)):
             total = total + self.match * self._square(place, ours[place].float(), theirs[place].float())
         return total
+
+    def label_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of every sample's label, shape (samples,)."""
+        return F.cross_entropy(self._logits(0, scores.float()), labels, reduction="none")
 
     def hits(self, ours: Tensor, theirs: Tensor, labels: Tensor | None) -> Tensor:
         """How often the top class is the original's, how often it and the original's are right, shape (3,)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import cos, pi
 from typing import Any
 
@@ -110,8 +111,9 @@ class Trainer:
             most: of them.
         """
         device = self._accelerator.device
-        sums = torch.zeros(5, dtype=torch.float64, device=device)  # samples, loss, same class, right, original right
-        labelled = self._lessons.judges.labels is not None
+        # Samples, losses, those of labels, same class, right, original right.
+        sums = torch.zeros(6, dtype=torch.float64, device=device)
+        labelled, learnt = self._lessons.judges.labels is not None, self._objective.learn != "original"
         self._student.eval()
         for each in self._lessons.check(most):
             batch = each.to(device)
@@ -119,11 +121,15 @@ class Trainer:
             ours, theirs = self._both(batch, self._student)
             sums[0] += batch.count
             sums[1] += self._objective.losses(ours, theirs, batch.labels).sum()
+            if learnt and batch.labels is not None:
+                sums[2] += self._objective.label_losses(ours[0], batch.labels).sum()
             if self._objective.scores[0]:
-                sums[2:] += self._objective.hits(ours[0], theirs[0], batch.labels)
+                sums[3:] += self._objective.hits(ours[0], theirs[0], batch.labels)
         count, *found = self._reduced(sums).tolist()
-        shares = [each / count for each in found]
-        return Marks(*shares[: (4 if labelled else 2) if self._objective.scores[0] else 1])
+        loss, of_labels, *shares = [each / count for each in found]
+        known = shares[: (3 if labelled else 1) if self._objective.scores[0] else 0]
+        marks = Marks(loss, *known)
+        return replace(marks, label_loss=of_labels) if learnt and labelled else marks
 
     def _both(self, batch: Batch, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         """What the network and the original make of a batch."""

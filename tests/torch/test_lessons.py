@@ -304,6 +304,18 @@ def test_images_are_flipped_and_shifted_by_their_number(folder: Path, spec: Tens
     assert not np.array_equal(wanted(lessons, 0), known[np.random.default_rng([5, 0]).permutation(lessons.training)])
 
 
+def test_samples_of_their_own_judge_as_they_are(folder: Path) -> None:
+    """They were never seen, so nothing need be done against knowing them by heart."""
+    samples, judges = (open_samples(folder, [IMAGE], ZERO_ONE) for _ in range(2))
+    names = tuple(samples.columns)
+    lessons = divide(samples, names, FinetuneSettings(batch_size=5), Share(), None, judges)
+    known = as_floats(pictures(24)[by_file()], IMAGE)
+    found = np.concatenate([batch.inputs[0].numpy() for batch in lessons.check()])
+    np.testing.assert_allclose(found, known[lessons.held_out], atol=1e-6, rtol=0)
+    trained = np.concatenate([batch.inputs[0].numpy() for batch in lessons.epoch(0)])
+    assert not any(np.abs(known - image).reshape(24, -1).max(axis=1).min() < 1e-6 for image in trained[:1])
+
+
 def test_arrays_are_not_augmented() -> None:
     """Nobody knows whether they are images, nor whether they may be flipped."""
     array = np.random.default_rng(0).random((30, 3, 12, 12), np.float32)

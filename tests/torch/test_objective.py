@@ -177,6 +177,14 @@ def test_better_is_a_smaller_loss() -> None:
     assert Marks(1.0, 0.0, 0.0).better_than(Marks(1.1, 1.0, 1.0))
 
 
+def test_labels_are_the_truth_where_they_are_learnt() -> None:
+    better, worse = Marks(2.0, label_loss=0.4), Marks(1.0, label_loss=0.5)
+    assert better.better_than(worse)
+    assert not worse.better_than(better)
+    assert Marks(1.0).better_than(better)  # there is but one loss that both have
+    assert not Marks(1.0, label_loss=nan).better_than(worse)
+
+
 def test_falling_behind_is_to_have_fewer_right() -> None:
     assert Marks(1.0, accuracy=0.8).falls_behind(Marks(2.0, accuracy=0.9))
     assert not Marks(2.0, accuracy=0.9).falls_behind(Marks(1.0, accuracy=0.9))
@@ -208,6 +216,7 @@ def test_a_network_without_a_loss_is_never_better(lost: float) -> None:
 def test_marks_are_said_in_words() -> None:
     assert str(Marks(0.12346)) == "loss 0.1235"
     assert str(Marks(1.0, 0.5, 0.25, 0.75)) == "loss 1, same top class 50.00%, right 25.00%, original 75.00%"
+    assert str(Marks(1.0, 0.5, label_loss=0.25)) == "loss 1, of labels 0.25, same top class 50.00%"
 
 
 # Graphs

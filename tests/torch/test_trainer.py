@@ -239,8 +239,10 @@ def test_marks_are_those_of_the_held_out_samples(most: int | None) -> None:
     read = torch.from_numpy(chosen.samples.read(held_out)["x"])
     assert chosen.samples.labels is not None
     labels = torch.from_numpy(chosen.samples.labels[held_out])
-    ours, theirs = (plain(raw(seed), read)[0].argmax(1) for seed in (20, 0))
+    scores = [plain(raw(seed), read)[0] for seed in (20, 0)]
+    ours, theirs = (each.argmax(1) for each in scores)
     found = trainer(chosen).marks(most)
+    assert found.label_loss == pytest.approx(F.cross_entropy(scores[0], labels).item(), rel=1e-6)
     assert found.loss == pytest.approx(plain_loss(raw(20), read, labels).item(), rel=1e-6)
     assert found.agreement == pytest.approx((ours == theirs).double().mean().item(), rel=1e-12)
     assert found.accuracy == pytest.approx((ours == labels).double().mean().item(), rel=1e-12)
@@ -249,7 +251,9 @@ def test_marks_are_those_of_the_held_out_samples(most: int | None) -> None:
 
 def test_marks_say_only_what_is_known() -> None:
     unlabelled = replace(OBJECTIVE, learn="original")
+    assert trainer(lessons(), unlabelled).marks().label_loss is None  # labels that nobody asked to learn judge nothing
     found = trainer(lessons(labelled=False), unlabelled).marks()
+    assert found.label_loss is None
     assert found.agreement is not None
     assert (found.accuracy, found.original_accuracy) == (None, None)
     found = trainer(lessons(labelled=False), replace(unlabelled, scores=(False,))).marks()
