@@ -35,6 +35,7 @@ from onnx_lowrank.runtime import Session, choose_provider
 from yardsticks import NETWORKS
 
 MADE_UP = ("chain", "residual", "concat")
+_FILES = {"vgg16": "data/imagenet_sample.tar"}  # more images than other benchmarks solve with, to be decoded
 _APART = ("verify", "bench", "total")  # of the seconds of a report
 
 
@@ -101,11 +102,12 @@ def _converted(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     )
     if case.network in MADE_UP:
         model = made_up(case.network, case.depth, arguments.channels, arguments.size)
-        data: Any = smooth(case.samples + 4, arguments.size)
+        data: Any = smooth(case.samples + 4, arguments.channels, arguments.size)
         preprocessing = olr.preset("zero-one")
     else:
         network = NETWORKS[case.network](arguments.shared)
-        model, data, preprocessing = onnx.load(network.model), network.data, network.preprocessing
+        model, preprocessing = onnx.load(network.model), network.preprocessing
+        data = arguments.shared / _FILES[case.network] if case.network in _FILES else network.data
     result = olr.convert(model, data, settings, preprocessing=preprocessing)
     assert result.model is not None
     report = result.report
@@ -137,14 +139,14 @@ def _one_pass(model: onnx.ModelProto, data: Any, settings: olr.Settings, preproc
 
 
 def made_up(kind: str, depth: int, channels: int, size: int) -> onnx.ModelProto:
-    """Convolutions behind each other; ``residual``: every second one ends in a sum, ``concat``: each reads two."""
+    """Convolutions of one size; ``residual``: every second ends in a sum, ``concat``: all but the first read two."""
     generator, nodes, weights = np.random.default_rng(0), [], []
     tensor, before = "x", ""
     for number in range(depth):
         read, own = tensor, f"r{number}"
         if kind == "concat" and before:
             nodes.append(helper.make_node("Concat", [before, tensor], [read := f"j{number}"], axis=1))
-        width = 3 if tensor == "x" else channels * (1 + (read != tensor))
+        width = channels * (1 + (read != tensor))
         values = generator.standard_normal((channels, width, 3, 3)) * np.sqrt(2 / (9 * width))
         weights.append(numpy_helper.from_array(values.astype(np.float32), f"w{number}"))
         made = f"c{number}"
@@ -152,17 +154,17 @@ def made_up(kind: str, depth: int, channels: int, size: int) -> onnx.ModelProto:
         if kind == "residual" and number % 2 and before:
             nodes.append(helper.make_node("Add", [made, before], [made := f"s{number}"]))
         nodes.append(helper.make_node("Relu", [made], [own]))
-        before, tensor = ("" if tensor == "x" else tensor), own
+        before, tensor = tensor, own
     nodes.append(helper.make_node("GlobalAveragePool", [tensor], ["y"]))
-    read_value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, size, size])
+    read_value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", channels, size, size])
     made_value = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", channels, 1, 1])
     graph = helper.make_graph(nodes, kind, [read_value], [made_value], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def smooth(count: int, size: int) -> NDArray[np.float32]:
+def smooth(count: int, channels: int, size: int) -> NDArray[np.float32]:
     """Noise whose neighbours are alike."""
-    noise = np.random.default_rng(1).standard_normal((count, 3, size + 4, size + 4))
+    noise = np.random.default_rng(1).standard_normal((count, channels, size + 4, size + 4))
     windows = np.lib.stride_tricks.sliding_window_view(noise, (5, 5), axis=(2, 3))
     return np.asarray(windows.mean(axis=(-2, -1)) * 4, np.float32)
 
