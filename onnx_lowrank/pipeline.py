@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from onnx_lowrank.load import read_model
 from onnx_lowrank.measured import Latency, time_conversion, warn_if_slow
 from onnx_lowrank.memory import within
 from onnx_lowrank.placement import solving_place
-from onnx_lowrank.plan import RankPlan
+from onnx_lowrank.plan import LayerPlan, RankPlan
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.responses import Responses, Targets
+from onnx_lowrank.responses import Patches, Responses, Targets
 from onnx_lowrank.result import Result
 from onnx_lowrank.rewrite import check_apart, check_writable, replace_layer, set_metadata, staged
 from onnx_lowrank.search import Search, largest_speedup
@@ -197,7 +198,7 @@ def _solve_layers(
     converted.CopyFrom(job.network.model)
     batches = iterate_batches(job.samples, job.split.calibration, job.split.batch_size)
     most = most_bytes, free_on_device(job.network.provider) // 2
-    to_place = solving_place(job.network.provider)
+    place = solving_place(job.network.provider)
     prefix = converted if job.settings.asymmetric else job.network.model
     todo = [(layer, entry) for layer, entry in zip(job.layers, plan, strict=True) if entry.method != "kept"]
     later = [layer for layer, _ in todo]
@@ -208,13 +209,17 @@ def _solve_layers(
             with job.watch.measure("propagate"):
                 patches = propagation.advance(prefix, layer, later)
             with job.watch.measure("solve"):
-                responses = Responses(to_place(take(layer.name)), patches)
-                factors = solve_layer(layer, responses, entry, job.settings.solver, job.settings.refine)
+                factors = place.solve(take(layer.name), partial(_factors, job, layer, entry, patches))
                 replace_layer(converted, layer, factors)
                 solved.append((layer, factors))
-                del patches, responses  # or they would lie beside those of the next layer
+                del patches  # or they would lie beside those of the next layer
     passes = propagation.node_runs / (len(converted.graph.node) * len(job.split.calibration))
     return solved, passes
+
+
+def _factors(job: Job, layer: Layer, entry: LayerPlan, patches: Patches, targets: Targets) -> Factors:
+    """One layer, solved as planned and asked for."""
+    return solve_layer(layer, Responses(targets, patches), entry, job.settings.solver, job.settings.refine)
 
 
 def _rewritten(job: Job, solved: Sequence[tuple[Layer, Factors]]) -> onnx.ModelProto:

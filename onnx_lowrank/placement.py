@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from onnx_lowrank.errors import MissingDependencyError
 from onnx_lowrank.responses import Targets
@@ -11,9 +13,36 @@ from onnx_lowrank.runtime import Provider
 
 log = logging.getLogger(__name__)
 
+Made = TypeVar("Made")
 
-def solving_place(provider: Provider) -> Callable[[Targets], Targets]:
-    """What brings the targets of a layer to where it is solved; the solver works where they are.
+
+@dataclass(frozen=True)
+class Place:
+    """Where layers are solved; the CPU, unless said otherwise.
+
+    Attributes:
+        bring: brings the targets of a layer there; the solver works where they are.
+        full: what is raised where its memory does not suffice.
+        clear: gives back memory that is not in use any more, which sessions there may need.
+    """
+
+    bring: Callable[[Targets], Targets] = lambda targets: targets
+    full: tuple[type[Exception], ...] = ()
+    clear: Callable[[], None] = lambda: None
+
+    def solve(self, targets: Targets, work: Callable[[Targets], Made]) -> Made:
+        """What ``work`` makes of targets here, or on the CPU where there is too little memory here."""
+        try:
+            return work(self.bring(targets))
+        except self.full as error:
+            log.warning("the GPU has too little memory left for a layer, which is solved on the CPU: %s", error)
+        finally:
+            self.clear()
+        return work(targets)
+
+
+def solving_place(provider: Provider) -> Place:
+    """Where to solve.
 
     PyTorch, which takes a second to import, is looked for only where the provider runs on a GPU.
 
@@ -21,19 +50,15 @@ def solving_place(provider: Provider) -> Callable[[Targets], Targets]:
         provider: where the network runs.
     """
     if provider.memory == "cpu":
-        return _as_they_are
+        return Place()
     try:
-        from onnx_lowrank.torch.rows import has_cuda, to_device  # noqa: PLC0415  (optional: installed by an extra)
+        from onnx_lowrank.torch.rows import TOO_LITTLE_MEMORY, clear, has_cuda, to_device  # noqa: PLC0415  (optional: installed by an extra)
     except (MissingDependencyError, OSError) as error:  # the latter where PyTorch lacks libraries that it was built for
         reason = str(error)
     else:
         if has_cuda():
             log.info("layers are solved on the GPU, by PyTorch")
-            return to_device
+            return Place(to_device, TOO_LITTLE_MEMORY, clear)
         reason = "PyTorch finds no CUDA device: install a build of PyTorch with CUDA"
     log.info("provider %s: layers are solved on the CPU all the same, since %s", provider.name, reason)
-    return _as_they_are
-
-
-def _as_they_are(targets: Targets) -> Targets:
-    return targets
+    return Place()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from onnx_lowrank import convert, pipeline
-from onnx_lowrank.placement import solving_place
+from onnx_lowrank.placement import Place, solving_place
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.runtime import Provider
 from tests.helpers import plain_network
@@ -23,10 +23,16 @@ ROWS = "onnx_lowrank.torch.rows"
 TARGETS = Targets(np.ones((2, 3), np.float32))
 
 
+class FullError(Exception):
+    """There is no memory left."""
+
+
 def fake_rows(monkeypatch: pytest.MonkeyPatch, *, cuda: bool) -> Targets:
     """Have a PyTorch with CUDA, or without; what it makes of any targets."""
     moved = Targets(np.zeros((2, 3), np.float32))
-    fake: Any = SimpleNamespace(has_cuda=lambda: cuda, to_device=lambda _: moved)
+    fake: Any = SimpleNamespace(
+        has_cuda=lambda: cuda, to_device=lambda _: moved, TOO_LITTLE_MEMORY=(FullError,), clear=lambda: None
+    )
     monkeypatch.setitem(sys.modules, ROWS, fake)
     return moved
 
@@ -37,7 +43,7 @@ def test_on_the_gpu_where_pytorch_can(
 ) -> None:
     moved = fake_rows(monkeypatch, cuda=True)
     with caplog.at_level(logging.INFO):
-        assert solving_place(Provider(provider))(TARGETS) is moved
+        assert solving_place(Provider(provider)).bring(TARGETS) is moved
     assert caplog.messages == ["layers are solved on the GPU, by PyTorch"]
 
 
@@ -47,7 +53,7 @@ def test_on_the_cpu_where_pytorch_has_no_cuda(
 ) -> None:
     fake_rows(monkeypatch, cuda=False)
     with caplog.at_level(logging.INFO):
-        assert solving_place(Provider(provider))(TARGETS) is TARGETS
+        assert solving_place(Provider(provider)).bring(TARGETS) is TARGETS
     assert caplog.messages == [
         f"provider {provider}: layers are solved on the CPU all the same, since PyTorch finds no CUDA device: "
         "install a build of PyTorch with CUDA"
@@ -57,8 +63,35 @@ def test_on_the_cpu_where_pytorch_has_no_cuda(
 def test_on_the_cpu_pytorch_is_not_asked(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, ROWS, None)
     with caplog.at_level(logging.INFO):
-        assert solving_place(Provider("cpu"))(TARGETS) is TARGETS
+        assert solving_place(Provider("cpu")).bring(TARGETS) is TARGETS
     assert caplog.messages == []
+
+
+def test_a_layer_too_large_for_the_gpu_is_solved_on_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    """Memory that the attempt took is given back before; other errors go on."""
+    moved, steps = Targets(np.zeros((2, 3), np.float32)), []
+
+    def work(targets: Targets) -> int:
+        steps.append("GPU" if targets is moved else "CPU")
+        if targets is moved:
+            raise FullError("12 GB wanted")
+        return 7
+
+    place = Place(lambda _: moved, (FullError,), lambda: steps.append("cleared"))
+    assert place.solve(TARGETS, work) == 7
+    assert steps == ["GPU", "cleared", "CPU"]
+    assert caplog.messages == [
+        "the GPU has too little memory left for a layer, which is solved on the CPU: 12 GB wanted"
+    ]
+    with pytest.raises(FullError):
+        Place(lambda _: moved, (ValueError,)).solve(TARGETS, work)
+
+
+def test_memory_is_given_back_after_each_layer() -> None:
+    steps: list[str] = []
+    place = Place(lambda targets: targets, (), lambda: steps.append("cleared"))
+    assert place.solve(TARGETS, lambda targets: targets) is TARGETS
+    assert steps == ["cleared"]
 
 
 CODE = """
@@ -68,7 +101,7 @@ logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from onnx_lowrank.placement import solving_place
 from onnx_lowrank.runtime import Provider
 place = solving_place(Provider({provider!r}))
-print(place.__name__, "torch" in sys.modules)
+print("GPU" if place.full else "CPU", "torch" in sys.modules)
 """
 
 
@@ -84,18 +117,18 @@ def test_without_pytorch_it_is_said_how_to_get_it() -> None:
         "provider cuda: layers are solved on the CPU all the same, since onnx_lowrank.torch: PyTorch"
     )
     assert said.endswith("pip install 'onnx-lowrank[torch]'")
-    assert place == "_as_they_are True"  # that entry says that it is not there
+    assert place == "CPU True"  # that entry says that it is not there
 
 
 def test_pytorch_alone_is_enough() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     missing = "sys.modules.update(accelerate=None, safetensors=None, onnx2pytorch=None)"
     cuda = "import torch; torch.cuda.is_available = lambda: True"
-    assert decided("cuda", f"{missing}; {cuda}") == ["layers are solved on the GPU, by PyTorch", "to_device True"]
+    assert decided("cuda", f"{missing}; {cuda}") == ["layers are solved on the GPU, by PyTorch", "GPU True"]
 
 
 def test_pytorch_is_imported_for_gpus_alone() -> None:
-    assert decided("cpu") == ["_as_they_are False"]
+    assert decided("cpu") == ["CPU False"]
 
 
 def test_a_conversion_solves_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +146,7 @@ def test_a_conversion_solves_at_its_place(monkeypatch: pytest.MonkeyPatch) -> No
     solve_layer = pipeline.solve_layer
     monkeypatch.setattr(pipeline, "solve_layer", noted)
     data, errors = {"x": images(40, size=8)}, []
-    for place in (None, partial(to_device, device="cpu")):
+    for place in (None, Place(partial(to_device, device="cpu"))):
         if place is not None:
             monkeypatch.setattr(pipeline, "solving_place", lambda _, place=place: place)
         report = convert(plain_network(), data, speedup=2, provider="cpu", bench=False, seed=1).report

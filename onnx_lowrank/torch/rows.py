@@ -12,6 +12,8 @@ import torch
 
 from onnx_lowrank.responses import Targets
 
+TOO_LITTLE_MEMORY = (torch.cuda.OutOfMemoryError,)
+
 
 def has_cuda() -> bool:
     """Whether PyTorch was built with CUDA and finds a device."""
@@ -25,3 +27,8 @@ def to_device(targets: Targets, device: str = "cuda") -> Targets:
         return torch.asarray(rows, dtype=torch.float32, device=device)
 
     return Targets(moved(targets.responses), None if targets.residual is None else moved(targets.residual))
+
+
+def clear() -> None:
+    """Have PyTorch give back the GPU's memory that it keeps for later."""
+    torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ import torch
 
 from onnx_lowrank.responses import Probe, Targets
 from onnx_lowrank.torch import rows
-from onnx_lowrank.torch.rows import has_cuda, to_device
+from onnx_lowrank.torch.rows import TOO_LITTLE_MEMORY, clear, has_cuda, to_device
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -43,3 +43,12 @@ def test_whether_there_is_cuda_is_for_pytorch_to_say(monkeypatch: pytest.MonkeyP
 
 def test_products_are_not_rounded_to_tf32() -> None:
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_running_out_of_memory_is_known_and_what_is_kept_can_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TOO_LITTLE_MEMORY):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    calls: list[int] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(1))
+    clear()
+    assert calls == [1]
