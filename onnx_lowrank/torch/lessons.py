@@ -100,6 +100,11 @@ class Lessons:
         """Batches per epoch."""
         return len(self._batches(self.training))
 
+    @property
+    def unseen(self) -> bool:
+        """Whether those that judge are samples of their own, which the original has perhaps not seen either."""
+        return self.judges is not self.samples
+
     def epoch(self, number: int) -> Iterator[Batch]:
         """The training samples in an order of their own for every epoch.
 
@@ -154,7 +159,7 @@ class Lessons:
                 return None
             read = samples.read(indices)
             log.warning("images that cannot be decoded are left out: %s", "; ".join(samples.skipped[:3]))
-        if self.augment and (key != _HELD_OUT_KEY or self.judges is self.samples):
+        if self.augment and not (key == _HELD_OUT_KEY and self.unseen):
             keys = [[self.seed, key, int(index)] for index in indices]
             for name, column in samples.columns.items():
                 if isinstance(column, ImageColumn):

@@ -23,7 +23,8 @@ class Marks:
         agreement: share of samples with the same top class as the original; None where the output is no row of scores.
         accuracy: share of samples whose top class is their label; None without labels or scores.
         original_accuracy: that of the original.
-        label_loss: mean cross-entropy of the labels; None where nothing is learnt from them.
+        label_loss: mean cross-entropy of the labels; None where they are not learnt, or those that judge were held
+            back from the samples.
     """
 
     loss: float
@@ -33,7 +34,7 @@ class Marks:
     label_loss: float | None = None
 
     def better_than(self, other: Marks) -> bool:
-        """Whether the loss is smaller; that of the labels alone where they are learnt, since they are the truth.
+        """Whether the loss is smaller; that of the labels alone where it is known, since they are the truth.
 
         What was converted with little loss agrees with the original where that is wrong, too: it has to disagree to get
         better. Accuracy would be a poor judge: on some thousand samples it moves by more than an epoch brings.

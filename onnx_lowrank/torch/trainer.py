@@ -113,7 +113,9 @@ class Trainer:
         device = self._accelerator.device
         # Samples, losses, those of labels, same class, right, original right.
         sums = torch.zeros(6, dtype=torch.float64, device=device)
-        labelled, learnt = self._lessons.judges.labels is not None, self._objective.learn != "original"
+        labelled = self._lessons.judges.labels is not None
+        # Labels of samples that the original was trained on it knows by heart: they would speak against any change.
+        by_labels = labelled and self._objective.learn != "original" and self._lessons.unseen
         self._student.eval()
         for each in self._lessons.check(most):
             batch = each.to(device)
@@ -121,7 +123,7 @@ class Trainer:
             ours, theirs = self._both(batch, self._student)
             sums[0] += batch.count
             sums[1] += self._objective.losses(ours, theirs, batch.labels).sum()
-            if learnt and batch.labels is not None:
+            if by_labels and batch.labels is not None:
                 sums[2] += self._objective.label_losses(ours[0], batch.labels).sum()
             if self._objective.scores[0]:
                 sums[3:] += self._objective.hits(ours[0], theirs[0], batch.labels)
@@ -129,7 +131,7 @@ class Trainer:
         loss, of_labels, *shares = [each / count for each in found]
         known = shares[: (3 if labelled else 1) if self._objective.scores[0] else 0]
         marks = Marks(loss, *known)
-        return replace(marks, label_loss=of_labels) if learnt and labelled else marks
+        return replace(marks, label_loss=of_labels) if by_labels else marks
 
     def _both(self, batch: Batch, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         """What the network and the original make of a batch."""

@@ -119,6 +119,9 @@ class Trained:
 
 
 class Endless:
+    def __init__(self, unseen: bool) -> None:
+        self.unseen = unseen
+
     def epoch(self, number: int) -> list[int]:
         assert number < 0  # none of those trained on later
         return [0] * 7
@@ -131,10 +134,13 @@ class Endless:
 )  # fmt: skip
 def test_longer_trainings_get_higher_rates_within_reason(total: int, steps: int, best: float, taken: float) -> None:
     trainer: Any = Trained(best)
-    lessons: Any = Endless()
+    lessons: Any = Endless(unseen=False)
     assert find_learning_rate(trainer, lessons, total) == pytest.approx(taken, rel=1e-9)
     assert trainer.steps == {(steps, steps)}
     assert trainer.state_ == {"w": 1}
+    twice: Any = Endless(unseen=True)  # at most twice as high
+    found = find_learning_rate(Trained(best), twice, total)  # type: ignore[arg-type]
+    assert found == pytest.approx(max(best, min(best * np.sqrt(total / steps), 1e-2)), rel=1e-9)
 
 
 # Rise and fall
