@@ -367,6 +367,21 @@ def test_damaged_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "images that cannot be decoded are left out: class0/" in caplog.text
 
 
+def test_damaged_images_do_not_judge(tmp_path: Path) -> None:
+    """Neither epochs nor what onnxruntime makes of the result."""
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 12, 12, 3)).astype(np.uint8)
+    judges = save_classes(tmp_path / "judges", pictures, np.zeros(60, int))
+    for number in range(0, 60, 2):
+        (judges / f"class0/{number:04}.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    made = pair("scores")
+    training = save_classes(tmp_path / "images", pictures[:20], np.zeros(20, int))
+    options: dict[str, Any] = {"epochs": 1, "temperature": 0.0}
+    result = finetune(made.original, made.converted, training, QUICK, validation=judges, **options)
+    good = pictures[1::2].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    wanted = squared(made.original, made.converted, "x", good, "scores")
+    assert result.before.loss == pytest.approx(wanted, rel=1e-3)
+
+
 def test_nothing_but_damaged_images_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
