@@ -27,8 +27,8 @@ class Settings:
         method: ``auto``, ``spatial-channel``, ``channel`` or ``spatial``: the factorizations allowed.
         samples: calibration images; None for as many as are worth it.
         positions: positions per image and layer; None for as many as the solver needs.
-        memory: gigabytes of tensors between layers, and of a layer's input patches, that are kept in memory; the rest
-            goes to the disk. None for half of what is free.
+        memory: gigabytes of tensors kept in memory: responses to solve for, tensors between layers, input patches of
+            a layer. What does not fit beside the responses goes to the disk. None for half of what is free.
         batch_size: samples per forward pass; None to go by the input's size. A fixed batch in the model goes first.
         seed: of all randomness.
         provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
