@@ -15,9 +15,9 @@ _PER_DECADE = 2  # rates
 _FIRST, _LOWEST, _HIGHEST = -6, -12, 0  # by number: 0.001, a millionth, 1
 TRIAL_STEPS = 40
 _CHECKED = 512  # held-out samples that a trial is judged by
-# Relative to the weights: longer steps forget more than they learn, however many there are. Samples that the original
-# knows by heart are what is forgotten first, and take the longest to come back.
-_MOST, _MOST_UNSEEN = 0.005, 0.01
+# Relative to the weights: longer steps forget more than they learn, however many there are. Agreement with the original
+# is forgotten first and takes the longest to come back; where labels alone judge, there is no need to wait for it.
+_MOST, _MOST_BY_LABELS = 0.005, 0.01
 _ALIKE = 0.02  # share of the loss by which two trials may differ for no reason
 
 
@@ -44,7 +44,7 @@ def find_learning_rate(trainer: Trainer, lessons: Lessons, total: int) -> float:
 
     rate = walk(lambda rate: trial(rate).loss, _ALIKE)
     trainer.set_state(start)
-    return max(rate, min(rate * sqrt(total / steps), _MOST_UNSEEN if lessons.unseen else _MOST))
+    return max(rate, min(rate * sqrt(total / steps), _MOST_BY_LABELS if trainer.by_labels else _MOST))
 
 
 def walk(loss: Callable[[float], float], alike: float = 0.0) -> float:

@@ -50,6 +50,15 @@ class Trainer:
         optimizer = Orthogonalized(weights, lr=0.0)
         self._network, self._optimizer = accelerator.prepare(student, optimizer)
 
+    @property
+    def by_labels(self) -> bool:
+        """Whether labels alone judge: they are learnt, and those that judge are samples of their own.
+
+        Labels of samples that the original was trained on it knows by heart: they would speak against any change.
+        """
+        labelled = self._lessons.judges.labels is not None
+        return labelled and self._objective.learn != "original" and self._lessons.unseen
+
     def weights(self) -> dict[str, Tensor]:
         """A copy of the network's weights, as it is without normalizations."""
         return self._student.folded()
@@ -113,9 +122,7 @@ class Trainer:
         device = self._accelerator.device
         # Samples, losses, those of labels, same class, right, original right.
         sums = torch.zeros(6, dtype=torch.float64, device=device)
-        labelled = self._lessons.judges.labels is not None
-        # Labels of samples that the original was trained on it knows by heart: they would speak against any change.
-        by_labels = labelled and self._objective.learn != "original" and self._lessons.unseen
+        labelled, by_labels = self._lessons.judges.labels is not None, self.by_labels
         self._student.eval()
         for each in self._lessons.check(most):
             batch = each.to(device)

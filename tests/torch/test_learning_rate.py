@@ -98,6 +98,8 @@ def test_of_rates_that_are_alike_the_highest_is_taken() -> None:
 class Trained:
     """Stands for a trainer whose trials all end best at one rate."""
 
+    by_labels = False
+
     def __init__(self, best: float) -> None:
         self.state_, self.best, self.steps, self.rate = {"w": 1}, best, set(), 0.0
 
@@ -119,9 +121,6 @@ class Trained:
 
 
 class Endless:
-    def __init__(self, unseen: bool) -> None:
-        self.unseen = unseen
-
     def epoch(self, number: int) -> list[int]:
         assert number < 0  # none of those trained on later
         return [0] * 7
@@ -134,13 +133,14 @@ class Endless:
 )  # fmt: skip
 def test_longer_trainings_get_higher_rates_within_reason(total: int, steps: int, best: float, taken: float) -> None:
     trainer: Any = Trained(best)
-    lessons: Any = Endless(unseen=False)
+    lessons: Any = Endless()
     assert find_learning_rate(trainer, lessons, total) == pytest.approx(taken, rel=1e-9)
     assert trainer.steps == {(steps, steps)}
     assert trainer.state_ == {"w": 1}
-    twice: Any = Endless(unseen=True)  # at most twice as high
-    found = find_learning_rate(Trained(best), twice, total)  # type: ignore[arg-type]
-    assert found == pytest.approx(max(best, min(best * np.sqrt(total / steps), 1e-2)), rel=1e-9)
+    trainer.by_labels = True  # at most twice as high
+    assert find_learning_rate(trainer, lessons, total) == pytest.approx(
+        max(best, min(best * np.sqrt(total / steps), 1e-2)), rel=1e-9
+    )
 
 
 # Rise and fall
