@@ -9,9 +9,9 @@ from pathlib import Path
 _MEMINFO, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
-def within(gigabytes: float | None) -> int:
-    """A bound in bytes; half of what is free where there is none."""
-    return free_bytes() // 2 if gigabytes is None else int(gigabytes * 1e9)
+def within(gigabytes: float | None, held: int = 0) -> int:
+    """Bytes that a bound leaves beside those that are ``held`` already; half of what is free where there is none."""
+    return free_bytes() // 2 if gigabytes is None else max(0, int(gigabytes * 1e9) - held)
 
 
 def free_bytes() -> int:

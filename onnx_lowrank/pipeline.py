@@ -167,7 +167,7 @@ def solve(known: Calibrated, plan: RankPlan, take: Callable[[str], Targets]) -> 
     """
     job = known.job
     held = sum(targets.nbytes for targets in known.targets.values())
-    solved, passes = _solve_layers(job, plan, take, max(0, within(job.settings.memory) - held))
+    solved, passes = _solve_layers(job, plan, take, within(job.settings.memory, held))
     converted = _rewritten(job, solved)
     _sign(converted, job, plan)
     return Solved(job, plan, converted, Outcome({layer.name: factors.errors for layer, factors in solved}, passes))

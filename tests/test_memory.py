@@ -19,7 +19,10 @@ def test_what_is_free_on_the_machine(system: Path) -> None:
     (system / "meminfo").write_text("MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:  2000 kB\n")
     assert memory.free_bytes() == 2000 * 1024
     assert memory.within(None) == 1000 * 1024
+    assert memory.within(None, 600) == 1000 * 1024  # what is held is not free
     assert memory.within(1.5) == 1_500_000_000
+    assert memory.within(1.5, 600) == 1_499_999_400
+    assert memory.within(1e-9, 600) == 0
 
 
 @pytest.mark.parametrize(("limit", "free"), [("1000000", 400_000), ("500000", 0), ("max", 2000 * 1024)])
