@@ -52,7 +52,12 @@ def solving_place(provider: Provider) -> Place:
     if provider.memory == "cpu":
         return Place()
     try:
-        from onnx_lowrank.torch.rows import TOO_LITTLE_MEMORY, clear, has_cuda, to_device  # noqa: PLC0415  (optional: installed by an extra)
+        from onnx_lowrank.torch.rows import (  # noqa: PLC0415  (optional: installed by an extra)
+            TOO_LITTLE_MEMORY,
+            clear,
+            has_cuda,
+            to_device,
+        )
     except (MissingDependencyError, OSError) as error:  # the latter where PyTorch lacks libraries that it was built for
         reason = str(error)
     else:
