@@ -170,19 +170,22 @@ def test_the_report_lists_every_layer_in_the_order_of_the_graph() -> None:
 def test_the_bound_on_memory_is_for_targets_too(
     monkeypatch: pytest.MonkeyPatch, gigabytes: float, left: int | None
 ) -> None:
-    """What the original delivered is held while layers are solved; no other layer's patches are."""
-    held, bounds, patches = [], [], []
+    """What the original delivered is held while layers are solved; no other layer's patches are, and no probes."""
+    held, bounds, patches, probes = [], [], [], []
     collect = pipeline.collect_targets
 
     def collected(*args: Any) -> dict[str, Targets]:
         targets = collect(*args)
         held.append(sum(sum(a.nbytes for a in (x.responses, x.residual) if a is not None) for x in targets.values()))
+        probes.extend(ref(x.probe.patches) for x in targets.values() if x.probe)
         return targets
 
     class Watched(Propagation):
         def __init__(self, batches: Any, positions: Any, provider: Any, most_bytes: int, most_resident: int) -> None:
             super().__init__(batches, positions, provider, most_bytes, most_resident)
             bounds.append(most_bytes)
+            assert probes
+            assert not any(each() is not None for each in probes)
 
         def advance(self, *args: Any) -> Patches:
             found = super().advance(*args)
