@@ -32,10 +32,8 @@ from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
 
-_NONE_BETTER = (
-    "no epoch was better than the network as it came, which is kept: try more data or more epochs, and if the original "
-    "was trained on these, judge by others: --validation"
-)
+_NONE_BETTER = "no epoch was better than the network as it came, which is kept: try more data or more epochs"
+_OTHERS = ", and if the original was trained on these, judge by others: --validation"
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ def finetune(  # noqa: PLR0913  (the options of the command)
         done = _begun(course, Path(checkpoint) if checkpoint and resume else None)
         done, interrupted = _learn(course, done, Path(checkpoint) if checkpoint else None, watcher)
         if done.best == 0:
-            course.say(logging.WARNING, _NONE_BETTER)
+            course.say(logging.WARNING, _NONE_BETTER + ("" if course.lessons.unseen else _OTHERS))
         result = from_torch(done.weights, converted) if done.best else read_model(converted)
         course.verify(result, done.weights)
     return Finetuned(
