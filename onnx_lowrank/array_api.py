@@ -44,6 +44,11 @@ def on_host(array: Array) -> NDArray[np.float64]:
     return np.asarray(to_device(array, "cpu"), np.float64)
 
 
+def host_dtype(array: Array) -> np.dtype[Any]:
+    """NumPy's type for the numbers of ``array``."""
+    return np.dtype(str(array.dtype).rpartition(".")[2])
+
+
 def on_cpu(array: Array) -> bool:
     """Whether a CPU works on ``array``, whose cache temporaries should fit into."""
     return str(array.device) == "cpu"

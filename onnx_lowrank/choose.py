@@ -33,6 +33,7 @@ from onnx_lowrank.ranks import (
 )
 from onnx_lowrank.responses import Targets
 from onnx_lowrank.settings import METHODS
+from onnx_lowrank.threads import side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def measure_errors(job: Job, targets: Mapping[str, Targets]) -> list[Truncation]
     """
     if job.settings.selection == "energy":
         return [paper_truncation(layer, targets[layer.name].responses) for layer in job.layers]
-    return [measure_truncation(layer, targets[layer.name]) for layer in job.layers]
+    return side_by_side(lambda layer: measure_truncation(layer, targets[layer.name]), job.layers)
 
 
 def choose_ranks(job: Job, truncations: Sequence[Truncation]) -> RankPlan:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+_SIDE_BY_SIDE = 4  # items in work at a time, at most: each takes memory
 
 
 def one_thread() -> AbstractContextManager[Any]:
@@ -17,6 +24,13 @@ def one_thread() -> AbstractContextManager[Any]:
     """
     limited: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
     return limited
+
+
+def side_by_side(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+    """What ``work`` makes of each item, on as many threads as the linear algebra may take now; within, it takes one."""
+    allowed = [int(library["num_threads"]) for library in _controller().info() if library["user_api"] == "blas"]
+    with one_thread(), ThreadPoolExecutor(min(_SIDE_BY_SIDE, max(allowed, default=1))) as pool:
+        return list(pool.map(work, items))
 
 
 def threads_text(count: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,11 @@ def collect_targets(
     Raises:
         CalibrationError: a response is NaN, infinite, or too large to reckon with.
     """
-    probes = probes or {}
+    probes, images = probes or {}, len(next(iter(positions.values()), ()))
     taps = {layer.name: _taps(layer, probed=layer.name in probes) for layer in layers}
     every = [tap for pair in taps.values() for tap in pair.values()]
     session: Session | None = None
-    rows: dict[str, list[NDArray[Any]]] = {tap.output.name: [] for tap in every}
+    rows: dict[str, NDArray[Any]] = {}
     done = 0
     for batch in batches:
         session = session or _open(model, batch, every, provider)
@@ -59,9 +60,11 @@ def collect_targets(
             if layer.name in probes:
                 feeds |= patch_indices(layer, sampled[:, probes[layer.name]])
         for name, values in session.run(feeds).items():
-            rows[name].append(values.reshape(-1, values.shape[-1]))
+            if not done:
+                rows[name] = np.empty((images, *values.shape[1:]), np.float32)
+            rows[name][done : done + count] = values
         done += count
-    return {layer.name: _targets(layer, taps[layer.name], rows, done, probes.get(layer.name)) for layer in layers}
+    return {layer.name: _targets(layer, taps[layer.name], rows, probes.get(layer.name)) for layer in layers}
 
 
 def _taps(layer: Layer, *, probed: bool) -> dict[str, Tap]:
@@ -81,20 +84,18 @@ def _open(model: onnx.ModelProto, batch: Batch, taps: Sequence[Tap], provider: P
     return Session(tapped, provider, name="original network")
 
 
-def _targets(
-    layer: Layer, taps: Mapping[str, Tap], rows: dict[str, list[NDArray[Any]]], images: int, probe: Ints | None
-) -> Targets:
-    joined = {role: np.concatenate(rows.pop(tap.output.name)) for role, tap in taps.items()}
-    found = {role: values.astype(np.float32, copy=False) for role, values in joined.items()}
+def _targets(layer: Layer, taps: Mapping[str, Tap], rows: dict[str, NDArray[Any]], probe: Ints | None) -> Targets:
+    found = {role: rows.pop(tap.output.name) for role, tap in taps.items()}
     for role, values in found.items():
         if not_usable(values):
             raise CalibrationError(
                 f"{layer.op} '{layer.name}': its {role} is NaN, infinite or beyond {LARGEST:g} in the original "
                 "network: check the model's weights and the preprocessing of the data"
             )
+    images, per_image, filters = found["response"].shape
+    response, *residual = (found[role].reshape(-1, filters) for role in ("response", "residual") if role in found)
+    targets = Targets(response, *residual)
     if probe is None:
-        return Targets(found["response"], found.get("residual"))
-    per_image = len(found["response"]) // images
+        return targets
     probed = (np.arange(images)[:, None] * per_image + probe).ravel()
-    patches = found["input"].reshape(-1, layer.channels, *layer.kernel)
-    return Targets(found["response"], found.get("residual"), Probe(patches, probed))
+    return replace(targets, probe=Probe(found["input"].reshape(-1, layer.channels, *layer.kernel), probed))

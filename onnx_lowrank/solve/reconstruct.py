@@ -53,6 +53,7 @@ class Reconstruction:
         rows: all rows.
         train: those to solve on.
         held_out: those to judge by.
+        whole: moments of all rows.
     """
 
     def __init__(self, rows: Rows, prior: Float64, rank: int) -> None:
@@ -60,7 +61,7 @@ class Reconstruction:
         self.rows, self.train, self.held_out = rows, rows.part(slice(0, cut)), rows.part(slice(cut, None))
         self._prior, self._rank = prior, rank
         self._part = Moments.of(self.train.inputs, self.train.responses)
-        self._whole = self._part + Moments.of(self.held_out.inputs, self.held_out.responses)
+        self.whole = self._part + Moments.of(self.held_out.inputs, self.held_out.responses)
 
     def settle(self, solver: str = "auto") -> Trial:
         """Choose ridge and turns by the held-out rows.
@@ -80,9 +81,9 @@ class Reconstruction:
 
     def solve(self, trial: Trial) -> tuple[RankFactors, SolveErrors]:
         """Solve on all rows as settled: the factors, and their relative errors after the activation there."""
-        solver = ReducedRankSolver(self._whole.gram, trial.ridge, self._prior)
-        linear = fit_with(solver, self._whole, self._rank)
-        solution = solve_nonlinear(self.rows, self._whole, linear, solver, turns=trial.turns)
+        solver = ReducedRankSolver(self.whole.gram, trial.ridge, self._prior)
+        linear = fit_with(solver, self.whole, self._rank)
+        solution = solve_nonlinear(self.rows, self.whole, linear, solver, turns=trial.turns)
         return solution.factors, SolveErrors(activated_error(self.rows, linear), solution.error)
 
     def _best_ridge(self) -> tuple[float, RankFactors]:

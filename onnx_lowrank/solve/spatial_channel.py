@@ -26,15 +26,18 @@ from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.responses import Responses
 from onnx_lowrank.solve.channel import input_responses
 from onnx_lowrank.solve.moments import Float64
-from onnx_lowrank.solve.nonlinear import Rows, activated_error
+from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import Reconstruction, loses, reconstruct, too_few
 from onnx_lowrank.solve.reduced_rank import RankFactors
-from onnx_lowrank.solve.refine import Chain, chain_error, refine
+from onnx_lowrank.solve.chain import Chain
+from onnx_lowrank.solve.refine import Pull, chain_error, refine
 from onnx_lowrank.solve.truncated_svd import truncated_svd
 from onnx_lowrank.vertical_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 
-ITERATIONS = {"none": 0, "fast": 10, "full": 60}
+ITERATIONS = {"none": 0, "fast": 5, "full": 40}
 _WIDER = 1.5  # the basis that refinement mixes from, relative to the filters it takes
+_AMPLE = 5  # rows per number that a response is made from: with so many, data-free factors do not do better
+_PULL = 0.3  # of the ridge that is best for the linear solution
 
 
 def solve_spatial(
@@ -59,10 +62,9 @@ def solve_spatial(
     References:
         Zhang et al. 2015, arXiv:1505.06798, asymmetric (3d); weighing, joint map and refinement are ours.
     """
-    rows = Rows.of(responses.targets, input_responses(layer, responses), layer.activation)
-    from_weights = _from_weights(layer, spatial, channel)
+    rows = Rows.of(responses.targets, responses.targets.responses, layer.activation)
     if solver == "weights" or (solver == "paper" and channel is None) or too_few(rows):
-        return _unsolved(layer, from_weights, responses, rows)
+        return _unsolved(layer, _from_weights(layer, spatial, channel), responses, rows)
     if solver == "paper":
         return _as_in_the_paper(layer, responses, rows, spatial, channel or layer.filters)
 
@@ -71,22 +73,26 @@ def solve_spatial(
     basis = vertical_basis(_leading_filters(layer, rows, channel), width, moments)
     features = column_features(responses.patches, basis, rows.responses)
     regressed = rows.of_inputs(features[:, :, :spatial].reshape(len(rows), -1))
-    prior = horizontal_map(layer.weight, basis[:spatial], moments).reshape(layer.filters, -1)
-    task = Reconstruction(regressed, prior, channel or layer.filters)
-    trial, cut = task.settle(solver), len(task.train)
-    mixture = np.eye(spatial, width)
-    judge = (features[cut:], task.held_out)
+    prior = horizontal_map(layer.weight, basis, moments)
+    task = Reconstruction(regressed, prior[:, :, :spatial].reshape(layer.filters, -1), channel or layer.filters)
     most = ITERATIONS[refinement] if solver == "auto" else 0
-    tried, iterations = refine(_chain(mixture, trial.factors, channel), features[:cut], task.train, most, judge)
-    if solver == "auto" and loses(chain_error(tried, *judge), _error(from_weights, responses, rows, cut)):
-        return _unsolved(layer, from_weights, responses, rows)
-    if 0 < iterations == most:  # the held-out rows never called a halt: solving on them too would change little
-        chain, linear = tried, activated_error(regressed, trial.linear)
-    else:
-        factors, errors = task.solve(trial)
-        chain, _ = refine(_chain(mixture, factors, channel), features, regressed, iterations)
-        linear = errors.linear
-    errors = SolveErrors(linear, chain_error(chain, features, regressed))
+    trial, cut = task.settle("linear" if most else solver), len(task.train)
+    pull = Pull(prior.reshape(layer.filters, -1), _PULL * trial.ridge)
+    mixture = np.eye(spatial, width)
+    if solver == "auto" and cut < _AMPLE * regressed.inputs.shape[1]:
+        # So few rows may mislead: what they lead to has to do better on those held out.
+        tried = refine(_chain(mixture, trial.factors, channel), features[:cut], task.train, most, pull=pull)
+        error = chain_error(tried, features[cut:], task.held_out)
+        from_weights = _from_weights(layer, spatial, channel)
+        if loses(min(error, trial.error), _error(from_weights, responses, rows, cut)):
+            return _unsolved(layer, from_weights, responses, rows)
+        if error > trial.error:
+            most, trial = 0, task.settle(solver)
+    factors, errors = task.solve(trial)
+    chain, inner = _chain(mixture, factors, channel), task.whole.gram / len(rows)
+    if most:
+        chain = refine(chain, features, regressed, most, pull=pull, inner=inner)
+        errors = SolveErrors(errors.linear, chain_error(chain, features, regressed))
     return Factors(_convolutions(layer, replace(chain, T=chain.T @ basis)), errors)
 
 
@@ -133,6 +139,7 @@ def _error(chain: Chain, responses: Responses, rows: Rows, first: int = 0) -> fl
 
 def _as_in_the_paper(layer: Layer, responses: Responses, rows: Rows, spatial: int, channel: int) -> Factors:
     """Channel decomposition, its filters split by their weights alone, then the last 1 x 1 solved again."""
+    rows = rows.of_inputs(input_responses(layer, responses))
     first, _ = reconstruct(rows, np.eye(layer.filters), truncated_svd(layer.weight, layer.bias, channel))
     filters = np.einsum("rd,dchw->rchw", first.Q, np.asarray(layer.weight, np.float64), optimize=True)
     basis = vertical_basis(filters, spatial)

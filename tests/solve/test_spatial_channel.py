@@ -280,7 +280,7 @@ def test_more_refinement_lowers_the_error_on_the_rows_it_solves_on(channel: int 
         for name in ("none", "fast", "full")
     )
     assert fast < 0.995 * none
-    assert full < 0.998 * fast
+    assert full < 0.9995 * fast
 
 
 def test_refinement_moves_the_vertical_filters_too() -> None:
@@ -327,13 +327,12 @@ def test_linear_solution_is_that_of_all_rows(channel: int | None) -> None:
     np.testing.assert_allclose(mean, responses.targets.responses.mean(axis=0), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("count", "halted"), [(100, True), (2000, False)])
-def test_all_rows_are_solved_on_where_the_held_out_ones_called_a_halt(count: int, halted: bool) -> None:
+@pytest.mark.parametrize("count", [100, 2000])
+def test_all_rows_are_solved_on(count: int) -> None:
     layer, responses = problem(relu(), count=count)
     linear = solve_spatial(layer, responses, SPATIAL, CHANNEL, solver="linear").errors.linear
     refined = solve_spatial(layer, responses, SPATIAL, CHANNEL).errors
-    assert refined.solved < refined.linear
-    assert (abs(refined.linear / linear - 1) < 1e-6) == halted
+    assert refined.solved < refined.linear == pytest.approx(linear, rel=1e-6)
 
 
 # Numbers for the report

@@ -1,0 +1,138 @@
+"""A kh x 1, a 1 x kw and perhaps a 1 x 1 convolution as one map of vertical features, and changes of variables for it.
+
+On rows a chain acts as one map, ``y' = sum_j M_j g_j + b`` with ``M_j = P Q_j T``: an error and its gradient are worked
+out for M, by two products with the rows, and the gradient is then handed on to the factors among small matrices.
+
+| code     | meaning                                                    | shape         |
+|----------|------------------------------------------------------------|---------------|
+| T        | mixtures of vertical features                              | (d'', k)      |
+| Q        | horizontal filters, kernel column by kernel column         | (d', kw d'')  |
+| P        | the last 1 x 1; None where d' is d and Q goes to responses | (d, d')       |
+| offset   | b                                                          | (d,)          |
+| map      | M, kernel column by kernel column                          | (d, kw k)     |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.linalg import cholesky, solve_triangular
+
+from onnx_lowrank.solve.moments import Float64
+
+_SMALLEST = 1e-6  # of the mean on the diagonal: filters may be dead, or say the same
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The factors; see the table above."""
+
+    T: Float64
+    Q: Float64
+    P: Float64 | None
+    offset: Float64
+
+    @property
+    def map(self) -> Float64:
+        """What the factors make of vertical features together."""
+        horizontal = self._over_columns(self.Q, self.T)
+        return horizontal if self.P is None else self.P @ horizontal
+
+    def pulled_back(self, gradient: Float64, offset: Float64) -> Chain:
+        """The gradient of every factor, from that of the map, shape (d, kw k), and that of the offset."""
+        P = None
+        if self.P is not None:
+            P = gradient @ self._over_columns(self.Q, self.T).T
+            gradient = self.P.T @ gradient
+        by_column = gradient.reshape(-1, self.T.shape[1])
+        T = self.Q.reshape(len(by_column), -1).T @ by_column
+        return Chain(T, (by_column @ self.T.T).reshape(self.Q.shape), P, offset)
+
+    def astype(self, dtype: np.dtype[Any]) -> Chain:
+        """The same in another float type."""
+        return self.like(self.vector().astype(dtype))
+
+    def __add__(self, change: Chain) -> Chain:
+        """Factor by factor."""
+        return self.like(self.vector() + change.vector())
+
+    def vector(self) -> Float64:
+        """All numbers in a row."""
+        return np.concatenate([part.ravel() for part in self._parts()])
+
+    def like(self, vector: Float64) -> Chain:
+        """A chain of the same shapes with the numbers of ``vector``."""
+        parts, first = [], 0
+        for part in self._parts():
+            parts.append(vector[first : first + part.size].reshape(part.shape))
+            first += part.size
+        return Chain(parts[0], parts[1], None if self.P is None else parts[2], parts[-1])
+
+    def _parts(self) -> list[Float64]:
+        return [self.T, self.Q, *([] if self.P is None else [self.P]), self.offset]
+
+    @staticmethod
+    def _over_columns(Q: Float64, T: Float64) -> Float64:
+        """Q_j T for every kernel column, side by side."""
+        return (Q.reshape(-1, len(T)) @ T).reshape(len(Q), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """A change of variables in which all numbers of a chain weigh about the same.
+
+    A gradient step of the chain as it is gets nowhere: what vertical features deliver is alike from column to column,
+    and some filters hardly count. An error changes about equally along all numbers of T~, Q~ and P~, where::
+
+        T~ = A' T,  A A' = sum_j Q_j' P' P Q_j      Q~ = B' Q C,  B B' = P' P,  C C' = G      P~ = P D,  D D' = Q G Q'
+
+    and G are the second moments of what goes into Q. Kept are the inverses.
+
+    Attributes:
+        T: of A, shape (d'', d'').
+        Q: of C, shape (kw d'', kw d'').
+        P: of B and of D, shape (d', d'); None where there is no P.
+    """
+
+    T: Float64
+    Q: Float64
+    P: tuple[Float64, Float64] | None
+
+    @staticmethod
+    def of(chain: Chain, inner: Float64, dtype: np.dtype[Any]) -> Whitening:
+        """The one for what is near a chain.
+
+        Args:
+            chain: the factors, in float64.
+            inner: G, kernel column by kernel column, shape (kw d'', kw d'').
+            dtype: of the variables.
+        """
+
+        def inverse_root(matrix: Float64) -> Float64:
+            identity = np.eye(len(matrix))
+            least = _SMALLEST * (float(np.trace(matrix)) / len(matrix) or 1.0)
+            root = cholesky(matrix + least * identity, lower=True)
+            return np.asarray(solve_triangular(root, identity, lower=True), dtype)
+
+        last = chain.Q if chain.P is None else chain.P @ chain.Q
+        by_column = last.reshape(-1, len(chain.T))
+        T, Q = inverse_root(by_column.T @ by_column), inverse_root(inner)
+        if chain.P is None:
+            return Whitening(T, Q, None)
+        return Whitening(T, Q, (inverse_root(chain.P.T @ chain.P), inverse_root(chain.Q @ inner @ chain.Q.T)))
+
+    def change(self, variables: Chain) -> Chain:
+        """How a chain changes with its variables."""
+        T, Q, P = self.T.T @ variables.T, variables.Q @ self.Q, variables.P
+        if self.P is not None and P is not None:
+            Q, P = self.P[0].T @ Q, P @ self.P[1]
+        return Chain(T, Q, P, variables.offset)
+
+    def gradient(self, gradient: Chain) -> Chain:
+        """The gradient by the variables, from that by the chain's numbers."""
+        T, Q, P = self.T @ gradient.T, gradient.Q @ self.Q.T, gradient.P
+        if self.P is not None and P is not None:
+            Q, P = self.P[0] @ Q, P @ self.P[1].T
+        return Chain(T, Q, P, gradient.offset)
