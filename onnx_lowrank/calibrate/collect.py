@@ -10,7 +10,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate.sampling import Ints, Tap, patch_indices, patch_tap, response_indices, response_tap
+from onnx_lowrank.calibrate.sampling import (
+    Ints,
+    Tap,
+    as_patches,
+    patch_indices,
+    patch_tap,
+    response_indices,
+    response_tap,
+)
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.responses import LARGEST, Probe, Targets, not_usable
@@ -98,4 +106,4 @@ def _targets(layer: Layer, taps: Mapping[str, Tap], rows: dict[str, NDArray[Any]
     if probe is None:
         return targets
     probed = (np.arange(images)[:, None] * per_image + probe).ravel()
-    return replace(targets, probe=Probe(found["input"].reshape(-1, layer.channels, *layer.kernel), probed))
+    return replace(targets, probe=Probe(as_patches(found["input"], layer), probed))

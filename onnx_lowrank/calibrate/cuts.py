@@ -95,14 +95,17 @@ class Cuts:
 
     def excess(self, keep: Collection[str], size: int) -> int:
         """How many bytes would go to the disk if the tensors of ``keep`` stayed and others of ``size`` bytes came."""
+        return max(0, self._used + self.growth(keep, size) - self._most)
+
+    def growth(self, keep: Collection[str], size: int) -> int:
+        """How many bytes more would be in memory then, were there room for all."""
         gone = sum(
             tensor.nbytes
             for batch in self._batches
             for name, tensor in batch.items()
             if name not in keep and isinstance(tensor, np.ndarray)
         )
-        arrives = max(0, size - (self._most_resident - self._resident))
-        return max(0, self._used - gone + arrives - self._most)
+        return max(0, size - (self._most_resident - self._resident)) - gone
 
     def close(self) -> None:
         """Give up all that is on the disk."""

@@ -5,9 +5,9 @@ next layer only the nodes between the cut and that layer's input run. Every node
 most once per image, whatever the graph looks like: residual sums and concatenations keep the tensors they still need
 in the cut.
 
-Where memory is bounded, there is another choice for tensors that would go to the disk: the cut stays where it is, and
-the segment behind it is run again as part of the next one. That is done where it takes less time than writing and
-reading.
+There is another choice: the cut stays where it is, and the segment behind it is run again as part of the next one. That
+is done where it takes less time than to keep what comes of it: for tensors that would go to the disk, and for large ones
+that little work has made, such as the responses of a first layer, which often are the largest of all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.cuts import Cuts, Tensor
-from onnx_lowrank.calibrate.sampling import Ints, patch_indices, patch_rows, patch_tap
+from onnx_lowrank.calibrate.sampling import Ints, as_patches, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import reads
 from onnx_lowrank.layer import Layer
@@ -34,6 +34,8 @@ from onnx_lowrank.surgery import ancestors, extract
 Batch = dict[str, NDArray[Any]]
 
 _DISK_BYTES_PER_SECOND = 5e8  # written or read; disks of today, a little on the slow side
+_MEMORY_BYTES_PER_SECOND = 1e9  # kept and read; most of it goes to getting hold of new memory
+_MOST_PASSES = 1.05  # of the network, where segments are run again only to keep less in memory
 
 
 class Propagation:
@@ -88,7 +90,7 @@ class Propagation:
         keep = self._still_needed(model, segment, [layer, *later])
         session, inputs = self._open(model, layer, keep)
         sampled = self._positions[layer.name]
-        self._patches = _Patches((sampled.size, layer.channels, *layer.kernel), self.cuts)
+        self._patches = _Patches(sampled.size, layer, self.cuts)
         first, again = 0, False
         for number, count in enumerate(self._counts):
             positions = sampled[first : first + count]
@@ -99,7 +101,9 @@ class Propagation:
             self._patches.append(_finite(rows.astype(np.float32, copy=False), layer))
             if number == 0:
                 size = len(self._counts) * sum(tensor.nbytes for tensor in found.values())
-                again = run_again(self.cuts.excess(keep, size), seconds * len(self._counts))
+                spilled, grown = self.cuts.excess(keep, size), self.cuts.growth(keep, size)
+                kept = grown - spilled if self._may_run_again(model, segment, later) else 0
+                again = run_again(spilled, kept, seconds * len(self._counts))
             if not again:
                 self.cuts.advance(number, keep, found)
             first += count
@@ -110,6 +114,14 @@ class Propagation:
         """Give up the cut tensors and the patches."""
         self._drop_patches()
         self.cuts.close()
+
+    def _may_run_again(
+        self, model: onnx.ModelProto, segment: Sequence[onnx.NodeProto], later: Sequence[Layer]
+    ) -> bool:
+        """Whether a segment may run twice, and all that is ahead once, without a second pass of the network."""
+        ahead = ancestors(model, [layer.input for layer in later], self.cuts.types)
+        most = _MOST_PASSES * len(model.graph.node) * sum(self._counts)
+        return self.node_runs + (len(segment) + len(ahead)) * sum(self._counts) <= most
 
     def _drop_patches(self) -> None:
         if self._patches is not None:
@@ -159,17 +171,18 @@ class Propagation:
 class _Patches:
     """A layer's input patches as they come in: in one array, or on the disk if the bound leaves no room for it."""
 
-    def __init__(self, shape: tuple[int, ...], cuts: Cuts) -> None:
+    def __init__(self, count: int, layer: Layer, cuts: Cuts) -> None:
+        shape = (count, layer.channels, *layer.kernel)
         self._size = prod(shape) * np.dtype(np.float32).itemsize
-        self._cuts, self._done = cuts, 0
+        self._layer, self._cuts, self._done = layer, cuts, 0
         self.rows: Patches
         if cuts.reserve(self._size):
-            self.rows = np.empty(shape, np.float32)
+            self.rows = as_patches(np.empty(prod(shape), np.float32), layer)
         else:
             self.rows = SpilledRows(ScratchFile(), shape, np.dtype(np.float32))
 
-    def append(self, patches: NDArray[Any]) -> None:
-        patches = patches.reshape(-1, *self.rows.shape[1:])
+    def append(self, rows: NDArray[Any]) -> None:
+        patches = as_patches(rows, self._layer)
         if isinstance(self.rows, SpilledRows):
             self.rows.file.append(patches)
         else:
@@ -183,14 +196,15 @@ class _Patches:
             self._cuts.release(self._size)
 
 
-def run_again(spilled_bytes: int, seconds: float) -> bool:
+def run_again(spilled_bytes: int, kept_bytes: int, seconds: float) -> bool:
     """Whether to run a segment again rather than to keep what comes of it.
 
     Args:
         spilled_bytes: that would have to be written to the disk, and read again.
+        kept_bytes: that would have to be kept in memory.
         seconds: that the segment takes.
     """
-    return seconds < 2 * spilled_bytes / _DISK_BYTES_PER_SECOND
+    return seconds < 2 * spilled_bytes / _DISK_BYTES_PER_SECOND + max(0, kept_bytes) / _MEMORY_BYTES_PER_SECOND
 
 
 def _finite(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:

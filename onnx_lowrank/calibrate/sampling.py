@@ -5,12 +5,14 @@ A tensor is gathered through its flat view, which works for every opset, layout 
 
 | code    | meaning                                          | shape           |
 |---------|--------------------------------------------------|-----------------|
-| base    | flat index of channel 0 at each sampled position | (N, P, 1 or K)  |
+| base    | flat index of channel 0 at each sampled position | (N, P, 1) or    |
+|         |                                                  | (N, P, kw, 1, K)|
 | step    | to the next channel: 1 where they come last,     |                 |
 |         | else the number of positions of the tensor       |                 |
-| inside  | 1 where a patch element is inside the image      | (N, P, 1, K)    |
+| inside  | 1 where a patch element is inside the image      | (N, P, kw, 1, K)|
 
-N images, P positions per image, K = kh * kw kernel points.
+N images, P positions per image, kw kernel points along the last axis, K along the others. A patch comes kernel column by
+kernel column, since that is how it is worked on.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Tap:
         nodes: to run behind the graph's own.
         constants: initializers they read.
         inputs: further graph inputs they read: indices, fed per batch.
-        output: the graph output with the rows, shape (N, P, d) of responses, (N, P, c * kh * kw) of patches.
+        output: the graph output with the rows, shape (N, P, d) of responses, (N, P, kw, c, K) of patches.
     """
 
     nodes: list[onnx.NodeProto]
@@ -113,39 +115,38 @@ def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
     image = np.arange(len(positions))[:, None, None] * (layer.channels * prod(layer.input_size))
     flat = np.ravel_multi_index(tuple(axes), layer.input_size)
     base = image + (flat * layer.channels if layer.channels_last else flat)
+    by_column = (*positions.shape, -1, layer.kernel[-1])
+    base, inside = (np.swapaxes(each.reshape(by_column), 2, 3)[:, :, :, None] for each in (base, inside))
     return {
-        own_name(layer.name, "patches"): base[:, :, None, :],
-        own_name(layer.name, "inside"): inside[:, :, None, :].astype(layer.weight.dtype),
+        own_name(layer.name, "patches"): np.ascontiguousarray(base),
+        own_name(layer.name, "inside"): inside.astype(layer.weight.dtype, order="C"),
     }
 
 
 def patch_tap(layer: Layer, element_type: int) -> Tap:
-    """Gather the layer's input patches: rows of shape (N, P, c * kh * kw), zeros where a patch hangs over the edge.
+    """Gather the layer's input patches, shape (N, P, kw, c, K), zeros where a patch hangs over the edge.
+
+    `as_patches` makes of them what they are.
 
     Args:
         layer: the layer; its ``input`` tensor is read.
         element_type: ONNX element type of that tensor.
     """
-    parts = ("flat_shape", "offsets", "row_shape", "flat", "index", "gathered", "masked")
-    flat_shape, offsets, row_shape, flat, index, gathered, masked = (
-        own_name(layer.name, "input", part) for part in parts
-    )
+    parts = ("flat_shape", "offsets", "flat", "index", "gathered")
+    flat_shape, offsets, flat, index, gathered = (own_name(layer.name, "input", part) for part in parts)
     rows = patch_rows(layer)
-    size = layer.channels * prod(layer.kernel)
     step = 1 if layer.channels_last else prod(layer.input_size)
-    channel_offsets = np.arange(layer.channels).reshape(1, 1, -1, 1) * step
+    channel_offsets = np.arange(layer.channels).reshape(1, 1, 1, -1, 1) * step
     return Tap(
         nodes=[
             helper.make_node("Reshape", [layer.input, flat_shape], [flat]),
             helper.make_node("Add", [own_name(layer.name, "patches"), offsets], [index]),
             helper.make_node("Gather", [flat, index], [gathered]),
-            helper.make_node("Mul", [gathered, own_name(layer.name, "inside")], [masked]),
-            helper.make_node("Reshape", [masked, row_shape], [rows]),
+            helper.make_node("Mul", [gathered, own_name(layer.name, "inside")], [rows]),
         ],
         constants=[
             numpy_helper.from_array(np.array([-1]), flat_shape),
             numpy_helper.from_array(channel_offsets, offsets),
-            numpy_helper.from_array(np.array([0, 0, size]), row_shape),
         ],
         inputs=[
             helper.make_tensor_value_info(own_name(layer.name, "patches"), TensorProto.INT64, None),
@@ -153,6 +154,12 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
         ],
         output=helper.make_tensor_value_info(rows, element_type, None),
     )
+
+
+def as_patches(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
+    """What a `patch_tap` hands out as patches, shape (n, c, kh, kw): another look at the same memory."""
+    columns = rows.reshape(-1, layer.kernel[-1], layer.channels, *layer.kernel[:-1])
+    return np.moveaxis(columns, 1, -1)
 
 
 def patch_rows(layer: Layer) -> str:

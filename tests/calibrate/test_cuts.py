@@ -98,6 +98,8 @@ def test_what_would_go_to_the_disk_is_known_before() -> None:
     assert cuts.excess({"b"}, 200) == 0
     assert cuts.excess({"b"}, 250) == 50
     assert cuts.excess((), 310) == 10
+    assert cuts.growth({"a", "b"}, 70) == 70
+    assert cuts.growth({"b"}, 70) == 70 - 200
     cuts.close()
 
 

@@ -252,9 +252,35 @@ def test_a_segment_is_run_again_where_that_is_cheaper_than_the_disk(
 
 
 def test_running_again_against_the_disk() -> None:
-    assert run_again(500_000_000, 1.9)  # a second to write, one to read
-    assert not run_again(500_000_000, 2.1)
-    assert not run_again(0, 0.0)
+    assert run_again(500_000_000, 0, 1.9)  # a second to write, one to read
+    assert not run_again(500_000_000, 0, 2.1)
+    assert not run_again(0, 0, 0.0)
+
+
+def test_running_again_against_memory() -> None:
+    assert run_again(0, 1_000_000_000, 0.9)
+    assert not run_again(0, 1_000_000_000, 1.1)
+    assert not run_again(500_000_000, -2_000_000_000, 2.1)
+    assert run_again(500_000_000, 1_000_000_000, 2.9)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("passes", "more"), [(0.1, False), (10.0, True)])
+def test_no_more_is_run_again_to_save_memory_than_is_allowed(
+    network: Network, passes: float, more: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnx_lowrank.calibrate.propagate._MEMORY_BYTES_PER_SECOND", 1e-3)
+    monkeypatch.setattr("onnx_lowrank.calibrate.propagate._MOST_PASSES", passes)
+    model, feeds = network()
+    layers = find(model, feeds)[0]
+    propagation = Propagation([feeds], layer_positions(layers, IMAGES, 2, seed=4), CPU, 2**30)
+    passed = {node.output[0] for layer in layers for node in ancestors(model, [layer.input], feeds.keys())}
+    for number, layer in enumerate(layers):
+        propagation.advance(model, layer, layers[number + 1 :])
+    # The two branches of that one are as large as what comes of them.
+    assert (propagation.node_runs > len(passed) * IMAGES) == (more and network is not two_inputs)
+    assert propagation.node_runs <= max(len(passed), passes * len(model.graph.node)) * IMAGES
+    propagation.close()
 
 
 def test_patches_stay_in_memory_within_the_bound_and_files_go_with_the_next_layer() -> None:
