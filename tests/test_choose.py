@@ -106,8 +106,8 @@ def test_layers_that_would_run_slower_stay(
     assert result.report.macs[1] == inspect(model_of(result)).macs
     assert sum(layer["macs"]["after"] for layer in found.values()) == result.report.macs[1]
     assert pointwise_is_dear(model_of(result)) < pointwise_is_dear(mobile())
-    x = images(4, 8, seed=9)
-    assert relative(run(mobile(), {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.2
+    x = images(40, 8, seed=9)
+    assert relative(run(mobile(), {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.17
 
 
 def test_other_layers_make_up_for_those_that_stay_where_they_can(
