@@ -40,7 +40,7 @@ class Targets:
 
     Attributes:
         speedups: each above 1.
-        quick: solve without refinement and on half of the images: in a third of the time, and little worse.
+        quick: solve on half of the images, where they are many: in less time, and little worse.
         keep: whether converted networks are handed back.
         places: by speedup, where the converted network is to be written.
     """
@@ -103,8 +103,8 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         settings: how to convert; ``speedup`` in it plays no part.
         preprocessing: of images; pixels / 255 if not given.
         models: hand the converted networks back.
-        quick: solve without refinement and on half of the images, which takes a third of the time: for networks that
-            are looked at and thrown away. None for that unless ``models`` are asked for.
+        quick: solve on half of the images, where they are many, which takes less time: for networks that are looked
+            at and thrown away. None for that unless ``models`` are asked for.
         progress: watches the stages.
         **changes: fields of `Settings` to change, as in ``sweep(model, data, labels=True)``.
 

@@ -42,11 +42,11 @@ def test_numbers_and_a_page(folder: Path) -> None:
     found = json.loads(Path("out/sweep.json").read_text())
     assert [point["speedup"]["requested"] for point in found["points"]] == [1.5, 3]
     assert found["input"] == "in.onnx"
-    assert found["solved"] == {"refine": "none", "images": 48}
+    assert found["solved"] == {"refine": "fast", "images": 48}
     html = Path("out/sweep.html").read_text(encoding="utf-8")
-    assert "Quick points." in html
+    assert "Quick points." not in html  # so few images are all taken
     assert html.count('class="mark ') == 3
-    assert "solved without refinement with 48 of 48 samples" in shown.stdout
+    assert "quick " not in shown.stdout
     rows = [line.split() for line in shown.stdout.splitlines() if line.strip().endswith(("*", "%"))]
     for row, point in zip(rows, found["points"], strict=True):
         assert row[0] == f"{point['speedup']['requested']:g}x"

@@ -77,15 +77,15 @@ def test_points_in_numbers() -> None:
     assert sum(point["seconds"] for point in points) < found["seconds"]
 
 
-def test_quick_points_are_not_refined() -> None:
-    quick, whole = swept(), swept(models=True)
-    assert (quick.report.refine, quick.report.solved_images, quick.report.quick) == ("none", 48, True)
-    assert (whole.report.refine, whole.report.solved_images, whole.report.quick) == ("fast", 48, False)
-    assert quick.results == ()
-    alone = convert(network(), {"x": X}, speedup=2, refine="none", **HOW).report.verification
-    assert alone is not None
-    assert quick.report.points[1].outputs == alone["outputs"]
-    assert swept(quick=False).report.refine == "fast"
+def test_points_are_those_of_conversions_where_images_are_few() -> None:
+    for refine in ("fast", "none"):
+        quick = swept(refine=refine)
+        assert (quick.report.refine, quick.report.solved_images) == (refine, 48)
+        assert quick.report.quick == (refine == "none")
+        assert quick.results == ()
+        alone = convert(network(), {"x": X}, speedup=2, refine=refine, **HOW).report.verification
+        assert alone is not None
+        assert quick.report.points[1].outputs == alone["outputs"]
 
 
 def test_quick_points_take_half_of_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +103,7 @@ def test_quick_points_take_half_of_many_images(monkeypatch: pytest.MonkeyPatch) 
     model, data = plain_network(convolutions=3), images(260, 8)
     found = sweep(model, data, (2,), samples=200, positions=10, **HOW)
     assert (found.report.calibration.images, found.report.solved_images, found.report.held_out) == (200, 100, 60)
+    assert found.report.quick
     assert set(rows) == {(1000, 1000)}
 
 

@@ -115,9 +115,7 @@ class Propagation:
         self._drop_patches()
         self.cuts.close()
 
-    def _may_run_again(
-        self, model: onnx.ModelProto, segment: Sequence[onnx.NodeProto], later: Sequence[Layer]
-    ) -> bool:
+    def _may_run_again(self, model: onnx.ModelProto, segment: Sequence[onnx.NodeProto], later: Sequence[Layer]) -> bool:
         """Whether a segment may run twice, and all that is ahead once, without a second pass of the network."""
         ahead = ancestors(model, [layer.input for layer in later], self.cuts.types)
         most = _MOST_PASSES * len(model.graph.node) * sum(self._counts)

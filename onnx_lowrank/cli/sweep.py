@@ -63,7 +63,7 @@ class Speedups(click.ParamType):
 @click.option("--labels", is_flag=True, help="accuracy; classes are the folders of images")
 @method_options
 @click.option("--refine", type=click.Choice(REFINEMENTS), metavar="|".join(REFINEMENTS),
-              help="[none, half of the samples; --models: fast]")  # fmt: skip
+              help="[fast, half of the samples; --models: all]")  # fmt: skip
 @data_options
 @layer_options
 @click.option("--no-bench", "bench", is_flag=True, default=True, flag_value=False)
