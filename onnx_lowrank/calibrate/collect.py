@@ -101,8 +101,8 @@ def _targets(layer: Layer, taps: Mapping[str, Tap], rows: dict[str, NDArray[Any]
                 "network: check the model's weights and the preprocessing of the data"
             )
     images, per_image, filters = found["response"].shape
-    response, *residual = (found[role].reshape(-1, filters) for role in ("response", "residual") if role in found)
-    targets = Targets(response, *residual)
+    residual = found["residual"].reshape(-1, filters) if "residual" in found else None
+    targets = Targets(found["response"].reshape(-1, filters), residual)
     if probe is None:
         return targets
     probed = (np.arange(images)[:, None] * per_image + probe).ravel()

@@ -5,9 +5,9 @@ next layer only the nodes between the cut and that layer's input run. Every node
 most once per image, whatever the graph looks like: residual sums and concatenations keep the tensors they still need
 in the cut.
 
-There is another choice: the cut stays where it is, and the segment behind it is run again as part of the next one. That
-is done where it takes less time than to keep what comes of it: for tensors that would go to the disk, and for large ones
-that little work has made, such as the responses of a first layer, which often are the largest of all.
+There is another choice: the cut stays where it is, and the segment behind it is run again as part of the next one.
+That is done where it costs less than to keep what comes of it: for tensors that would go to the disk, and for large
+ones that little work has made, such as the responses of a first layer, which often are the largest of all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from onnx_lowrank.surgery import ancestors, extract
 Batch = dict[str, NDArray[Any]]
 
 _DISK_BYTES_PER_SECOND = 5e8  # written or read; disks of today, a little on the slow side
-_MEMORY_BYTES_PER_SECOND = 1e9  # kept and read; most of it goes to getting hold of new memory
+_MEMORY_BYTES_PER_SECOND = 5e8  # kept; less time than that, but others may want the memory
 _MOST_PASSES = 1.05  # of the network, where segments are run again only to keep less in memory
 
 

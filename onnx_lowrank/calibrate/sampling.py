@@ -11,8 +11,8 @@ A tensor is gathered through its flat view, which works for every opset, layout 
 |         | else the number of positions of the tensor       |                 |
 | inside  | 1 where a patch element is inside the image      | (N, P, kw, 1, K)|
 
-N images, P positions per image, kw kernel points along the last axis, K along the others. A patch comes kernel column by
-kernel column, since that is how it is worked on.
+N images, P positions per image, kw kernel points along the last axis, K along the others. A patch comes kernel column
+by kernel column, since that is how it is worked on.
 """
 
 from __future__ import annotations

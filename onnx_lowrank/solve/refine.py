@@ -82,7 +82,7 @@ def refine(
     centre, prior, weight = mean.astype(dtype), pull.prior.astype(dtype), pull.weight * len(features)
 
     def objective(vector: Any) -> tuple[float, Any]:
-        """The error and its gradient, by changes of the variables, with the mean response in the place of the offset."""
+        """The error and its gradient by changes of the variables, the mean response in the place of the offset."""
         now = start + whitening.change(start.like(vector))
         map_ = now.map
         lost, gradient, offset = map_loss(map_, now.offset - map_ @ centre, features, rows)
@@ -93,7 +93,7 @@ def refine(
 
     curvature = _STEEPER * len(features) / size
     nothing = np.zeros_like(start.vector())
-    found = minimize(objective, nothing, iterations, curvature=curvature, enough=_ENOUGH)
+    found: Any = minimize(objective, nothing, iterations, curvature=curvature, enough=_ENOUGH)
     change = whitening.change(start.like(found)).astype(np.dtype(np.float64))
     refined = replace(chain, offset=chain.offset + chain.map @ mean) + change
     return replace(refined, offset=refined.offset - refined.map @ mean)

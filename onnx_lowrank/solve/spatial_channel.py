@@ -24,12 +24,12 @@ from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.responses import Responses
+from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.channel import input_responses
 from onnx_lowrank.solve.moments import Float64
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import Reconstruction, loses, reconstruct, too_few
 from onnx_lowrank.solve.reduced_rank import RankFactors
-from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.refine import Pull, chain_error, refine
 from onnx_lowrank.solve.truncated_svd import truncated_svd
 from onnx_lowrank.vertical_basis import column_features, horizontal_map, vertical_basis, vertical_moments

@@ -258,10 +258,10 @@ def test_running_again_against_the_disk() -> None:
 
 
 def test_running_again_against_memory() -> None:
-    assert run_again(0, 1_000_000_000, 0.9)
-    assert not run_again(0, 1_000_000_000, 1.1)
+    assert run_again(0, 500_000_000, 0.9)
+    assert not run_again(0, 500_000_000, 1.1)
     assert not run_again(500_000_000, -2_000_000_000, 2.1)
-    assert run_again(500_000_000, 1_000_000_000, 2.9)
+    assert run_again(500_000_000, 500_000_000, 2.9)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

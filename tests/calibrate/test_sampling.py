@@ -15,9 +15,9 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_lowrank.calibrate.sampling import (
     Tap,
+    as_patches,
     draw_positions,
     leading_pads,
-    as_patches,
     patch_indices,
     patch_tap,
     response_indices,
