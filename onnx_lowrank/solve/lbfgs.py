@@ -1,7 +1,7 @@
 """L-BFGS for a smooth function of very many numbers whose every value costs a pass over all rows.
 
-SciPy's keeps to bounds, works in float64 and searches a line until the slope along it has changed enough; here that
-would take a third of the time. This one takes the first step that lowers the value enough.
+SciPy's keeps to bounds, works in float64 and searches a line until the slope along it has changed enough: work beside
+the passes, and more of them. This one takes the first step that lowers the value enough.
 
 ==============  ==========================================================  ========
 code            meaning                                                     shape
