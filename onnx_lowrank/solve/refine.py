@@ -31,7 +31,7 @@ from onnx_lowrank.solve.moments import Float64, row_blocks
 from onnx_lowrank.solve.nonlinear import Rows
 
 _STEEPER = 4.0  # the curvature along a variable, of that of a row's squared response
-_ENOUGH = 5e-4  # relative gain of an iteration that counts
+_ENOUGH = 1e-4  # relative gain of an iteration that counts
 
 
 @dataclass(frozen=True, eq=False)

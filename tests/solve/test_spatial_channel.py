@@ -279,8 +279,8 @@ def test_more_refinement_lowers_the_error_on_the_rows_it_solves_on(channel: int 
         solve_spatial(layer, responses, SPATIAL, channel, refinement=name).errors.solved
         for name in ("none", "fast", "full")
     )
-    assert fast < 0.995 * none
-    assert full < 0.9995 * fast
+    assert fast < 0.975 * none
+    assert full < 0.9998 * fast  # eight iterations get nearly there
 
 
 def test_refinement_moves_the_vertical_filters_too() -> None:
