@@ -271,6 +271,42 @@ def test_the_pull_keeps_few_rows_from_being_learnt_by_heart() -> None:
     assert error(0.3) < 0.97 * error(0.0)
 
 
+@pytest.mark.parametrize("channel", [None, 3])
+def test_what_is_minimised_has_the_gradient_that_it_says(channel: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the variables, with the pull, on features whose mean is not zero."""
+    chain, features, rows = problem(silu(), channel, 60)
+    shifted = features.astype(np.float64) + 2
+    checked = []
+
+    def differences(objective: Any, start: Array, *_: Any, **__: Any) -> Array:
+        place = start + 0.1 * np.random.default_rng(0).normal(size=start.shape)
+        step = 2.0**-14
+        ends = [[objective(place + sign * step * axis)[0] for sign in (1, -1)] for axis in np.eye(len(start))]
+        wanted = np.array([(high - low) / (2 * step) for high, low in ends])
+        np.testing.assert_allclose(objective(place)[1], wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+        checked.append(place)
+        return start
+
+    monkeypatch.setattr("onnx_lowrank.solve.refine.minimize", differences)
+    refine(chain, shifted, rows, 3, pull=Pull(random_chain(1, 6, 5, 3, 2, channel).map, 0.3))
+    assert checked
+
+
+@pytest.mark.parametrize("channel", [None, 3])
+def test_a_strong_pull_takes_no_more_iterations(channel: int | None) -> None:
+    """Where it is all there is along some axes, it is they that set the length of the steps."""
+    chain, features, rows = problem(relu(), channel, 300)
+    faint = (features * np.geomspace(1, 0.01, 5)).astype(np.float32)
+    chain = replace(chain, T=np.eye(2, 5)[:, ::-1].copy())
+    pull = Pull(chain.map + 0.1 * np.random.default_rng(0).normal(size=chain.map.shape), 1.0)
+
+    def value(iterations: int) -> float:
+        found = refine(chain, faint, rows, iterations, pull=pull)
+        return squared_error(found, faint, rows) + len(rows) * float(np.square(found.map - pull.prior).sum())
+
+    assert value(4) < 1.02 * value(200)
+
+
 def test_what_goes_into_the_horizontal_filters_is_worked_out_where_it_is_not_given() -> None:
     chain, features, rows = problem(relu(), 3, BLOCK_ROWS + 9)
     vertical = np.einsum("sk,nwk->nws", chain.T, features.astype(np.float64)).reshape(len(rows), -1)

@@ -22,6 +22,7 @@ from onnx_lowrank.plan import LayerPlan, largest_ranks
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.rewrite import replace_layer
 from onnx_lowrank.solve import solve_layer
+from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.spatial_channel import solve_spatial
 from onnx_lowrank.threads import one_thread
 from tests.helpers import build, filters, find, normal, relative, run
@@ -403,6 +404,36 @@ def test_few_rows_that_mislead_fall_back_to_the_weights(
     if count == 12:  # who asks for a solver by name gets it
         named = solve_spatial(layer, responses, 3, channel, solver="linear")
         assert named.errors.solved < 0.9 * factors.errors.solved
+
+
+@pytest.mark.parametrize("channel", [None, CHANNEL])
+def test_few_rows_are_not_refined_where_that_does_worse_on_those_held_out(
+    channel: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, responses = problem(relu(), count=60)
+    unrefined = solve_spatial(layer, responses, SPATIAL, channel, refinement="none")
+
+    def spoilt(chain: Chain, *_: Any, **__: Any) -> Chain:
+        return replace(chain, offset=chain.offset + 100)
+
+    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel.refine", spoilt)
+    found = solve_spatial(layer, responses, SPATIAL, channel)
+    np.testing.assert_allclose(
+        on_patches(found, responses.patches), on_patches(unrefined, responses.patches), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_refinement_is_pulled_toward_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, responses = problem(relu(), count=60)
+    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel._AMPLE", 0)  # refined whatever comes of it
+    wanted = np.einsum("dchw,nchw->nd", layer.weight, correlated(50, 500)) + layer.bias
+
+    def error() -> float:
+        return relative(wanted, on_patches(solve_spatial(layer, responses, SPATIAL, None), correlated(50, 500)))
+
+    pulled = error()
+    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel._PULL", 0.0)
+    assert pulled < 0.99 * error()
 
 
 def test_inputs_that_are_dead_give_finite_factors() -> None:
