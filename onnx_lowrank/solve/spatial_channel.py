@@ -69,13 +69,13 @@ def solve_spatial(
         return _as_in_the_paper(layer, responses, rows, spatial, channel or layer.filters)
 
     moments = vertical_moments(responses.patches, rows.responses)
-    width = spatial if refinement == "none" else min(len(moments), int(_WIDER * spatial))
+    most = ITERATIONS[refinement] if solver == "auto" else 0
+    width = min(len(moments), int(_WIDER * spatial)) if most else spatial
     basis = vertical_basis(_leading_filters(layer, rows, channel), width, moments)
     features = column_features(responses.patches, basis, rows.responses)
     regressed = rows.of_inputs(features[:, :, :spatial].reshape(len(rows), -1))
     prior = horizontal_map(layer.weight, basis, moments)
     task = Reconstruction(regressed, prior[:, :, :spatial].reshape(layer.filters, -1), channel or layer.filters)
-    most = ITERATIONS[refinement] if solver == "auto" else 0
     trial, cut = task.settle("linear" if most else solver), len(task.train)
     pull = Pull(prior.reshape(layer.filters, -1), _PULL * trial.ridge)
     mixture = np.eye(spatial, width)
@@ -86,7 +86,7 @@ def solve_spatial(
         from_weights = _from_weights(layer, spatial, channel)
         if loses(min(error, trial.error), _error(from_weights, responses, rows, cut)):
             return _unsolved(layer, from_weights, responses, rows)
-        if error > trial.error:
+        if most and error > trial.error:
             most, trial = 0, task.settle(solver)
     factors, errors = task.solve(trial)
     chain, inner = _chain(mixture, factors, channel), task.whole.gram / len(rows)
