@@ -30,7 +30,7 @@ from onnx_lowrank.solve.lbfgs import minimize
 from onnx_lowrank.solve.moments import Float64, row_blocks
 from onnx_lowrank.solve.nonlinear import Rows
 
-_STEEPER = 4.0  # the curvature along a variable, of that of a row's squared response
+_CURVATURE = 4.0  # that the first step expects, of a mean squared response: too much of it only makes the step short
 _ENOUGH = 1e-4  # relative gain of an iteration that counts
 
 
@@ -48,7 +48,7 @@ class Pull:
 
 
 def chain_error(chain: Chain, features: Array, rows: Rows) -> float:
-    """Relative error after the activation."""
+    """Relative error after the activation of a chain on features of shape (n, kw, k); infinite where targets are 0."""
     lost, _, _ = map_loss(chain.map, chain.offset, features, rows, gradient=False)
     size = float(squares(rows.targets))
     return float(np.sqrt(lost / size)) if size else (0.0 if lost == 0 else float("inf"))
@@ -67,6 +67,9 @@ def refine(
         pull: toward the prior.
         inner: centred second moments of what T makes of the features, per row, shape (kw d'', kw d''); worked out if
             not given.
+
+    Returns:
+        A chain of the same shapes; ``chain`` itself where there is nothing to lower.
 
     References:
         Liu, Nocedal 1989 (L-BFGS).
@@ -91,7 +94,7 @@ def refine(
         lost += weight * float(squares(gap))
         return lost / size, whitening.gradient(now.pulled_back(gradient, offset)).vector() / dtype.type(size)
 
-    curvature = _STEEPER * len(features) / size
+    curvature = _CURVATURE * len(features) / size
     nothing = np.zeros_like(start.vector())
     found: Any = minimize(objective, nothing, iterations, curvature=curvature, enough=_ENOUGH)
     change = whitening.change(start.like(found)).astype(np.dtype(np.float64))
@@ -113,7 +116,18 @@ def _inner(chain: Chain, features: Array, mean: Float64) -> Float64:
 def map_loss(
     map_: Any, offset: Any, features: Array, rows: Rows, *, gradient: bool = True
 ) -> tuple[float, NDArray[Any], NDArray[Any]]:
-    """Squared error after the activation of a map of features, and its gradient by the map and by the offset."""
+    """Squared error after the activation of a map of features, and its gradient.
+
+    Args:
+        map_: M, shape (d, kw k).
+        offset: b, shape (d,).
+        features: shape (n, kw, k).
+        rows: the targets that belong to them.
+        gradient: without it only the error is worked out, and the gradients are zeros.
+
+    Returns:
+        The error, its gradient by the map, (d, kw k), and by the offset, (d,), in NumPy and the features' type.
+    """
     xp = namespace(features)
     weight, bias = like(map_, features).T, like(offset, features)
     by_map, by_offset, lost = xp.zeros_like(weight.T), zeros(offset.shape, features), 0.0
