@@ -45,9 +45,9 @@ def quick_text(report: CurveReport) -> str:
     Args:
         report: a sweep whose points are quick ones.
     """
-    refined = "without refinement" if report.refine == "none" else f"with --refine {report.refine}"
+    refined = "without refinement " if report.refine == "none" else ""
     return (
-        f"solved {refined} with {report.solved_images} of {report.calibration.images} samples: "
+        f"solved {refined}with {report.solved_images} of {report.calibration.images} samples: "
         "a conversion to the same target does a little better"
     )
 

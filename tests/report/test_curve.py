@@ -143,6 +143,7 @@ def test_quick_points_are_said_to_be_so() -> None:
     )
     assert quick_text(quick) == wanted
     assert wanted in " ".join(curve_to_html(quick).split())
+    assert quick_text(replace(quick, refine="fast")) == wanted.replace("without refinement ", "")
     whole = replace(quick, refine="fast", solved_images=quick.calibration.images)
     assert not whole.quick
     assert 'id="quick"' not in curve_to_html(whole)
