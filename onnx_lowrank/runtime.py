@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+_FEW_RUNS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "float": np.dtype(np.float32),
@@ -52,10 +54,16 @@ class Provider:
     name: str = "cpu"
     threads: int = 0
 
-    @property
-    def chain(self) -> list[str]:
-        """onnxruntime's provider names, the preferred one first, CPU last."""
-        return list(dict.fromkeys([_PROVIDERS[self.name], _PROVIDERS["cpu"]]))
+    def chain(self, *, deployed: bool) -> list[tuple[str, dict[str, str]]]:
+        """onnxruntime's provider names, the preferred one first, CPU last; each with its options.
+
+        Args:
+            deployed: as a user runs it. Otherwise as suits a network that is looked at and runs a few times: products
+                in whole float32, no algorithms timed against each other, no engines built.
+        """
+        names = {"cpu": [], "cuda": ["cuda"], "tensorrt": ["tensorrt", "cuda"] if deployed else ["cuda"]}[self.name]
+        options = {} if deployed else _FEW_RUNS
+        return [(_PROVIDERS[name], options if name == "cuda" else {}) for name in (*names, "cpu")]
 
     @property
     def memory(self) -> str:
@@ -96,13 +104,20 @@ class Session:
         provider: where it runs.
         name: what to call it in error messages.
         optimized: let onnxruntime rewrite the graph first.
+        deployed: run it as a user would, see `Provider.chain`; to be timed.
 
     Raises:
         ModelError: onnxruntime cannot load the model; its own message is kept.
     """
 
     def __init__(
-        self, model: onnx.ModelProto | Path, provider: Provider, *, name: str = "model", optimized: bool = True
+        self,
+        model: onnx.ModelProto | Path,
+        provider: Provider,
+        *,
+        name: str = "model",
+        optimized: bool = True,
+        deployed: bool = False,
     ) -> None:
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
@@ -117,7 +132,10 @@ class Session:
             self._outside = {} if isinstance(model, Path) else _outside(model)
             options.add_external_initializers(list(self._outside), list(self._outside.values()))
             with redirect_stdout(io.StringIO()):  # it prints that it tries again, which does not help
-                self._session = runtime.InferenceSession(source, options, providers=provider.chain)
+                if provider.memory == "cuda":
+                    _load_cuda_libraries()
+                chain = provider.chain(deployed=deployed)
+                self._session = runtime.InferenceSession(source, options, providers=chain)
         except Exception as error:  # onnxruntime's exceptions share no base class but this
             raise ModelError(f"{name}: onnxruntime cannot load it: {error}") from error
 
@@ -286,6 +304,18 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
+@cache
+def _load_cuda_libraries() -> None:
+    """Load CUDA's and cuDNN's libraries where pip installed them: onnxruntime does not look there by itself."""
+    preload = getattr(_onnxruntime(), "preload_dlls", None)  # since 1.21
+    if preload is None:
+        return
+    with redirect_stdout(io.StringIO()) as said:
+        preload()
+    for line in filter(None, said.getvalue().splitlines()):
+        log.info("onnxruntime: %s", line)
+
+
 def _outside(model: onnx.ModelProto) -> dict[str, Any]:
     """The initializers whose values are in files, by name, mapped for onnxruntime."""
     make = _onnxruntime().OrtValue.ortvalue_from_numpy_with_onnx_type
@@ -304,7 +334,7 @@ def _starts(name: str) -> bool:
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     try:
-        session = Session(model, Provider(name))
+        session = Session(model, Provider(name), deployed=True)
         session.run({"x": np.zeros(1, np.float32)})
     except ModelError as error:
         log.info("provider %s does not start: %s", name, error)

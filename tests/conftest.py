@@ -1,11 +1,19 @@
-"""What every test gets: a cache of its own session instead of the user's. What some ask for: tensors."""
+"""What every test gets: a cache of its own session instead of the user's. What some ask for: tensors, a provider."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+
+from onnx_lowrank.runtime import Provider
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where tensors are and networks run, in the tests that can do with any place."""
+    parser.addoption("--device", default="cpu", choices=["cpu", "cuda"])
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -18,8 +26,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def tensor() -> Callable[[Any], Any]:
-    """Make tensors of PyTorch on the CPU, of the same type as the array."""
+def tensor(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Make tensors of PyTorch on the device, of the same type as the array."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    asarray: Callable[[Any], Any] = torch.asarray
-    return asarray
+    return partial(torch.asarray, device=request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def provider(request: pytest.FixtureRequest) -> Provider:
+    """Where networks run, on one thread."""
+    return Provider(request.config.getoption("--device"), threads=1)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +17,10 @@ from onnx_lowrank.tensor_spec import TensorSpec
 from tests.helpers import CPU, build, filters, normal, run
 
 SUM = "g (float[N,3] x, float[3] z) => (float[N,3] y, float[N,3] u) { y = Add(x, z)  u = Sub(x, z) }"
+
+CPU_ONLY: Any = ("CPUExecutionProvider", {})
+PLAIN_CUDA: Any = ("CUDAExecutionProvider", {})
+EXACT_CUDA: Any = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
 
 
 def test_runs_and_names_outputs() -> None:
@@ -107,8 +113,52 @@ def test_threads_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cpu_by_name_and_by_default() -> None:
     assert choose_provider("cpu", 3) == Provider("cpu", 3)
     assert choose_provider("cpu") == Provider("cpu", 0)
-    assert Provider("cpu").chain == ["CPUExecutionProvider"]
-    assert Provider("cuda").chain == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("name", "deployed", "chain"),
+    [
+        ("cpu", False, [CPU_ONLY]),
+        ("cpu", True, [CPU_ONLY]),
+        ("cuda", False, [EXACT_CUDA, CPU_ONLY]),
+        ("cuda", True, [PLAIN_CUDA, CPU_ONLY]),
+        ("tensorrt", False, [EXACT_CUDA, CPU_ONLY]),
+        ("tensorrt", True, [("TensorrtExecutionProvider", {}), PLAIN_CUDA, CPU_ONLY]),
+    ],
+)
+def test_what_runs_a_few_times_is_exact_and_neither_searches_algorithms_nor_builds_engines(
+    name: str, deployed: bool, chain: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Noted:
+        def __init__(self, *_: Any, providers: Any) -> None:
+            asked.append(providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Noted)
+    Session(build(SUM), Provider(name), deployed=deployed)
+    assert asked == [chain]
+
+
+def test_libraries_of_cuda_that_pip_installed_are_loaded_once_and_for_gpus_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    loads: list[int] = []
+
+    def preload() -> None:
+        loads.append(1)
+        print("Failed to load libcudnn.so.9")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: None)
+    runtime._load_cuda_libraries.cache_clear()
+    with caplog.at_level(logging.INFO):
+        for name in ("cpu", "cuda", "cuda", "tensorrt"):
+            Session(build(SUM), Provider(name))
+            assert len(loads) == (name != "cpu")
+    runtime._load_cuda_libraries.cache_clear()
+    assert caplog.messages == ["onnxruntime: Failed to load libcudnn.so.9"]
+    assert capsys.readouterr().out == ""
 
 
 def test_an_unknown_provider_is_a_value_error() -> None:

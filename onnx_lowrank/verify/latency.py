@@ -108,7 +108,7 @@ def time_in_turns(
     runs: list[list[tuple[float, ...]]] = [[] for _ in models]
     for _ in range(pace.rounds):
         for mine, model, batch in zip(runs, models, feeds, strict=True):
-            mine.append(_one_round(Session(model, provider).bound(batch), pace, between))
+            mine.append(_one_round(Session(model, provider, deployed=True).bound(batch), pace, between))
     return [Timing(tuple(mine)) for mine in runs]
 
 

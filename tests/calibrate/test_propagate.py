@@ -15,6 +15,7 @@ from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.rewrite import replace_layer
+from onnx_lowrank.runtime import Provider
 from onnx_lowrank.scratch import SpilledRows
 from onnx_lowrank.surgery import ancestors
 from tests.helpers import CPU, Array, Feeds, applied, build, filters, find, normal, run, sampled
@@ -177,7 +178,7 @@ def split(feeds: Feeds, size: int) -> list[Feeds]:
     [(2, 2**30, 0), (IMAGES, 2**30, 0), (2, 0, 0), (2, 5_000, 0), (2, 2**30, 2**30), (2, 2**30, 5_000), (2, 0, 5_000)],
 )
 def test_input_patches_are_those_of_a_full_run_of_the_converted_network(
-    network: Network, batch_size: int, most_bytes: int, most_resident: int
+    network: Network, batch_size: int, most_bytes: int, most_resident: int, provider: Provider
 ) -> None:
     """In memory, on the disk, where the network runs, or some here and some there."""
     if network in {captured, odd_cuts}:
@@ -185,7 +186,7 @@ def test_input_patches_are_those_of_a_full_run_of_the_converted_network(
     model, feeds = network()
     layers, _ = find(model, feeds)
     positions = layer_positions(layers, IMAGES, 13, seed=4)
-    propagation = Propagation(split(feeds, batch_size), positions, CPU, most_bytes, most_resident)
+    propagation = Propagation(split(feeds, batch_size), positions, provider, most_bytes, most_resident)
     for number, layer in enumerate(layers):
         found = propagation.advance(model, layer, layers[number + 1 :])
         arrived = feeds.get(layer.input)

@@ -37,7 +37,8 @@ class Watched:
         watched = self
 
         class Session:
-            def __init__(self, model: Any, provider: Any) -> None:
+            def __init__(self, model: Any, provider: Any, *, deployed: bool) -> None:
+                assert deployed
                 assert provider == CPU
                 self.model = model
                 watched.log.append(f"open {model}")
