@@ -1,4 +1,4 @@
-"""Arrays of NumPy and of PyTorch alike: rows are worked on where they live, small matrices on the host.
+"""Arrays of NumPy and of PyTorch alike: rows, and all that is made of them, are worked on where they live.
 
 Code that works on rows takes its functions from ``namespace(rows)``, by the names of the array API standard, and from
 here what the standard leaves out. It also uses what goes beyond the standard but means the same in both libraries:
@@ -33,6 +33,12 @@ def like(values: ArrayLike, array: Array) -> Array:
     return namespace(array).asarray(values, dtype=array.dtype, device=array.device)
 
 
+def in_float64(values: Array, beside: Array) -> Array:
+    """Numbers of the host, or an array that is there already, in float64 where ``beside`` is."""
+    xp = namespace(beside)
+    return xp.asarray(values, dtype=xp.float64, device=beside.device)
+
+
 def zeros(shape: tuple[int, ...], array: Array) -> Array:
     """Zeros in float64 where ``array`` is, to add up in."""
     xp = namespace(array)
@@ -44,14 +50,14 @@ def on_host(array: Array) -> NDArray[np.float64]:
     return np.asarray(to_device(array, "cpu"), np.float64)
 
 
-def host_dtype(array: Array) -> np.dtype[Any]:
-    """NumPy's type for the numbers of ``array``."""
-    return np.dtype(str(array.dtype).rpartition(".")[2])
-
-
 def on_cpu(array: Array) -> bool:
     """Whether a CPU works on ``array``, whose cache temporaries should fit into."""
     return str(array.device) == "cpu"
+
+
+def outer(left: Array, right: Array) -> Array:
+    """``a b^T`` of two vectors."""
+    return left[:, None] * right
 
 
 def squares(array: Array) -> Array:

@@ -22,20 +22,20 @@ class Place:
 
     Attributes:
         bring: brings the targets of a layer there; the solver works where they are.
-        full: what is raised where its memory does not suffice.
+        gives_up: what is raised where its memory does not suffice, or its library finds no eigenvectors.
         clear: gives back memory that is not in use any more, which sessions there may need.
     """
 
     bring: Callable[[Targets], Targets] = lambda targets: targets
-    full: tuple[type[Exception], ...] = ()
+    gives_up: tuple[type[Exception], ...] = ()
     clear: Callable[[], None] = lambda: None
 
     def solve(self, targets: Targets, work: Callable[[Targets], Made]) -> Made:
-        """What ``work`` makes of targets here, or on the CPU where there is too little memory here."""
+        """What ``work`` makes of targets here, or on the CPU where it fails here."""
         try:
             return work(self.bring(targets))
-        except self.full as error:
-            log.warning("the GPU has too little memory left for a layer, which is solved on the CPU: %s", error)
+        except self.gives_up as error:
+            log.warning("the GPU gave up on a layer, which is solved on the CPU: %s", error)
         finally:
             self.clear()
         return work(targets)
@@ -53,7 +53,7 @@ def solving_place(provider: Provider) -> Place:
         return Place()
     try:
         from onnx_lowrank.torch.rows import (  # noqa: PLC0415  (optional: installed by an extra)
-            TOO_LITTLE_MEMORY,
+            GIVES_UP,
             clear,
             has_cuda,
             to_device,
@@ -63,7 +63,7 @@ def solving_place(provider: Provider) -> Place:
     else:
         if has_cuda():
             log.info("layers are solved on the GPU, by PyTorch")
-            return Place(to_device, TOO_LITTLE_MEMORY, clear)
+            return Place(to_device, GIVES_UP, clear)
         reason = "PyTorch finds no CUDA device: install a build of PyTorch with CUDA"
     log.info("provider %s: layers are solved on the CPU all the same, since %s", provider.name, reason)
     return Place()

@@ -25,24 +25,19 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
 
-from onnx_lowrank.array_api import Array, blocks, like, namespace, on_host, zeros
+from onnx_lowrank.array_api import Array, blocks, in_float64, like, namespace, zeros
+from onnx_lowrank.cholesky import cholesky, divided_by_root, with_ridge
 from onnx_lowrank.eigen import leading_directions
-from onnx_lowrank.threads import one_thread
-
-Float64 = NDArray[np.float64]
 
 SHRINK = 1e-3  # toward a multiple of the identity: columns may be fewer than their numbers, channels dead
 _BLOCK_ROWS = 2048
 _HOST = np.empty(0, np.float32)  # patches are looked at beside it where the caller names no other array
 
 
-def vertical_moments(patches: Array, beside: Array = _HOST) -> Float64:
+def vertical_moments(patches: Array, beside: Array = _HOST) -> Array:
     """Second moments of the columns of patches, shrunk.
 
     Args:
@@ -50,37 +45,38 @@ def vertical_moments(patches: Array, beside: Array = _HOST) -> Float64:
         beside: an array in the library, on the device and of the float type to work in.
 
     Returns:
-        S, shape (c * kh, c * kh).
+        S, shape (c * kh, c * kh), in float64 there.
     """
     size = patches.shape[1] * patches.shape[2]
     total = zeros((size, size), beside)
     for columns in _columns(patches, beside):
         total += columns.T @ columns
-    moments: Float64 = on_host(total) / max(1, len(patches) * patches.shape[3])
-    return moments + (SHRINK * np.trace(moments) / size or 1.0) * np.eye(size)
+    moments = total / max(1, len(patches) * patches.shape[3])
+    return with_ridge(moments, SHRINK * float(namespace(moments).linalg.trace(moments)) / size or 1.0)
 
 
-def vertical_basis(weight: NDArray[Any], rank: int, moments: Float64 | None = None) -> Float64:
+def vertical_basis(weight: Array, rank: int, moments: Array | None = None) -> Array:
     """The best kh x 1 filters, V of shape (rank, c * kh), by falling weight.
 
     Args:
         weight: W, shape (d, c, kh, kw).
         rank: number of filters k, at most ``min(c * kh, d * kw)``.
-        moments: S, positive definite; the identity if not given.
+        moments: S, positive definite, where to work; the identity, in NumPy, if not given.
 
     Raises:
         numpy.linalg.LinAlgError: S is not positive definite.
     """
-    columns = _weight_columns(weight)
+    columns = _weight_columns(weight, _HOST if moments is None else moments)
     stacked = columns.reshape(-1, columns.shape[-1]).T
-    with one_thread():
-        root = np.eye(len(stacked)) if moments is None else cholesky(moments, lower=True)
-        weighed = root.T @ stacked
-        directions = leading_directions(weighed @ weighed.T, rank)
-        return np.ascontiguousarray(solve_triangular(root, directions, lower=True, trans="T").T)
+    if moments is None:
+        return leading_directions(stacked @ stacked.T, rank).T
+    root = cholesky(moments)
+    weighed = root.T @ stacked
+    directions = leading_directions(weighed @ weighed.T, rank)
+    return divided_by_root(root, directions, transposed=True).T
 
 
-def horizontal_map(weight: NDArray[Any], basis: Float64, moments: Float64 | None = None) -> Float64:
+def horizontal_map(weight: Array, basis: Array, moments: Array | None = None) -> Array:
     """The 1 x kw filters H that go best with a basis.
 
     Args:
@@ -92,10 +88,10 @@ def horizontal_map(weight: NDArray[Any], basis: Float64, moments: Float64 | None
         H, shape (d, kw, k).
     """
     weighed = basis if moments is None else basis @ moments
-    return np.ascontiguousarray((_weight_columns(weight) @ weighed.T).transpose(1, 0, 2))
+    return namespace(basis).permute_dims(_weight_columns(weight, basis) @ weighed.T, (1, 0, 2))
 
 
-def column_features(patches: Array, basis: Float64, beside: Array = _HOST, first: int = 0) -> Array:
+def column_features(patches: Array, basis: Array, beside: Array = _HOST, first: int = 0) -> Array:
     """V x for every column of patches.
 
     Args:
@@ -126,5 +122,6 @@ def _columns(patches: Array, beside: Array, first: int = 0) -> Iterator[Array]:
         yield columns.reshape(-1, columns.shape[2] * columns.shape[3])
 
 
-def _weight_columns(weight: NDArray[Any]) -> Float64:
-    return np.asarray(weight, np.float64).transpose(3, 0, 1, 2).reshape(weight.shape[3], len(weight), -1)
+def _weight_columns(weight: Array, beside: Array) -> Array:
+    columns = namespace(beside).permute_dims(in_float64(weight, beside), (3, 0, 1, 2))
+    return columns.reshape(*columns.shape[:2], -1)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnx_lowrank.array_api import on_host
 from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.solve.moments import Moments
 from onnx_lowrank.solve.reduced_rank import ReducedRankSolver, fit_with
@@ -23,9 +27,13 @@ def test_directions_are_those_of_the_singular_values(size: int, rows: int, seed:
     np.testing.assert_allclose(np.square(factor @ found).sum(), np.square(singular[:count]).sum(), rtol=1e-9)
 
 
-def test_the_leading_one_comes_first() -> None:
-    found = leading_directions(np.diag([1.0, 5.0, 3.0]), 2)
-    np.testing.assert_allclose(np.abs(found), [[0, 0], [1, 0], [0, 1]], atol=1e-12)
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_leading_one_comes_first(library: str, dtype: Any, tensor: Callable[[Any], Any]) -> None:
+    matrix = np.diag([1.0, 5.0, 3.0]).astype(dtype)
+    found = leading_directions(matrix if library == "numpy" else tensor(matrix), 2)
+    assert str(found.dtype).endswith("float64")
+    np.testing.assert_allclose(np.abs(on_host(found)), [[0, 0], [1, 0], [0, 1]], atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", [263, *range(40)])

@@ -86,7 +86,10 @@ def test_a_conversion_is_as_on_the_cpu(method: str, refine: str, monkeypatch: py
         kept.clear()
         found[provider] = convert(network(), DATA, **settings(provider=provider, method=method, refine=refine))
         assert (max(kept) > 0) == (provider == "cuda")
-    assert found["cuda"].plan == found["cpu"].plan
+    ranks = [
+        [(entry.method, entry.channel, entry.spatial) for entry in found[provider].plan] for provider in ("cpu", "cuda")
+    ]
+    assert ranks[1] == ranks[0]
     for here, there in zip(found["cpu"].report.layers, found["cuda"].report.layers, strict=True):
         assert (here.errors is None) == (there.errors is None)
         if here.errors and there.errors:
@@ -111,7 +114,7 @@ def test_layers_too_large_for_it_are_solved_on_the_cpu(caplog: pytest.LogCapture
         result = convert(plain_network(), {"x": images(40, size=8)}, **settings(provider="cuda"))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert any("the GPU has too little memory left for a layer" in message for message in caplog.messages)
+    assert any("the GPU gave up on a layer" in message for message in caplog.messages)
     assert result.model is not None
 
 

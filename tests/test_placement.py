@@ -31,7 +31,7 @@ def fake_rows(monkeypatch: pytest.MonkeyPatch, *, cuda: bool) -> Targets:
     """Have a PyTorch with CUDA, or without; what it makes of any targets."""
     moved = Targets(np.zeros((2, 3), np.float32))
     fake: Any = SimpleNamespace(
-        has_cuda=lambda: cuda, to_device=lambda _: moved, TOO_LITTLE_MEMORY=(FullError,), clear=lambda: None
+        has_cuda=lambda: cuda, to_device=lambda _: moved, GIVES_UP=(FullError,), clear=lambda: None
     )
     monkeypatch.setitem(sys.modules, ROWS, fake)
     return moved
@@ -80,9 +80,7 @@ def test_a_layer_too_large_for_the_gpu_is_solved_on_the_cpu(caplog: pytest.LogCa
     place = Place(lambda _: moved, (FullError,), lambda: steps.append("cleared"))
     assert place.solve(TARGETS, work) == 7
     assert steps == ["GPU", "cleared", "CPU"]
-    assert caplog.messages == [
-        "the GPU has too little memory left for a layer, which is solved on the CPU: 12 GB wanted"
-    ]
+    assert caplog.messages == ["the GPU gave up on a layer, which is solved on the CPU: 12 GB wanted"]
     with pytest.raises(FullError):
         Place(lambda _: moved, (ValueError,)).solve(TARGETS, work)
 
@@ -101,7 +99,7 @@ logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from onnx_lowrank.placement import solving_place
 from onnx_lowrank.runtime import Provider
 place = solving_place(Provider({provider!r}))
-print("GPU" if place.full else "CPU", "torch" in sys.modules)
+print("GPU" if place.gives_up else "CPU", "torch" in sys.modules)
 """
 
 

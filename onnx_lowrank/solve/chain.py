@@ -15,12 +15,11 @@ out for M, by two products with the rows, and the gradient is then handed on to 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
-import numpy as np
-from scipy.linalg import cholesky, solve_triangular
-
-from onnx_lowrank.solve.moments import Float64
+from onnx_lowrank.array_api import Array, namespace, on_host
+from onnx_lowrank.cholesky import cholesky, divided_by_root, with_ridge
 
 _SMALLEST = 1e-6  # of the mean on the diagonal: filters may be dead, or say the same
 
@@ -29,18 +28,18 @@ _SMALLEST = 1e-6  # of the mean on the diagonal: filters may be dead, or say the
 class Chain:
     """The factors; see the table above."""
 
-    T: Float64
-    Q: Float64
-    P: Float64 | None
-    offset: Float64
+    T: Array
+    Q: Array
+    P: Array | None
+    offset: Array
 
     @property
-    def map(self) -> Float64:
+    def map(self) -> Array:
         """What the factors make of vertical features together."""
         horizontal = self._over_columns(self.Q, self.T)
         return horizontal if self.P is None else self.P @ horizontal
 
-    def pulled_back(self, gradient: Float64, offset: Float64) -> Chain:
+    def pulled_back(self, gradient: Array, offset: Array) -> Chain:
         """The gradient of every factor, from that of the map, shape (d, kw k), and that of the offset."""
         P = None
         if self.P is not None:
@@ -50,31 +49,37 @@ class Chain:
         T = self.Q.reshape(len(by_column), -1).T @ by_column
         return Chain(T, (by_column @ self.T.T).reshape(self.Q.shape), P, offset)
 
-    def astype(self, dtype: np.dtype[Any]) -> Chain:
-        """The same in another float type."""
-        return self.like(self.vector().astype(dtype))
+    def astype(self, dtype: Any) -> Chain:
+        """The same in another float type of the library."""
+        return self.like(namespace(self.T).asarray(self.vector(), dtype=dtype))
+
+    def on_host(self) -> Chain:
+        """The same in NumPy and in float64."""
+        P = None if self.P is None else on_host(self.P)
+        return Chain(on_host(self.T), on_host(self.Q), P, on_host(self.offset))
 
     def __add__(self, change: Chain) -> Chain:
         """Factor by factor."""
         return self.like(self.vector() + change.vector())
 
-    def vector(self) -> Float64:
+    def vector(self) -> Array:
         """All numbers in a row."""
-        return np.concatenate([part.ravel() for part in self._parts()])
+        return namespace(self.T).concat([part.reshape(-1) for part in self._parts()])
 
-    def like(self, vector: Float64) -> Chain:
+    def like(self, vector: Array) -> Chain:
         """A chain of the same shapes with the numbers of ``vector``."""
         parts, first = [], 0
         for part in self._parts():
-            parts.append(vector[first : first + part.size].reshape(part.shape))
-            first += part.size
+            size = prod(part.shape)
+            parts.append(vector[first : first + size].reshape(part.shape))
+            first += size
         return Chain(parts[0], parts[1], None if self.P is None else parts[2], parts[-1])
 
-    def _parts(self) -> list[Float64]:
+    def _parts(self) -> list[Array]:
         return [self.T, self.Q, *([] if self.P is None else [self.P]), self.offset]
 
     @staticmethod
-    def _over_columns(Q: Float64, T: Float64) -> Float64:
+    def _over_columns(Q: Array, T: Array) -> Array:
         """Q_j T for every kernel column, side by side."""
         return (Q.reshape(-1, len(T)) @ T).reshape(len(Q), -1)
 
@@ -96,25 +101,26 @@ class Whitening:
         P: of B and of D, shape (d', d'); None where there is no P.
     """
 
-    T: Float64
-    Q: Float64
-    P: tuple[Float64, Float64] | None
+    T: Array
+    Q: Array
+    P: tuple[Array, Array] | None
 
     @staticmethod
-    def of(chain: Chain, inner: Float64, dtype: np.dtype[Any]) -> Whitening:
+    def of(chain: Chain, inner: Array, dtype: Any) -> Whitening:
         """The one for what is near a chain.
 
         Args:
             chain: the factors, in float64.
             inner: G, kernel column by kernel column, shape (kw d'', kw d'').
-            dtype: of the variables.
+            dtype: of the variables, a float type of the library.
         """
+        xp = namespace(inner)
 
-        def inverse_root(matrix: Float64) -> Float64:
-            identity = np.eye(len(matrix))
-            least = _SMALLEST * (float(np.trace(matrix)) / len(matrix) or 1.0)
-            root = cholesky(matrix + least * identity, lower=True)
-            return np.asarray(solve_triangular(root, identity, lower=True), dtype)
+        def inverse_root(matrix: Array) -> Array:
+            trace = float(xp.linalg.trace(matrix))
+            root = cholesky(with_ridge(matrix, _SMALLEST * (trace / len(matrix) or 1.0)))
+            identity = xp.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+            return xp.asarray(divided_by_root(root, identity), dtype=dtype)
 
         last = chain.Q if chain.P is None else chain.P @ chain.Q
         by_column = last.reshape(-1, len(chain.T))

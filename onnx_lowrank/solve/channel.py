@@ -34,7 +34,7 @@ def solve_channel(layer: Layer, responses: Responses, rank: int, *, solver: str 
     rows = Rows.of(responses.targets, input_responses(layer, responses), layer.activation)
     data_free = truncated_svd(layer.weight, layer.bias, rank)
     factors, errors = reconstruct(rows, np.eye(layer.filters), data_free, solver=solver)
-    return Factors(channel_chain(layer, factors), errors)
+    return Factors(channel_chain(layer, factors.on_host()), errors)
 
 
 def input_responses(layer: Layer, responses: Responses) -> Array:

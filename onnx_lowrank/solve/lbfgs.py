@@ -19,12 +19,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-Vector: TypeAlias = NDArray[np.floating[Any]]
+from onnx_lowrank.array_api import Array, namespace
 
 _MEMORY = 12  # pairs that are remembered
 _SHARE = 1e-4  # of what the slope promises, that a step has to bring (Armijo)
@@ -33,13 +29,13 @@ _TRIES = 10  # lengths of one step
 
 
 def minimize(
-    objective: Callable[[Vector], tuple[float, Vector]],
-    start: Vector,
+    objective: Callable[[Array], tuple[float, Array]],
+    start: Array,
     iterations: int,
     *,
     curvature: float = 1.0,
     enough: float = 0.0,
-) -> Vector:
+) -> Array:
     """Where L-BFGS gets to.
 
     Args:
@@ -53,7 +49,7 @@ def minimize(
         The last vector, whose value is the lowest seen.
     """
     x, (value, gradient) = start, objective(start)
-    pairs: deque[tuple[Vector, Vector, float]] = deque(maxlen=_MEMORY)
+    pairs: deque[tuple[Array, Array, float]] = deque(maxlen=_MEMORY)
     for _ in range(iterations):
         step = -_divided_by_hessian(gradient, pairs, curvature)
         slope = float(step @ gradient)
@@ -81,9 +77,9 @@ def minimize(
     return x
 
 
-def _divided_by_hessian(gradient: Vector, pairs: deque[tuple[Vector, Vector, float]], curvature: float) -> Vector:
+def _divided_by_hessian(gradient: Array, pairs: deque[tuple[Array, Array, float]], curvature: float) -> Array:
     """The two loops over what is remembered."""
-    direction, shares = gradient.copy(), []
+    direction, shares = namespace(gradient).asarray(gradient, copy=True), []
     for moved, changed, along in reversed(pairs):
         share = float(moved @ direction) / along
         direction -= share * changed

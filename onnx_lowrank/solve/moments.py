@@ -13,20 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from onnx_lowrank.array_api import Array, blocks, namespace, on_cpu, on_host, zeros
+from onnx_lowrank.array_api import Array, blocks, namespace, on_cpu, outer, zeros
 
 BLOCK_ROWS = 4096  # rows that a CPU handles at a time: large enough for fast products, small enough for the cache
 DEVICE_BLOCK_ROWS = 65_536  # any other device: large enough that starting its kernels costs little
 
-Float64 = NDArray[np.float64]
-
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """First and second moments of paired rows.
+    """First and second moments of paired rows, in float64 where the rows are.
 
     Attributes:
         count: number of rows.
@@ -37,10 +32,10 @@ class Moments:
     """
 
     count: int
-    input_mean: Float64
-    target_mean: Float64
-    gram: Float64
-    cross: Float64
+    input_mean: Array
+    target_mean: Array
+    gram: Array
+    cross: Array
 
     @staticmethod
     def of(inputs: Array, targets: Array) -> Moments:
@@ -53,7 +48,7 @@ class Moments:
             x, y = inputs[rows] - input_mean, targets[rows] - target_mean
             gram += x.T @ x
             cross += y.T @ x
-        return Moments(len(inputs), *map(on_host, (input_mean, target_mean, gram, cross)))
+        return Moments(len(inputs), input_mean, target_mean, gram, cross)
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of both sets of rows together."""
@@ -64,8 +59,8 @@ class Moments:
             count,
             self.input_mean + inputs * (other.count / count),
             self.target_mean + targets * (other.count / count),
-            self.gram + other.gram + weight * np.outer(inputs, inputs),
-            self.cross + other.cross + weight * np.outer(targets, inputs),
+            self.gram + other.gram + weight * outer(inputs, inputs),
+            self.cross + other.cross + weight * outer(targets, inputs),
         )
 
 

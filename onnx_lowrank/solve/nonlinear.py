@@ -24,10 +24,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_lowrank.activation import Activation
-from onnx_lowrank.array_api import Array, like, namespace, on_host, squares, zeros
+from onnx_lowrank.array_api import Array, like, namespace, squares, zeros
 from onnx_lowrank.responses import Targets
 from onnx_lowrank.solve.activation_steps import activation_step
-from onnx_lowrank.solve.moments import Float64, Moments, row_blocks
+from onnx_lowrank.solve.moments import Moments, row_blocks
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver
 
 PENALTIES = (0.01, 1.0)  # the paper's schedule: a warm-up, then the real one
@@ -94,7 +94,7 @@ def activated_error(rows: Rows, factors: RankFactors) -> float:
 def predict(inputs: Array, factors: RankFactors) -> Array:
     """``M x + b`` row by row, in the inputs' float type."""
     P, Q, offset = (like(part, inputs) for part in (factors.P, factors.Q, factors.offset))
-    merged = factors.P.size + factors.Q.size >= len(P) * Q.shape[1]
+    merged = len(Q) * (len(P) + Q.shape[1]) >= len(P) * Q.shape[1]
     response = inputs @ (P @ Q).T if merged else inputs @ Q.T @ P.T
     response += offset
     return response
@@ -161,7 +161,7 @@ def solve_nonlinear(
     return best
 
 
-def _auxiliary_moments(rows: Rows, factors: RankFactors, moments: Moments, penalty: float) -> tuple[Float64, Float64]:
+def _auxiliary_moments(rows: Rows, factors: RankFactors, moments: Moments, penalty: float) -> tuple[Array, Array]:
     """The z step: cross moments of z with the inputs (d, p), and the mean of z (d,)."""
     xp, centre = namespace(rows.inputs), like(moments.input_mean, rows.inputs)
     cross, total = zeros(moments.cross.shape, rows.inputs), zeros(moments.target_mean.shape, rows.inputs)
@@ -170,7 +170,7 @@ def _auxiliary_moments(rows: Rows, factors: RankFactors, moments: Moments, penal
         z = activation_step(block.activation, block.targets, predictions, penalty, offset=block.offset)
         cross += z.T @ (block.inputs - centre)
         total += xp.sum(z, axis=0, dtype=xp.float64)
-    return on_host(cross), on_host(total) / len(rows)
+    return cross, total / len(rows)
 
 
 def _lost(block: Rows, predictions: Array) -> float:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from onnx_lowrank.array_api import Array, in_float64
 from onnx_lowrank.factors import SolveErrors
-from onnx_lowrank.solve.moments import Float64, Moments
+from onnx_lowrank.solve.moments import Moments
 from onnx_lowrank.solve.nonlinear import PENALTIES, TURNS, Rows, activated_error, solve_nonlinear
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_with
 
@@ -56,10 +57,10 @@ class Reconstruction:
         whole: moments of all rows.
     """
 
-    def __init__(self, rows: Rows, prior: Float64, rank: int) -> None:
+    def __init__(self, rows: Rows, prior: Array, rank: int) -> None:
         cut = len(rows) - len(rows) // HELD_OUT
         self.rows, self.train, self.held_out = rows, rows.part(slice(0, cut)), rows.part(slice(cut, None))
-        self._prior, self._rank = prior, rank
+        self._prior, self._rank = in_float64(prior, rows.inputs), rank
         self._part = Moments.of(self.train.inputs, self.train.responses)
         self.whole = self._part + Moments.of(self.held_out.inputs, self.held_out.responses)
 
@@ -109,7 +110,7 @@ class Reconstruction:
 
 
 def reconstruct(
-    rows: Rows, prior: Float64, data_free: RankFactors, *, solver: str = "auto"
+    rows: Rows, prior: Array, data_free: RankFactors, *, solver: str = "auto"
 ) -> tuple[RankFactors, SolveErrors]:
     """Solve the map from a layer's inputs to its responses, at the rank of the data-free one.
 

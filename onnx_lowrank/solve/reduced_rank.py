@@ -20,14 +20,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from scipy.linalg import cho_factor, cho_solve
-
-from onnx_lowrank.array_api import Array
+from onnx_lowrank.array_api import Array, in_float64, namespace, on_host
+from onnx_lowrank.cholesky import cholesky, divided, with_ridge
 from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.errors import RankError
-from onnx_lowrank.solve.moments import Float64, Moments
-from onnx_lowrank.threads import one_thread
+from onnx_lowrank.solve.moments import Moments
 
 _SMALLEST_RIDGE = 1e-10  # dead and duplicated channels make the Gram matrix singular
 
@@ -42,9 +39,13 @@ class RankFactors:
         offset: shape (q,).
     """
 
-    P: Float64
-    Q: Float64
-    offset: Float64
+    P: Array
+    Q: Array
+    offset: Array
+
+    def on_host(self) -> RankFactors:
+        """The same in NumPy."""
+        return RankFactors(on_host(self.P), on_host(self.Q), on_host(self.offset))
 
 
 class ReducedRankSolver:
@@ -56,24 +57,22 @@ class ReducedRankSolver:
         prior: A, shape (q, p).
     """
 
-    def __init__(self, gram: Float64, ridge: float, prior: Float64) -> None:
-        size = len(gram)
-        self._rho = (ridge + _SMALLEST_RIDGE) * (float(np.trace(gram)) / size or 1.0)
-        self._pull = self._rho * prior
-        with one_thread():
-            self._factor = cho_factor(gram + self._rho * np.eye(size), lower=True)
+    def __init__(self, gram: Array, ridge: float, prior: Array) -> None:
+        trace = float(namespace(gram).linalg.trace(gram))
+        rho = (ridge + _SMALLEST_RIDGE) * (trace / len(gram) or 1.0)
+        self._pull = rho * prior
+        self._root = cholesky(with_ridge(gram, rho))
 
-    def solve(self, cross: Float64, rank: int) -> tuple[Float64, Float64]:
+    def solve(self, cross: Array, rank: int) -> tuple[Array, Array]:
         """P of shape (q, rank) and Q of shape (rank, p) for the cross moments Y^T X, shape (q, p)."""
         targets = len(cross)
         if not 1 <= rank <= targets:
             raise RankError(f"rank must be 1..{targets}, got {rank}")
         cross = cross + self._pull
-        with one_thread():
-            unrestricted = cho_solve(self._factor, cross.T).T
-            if rank == targets:
-                return np.eye(targets), unrestricted
-            explained = unrestricted @ cross.T
+        unrestricted = divided(self._root, cross.T).T
+        if rank == targets:
+            return namespace(cross).eye(targets, dtype=cross.dtype, device=cross.device), unrestricted
+        explained = unrestricted @ cross.T
         P = leading_directions((explained + explained.T) / 2, rank)
         return P, P.T @ unrestricted
 
@@ -94,7 +93,7 @@ def fit_with(solver: ReducedRankSolver, moments: Moments, rank: int) -> RankFact
 
 
 def reduced_rank_regression(
-    inputs: Array, targets: Array, rank: int, *, ridge: float, prior: Float64 | None = None
+    inputs: Array, targets: Array, rank: int, *, ridge: float, prior: Array | None = None
 ) -> RankFactors:
     """Best affine map of at most ``rank`` from one set of responses to another.
 
@@ -116,6 +115,8 @@ def reduced_rank_regression(
     References:
         Izenman 1975; Zhang et al. 2015, arXiv:1505.06798, nonlinear case (there called GSVD).
     """
-    pull = np.eye(targets.shape[1], inputs.shape[1]) if prior is None else prior
     moments = Moments.of(inputs, targets)
+    if prior is None:
+        prior = namespace(inputs).eye(*moments.cross.shape)
+    pull = in_float64(prior, inputs)
     return fit_with(ReducedRankSolver(moments.gram, ridge, pull), moments, rank)

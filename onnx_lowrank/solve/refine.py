@@ -19,15 +19,14 @@ about the same (`Whitening`) and start with a step of the right length.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf, sqrt
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from onnx_lowrank.array_api import Array, host_dtype, like, namespace, on_host, squares, zeros
+from onnx_lowrank.array_api import Array, in_float64, like, namespace, outer, squares, zeros
+from onnx_lowrank.cholesky import with_ridge
 from onnx_lowrank.solve.chain import Chain, Whitening
 from onnx_lowrank.solve.lbfgs import minimize
-from onnx_lowrank.solve.moments import Float64, row_blocks
+from onnx_lowrank.solve.moments import row_blocks
 from onnx_lowrank.solve.nonlinear import Rows
 
 _CURVATURE = 4.0  # that the first step expects, of a mean squared response: too much of it only makes the step short
@@ -43,7 +42,7 @@ class Pull:
         weight: rho, of one row.
     """
 
-    prior: Float64
+    prior: Array
     weight: float
 
 
@@ -51,11 +50,11 @@ def chain_error(chain: Chain, features: Array, rows: Rows) -> float:
     """Relative error after the activation of a chain on features of shape (n, kw, k); infinite where targets are 0."""
     lost, _, _ = map_loss(chain.map, chain.offset, features, rows, gradient=False)
     size = float(squares(rows.targets))
-    return float(np.sqrt(lost / size)) if size else (0.0 if lost == 0 else float("inf"))
+    return sqrt(lost / size) if size else (0.0 if lost == 0 else inf)
 
 
 def refine(
-    chain: Chain, features: Array, rows: Rows, iterations: int, *, pull: Pull, inner: Float64 | None = None
+    chain: Chain, features: Array, rows: Rows, iterations: int, *, pull: Pull, inner: Array | None = None
 ) -> Chain:
     """Lower the error after the activation by moving all factors.
 
@@ -77,12 +76,12 @@ def refine(
     size = float(squares(rows.targets))
     if iterations == 0 or size == 0:
         return chain
-    xp, dtype = namespace(features), host_dtype(features)
-    mean = on_host(xp.mean(features.reshape(len(features), -1), axis=0))
+    xp, dtype = namespace(features), features.dtype
+    mean = in_float64(xp.mean(features.reshape(len(features), -1), axis=0), features)
     inner = _inner(chain, features, mean) if inner is None else inner
-    whitening = Whitening.of(chain, inner + pull.weight * np.eye(len(inner)), dtype)
+    whitening = Whitening.of(chain, with_ridge(inner, pull.weight), dtype)
     start = replace(chain, offset=chain.offset + chain.map @ mean).astype(dtype)
-    centre, prior, weight = mean.astype(dtype), pull.prior.astype(dtype), pull.weight * len(features)
+    centre, prior, weight = like(mean, features), like(pull.prior, features), pull.weight * len(features)
 
     def objective(vector: Any) -> tuple[float, Any]:
         """The error and its gradient by changes of the variables, the mean response in the place of the offset."""
@@ -90,32 +89,32 @@ def refine(
         map_ = now.map
         lost, gradient, offset = map_loss(map_, now.offset - map_ @ centre, features, rows)
         gap = map_ - prior
-        gradient += (2 * weight) * gap - np.outer(offset, centre)
+        gradient += (2 * weight) * gap - outer(offset, centre)
         lost += weight * float(squares(gap))
-        return lost / size, whitening.gradient(now.pulled_back(gradient, offset)).vector() / dtype.type(size)
+        return lost / size, whitening.gradient(now.pulled_back(gradient, offset)).vector() / size
 
     curvature = _CURVATURE * len(features) / size
-    nothing = np.zeros_like(start.vector())
+    nothing = xp.zeros_like(start.vector())
     found: Any = minimize(objective, nothing, iterations, curvature=curvature, enough=_ENOUGH)
-    change = whitening.change(start.like(found)).astype(np.dtype(np.float64))
+    change = whitening.change(start.like(found)).astype(xp.float64)
     refined = replace(chain, offset=chain.offset + chain.map @ mean) + change
     return replace(refined, offset=refined.offset - refined.map @ mean)
 
 
-def _inner(chain: Chain, features: Array, mean: Float64) -> Float64:
+def _inner(chain: Chain, features: Array, mean: Array) -> Array:
     """Centred second moments of what T makes of the features, per row; ``mean`` is that of the features."""
     _, columns, size = features.shape
     T, total = like(chain.T, features), zeros((columns * len(chain.T),) * 2, features)
     for part in row_blocks(features):
         vertical = (features[part].reshape(-1, size) @ T.T).reshape(-1, columns * len(T))
         total += vertical.T @ vertical
-    centre = (mean.reshape(columns, size) @ chain.T.T).ravel()
-    return on_host(total) / len(features) - np.outer(centre, centre)
+    centre = (mean.reshape(columns, size) @ chain.T.T).reshape(-1)
+    return total / len(features) - outer(centre, centre)
 
 
 def map_loss(
     map_: Any, offset: Any, features: Array, rows: Rows, *, gradient: bool = True
-) -> tuple[float, NDArray[Any], NDArray[Any]]:
+) -> tuple[float, Array, Array]:
     """Squared error after the activation of a map of features, and its gradient.
 
     Args:
@@ -126,7 +125,7 @@ def map_loss(
         gradient: without it only the error is worked out, and the gradients are zeros.
 
     Returns:
-        The error, its gradient by the map, (d, kw k), and by the offset, (d,), in NumPy and the features' type.
+        The error, its gradient by the map, (d, kw k), and by the offset, (d,), in the features' type.
     """
     xp = namespace(features)
     weight, bias = like(map_, features).T, like(offset, features)
@@ -146,5 +145,4 @@ def map_loss(
         difference *= slope
         by_map += difference.T @ looked_at
         by_offset += xp.sum(difference, axis=0, dtype=xp.float64)
-    dtype = host_dtype(features)
-    return lost, 2 * on_host(by_map).astype(dtype), 2 * on_host(by_offset).astype(dtype)
+    return lost, 2 * by_map, 2 * like(by_offset, features)

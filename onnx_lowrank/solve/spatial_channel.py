@@ -17,16 +17,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnx_lowrank.array_api import like, namespace, on_host
+from onnx_lowrank.array_api import Array, in_float64, like, namespace
 from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Layer, pointwise
 from onnx_lowrank.responses import Responses
 from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.channel import input_responses
-from onnx_lowrank.solve.moments import Float64
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import Reconstruction, loses, reconstruct, too_few
 from onnx_lowrank.solve.reduced_rank import RankFactors
@@ -78,7 +76,7 @@ def solve_spatial(
     task = Reconstruction(regressed, prior[:, :, :spatial].reshape(layer.filters, -1), channel or layer.filters)
     trial, cut = task.settle("linear" if most else solver), len(task.train)
     pull = Pull(prior.reshape(layer.filters, -1), _PULL * trial.ridge)
-    mixture = np.eye(spatial, width)
+    mixture = namespace(basis).eye(spatial, width, dtype=basis.dtype, device=basis.device)
     if solver == "auto" and cut < _AMPLE * regressed.inputs.shape[1]:
         # So few rows may mislead: what they lead to has to do better on those held out.
         tried = refine(_chain(mixture, trial.factors, channel), features[:cut], task.train, most, pull=pull)
@@ -96,20 +94,18 @@ def solve_spatial(
     return Factors(_convolutions(layer, replace(chain, T=chain.T @ basis)), errors)
 
 
-def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> NDArray[np.float64]:
+def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> Array:
     """The filters in the leading directions of the responses: those the vertical filters have to serve."""
-    weight = np.asarray(layer.weight, np.float64)
+    wide = in_float64(rows.responses, rows.responses)
+    weight = in_float64(layer.weight, wide)
     if channel is None:
         return weight
-    xp = namespace(rows.responses)
-    wide = xp.asarray(rows.responses, dtype=xp.float64)
-    centred = wide - xp.mean(wide, axis=0)
-    covariance = on_host(centred.T @ centred) * (1 / (len(centred) - 1))
-    directions = leading_directions(covariance, channel)
-    return np.asarray(np.einsum("dr,dchw->rchw", directions, weight, optimize=True))
+    centred = wide - namespace(wide).mean(wide, axis=0)
+    directions = leading_directions(centred.T @ centred / (len(centred) - 1), channel)
+    return (directions.T @ weight.reshape(len(weight), -1)).reshape(channel, *weight.shape[1:])
 
 
-def _chain(mixture: Float64, factors: RankFactors, channel: int | None) -> Chain:
+def _chain(mixture: Array, factors: RankFactors, channel: int | None) -> Chain:
     if channel is None:
         return Chain(mixture, factors.P @ factors.Q, None, factors.offset)
     return Chain(mixture, factors.Q, factors.P, factors.offset)
@@ -140,7 +136,8 @@ def _error(chain: Chain, responses: Responses, rows: Rows, first: int = 0) -> fl
 def _as_in_the_paper(layer: Layer, responses: Responses, rows: Rows, spatial: int, channel: int) -> Factors:
     """Channel decomposition, its filters split by their weights alone, then the last 1 x 1 solved again."""
     rows = rows.of_inputs(input_responses(layer, responses))
-    first, _ = reconstruct(rows, np.eye(layer.filters), truncated_svd(layer.weight, layer.bias, channel))
+    found, _ = reconstruct(rows, np.eye(layer.filters), truncated_svd(layer.weight, layer.bias, channel))
+    first = found.on_host()
     filters = np.einsum("rd,dchw->rchw", first.Q, np.asarray(layer.weight, np.float64), optimize=True)
     basis = vertical_basis(filters, spatial)
     Q = horizontal_map(filters, basis).reshape(channel, -1)
@@ -148,12 +145,14 @@ def _as_in_the_paper(layer: Layer, responses: Responses, rows: Rows, spatial: in
     inner = features.reshape(len(rows), -1) @ like(Q, features).T
     bias = first.offset + first.P @ (first.Q @ np.asarray(layer.bias, np.float64))
     unsolved = RankFactors(first.P, np.eye(channel), bias)
-    last, errors = reconstruct(rows.of_inputs(inner), first.P, unsolved)
+    found, errors = reconstruct(rows.of_inputs(inner), first.P, unsolved)
+    last = found.on_host()
     return Factors(_convolutions(layer, Chain(basis, Q, last.P @ last.Q, last.offset)), errors)
 
 
 def _convolutions(layer: Layer, chain: Chain) -> tuple[Convolution, ...]:
     """A chain on whole columns as convolutions; all bias sits in the last."""
+    chain = chain.on_host()
     height, width = layer.kernel
     first, second = layer.geometry.along(0), layer.geometry.along(1)
     vertical = chain.T.reshape(-1, layer.channels, height, 1)

@@ -12,7 +12,8 @@ import torch
 
 from onnx_lowrank.responses import Targets
 
-TOO_LITTLE_MEMORY = (torch.cuda.OutOfMemoryError,)
+# What a GPU may raise where a CPU would not.
+GIVES_UP = (torch.cuda.OutOfMemoryError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 def has_cuda() -> bool:

@@ -19,13 +19,14 @@ from onnx_lowrank.plan import LayerPlan
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.activation_steps import activation_step
+from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.channel import input_responses
 from onnx_lowrank.solve.moments import BLOCK_ROWS, Moments
 from onnx_lowrank.solve.nonlinear import Rows, activated_error, predict
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.refine import Pull, chain_error, refine
 from onnx_lowrank.threads import one_thread
-from onnx_lowrank.vertical_basis import column_features, vertical_basis, vertical_moments
+from onnx_lowrank.vertical_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 from tests.solve.test_activation_steps import ALL, Matrix, cost, matrices
 from tests.solve.test_refine import ACTIVATIONS, loss, random_chain, random_rows
 from tests.solve.test_spatial_channel import CHANNEL, SPATIAL, problem
@@ -54,6 +55,10 @@ def as_tensors(targets: Targets, tensor: Tensor) -> Targets:
 def rows_as_tensors(rows: Rows, tensor: Tensor) -> Rows:
     offset = None if rows.offset is None else tensor(rows.offset)
     return Rows(tensor(rows.inputs), tensor(rows.responses), tensor(rows.targets), offset, rows.activation)
+
+
+def chain_as_tensors(chain: Chain, tensor: Tensor) -> Chain:
+    return Chain(tensor(chain.T), tensor(chain.Q), None if chain.P is None else tensor(chain.P), tensor(chain.offset))
 
 
 # The z step
@@ -117,8 +122,8 @@ def test_moments(tensor: Tensor, seed: int, count: int, sizes: tuple[int, int]) 
     assert found.count == wanted.count
     for name in ("input_mean", "target_mean", "gram", "cross"):
         part: Any = getattr(found, name)
-        assert isinstance(part, np.ndarray)
-        np.testing.assert_allclose(part, getattr(wanted, name), rtol=1e-10, atol=1e-10 * count)
+        assert str(part.dtype) == "torch.float64"
+        np.testing.assert_allclose(on_host(part), getattr(wanted, name), rtol=1e-10, atol=1e-10 * count)
 
 
 @pytest.mark.parametrize("rank", [1, 5])
@@ -144,8 +149,17 @@ def test_what_is_made_of_patches(tensor: Tensor) -> None:
     np.testing.assert_allclose(on_host(found), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
     moments = vertical_moments(here.patches)
     beside = there.targets.responses
-    np.testing.assert_allclose(vertical_moments(there.patches, beside), moments, rtol=0, atol=1e-6 * np.trace(moments))
+    moved = vertical_moments(there.patches, beside)
+    np.testing.assert_allclose(on_host(moved), moments, rtol=0, atol=1e-6 * np.trace(moments))
     basis = vertical_basis(layer.weight, SPATIAL, moments)
+    for weight in (layer.weight, tensor(layer.weight)):
+        found = vertical_basis(weight, SPATIAL, tensor(moments))
+        assert str(found.dtype) == "torch.float64"
+        # Directions have no sign.
+        np.testing.assert_allclose(np.abs(on_host(found)), np.abs(basis), rtol=0, atol=1e-6 * np.abs(basis).max())
+        horizontal = horizontal_map(layer.weight, tensor(basis), tensor(moments))
+        wanted = horizontal_map(layer.weight, basis, moments)
+        np.testing.assert_allclose(on_host(horizontal), wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
     for first in (0, 1, 4000):
         features = column_features(here.patches[first:], basis)
         assert features.dtype == np.float32
@@ -163,10 +177,9 @@ def test_loss_and_gradient(tensor: Tensor, activation: Activation, channel: int 
     features = np.random.default_rng(2).normal(size=(len(rows), 3, 4)).astype(np.float32)
     there, moved = rows_as_tensors(rows, tensor), tensor(features)
     lost, gradient = loss(chain, features, rows)
-    found, slope = loss(chain, moved, there)
+    found, slope = loss(chain_as_tensors(chain.astype(np.float32), tensor), moved, there)
     np.testing.assert_allclose(found, lost, rtol=1e-5)
-    assert isinstance(slope, np.ndarray)
-    np.testing.assert_allclose(slope, gradient, rtol=0, atol=1e-5 * np.abs(gradient).max())
+    np.testing.assert_allclose(on_host(slope), gradient, rtol=0, atol=1e-5 * np.abs(gradient).max())
     np.testing.assert_allclose(chain_error(chain, moved, there), chain_error(chain, features, rows), rtol=1e-5)
 
 
@@ -177,7 +190,9 @@ def test_refinement(tensor: Tensor, channel: int | None) -> None:
     features = np.random.default_rng(2).normal(size=(500, 3, 4)).astype(np.float32)
     pull = Pull(np.zeros_like(chain.map), 0.01)
     wanted = refine(chain, features, rows, 10, pull=pull)
-    found = refine(chain, tensor(features), rows_as_tensors(rows, tensor), 10, pull=pull)
+    there = Pull(tensor(pull.prior), pull.weight)
+    moved = chain_as_tensors(chain, tensor)
+    found = refine(moved, tensor(features), rows_as_tensors(rows, tensor), 10, pull=there).on_host()
     assert chain_error(wanted, features, rows) < 0.95 * chain_error(chain, features, rows)
     np.testing.assert_allclose(chain_error(found, features, rows), chain_error(wanted, features, rows), rtol=1e-3)
 

@@ -10,7 +10,7 @@ import torch
 
 from onnx_lowrank.responses import Probe, Targets
 from onnx_lowrank.torch import rows
-from onnx_lowrank.torch.rows import TOO_LITTLE_MEMORY, clear, has_cuda, to_device
+from onnx_lowrank.torch.rows import GIVES_UP, clear, has_cuda, to_device
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -45,9 +45,13 @@ def test_products_are_not_rounded_to_tf32() -> None:
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-def test_running_out_of_memory_is_known_and_what_is_kept_can_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TOO_LITTLE_MEMORY):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.cuda.OutOfMemoryError, torch.linalg.LinAlgError])
+def test_what_a_gpu_may_fail_with_is_known(error: type[Exception]) -> None:
+    with pytest.raises(GIVES_UP):
+        raise error("not converged, or out of memory")
+
+
+def test_memory_that_is_kept_can_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(1))
     clear()
