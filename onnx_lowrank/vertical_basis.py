@@ -1,6 +1,6 @@
 """Vertical filters for a layer: the spatial decomposition, weighed by what its input looks like.
 
-A patch is kw columns of c * kh numbers, and ``y = sum_j W_j x_j + b0``. A kh x 1 convolution with k filters V sees each
+A patch is kw columns of kh * c numbers, and ``y = sum_j W_j x_j + b0``. A kh x 1 convolution with k filters V sees each
 column alone; behind it a 1 x kw convolution adds the columns up: ``y' = sum_j H_j V x_j``. Best for columns that all
 have the second moments S is::
 
@@ -13,9 +13,9 @@ filters of a larger basis are the basis of rank k.
 
 | code      | meaning                                    | shape                |
 |-----------|--------------------------------------------|----------------------|
-| columns   | weight, a row per filter and kernel column | (kw, d, c * kh)      |
-| moments   | S, shrunk toward a multiple of I           | (c * kh, c * kh)     |
-| basis     | V                                          | (k, c * kh)          |
+| columns   | weight, a row per filter and kernel column | (kw, d, kh * c)      |
+| moments   | S, shrunk toward a multiple of I           | (kh * c, kh * c)     |
+| basis     | V                                          | (k, kh * c)          |
 | map       | H                                          | (d, kw, k)           |
 
 References:
@@ -45,7 +45,7 @@ def vertical_moments(patches: Array, beside: Array = _HOST) -> Array:
         beside: an array in the library, on the device and of the float type to work in.
 
     Returns:
-        S, shape (c * kh, c * kh), in float64 there.
+        S, shape (kh * c, kh * c), in float64 there.
     """
     size = patches.shape[1] * patches.shape[2]
     total = zeros((size, size), beside)
@@ -56,11 +56,11 @@ def vertical_moments(patches: Array, beside: Array = _HOST) -> Array:
 
 
 def vertical_basis(weight: Array, rank: int, moments: Array | None = None) -> Array:
-    """The best kh x 1 filters, V of shape (rank, c * kh), by falling weight.
+    """The best kh x 1 filters, V of shape (rank, kh * c), by falling weight.
 
     Args:
         weight: W, shape (d, c, kh, kw).
-        rank: number of filters k, at most ``min(c * kh, d * kw)``.
+        rank: number of filters k, at most ``min(kh * c, d * kw)``.
         moments: S, positive definite, where to work; the identity, in NumPy, if not given.
 
     Raises:
@@ -81,7 +81,7 @@ def horizontal_map(weight: Array, basis: Array, moments: Array | None = None) ->
 
     Args:
         weight: W, shape (d, c, kh, kw).
-        basis: V of `vertical_basis`, shape (k, c * kh).
+        basis: V of `vertical_basis`, shape (k, kh * c).
         moments: those that the basis was made with.
 
     Returns:
@@ -96,7 +96,7 @@ def column_features(patches: Array, basis: Array, beside: Array = _HOST, first: 
 
     Args:
         patches: shape (m, c, kh, kw), as for `vertical_moments`.
-        basis: V, shape (k, c * kh).
+        basis: V, shape (k, kh * c).
         beside: an array in the library, on the device and of the float type of the result.
         first: row to begin at.
 
@@ -115,13 +115,13 @@ def column_features(patches: Array, basis: Array, beside: Array = _HOST, first: 
 
 
 def _columns(patches: Array, beside: Array, first: int = 0) -> Iterator[Array]:
-    """Columns of patches as rows of c * kh numbers, a block at a time."""
+    """Columns of patches as rows of kh * c numbers, a block at a time."""
     for rows in blocks(len(patches) - first, _BLOCK_ROWS):
         block = like(patches[first + rows.start : first + rows.stop], beside)
-        columns = namespace(block).permute_dims(block, (0, 3, 1, 2))
+        columns = namespace(block).permute_dims(block, (0, 3, 2, 1))
         yield columns.reshape(-1, columns.shape[2] * columns.shape[3])
 
 
 def _weight_columns(weight: Array, beside: Array) -> Array:
-    columns = namespace(beside).permute_dims(in_float64(weight, beside), (3, 0, 1, 2))
+    columns = namespace(beside).permute_dims(in_float64(weight, beside), (3, 0, 2, 1))
     return columns.reshape(*columns.shape[:2], -1)

@@ -24,7 +24,7 @@ def correlated(seed: int, count: int, channels: int, kernel: tuple[int, int]) ->
     size = channels * kernel[0]
     mixing = generator.normal(size=(size, size)) * np.geomspace(3, 0.3, size)
     columns = generator.normal(size=(count, kernel[1], size)) @ mixing.T + generator.normal(size=size)
-    return columns.reshape(count, kernel[1], channels, kernel[0]).transpose(0, 2, 3, 1).astype(np.float32)
+    return columns.reshape(count, kernel[1], kernel[0], channels).transpose(0, 3, 2, 1).astype(np.float32)
 
 
 def random_weight(seed: int, shape: tuple[int, ...]) -> Matrix:
@@ -45,21 +45,21 @@ def joined(horizontal: Matrix, basis: Matrix, shape: tuple[int, ...]) -> Matrix:
         for c in range(channels):
             for y in range(height):
                 for x in range(width):
-                    kernel[d, c, y, x] = horizontal[d, x] @ basis[:, c * height + y]
+                    kernel[d, c, y, x] = horizontal[d, x] @ basis[:, y * channels + c]
     return kernel
 
 
 def lost(difference: Matrix, moments: Matrix) -> float:
     """``sum_j || (W_j - H_j V) S^(1/2) ||^2`` of what is left of a kernel."""
     width = difference.shape[3]
-    columns = [difference[..., j].reshape(len(difference), -1) for j in range(width)]
+    columns = [difference[..., j].swapaxes(1, 2).reshape(len(difference), -1) for j in range(width)]
     return float(sum(np.trace(column @ moments @ column.T) for column in columns))
 
 
 def flat(weight: Matrix) -> Matrix:
-    """The kernel as the matrix that the spatial decomposition splits, shape (c * kh, d * kw)."""
+    """The kernel as the matrix that the spatial decomposition splits, shape (kh * c, d * kw)."""
     filters, channels, height, width = weight.shape
-    return weight.transpose(1, 2, 0, 3).reshape(channels * height, filters * width)
+    return weight.transpose(2, 1, 0, 3).reshape(height * channels, filters * width)
 
 
 @pytest.mark.parametrize("count", [7, BLOCK + 9])
@@ -68,7 +68,7 @@ def test_moments_are_the_average_outer_products_of_columns(count: int) -> None:
     total = np.zeros((6, 6))
     for patch in patches.astype(np.float64):
         for j in range(4):
-            column = np.array([patch[c, y, j] for c in range(3) for y in range(2)])
+            column = np.array([patch[c, y, j] for y in range(2) for c in range(3)])
             total += np.outer(column, column)
     average = total / (count * 4)
     wanted = average + SHRINK * np.trace(average) / 6 * np.eye(6)
@@ -130,7 +130,7 @@ def test_without_moments_is_the_svd_of_the_reshaped_kernel() -> None:
     weight = random_weight(0, (6, 4, 3, 2))
     left, values, right = np.linalg.svd(flat(weight), full_matrices=False)
     basis = vertical_basis(weight, 5)
-    wanted = (left[:, :5] * values[:5] @ right[:5]).reshape(4, 3, 6, 2).transpose(2, 0, 1, 3)
+    wanted = (left[:, :5] * values[:5] @ right[:5]).reshape(3, 4, 6, 2).transpose(2, 1, 0, 3)
     np.testing.assert_allclose(joined(horizontal_map(weight, basis), basis, weight.shape), wanted, atol=1e-10)
     error = np.linalg.norm(weight - joined(horizontal_map(weight, basis), basis, weight.shape))
     np.testing.assert_allclose(error, np.sqrt(np.square(values[5:]).sum()), rtol=1e-10)
@@ -184,7 +184,7 @@ def test_column_features_are_the_convolution(count: int, dtype: type[np.floating
     features = column_features(patches, basis)
     assert features.dtype == np.float32
     assert features.shape == (count, 4, 5)
-    wanted = np.einsum("kch,nchw->nwk", basis.reshape(5, 3, 2), patches.astype(np.float64))
+    wanted = np.einsum("khc,nchw->nwk", basis.reshape(5, 2, 3), patches.astype(np.float64))
     np.testing.assert_allclose(features, wanted, rtol=1e-5, atol=2e-6)
 
 

@@ -14,7 +14,9 @@ from onnx_lowrank.calibrate.sampling import (
     Ints,
     Tap,
     as_patches,
+    clear_outside,
     patch_indices,
+    patch_rows,
     patch_tap,
     response_indices,
     response_tap,
@@ -72,6 +74,9 @@ def collect_targets(
                 rows[name] = np.empty((images, *values.shape[1:]), np.float32)
             rows[name][done : done + count] = values
         done += count
+    for layer in layers:
+        if layer.name in probes:
+            clear_outside(rows[patch_rows(layer)], layer, positions[layer.name][:, probes[layer.name]])
     return {layer.name: _targets(layer, taps[layer.name], rows, probes.get(layer.name)) for layer in layers}
 
 

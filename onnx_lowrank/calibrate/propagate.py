@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.cuts import Cuts, Tensor
-from onnx_lowrank.calibrate.sampling import Ints, as_patches, patch_indices, patch_rows, patch_tap
+from onnx_lowrank.calibrate.sampling import Ints, as_patches, clear_outside, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import reads
 from onnx_lowrank.layer import Layer
@@ -98,7 +98,9 @@ class Propagation:
             started = perf_counter()
             rows, found = self._run(session, feeds, patch_rows(layer))
             seconds = perf_counter() - started
-            self._patches.append(_finite(rows.astype(np.float32, copy=False), layer))
+            rows = rows.astype(np.float32, copy=False)
+            clear_outside(rows, layer, positions)
+            self._patches.append(_finite(rows, layer))
             if number == 0:
                 size = len(self._counts) * sum(tensor.nbytes for tensor in found.values())
                 spilled, grown = self.cuts.excess(keep, size), self.cuts.growth(keep, size)

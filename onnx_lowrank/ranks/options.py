@@ -34,19 +34,21 @@ def layer_options(
     """
     kept = LayerPlan(layer.name)
     most = cost(layer, kept)
-    plans = list(_plans(layer, cost, allowed_methods(layer, methods), multiple))
-    largest = largest_ranks(layer)
-    channel = np.array([plan.channel or largest["channel"] for plan in plans], np.int64)
-    spatial = np.array([plan.spatial or largest["spatial"] for plan in plans], np.int64)
-    energies = 1 - truncation.error(channel, spatial)
-    options = [
-        Option(replace(plan, energy=float(energy)), cost(layer, plan))
-        for plan, energy in zip(plans, energies, strict=True)
-    ]
+    options = _factorizations(layer, cost, allowed_methods(layer, methods), multiple)
     cheaper = [option for option in options if option.cost < most]
     if not cheaper:
-        kept = replace(kept, reason="no factorization of it costs less")
-    return [Option(kept, most), *cheaper]
+        return [Option(replace(kept, reason="no factorization of it costs less"), most)]
+    largest = largest_ranks(layer)
+    channel = np.array([option.plan.channel or largest["channel"] for option in cheaper], np.int64)
+    spatial = np.array([option.plan.spatial or largest["spatial"] for option in cheaper], np.int64)
+    energies = 1 - truncation.error(channel, spatial)
+    return [
+        Option(kept, most),
+        *(
+            Option(replace(option.plan, energy=float(energy)), option.cost)
+            for option, energy in zip(cheaper, energies, strict=True)
+        ),
+    ]
 
 
 def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
@@ -54,19 +56,26 @@ def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
     return methods if layer.separable else ("channel",)
 
 
-def _plans(layer: Layer, cost: Cost, methods: Sequence[str], multiple: int) -> Iterator[LayerPlan]:
-    largest = largest_ranks(layer)
-    channels = [LayerPlan(layer.name, "channel", channel=rank) for rank in rank_grid(largest["channel"], multiple)]
-    spatials = [LayerPlan(layer.name, "spatial", spatial=rank) for rank in rank_grid(largest["spatial"], multiple)]
+def _factorizations(layer: Layer, cost: Cost, methods: Sequence[str], multiple: int) -> Iterator[Option]:
+    """Every plan that the methods allow and what it costs; energies are not known yet."""
+
+    def priced(method: str, channel: int | None, spatial: int | None) -> Option:
+        plan = LayerPlan(layer.name, method, channel, spatial)
+        return Option(plan, cost(layer, plan))
+
+    grid = {kind: rank_grid(largest, multiple) for kind, largest in largest_ranks(layer).items()}
+    three_way = "spatial-channel" in methods
+    channels = [priced("channel", rank, None) for rank in grid["channel"] if three_way or "channel" in methods]
+    spatials = [priced("spatial", None, rank) for rank in grid["spatial"] if three_way or "spatial" in methods]
     if "channel" in methods:
         yield from channels
     if "spatial" in methods:
         yield from spatials
-    if "spatial-channel" in methods:
+    if three_way:
         for first in channels:
             for second in spatials:
-                chain = LayerPlan(layer.name, "spatial-channel", first.channel, second.spatial)
-                yield min((first, second, chain), key=lambda plan: cost(layer, plan))
+                chain = priced("spatial-channel", first.plan.channel, second.plan.spatial)
+                yield min((first, second, chain), key=lambda option: option.cost)
 
 
 def rank_grid(most: int, multiple: int) -> list[int]:

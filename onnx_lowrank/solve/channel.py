@@ -42,11 +42,12 @@ def input_responses(layer: Layer, responses: Responses) -> Array:
     patches, beside = responses.patches, responses.targets.responses
     xp = namespace(beside)
     weight, bias = (np.asarray(each, np.float64) for each in (layer.weight, layer.bias))
-    # Kernel column by kernel column, as patches come: nothing is moved then.
-    filters = like(np.moveaxis(weight, -1, 1).reshape(len(weight), -1), beside)
+    # Kernel column by kernel column, channels last, as patches come: nothing is moved then.
+    filters = like(np.swapaxes(weight, 1, -1).reshape(len(weight), -1), beside)
     made = xp.empty((len(patches), len(filters)), dtype=beside.dtype, device=beside.device)
     for rows in blocks(len(patches), _BLOCK_ROWS):
-        columns = xp.moveaxis(like(patches[rows], beside), -1, 1)
+        block = like(patches[rows], beside)
+        columns = xp.permute_dims(block, (0, block.ndim - 1, *range(2, block.ndim - 1), 1))
         made[rows] = columns.reshape(-1, filters.shape[1]) @ filters.T
     made += xp.asarray(bias, device=beside.device)
     return made

@@ -7,7 +7,7 @@ the map that the weights say. At last all factors are refined together.
 
 | code     | meaning                                     | shape            |
 |----------|---------------------------------------------|------------------|
-| basis    | V and as many more to mix from              | (k, c kh)        |
+| basis    | V and as many more to mix from              | (k, kh c)        |
 | features | what the basis makes of every kernel column | (n, kw, k)       |
 | prior    | W in terms of the first d'' features        | (d, kw d'')      |
 """
@@ -155,7 +155,7 @@ def _convolutions(layer: Layer, chain: Chain) -> tuple[Convolution, ...]:
     chain = chain.on_host()
     height, width = layer.kernel
     first, second = layer.geometry.along(0), layer.geometry.along(1)
-    vertical = chain.T.reshape(-1, layer.channels, height, 1)
+    vertical = chain.T.reshape(-1, height, layer.channels).transpose(0, 2, 1)[:, :, :, None]
     horizontal = chain.Q.reshape(len(chain.Q), width, -1).transpose(0, 2, 1)[:, :, None, :]
     if chain.P is None:
         return Convolution(vertical, None, first), Convolution(horizontal, chain.offset, second)

@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_lowrank.calibrate.sampling import (
     Tap,
     as_patches,
+    clear_outside,
     draw_positions,
     leading_pads,
     patch_indices,
@@ -68,8 +69,9 @@ def patch_rows(model: onnx.ModelProto, x: Array, count: int) -> tuple[Array, Arr
     positions = draw_positions(np.random.default_rng(5), len(x), size, count)
     element_type = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
     patches = run_tap(model, patch_tap(layer, element_type), {"x": x, **patch_indices(layer, positions)})
-    assert patches.shape == (len(x), min(count, size), layer.kernel[-1], layer.channels, *layer.kernel[:-1])
+    assert patches.shape == (len(x), min(count, size), layer.kernel[-1], *layer.kernel[:-1], layer.channels)
     assert patches.dtype == x.dtype
+    clear_outside(patches, layer, positions)
     rows = applied(layer, as_patches(patches, layer).reshape(-1, layer.weight[0].size))
     whole = run(model, {"x": x}, ["c"])["c"]
     return rows.reshape(-1, layer.filters), sampled(whole, positions)
@@ -176,7 +178,9 @@ def test_patch_tap_in_float64() -> None:
     positions = draw_positions(np.random.default_rng(2), IMAGES, int(np.prod(layer.positions)), 8)
     bare = build("g (double[N,3,6,5] x) => (double[N,3,6,5] y) { y = Identity(x) }")
     feeds = {"x": x.astype(np.float64), **patch_indices(layer, positions)}
-    patches = as_patches(run_tap(bare, patch_tap(layer, TensorProto.DOUBLE), feeds), layer)
+    found = run_tap(bare, patch_tap(layer, TensorProto.DOUBLE), feeds)
+    clear_outside(found, layer, positions)
+    patches = as_patches(found, layer)
     rows = applied(layer, patches.reshape(len(patches), -1))
     assert rows.dtype == np.float64
     assert relative(sampled(whole, positions), rows.reshape(-1, 4)) < 1e-14
