@@ -18,6 +18,7 @@ from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.job import Job
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.measured import latency_feeds, measure_layers, stand_in_network, time_conversion
+from onnx_lowrank.place import Place
 from onnx_lowrank.plan import LayerPlan, RankPlan, largest_ranks
 from onnx_lowrank.ranks import (
     ChainLatency,
@@ -45,16 +46,21 @@ _TRIES = 6
 _CLEARLY_FASTER = 1.05  # speedup of a whole network that needs no second look
 
 
-def measure_errors(job: Job, targets: Mapping[str, Targets]) -> list[Truncation]:
+def measure_errors(job: Job, targets: Mapping[str, Targets], place: Place) -> list[Truncation]:
     """What pairs of ranks cost each layer in accuracy; the same for every target.
 
     Args:
         job: the conversion.
         targets: sampled responses by layer name.
+        place: where to work.
     """
     if job.settings.selection == "energy":
         return [paper_truncation(layer, targets[layer.name].responses) for layer in job.layers]
-    return side_by_side(lambda layer: measure_truncation(layer, targets[layer.name]), job.layers)
+
+    def measured(layer: Layer) -> Truncation:
+        return place.solve(targets[layer.name], partial(measure_truncation, layer))
+
+    return side_by_side(measured, job.layers)
 
 
 def choose_ranks(job: Job, truncations: Sequence[Truncation]) -> RankPlan:

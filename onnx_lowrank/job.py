@@ -31,6 +31,7 @@ from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.layer_clock import LayerClock
 from onnx_lowrank.load import first_responses
+from onnx_lowrank.place import Place
 from onnx_lowrank.plan import RankPlan
 from onnx_lowrank.prepare import (
     Feeds,
@@ -114,11 +115,13 @@ class Calibrated:
         job: the conversion, with the settings of one target.
         targets: what the original network delivers, by layer name.
         truncations: what pairs of ranks cost each layer in accuracy.
+        place: where layers are solved.
     """
 
     job: Job
     targets: dict[str, Targets]
     truncations: list[Truncation]
+    place: Place
 
     def at(self, speedup: float) -> Calibrated:
         """The same for another speedup, with a stopwatch of its own."""

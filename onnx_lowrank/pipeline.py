@@ -129,9 +129,10 @@ def calibrate(job: Job) -> Calibrated:
     with job.watch.measure("collect"):
         batches, network = job.batches(job.split.calibration, "collect"), job.network
         targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider, job.probes)
+    place = solving_place(job.network.provider)
     with job.watch.measure("ranks"):
-        truncations = measure_errors(job, targets)
-    return Calibrated(job, {name: found.first() for name, found in targets.items()}, truncations)
+        truncations = measure_errors(job, targets, place)
+    return Calibrated(job, {name: found.first() for name, found in targets.items()}, truncations, place)
 
 
 def planned(known: Calibrated) -> RankPlan:
@@ -167,7 +168,7 @@ def solve(known: Calibrated, plan: RankPlan, take: Callable[[str], Targets]) -> 
     """
     job = known.job
     held = sum(targets.nbytes for targets in known.targets.values())
-    solved, passes = _solve_layers(job, plan, take, within(job.settings.memory, held))
+    solved, passes = _solve_layers(known, plan, take, within(job.settings.memory, held))
     converted = _rewritten(job, solved)
     _sign(converted, job, plan)
     return Solved(job, plan, converted, Outcome({layer.name: factors.errors for layer, factors in solved}, passes))
@@ -191,14 +192,13 @@ def _searched(known: Calibrated) -> Solved:
 
 
 def _solve_layers(
-    job: Job, plan: RankPlan, take: Callable[[str], Targets], most_bytes: int
+    known: Calibrated, plan: RankPlan, take: Callable[[str], Targets], most_bytes: int
 ) -> tuple[list[tuple[Layer, Factors]], float]:
     """The layer loop: what reaches a layer, its factors, its place in the graph; and passes of the whole network."""
-    converted = onnx.ModelProto()
+    job, converted = known.job, onnx.ModelProto()
     converted.CopyFrom(job.network.model)
     batches = iterate_batches(job.samples, job.split.calibration, job.split.batch_size)
     most = most_bytes, free_on_device(job.network.provider) // 2
-    place = solving_place(job.network.provider)
     prefix = converted if job.settings.asymmetric else job.network.model
     todo = [(layer, entry) for layer, entry in zip(job.layers, plan, strict=True) if entry.method != "kept"]
     later = [layer for layer, _ in todo]
@@ -209,7 +209,7 @@ def _solve_layers(
             with job.watch.measure("propagate"):
                 patches = propagation.advance(prefix, layer, later)
             with job.watch.measure("solve"):
-                factors = place.solve(take(layer.name), partial(_factors, job, layer, entry, patches))
+                factors = known.place.solve(take(layer.name), partial(_factors, job, layer, entry, patches))
                 replace_layer(converted, layer, factors)
                 solved.append((layer, factors))
                 del patches  # or they would lie beside those of the next layer

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from onnx_lowrank import convert, pipeline
-from onnx_lowrank.placement import Place, solving_place
+from onnx_lowrank.place import Place
+from onnx_lowrank.placement import solving_place
 from onnx_lowrank.responses import Responses, Targets
 from onnx_lowrank.runtime import Provider
 from tests.helpers import plain_network

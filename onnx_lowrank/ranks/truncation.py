@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
+from onnx_lowrank.array_api import Array, in_float64, like, namespace, on_host, squares
 from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import largest_ranks
@@ -69,7 +70,8 @@ def measure_truncation(layer: Layer, targets: Targets, rows: int = ROWS) -> Trun
 
     Args:
         layer: the layer.
-        targets: its responses in the original network; spatial ranks are looked at where there is a probe.
+        targets: its responses in the original network, in NumPy or on the device to work on; spatial ranks are looked
+            at where there is a probe.
         rows: at most to measure errors on, evenly spread; directions and filters come from all there are.
 
     Returns:
@@ -104,57 +106,58 @@ def energy_shares(eigenvalues: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _measure(
-    layer: Layer, targets: Targets, directions: NDArray[np.float32], rows: int
+    layer: Layer, targets: Targets, directions: Array, rows: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], float]:
     """Channel ranks, spatial ranks, squared errors of one group, shape (spatial, channel), and of keeping nothing."""
-    probe, most = targets.probe, largest_ranks(layer)
+    probe, most, xp = targets.probe, largest_ranks(layer), namespace(targets.responses)
     available = len(targets.responses if probe is None else probe.rows)
     chosen = np.linspace(0, available - 1, min(rows, available)).astype(np.int64)
+    looked_at = xp.asarray(chosen if probe is None else probe.rows[chosen], device=targets.responses.device)
+    responses = xp.take(targets.responses, looked_at, axis=0)
+    offset = 0.0 if targets.residual is None else xp.take(targets.residual, looked_at, axis=0)
     if probe is None:
-        spatial, approximations = np.array([most["spatial"]]), iter([targets.responses[chosen]])
+        spatial, approximations = np.array([most["spatial"]]), iter([responses])
     else:
         spatial = _ranks(most["spatial"])
-        approximations = _approximations(layer, probe.patches, chosen, spatial)
-        chosen = probe.rows[chosen]
-    responses = targets.responses[chosen]
-    offset = 0.0 if targets.residual is None else targets.residual[chosen]
+        approximations = _approximations(layer, probe.patches, chosen, spatial, responses)
     wanted = layer.activation(responses + offset)
     channel, errors = _ranks(layer.filters), []
-    mean = targets.responses.mean(axis=0)
+    mean, own_mean = xp.mean(targets.responses, axis=0), xp.mean(responses, axis=0)
     for approximation in approximations:
-        projected = (approximation - approximation.mean(axis=0) + (responses.mean(axis=0) - mean)) @ directions
+        projected = (approximation - xp.mean(approximation, axis=0) + (own_mean - mean)) @ directions
         column = []
-        for rank in channel:
+        for rank in channel.tolist():
             response = projected[:, :rank] @ directions[:, :rank].T + mean
-            column.append(float(np.sum((layer.activation(response + offset) - wanted) ** 2)))
+            column.append(float(squares(layer.activation(response + offset) - wanted)))
         errors.append(column)
-    return channel, spatial, np.array(errors), float(np.sum((wanted - wanted.mean(axis=0)) ** 2))
+    return channel, spatial, np.array(errors), float(squares(wanted - xp.mean(wanted, axis=0)))
 
 
 def _approximations(
-    layer: Layer, patches: NDArray[Any], chosen: NDArray[np.int64], ranks: NDArray[np.int64]
-) -> Iterator[NDArray[np.float32]]:
+    layer: Layer, patches: NDArray[Any], chosen: NDArray[np.int64], ranks: NDArray[np.int64], beside: Array
+) -> Iterator[Array]:
     """Responses to the chosen patches, offset left out, with as many vertical filters as each ascending rank says."""
-    moments = vertical_moments(patches)
+    moments = vertical_moments(patches, beside)
     basis = vertical_basis(layer.weight, int(ranks[-1]), moments)
-    features = column_features(patches[chosen], basis)
-    horizontal = horizontal_map(layer.weight, basis, moments).astype(np.float32)
-    total, done = np.zeros((len(chosen), layer.filters), np.float32), 0
-    for rank in ranks:
+    features = column_features(patches[chosen], basis, beside)
+    horizontal = like(horizontal_map(layer.weight, basis, moments), beside)
+    total, done = namespace(beside).zeros_like(beside), 0
+    for rank in ranks.tolist():
         more = features[:, :, done:rank].reshape(len(chosen), -1)
         total = total + more @ horizontal[:, :, done:rank].reshape(layer.filters, -1).T
         done = rank
         yield total
 
 
-def _spectrum(responses: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+def _spectrum(responses: Array) -> tuple[NDArray[np.float64], Array]:
     """Eigenvalues of the centred responses' covariance, shape (d,), and their directions, leading ones first."""
-    centred = responses - responses.mean(axis=0)
-    covariance = centred.T @ centred
-    directions = leading_directions(covariance, len(covariance)).astype(np.float32)
+    xp = namespace(responses)
+    centred = responses - xp.mean(responses, axis=0)
+    covariance = in_float64(centred.T @ centred, responses)
+    directions = leading_directions(covariance, len(covariance))
     # v' C v of all of them: next to nothing beside finding them.
-    eigenvalues = np.einsum("ij,ij->j", directions, covariance @ directions, dtype=np.float64)
-    return np.sort(eigenvalues.clip(min=0))[::-1], directions
+    eigenvalues = on_host(xp.sum(directions * (covariance @ directions), axis=0))
+    return np.sort(eigenvalues.clip(min=0))[::-1], like(directions, responses)
 
 
 def _ranks(most: int) -> NDArray[np.int64]:

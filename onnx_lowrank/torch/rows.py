@@ -22,12 +22,13 @@ def has_cuda() -> bool:
 
 
 def to_device(targets: Targets, device: str = "cuda") -> Targets:
-    """The targets of a layer as float32 tensors on a device; without the probe, which nobody solves with."""
+    """The targets of a layer as float32 tensors on a device; the probe's patches are read from where they are."""
 
     def moved(rows: Any) -> torch.Tensor:
         return torch.asarray(rows, dtype=torch.float32, device=device)
 
-    return Targets(moved(targets.responses), None if targets.residual is None else moved(targets.residual))
+    residual = None if targets.residual is None else moved(targets.residual)
+    return Targets(moved(targets.responses), residual, targets.probe)
 
 
 def clear() -> None:

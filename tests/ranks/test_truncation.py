@@ -251,3 +251,21 @@ def test_fewer_rows_than_filters() -> None:
     # Four rows lie in three directions about their mean.
     np.testing.assert_allclose(found.errors[found.channel >= 3], 0.0, atol=1e-10)
     assert (found.errors[found.channel < 3] > 0.01).all()
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("with_patches", [False, True])
+def test_on_a_device_nothing_comes_back_but_what_is_found(with_patches: bool, residual: bool) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from onnx_lowrank.torch.rows import to_device
+    from tests.solve.elsewhere import DEVICE, elsewhere
+
+    layer, targets = probed(relu(), residual=residual)
+    if not with_patches:
+        targets = targets.first()
+    wanted = measure_truncation(layer, targets, 500)
+    with elsewhere() as traffic:
+        found = measure_truncation(layer, to_device(targets, DEVICE), 500)
+    assert traffic.fetched == [(FILTERS,)]  # eigenvalues
+    np.testing.assert_allclose(found.errors, wanted.errors, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(found.energies, wanted.energies, rtol=1e-5)

@@ -25,7 +25,7 @@ def test_targets_become_float32_tensors(dtype: Any, residual: bool) -> None:
         else:
             assert tensor.dtype == torch.float32
             np.testing.assert_array_equal(tensor.numpy(), array.astype(np.float32))
-    assert moved.probe is None
+    assert moved.probe is probe
 
 
 def test_the_device_is_cuda_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from onnx_lowrank.choose import choose_ranks, measure_errors
 from onnx_lowrank.job import Job, prepare_job
 from onnx_lowrank.layer_clock import LayerClock
 from onnx_lowrank.measured import stand_in_network
+from onnx_lowrank.placement import solving_place
 from onnx_lowrank.progress import Silent
 from onnx_lowrank.ranks import Truncation
 from onnx_lowrank.runtime import choose_provider
@@ -64,7 +65,7 @@ def _prepared(network: Network, provider: str) -> tuple[Job, list[Truncation]]:
     batches = job.batches(job.split.calibration, "collect")
     where = job.network.provider
     targets = collect_targets(job.network.model, job.layers, job.positions, batches, where, job.probes)
-    return job, measure_errors(job, targets)
+    return job, measure_errors(job, targets, solving_place(where))
 
 
 def _models(
