@@ -60,7 +60,7 @@ def measure_errors(job: Job, targets: Mapping[str, Targets], place: Place) -> li
     def measured(layer: Layer) -> Truncation:
         return place.solve(targets[layer.name], partial(measure_truncation, layer))
 
-    return side_by_side(measured, job.layers)
+    return [measured(layer) for layer in job.layers] if place.one_by_one else side_by_side(measured, job.layers)
 
 
 def choose_ranks(job: Job, truncations: Sequence[Truncation]) -> RankPlan:

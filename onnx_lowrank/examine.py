@@ -12,7 +12,15 @@ import onnx
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from onnx_lowrank.calibrate import Preprocessing, collect_targets, draw_samples, iterate_batches, open_samples, preset
+from onnx_lowrank.calibrate import (
+    Preprocessing,
+    collect_targets,
+    default_batch,
+    draw_samples,
+    iterate_batches,
+    open_samples,
+    preset,
+)
 from onnx_lowrank.eligible import leave_narrow_groups
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.job import prepare_job
@@ -185,6 +193,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     opened = open_samples(data, first.inputs, preprocessing or preset("zero-one"))
     if labels and opened.labels is None:
         raise CalibrationError(f"data {opened.source}: no class folders, which --labels reads: drop --labels")
+    batch_size = batch_size or default_batch(first.sampled, where.batch_elements)
     chosen, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
     sessions = [Session(_with_outputs(each.model, tensors, each.name), where, name=each.name) for each in networks]
     total = -(-len(chosen) // batch_size)

@@ -18,6 +18,7 @@ from onnx_lowrank.calibrate import (
     Preprocessing,
     Samples,
     Split,
+    default_batch,
     iterate_batches,
     layer_positions,
     open_samples,
@@ -173,7 +174,8 @@ def prepare_job(
     samples = _samples(network, data, preprocessing, settings)
     generator = np.random.default_rng(settings.seed)
     most = (held_out, 0) if settings.max_drop is None else (MOST_VERIFIED, MOST_SEARCHED)
-    split = split_samples(samples, network.sampled, generator, settings.samples, settings.batch_size, *most)
+    batch_size = settings.batch_size or default_batch(network.sampled, provider.batch_elements)
+    split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *most)
     first = network.sampled[0]
     fixed = first.shape[0] if first.shape else None
     one_batch = samples.read(split.calibration[: fixed or 1])

@@ -33,7 +33,7 @@ def solving_place(provider: Provider) -> Place:
     else:
         if has_cuda():
             log.info("layers are solved on the GPU, by PyTorch")
-            return Place(to_device, GIVES_UP, clear)
+            return Place(to_device, GIVES_UP, clear, one_by_one=True)
         reason = "PyTorch finds no CUDA device: install a build of PyTorch with CUDA"
     log.info("provider %s: layers are solved on the CPU all the same, since %s", provider.name, reason)
     return Place()

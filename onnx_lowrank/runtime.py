@@ -33,7 +33,12 @@ _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+CPU_BATCH, GPU_BATCH = 400_000, 4_000_000  # input numbers: what fits a CPU's caches, what keeps a GPU busy
 _FEW_RUNS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+_WHAT_TO_CHECK = (
+    "check the driver and the CUDA, cuDNN and TensorRT libraries, or use --provider cpu "
+    "(pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN)"
+)
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "float": np.dtype(np.float32),
@@ -64,6 +69,11 @@ class Provider:
         names = {"cpu": [], "cuda": ["cuda"], "tensorrt": ["tensorrt", "cuda"] if deployed else ["cuda"]}[self.name]
         options = {} if deployed else _FEW_RUNS
         return [(_PROVIDERS[name], options if name == "cuda" else {}) for name in (*names, "cpu")]
+
+    @property
+    def batch_elements(self) -> int:
+        """Input numbers in a forward batch: larger ones take memory and are no faster."""
+        return CPU_BATCH if self.name == "cpu" else GPU_BATCH
 
     @property
     def memory(self) -> str:
@@ -241,6 +251,8 @@ def choose_provider(wanted: str = "auto", threads: int | None = None) -> Provide
     available = _onnxruntime().get_available_providers()
     if wanted == "auto":
         wanted = "cuda" if _PROVIDERS["cuda"] in available and _starts("cuda") else "cpu"
+        if wanted == "cpu" and _PROVIDERS["cuda"] in available:
+            log.warning("CUDA is installed but does not start, the CPU is taken: %s", _WHAT_TO_CHECK)
     elif _PROVIDERS[wanted] not in available:
         raise MissingDependencyError(
             f"provider '{wanted}': this onnxruntime has {', '.join(available)}, wanted {_PROVIDERS[wanted]}: "
@@ -248,8 +260,7 @@ def choose_provider(wanted: str = "auto", threads: int | None = None) -> Provide
         )
     elif not _starts(wanted):
         raise MissingDependencyError(
-            f"provider '{wanted}': {_PROVIDERS[wanted]} is installed but does not start: "
-            "check the driver and the CUDA, cuDNN and TensorRT libraries, or use --provider cpu"
+            f"provider '{wanted}': {_PROVIDERS[wanted]} is installed but does not start: {_WHAT_TO_CHECK}"
         )
     log.info("running on provider %s", wanted)
     return Provider(wanted, threads or 0)

@@ -71,7 +71,10 @@ def test_its_memory_is_known() -> None:
 @pytest.mark.parametrize("method", ["channel", "spatial", "spatial-channel"])
 @pytest.mark.parametrize("refine", ["none", "fast"])
 def test_a_conversion_is_as_on_the_cpu(method: str, refine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same ranks, errors of the layers that differ as little as float32 lets them; cut tensors on the GPU."""
+    """The same ranks, and errors of the layers as on the CPU, or as there on data shaken a little.
+
+    A last digit may send the alternation to a solution that is a tenth better or worse. Cut tensors are on the GPU.
+    """
     kept: list[int] = []
 
     class Watched(Propagation):
@@ -81,20 +84,19 @@ def test_a_conversion_is_as_on_the_cpu(method: str, refine: str, monkeypatch: py
             return patches
 
     monkeypatch.setattr(pipeline, "Propagation", Watched)
-    found = {}
-    for provider in ("cpu", "cuda"):
+    shaken = {"x": DATA["x"] + np.float32(1e-6) * normal(0, *DATA["x"].shape)}
+    runs = []
+    for provider, data in (("cpu", DATA), ("cpu", shaken), ("cuda", DATA)):
         kept.clear()
-        found[provider] = convert(network(), DATA, **settings(provider=provider, method=method, refine=refine))
+        runs.append(convert(network(), data, **settings(provider=provider, method=method, refine=refine)))
         assert (max(kept) > 0) == (provider == "cuda")
-    ranks = [
-        [(entry.method, entry.channel, entry.spatial) for entry in found[provider].plan] for provider in ("cpu", "cuda")
-    ]
-    assert ranks[1] == ranks[0]
-    for here, there in zip(found["cpu"].report.layers, found["cuda"].report.layers, strict=True):
-        assert (here.errors is None) == (there.errors is None)
-        if here.errors and there.errors:
-            assert there.errors.linear == pytest.approx(here.errors.linear, rel=1e-3)
-            assert there.errors.solved == pytest.approx(here.errors.solved, rel=2e-2)
+    ranks = [[(entry.method, entry.channel, entry.spatial) for entry in run.plan] for run in runs]
+    assert ranks[2] == ranks[1] == ranks[0]
+    errors = [[layer.errors for layer in run.report.layers if layer.errors] for run in runs]
+    assert errors[2]
+    for *here, there in zip(*errors, strict=True):
+        assert there.linear == pytest.approx(here[0].linear, rel=1e-2)
+        assert any(there.solved == pytest.approx(each.solved, rel=1e-2) for each in here)
 
 
 def test_layers_are_solved_on_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,21 @@ def test_memory_is_given_back_after_each_layer() -> None:
     assert steps == ["cleared"]
 
 
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_threads_that_choose_ranks(one_by_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One, or several of their own."""
+    seen: set[int] = set()
+
+    def bring(targets: Targets) -> Targets:
+        seen.add(threading.get_ident())
+        return targets
+
+    monkeypatch.setattr(pipeline, "solving_place", lambda _: Place(bring, one_by_one=one_by_one))
+    data = {"x": images(40, size=8)}
+    convert(plain_network(), data, speedup=2, provider="cpu", bench=False, dry_run=True)
+    assert (seen == {threading.get_ident()}) == one_by_one
+
+
 CODE = """
 import logging, sys
 {before}
@@ -100,7 +116,7 @@ logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from onnx_lowrank.placement import solving_place
 from onnx_lowrank.runtime import Provider
 place = solving_place(Provider({provider!r}))
-print("GPU" if place.gives_up else "CPU", "torch" in sys.modules)
+print("GPU" if place.gives_up and place.one_by_one else "CPU", "torch" in sys.modules)
 """
 
 

@@ -177,7 +177,9 @@ def test_a_provider_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> No
     assert choose_provider("auto").name == "cpu"
 
 
-def test_a_provider_that_is_installed_but_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_is_installed_but_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pretend_available(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
     monkeypatch.setattr(Session, "providers", ("CPUExecutionProvider",))
     with (
@@ -187,8 +189,12 @@ def test_a_provider_that_is_installed_but_does_not_start(monkeypatch: pytest.Mon
         ),
     ):
         choose_provider("cuda")
-    with pytest.warns(UserWarning, match="Specified provider"):
+    with pytest.warns(UserWarning, match="Specified provider"), caplog.at_level(logging.WARNING):
         assert choose_provider("auto").name == "cpu"
+    assert caplog.messages == [
+        "CUDA is installed but does not start, the CPU is taken: check the driver and the CUDA, cuDNN and TensorRT "
+        "libraries, or use --provider cpu (pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN)"
+    ]
 
 
 def test_auto_takes_cuda_where_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from onnx_lowrank.calibrate.collect import collect_targets
 from onnx_lowrank.calibrate.preprocess import Preprocessing, preset
 from onnx_lowrank.calibrate.propagate import Propagation
 from onnx_lowrank.calibrate.samples import Samples, iterate_batches, open_samples, synthetic_samples
-from onnx_lowrank.calibrate.split import Split, draw_samples, layer_positions, split_samples
+from onnx_lowrank.calibrate.split import Split, default_batch, draw_samples, layer_positions, split_samples
 
 __all__ = [
     "Preprocessing",
@@ -12,6 +12,7 @@ __all__ = [
     "Samples",
     "Split",
     "collect_targets",
+    "default_batch",
     "draw_samples",
     "iterate_batches",
     "layer_positions",

@@ -14,6 +14,7 @@ from onnx_lowrank.calibrate.samples import Samples
 from onnx_lowrank.calibrate.sampling import Ints, draw_positions
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layer import Layer
+from onnx_lowrank.runtime import CPU_BATCH
 from onnx_lowrank.tensor_spec import TensorSpec
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,7 @@ MOST_VERIFIED = 2_000  # samples that what was found is verified with
 ROWS_PER_FILTER = 30  # with fewer than about 10 the solver fits noise; beyond 30 little is gained
 LEAST_ROWS = 15_000
 MOST_PATCH_BYTES = 2**30  # of a layer's sampled input patches, which are kept while it is solved
-_BATCH_ELEMENTS = 400_000  # input numbers in a forward batch: larger ones take memory and are no faster
-_MOST_BATCH = 64
+_LARGEST_BATCHES = 6_250  # there are so many times fewer samples in a batch than input numbers, however small they are
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def split_samples(
         inputs: the model's inputs; a fixed first axis is the batch size.
         generator: source of randomness.
         wanted: calibration samples; None for at most `MOST_CALIBRATION`, leaving a fifth to verify with.
-        batch_size: samples per forward pass; None to go by the inputs' size.
+        batch_size: samples per forward pass; None to go by the inputs' size, see `default_batch`.
         most_held_out: samples to verify with, at most.
         most_searched: samples for a search to judge by, at most; twice as many as to verify with where data are few.
 
@@ -98,7 +98,7 @@ def split_samples(
     if not len(rest):
         log.warning("no samples left to verify with: the calibration samples are used again")
         rest = calibration
-    return Split(calibration, np.sort(rest), fixed or batch_size or _batch_size(specs), np.sort(search))
+    return Split(calibration, np.sort(rest), fixed or batch_size or default_batch(specs), np.sort(search))
 
 
 def _parted(
@@ -128,7 +128,7 @@ def draw_samples(
         inputs: the model's inputs; a fixed first axis is the batch size.
         generator: source of randomness.
         wanted: number of samples; None for all.
-        batch_size: samples per forward pass; None to go by the inputs' size.
+        batch_size: samples per forward pass; None to go by the inputs' size, see `default_batch`.
 
     Returns:
         Indices of the samples, ascending, and the samples per forward pass.
@@ -149,7 +149,18 @@ def draw_samples(
         raise CalibrationError(
             f"data {samples.source}: {len(usable)} usable samples, the model takes batches of {step}: add samples"
         )
-    return np.sort(chosen), fixed or batch_size or _batch_size(specs)
+    return np.sort(chosen), fixed or batch_size or default_batch(specs)
+
+
+def default_batch(inputs: Iterable[TensorSpec], elements: int = CPU_BATCH) -> int:
+    """Samples per forward pass.
+
+    Args:
+        inputs: the model's inputs.
+        elements: input numbers that a pass should have.
+    """
+    sample = sum(prod(size or 1 for size in spec.shape[1:]) for spec in inputs)
+    return max(1, elements // max(_LARGEST_BATCHES, sample))
 
 
 def layer_positions(layers: Iterable[Layer], images: int, wanted: int | None, seed: int) -> dict[str, Ints]:
@@ -185,8 +196,3 @@ def _usable(samples: Samples, indices: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _fixed_batch(specs: Iterable[TensorSpec]) -> int | None:
     return next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
-
-
-def _batch_size(specs: Iterable[TensorSpec]) -> int:
-    elements = sum(prod(size or 1 for size in spec.shape[1:]) for spec in specs)
-    return int(np.clip(_BATCH_ELEMENTS // max(1, elements), 1, _MOST_BATCH))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from onnx_lowrank.array_api import Array, blocks, namespace, on_cpu, outer, zeros
 
-BLOCK_ROWS = 4096  # rows that a CPU handles at a time: large enough for fast products, small enough for the cache
+BLOCK_ROWS = 2048  # rows that a CPU handles at a time: large enough for fast products, small enough for the cache
 DEVICE_BLOCK_ROWS = 65_536  # any other device: large enough that starting its kernels costs little
 
 

@@ -18,7 +18,7 @@ costs one pass over the rows. The best iterate by the true objective is kept; th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,22 +82,29 @@ class Rows:
 
 def activated_error(rows: Rows, factors: RankFactors) -> float:
     """Relative error after the activation, ``||r(Y + S) - r(Y' + S)||_F / ||r(Y + S)||_F``."""
-    lost = size = 0.0
+    predict, lost, size = prediction(factors, rows.inputs), 0.0, 0.0
     for block in rows.blocks():
-        lost += _lost(block, predict(block.inputs, factors))
+        lost += _lost(block, predict(block.inputs))
         size += float(squares(block.targets))
     if size == 0:
         return 0.0 if lost == 0 else float("inf")
     return float(np.sqrt(lost / size))
 
 
-def predict(inputs: Array, factors: RankFactors) -> Array:
-    """``M x + b`` row by row, in the inputs' float type."""
-    P, Q, offset = (like(part, inputs) for part in (factors.P, factors.Q, factors.offset))
+def prediction(factors: RankFactors, beside: Array) -> Callable[[Array], Array]:
+    """What makes ``M x + b`` of rows x that are where ``beside`` is and of its float type, in the fewest steps."""
+    P, Q, offset = (like(part, beside) for part in (factors.P, factors.Q, factors.offset))
     merged = len(Q) * (len(P) + Q.shape[1]) >= len(P) * Q.shape[1]
-    response = inputs @ (P @ Q).T if merged else inputs @ Q.T @ P.T
-    response += offset
-    return response
+    steps = [(P @ Q).T] if merged else [Q.T, P.T]
+
+    def predict(inputs: Array) -> Array:
+        response = inputs
+        for step in steps:
+            response = response @ step
+        response += offset
+        return response
+
+    return predict
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,10 +170,11 @@ def solve_nonlinear(
 
 def _auxiliary_moments(rows: Rows, factors: RankFactors, moments: Moments, penalty: float) -> tuple[Array, Array]:
     """The z step: cross moments of z with the inputs (d, p), and the mean of z (d,)."""
-    xp, centre = namespace(rows.inputs), like(moments.input_mean, rows.inputs)
+    xp, predict = namespace(rows.inputs), prediction(factors, rows.inputs)
+    centre = like(moments.input_mean, rows.inputs)
     cross, total = zeros(moments.cross.shape, rows.inputs), zeros(moments.target_mean.shape, rows.inputs)
     for block in rows.blocks():
-        predictions = predict(block.inputs, factors)
+        predictions = predict(block.inputs)
         z = activation_step(block.activation, block.targets, predictions, penalty, offset=block.offset)
         cross += z.T @ (block.inputs - centre)
         total += xp.sum(z, axis=0, dtype=xp.float64)

@@ -7,6 +7,7 @@ stops where it does best there. What that settled is then solved once more on al
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.array_api import Array, in_float64
@@ -18,6 +19,7 @@ from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_
 log = logging.getLogger(__name__)
 
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+FEW_RIDGES = (0.001, 0.01, 0.1, 1.0)  # where what they lead to is refined
 HELD_OUT = 5  # one row in this many is held out
 FEWEST_ROWS = 2 * HELD_OUT  # with fewer there is nothing to solve on
 _NOISE = 1e-5  # relative error that float32 makes of nothing
@@ -64,13 +66,14 @@ class Reconstruction:
         self._part = Moments.of(self.train.inputs, self.train.responses)
         self.whole = self._part + Moments.of(self.held_out.inputs, self.held_out.responses)
 
-    def settle(self, solver: str = "auto") -> Trial:
+    def settle(self, solver: str = "auto", ridges: Sequence[float] = RIDGES) -> Trial:
         """Choose ridge and turns by the held-out rows.
 
         Args:
             solver: ``auto``; or without competition ``linear``, or ``nonlinear`` with all turns.
+            ridges: to choose from.
         """
-        ridge, linear = self._best_ridge()
+        ridge, linear = self._best_ridge(ridges)
         error = activated_error(self.held_out, linear)
         if solver == "nonlinear":
             return Trial(ridge, (TURNS,) * len(PENALTIES), linear, linear, error)
@@ -87,7 +90,7 @@ class Reconstruction:
         solution = solve_nonlinear(self.rows, self.whole, linear, solver, turns=trial.turns)
         return solution.factors, SolveErrors(activated_error(self.rows, linear), solution.error)
 
-    def _best_ridge(self) -> tuple[float, RankFactors]:
+    def _best_ridge(self, ridges: Sequence[float]) -> tuple[float, RankFactors]:
         """The ridge whose linear solution does best on held-out rows, and that solution.
 
         The error falls and rises again along the ridges, so it is followed downhill from the middle.
@@ -96,17 +99,17 @@ class Reconstruction:
 
         def error(position: int) -> float:
             if position not in tried:
-                solver = ReducedRankSolver(self._part.gram, RIDGES[position], self._prior)
+                solver = ReducedRankSolver(self._part.gram, ridges[position], self._prior)
                 solution = fit_with(solver, self._part, self._rank)
                 tried[position] = activated_error(self.held_out, solution), solution
             return tried[position][0]
 
-        best = len(RIDGES) // 2
+        best = len(ridges) // 2
         for direction in (-1, 1):
-            while 0 <= best + direction < len(RIDGES) and error(best + direction) < error(best):
+            while 0 <= best + direction < len(ridges) and error(best + direction) < error(best):
                 best += direction
         error(best)
-        return RIDGES[best], tried[best][1]
+        return ridges[best], tried[best][1]
 
 
 def reconstruct(

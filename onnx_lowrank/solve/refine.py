@@ -144,5 +144,5 @@ def map_loss(
         lost += float(squares(difference))
         difference *= slope
         by_map += difference.T @ looked_at
-        by_offset += xp.sum(difference, axis=0, dtype=xp.float64)
+        by_offset += xp.ones(len(difference), dtype=difference.dtype, device=difference.device) @ difference
     return lost, 2 * by_map, 2 * like(by_offset, features)

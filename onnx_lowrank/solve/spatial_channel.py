@@ -26,7 +26,7 @@ from onnx_lowrank.responses import Responses
 from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.channel import input_responses
 from onnx_lowrank.solve.nonlinear import Rows
-from onnx_lowrank.solve.reconstruct import Reconstruction, loses, reconstruct, too_few
+from onnx_lowrank.solve.reconstruct import FEW_RIDGES, Reconstruction, loses, reconstruct, too_few
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.refine import Pull, chain_error, refine
 from onnx_lowrank.solve.truncated_svd import truncated_svd
@@ -74,7 +74,7 @@ def solve_spatial(
     regressed = rows.of_inputs(features[:, :, :spatial].reshape(len(rows), -1))
     prior = horizontal_map(layer.weight, basis, moments)
     task = Reconstruction(regressed, prior[:, :, :spatial].reshape(layer.filters, -1), channel or layer.filters)
-    trial, cut = task.settle("linear" if most else solver), len(task.train)
+    trial, cut = task.settle("linear", FEW_RIDGES) if most else task.settle(solver), len(task.train)
     pull = Pull(prior.reshape(layer.filters, -1), _PULL * trial.ridge)
     mixture = namespace(basis).eye(spatial, width, dtype=basis.dtype, device=basis.device)
     if solver == "auto" and cut < _AMPLE * regressed.inputs.shape[1]:

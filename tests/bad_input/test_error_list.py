@@ -453,7 +453,8 @@ def test_a_provider_that_does_not_start(folder: Path, command: str, monkeypatch:
     monkeypatch.setattr(Session, "providers", ("CPUExecutionProvider",))
     assert refused(folder, *ANY_PROVIDER[command], "--provider", "cuda") == (
         "error: provider 'cuda': CUDAExecutionProvider is installed but does not start: "
-        "check the driver and the CUDA, cuDNN and TensorRT libraries, or use --provider cpu"
+        "check the driver and the CUDA, cuDNN and TensorRT libraries, or use --provider cpu "
+        "(pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN)"
     )
 
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from onnx_lowrank.calibrate import Samples, Split, layer_positions, open_samples, preset, split_samples
+from onnx_lowrank.calibrate import Samples, Split, default_batch, layer_positions, open_samples, preset, split_samples
 from onnx_lowrank.calibrate.split import LEAST_ROWS, MOST_CALIBRATION, MOST_HELD_OUT, MOST_PATCH_BYTES, ROWS_PER_FILTER
 from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.runtime import Provider
 from onnx_lowrank.tensor_spec import TensorSpec
 from tests.layers import conv_layer
 
@@ -168,6 +169,14 @@ def test_batch_size_goes_by_the_size_of_a_sample() -> None:
     assert chosen((None, 3, 2000, 2000)) == 1
     assert chosen((None, 3, 224, 224), batch=5) == 5
     assert chosen((2, 3, 32, 32), batch=5) == 2
+
+
+def test_batches_of_a_gpu_are_larger() -> None:
+    def batch(size: int) -> int:
+        return default_batch([TensorSpec("x", FLOAT32, (None, 3, size, size))], Provider("cuda").batch_elements)
+
+    assert [batch(size) for size in (32, 224, 2000)] == [640, 26, 1]
+    assert Provider("tensorrt").batch_elements == Provider("cuda").batch_elements
 
 
 def test_images_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from onnx_lowrank.solve.activation_steps import activation_step
 from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.channel import input_responses
 from onnx_lowrank.solve.moments import BLOCK_ROWS, Moments
-from onnx_lowrank.solve.nonlinear import Rows, activated_error, predict
+from onnx_lowrank.solve.nonlinear import Rows, activated_error, prediction
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.refine import Pull, chain_error, refine
 from onnx_lowrank.threads import one_thread
@@ -133,7 +133,7 @@ def test_predictions_and_their_error(tensor: Tensor, rank: int) -> None:
     rows = random_rows(0, BLOCK_ROWS + 9, 6, act.silu(), residual=True, dtype=np.float32)
     rows = rows.of_inputs(generator.normal(size=(len(rows), 7)).astype(np.float32))
     factors = RankFactors(generator.normal(size=(6, rank)), generator.normal(size=(rank, 7)), generator.normal(size=6))
-    wanted, found = predict(rows.inputs, factors), predict(tensor(rows.inputs), factors)
+    wanted, found = (prediction(factors, inputs)(inputs) for inputs in (rows.inputs, tensor(rows.inputs)))
     np.testing.assert_allclose(on_host(found), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
     error = activated_error(rows_as_tensors(rows, tensor), factors)
     np.testing.assert_allclose(error, activated_error(rows, factors), rtol=1e-6)

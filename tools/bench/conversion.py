@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import onnx_lowrank as olr
-from onnx_lowrank.calibrate import iterate_batches, open_samples, split_samples
+from onnx_lowrank.calibrate import default_batch, iterate_batches, open_samples, split_samples
 from onnx_lowrank.prepare import open_network
 from onnx_lowrank.runtime import Session, choose_provider
 from yardsticks import NETWORKS
@@ -130,7 +130,8 @@ def _one_pass(model: onnx.ModelProto, data: Any, settings: olr.Settings, preproc
     network = open_network(model, provider, {})
     samples = open_samples(data, network.inputs, preprocessing)
     generator = np.random.default_rng(settings.seed)
-    split = split_samples(samples, network.sampled, generator, settings.samples, None)
+    batch_size = default_batch(network.sampled, provider.batch_elements)
+    split = split_samples(samples, network.sampled, generator, settings.samples, batch_size)
     session = Session(model, provider)
     start = time.perf_counter()
     for batch in iterate_batches(samples, split.calibration, split.batch_size):
