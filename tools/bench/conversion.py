@@ -105,9 +105,7 @@ def _converted(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         data: Any = smooth(case.samples + 4, arguments.channels, arguments.size)
         preprocessing = olr.preset("zero-one")
     else:
-        network = NETWORKS[case.network](arguments.shared)
-        model, preprocessing = onnx.load(network.model), network.preprocessing
-        data = arguments.shared / _FILES[case.network] if case.network in _FILES else network.data
+        model, data, preprocessing = _real(case.network, arguments.shared)
     result = olr.convert(model, data, settings, preprocessing=preprocessing)
     assert result.model is not None
     report = result.report
@@ -122,6 +120,12 @@ def _converted(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         "peak_memory_bytes": report.peak_memory_bytes,
         "seconds": report.seconds,
     }
+
+
+def _real(name: str, shared: Path) -> tuple[onnx.ModelProto, Any, olr.Preprocessing]:
+    """Model, data and preprocessing of a network, without the samples that other benchmarks hold in memory."""
+    network = NETWORKS[name](shared)
+    return onnx.load(network.model), shared / _FILES[name] if name in _FILES else network.data, network.preprocessing
 
 
 def _one_pass(model: onnx.ModelProto, data: Any, settings: olr.Settings, preprocessing: olr.Preprocessing) -> float:
