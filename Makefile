@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs test format train-demo
+.PHONY: demo docs test test-gpu format train-demo
 
 demo: .venv/extras-cpu,demo
 	$(BIN)/python tools/demo.py
@@ -18,6 +18,11 @@ test: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest
+
+# Runs where onnxruntime-gpu and PyTorch for CUDA are installed already.
+test-gpu:
+	$(PYTHON) -m pytest --device cuda tests/test_gpu.py tests/test_activation_tensors.py tests/test_cholesky.py \
+		tests/test_eigen.py tests/calibrate/test_propagate.py tests/solve/test_tensors.py
 
 format: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/ruff check --fix

@@ -1,4 +1,4 @@
-"""A GPU of flesh and blood: ``pytest --device cuda tests/test_gpu.py``, with onnxruntime-gpu and PyTorch for CUDA.
+"""A GPU of flesh and blood: ``make test-gpu``, with onnxruntime-gpu and PyTorch for CUDA installed.
 
 What the CPU can say about the same code is in the tests of each part, of which some take ``--device cuda`` as well.
 """

@@ -26,7 +26,7 @@ MOST_VERIFIED = 2_000  # samples that what was found is verified with
 ROWS_PER_FILTER = 30  # with fewer than about 10 the solver fits noise; beyond 30 little is gained
 LEAST_ROWS = 15_000
 MOST_PATCH_BYTES = 2**30  # of a layer's sampled input patches, which are kept while it is solved
-_LARGEST_BATCHES = 6_250  # there are so many times fewer samples in a batch than input numbers, however small they are
+_LEAST_ELEMENTS = 6_250  # that a sample counts as: not too many small ones in a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ def default_batch(inputs: Iterable[TensorSpec], elements: int = CPU_BATCH) -> in
         elements: input numbers that a pass should have.
     """
     sample = sum(prod(size or 1 for size in spec.shape[1:]) for spec in inputs)
-    return max(1, elements // max(_LARGEST_BATCHES, sample))
+    return max(1, elements // max(_LEAST_ELEMENTS, sample))
 
 
 def layer_positions(layers: Iterable[Layer], images: int, wanted: int | None, seed: int) -> dict[str, Ints]:
