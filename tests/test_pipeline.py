@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from onnx_lowrank import LayerPlan, RankPlan, Result, choose, convert, inspect, pipeline
+from onnx_lowrank import LayerPlan, RankPlan, Result, Settings, choose, compare, convert, inspect, pipeline, preset
 from onnx_lowrank.calibrate import Propagation
 from onnx_lowrank.errors import (
     BudgetError,
@@ -24,10 +24,13 @@ from onnx_lowrank.errors import (
     VerificationError,
 )
 from onnx_lowrank.factors import Convolution, Factors
+from onnx_lowrank.job import prepare_job
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import largest_ranks
+from onnx_lowrank.progress import Silent
 from onnx_lowrank.ranks import depth_weights
 from onnx_lowrank.responses import Patches, Responses, Targets
+from onnx_lowrank.runtime import Provider
 from onnx_lowrank.verify import Comparison, OutputFidelity
 from tests import networks as small
 from tests.helpers import Array, applied, build, filters, find, normal, relative, run
@@ -751,3 +754,20 @@ def test_choices_there_are_not(setting: str, allowed: str) -> None:
 def test_energy_says_nothing_about_spatial_ranks(method: str) -> None:
     with pytest.raises(ValueError, match=f"selection 'energy' knows channel ranks only, got method '{method}'"):
         convert(small.network(), small.images(), selection="energy", method=method)
+
+
+def test_batches_are_as_large_as_the_provider_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of samples this small."""
+    monkeypatch.setattr(Provider, "batch_elements", 7 * 6_250)
+    totals: list[int] = []
+
+    class Watched(Silent):
+        def track(self, items: Any, stage: str, total: int) -> Any:  # noqa: ARG002
+            totals.append(total)
+            return items
+
+    settings = Settings(provider="cpu", samples=28)
+    assert prepare_job(network(), {"x": images(0)}, settings, preset("raw"), Silent()).split.batch_size == 7
+    model = network()
+    compare(model, model, {"x": images(0)}, provider="cpu", progress=Watched())
+    assert totals == [6]  # 40 images
