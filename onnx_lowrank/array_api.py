@@ -55,6 +55,12 @@ def on_cpu(array: Array) -> bool:
     return str(array.device) == "cpu"
 
 
+def eye(rows: int, columns: int, beside: Array) -> Array:
+    """Ones along the diagonal, shape (rows, columns), in float64 where ``beside`` is."""
+    xp = namespace(beside)
+    return xp.eye(rows, columns, dtype=xp.float64, device=beside.device)
+
+
 def outer(left: Array, right: Array) -> Array:
     """``a b^T`` of two vectors."""
     return left[:, None] * right

@@ -5,21 +5,25 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from onnx_lowrank.array_api import Array, namespace
+from onnx_lowrank.array_api import Array, eye, namespace
 from onnx_lowrank.threads import one_thread
 
 
 def with_ridge(matrix: Array, ridge: float) -> Array:
-    """A square matrix with ``ridge`` added along its diagonal."""
-    xp = namespace(matrix)
-    return matrix + ridge * xp.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    """A square matrix, shape (n, n), with ``ridge`` added along its diagonal."""
+    return matrix + ridge * eye(len(matrix), len(matrix), matrix)
+
+
+def mean_diagonal(matrix: Array) -> float:
+    """Mean along the diagonal of a square matrix, which ridges are relative to; 1 where there is nothing on it."""
+    return float(namespace(matrix).linalg.trace(matrix)) / len(matrix) or 1.0
 
 
 def cholesky(matrix: Array) -> Array:
-    """L, lower, of ``matrix = L L^T``.
+    """L, lower, of ``matrix = L L^T``, shape (n, n).
 
     Raises:
-        numpy.linalg.LinAlgError: an array of NumPy is not positive definite.
+        numpy.linalg.LinAlgError: the matrix is not positive definite; of a tensor it is ``torch.linalg.LinAlgError``.
     """
     if not isinstance(matrix, np.ndarray):
         return namespace(matrix).linalg.cholesky(matrix)

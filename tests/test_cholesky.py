@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_lowrank.array_api import in_float64, on_host, outer
-from onnx_lowrank.cholesky import cholesky, divided, divided_by_root, with_ridge
+from onnx_lowrank.array_api import eye, in_float64, on_host, outer
+from onnx_lowrank.cholesky import cholesky, divided, divided_by_root, mean_diagonal, with_ridge
 
 Make = Callable[[Any], Any]
 
@@ -49,6 +49,11 @@ def test_a_ridge_leaves_the_matrix_alone(make: Make) -> None:
     np.testing.assert_array_equal(on_host(matrix), np.ones((2, 2)))
 
 
+def test_the_mean_of_the_diagonal_is_what_ridges_can_be_relative_to(make: Make) -> None:
+    assert mean_diagonal(make(np.array([[1.0, 9.0], [9.0, 3.0]]))) == 2.0
+    assert mean_diagonal(make(np.zeros((3, 3)))) == 1.0
+
+
 def test_outer_products_and_wide_numbers(make: Make) -> None:
     beside = make(np.ones(1, np.float32))
     left, right = np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])
@@ -56,3 +61,6 @@ def test_outer_products_and_wide_numbers(make: Make) -> None:
     assert str(wide.dtype).endswith("float64")
     assert type(wide) is type(beside)
     np.testing.assert_array_equal(on_host(outer(wide, in_float64(right, beside))), np.outer(left, right))
+    identity = eye(2, 3, beside)
+    assert type(identity) is type(beside)
+    np.testing.assert_array_equal(on_host(identity), np.eye(2, 3), strict=True)

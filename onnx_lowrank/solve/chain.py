@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from onnx_lowrank.array_api import Array, namespace, on_host
-from onnx_lowrank.cholesky import cholesky, divided_by_root, with_ridge
+from onnx_lowrank.array_api import Array, eye, namespace, on_host
+from onnx_lowrank.cholesky import cholesky, divided_by_root, mean_diagonal, with_ridge
 
 _SMALLEST = 1e-6  # of the mean on the diagonal: filters may be dead, or say the same
 
@@ -114,13 +114,10 @@ class Whitening:
             inner: G, kernel column by kernel column, shape (kw d'', kw d'').
             dtype: of the variables, a float type of the library.
         """
-        xp = namespace(inner)
 
         def inverse_root(matrix: Array) -> Array:
-            trace = float(xp.linalg.trace(matrix))
-            root = cholesky(with_ridge(matrix, _SMALLEST * (trace / len(matrix) or 1.0)))
-            identity = xp.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-            return xp.asarray(divided_by_root(root, identity), dtype=dtype)
+            root = cholesky(with_ridge(matrix, _SMALLEST * mean_diagonal(matrix)))
+            return namespace(root).asarray(divided_by_root(root, eye(len(root), len(root), root)), dtype=dtype)
 
         last = chain.Q if chain.P is None else chain.P @ chain.Q
         by_column = last.reshape(-1, len(chain.T))

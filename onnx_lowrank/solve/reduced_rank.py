@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx_lowrank.array_api import Array, in_float64, namespace, on_host
-from onnx_lowrank.cholesky import cholesky, divided, with_ridge
+from onnx_lowrank.array_api import Array, eye, in_float64, on_host
+from onnx_lowrank.cholesky import cholesky, divided, mean_diagonal, with_ridge
 from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.errors import RankError
 from onnx_lowrank.solve.moments import Moments
@@ -58,8 +58,7 @@ class ReducedRankSolver:
     """
 
     def __init__(self, gram: Array, ridge: float, prior: Array) -> None:
-        trace = float(namespace(gram).linalg.trace(gram))
-        rho = (ridge + _SMALLEST_RIDGE) * (trace / len(gram) or 1.0)
+        rho = (ridge + _SMALLEST_RIDGE) * mean_diagonal(gram)
         self._pull = rho * prior
         self._root = cholesky(with_ridge(gram, rho))
 
@@ -71,7 +70,7 @@ class ReducedRankSolver:
         cross = cross + self._pull
         unrestricted = divided(self._root, cross.T).T
         if rank == targets:
-            return namespace(cross).eye(targets, dtype=cross.dtype, device=cross.device), unrestricted
+            return eye(targets, targets, cross), unrestricted
         explained = unrestricted @ cross.T
         P = leading_directions((explained + explained.T) / 2, rank)
         return P, P.T @ unrestricted
@@ -116,7 +115,5 @@ def reduced_rank_regression(
         Izenman 1975; Zhang et al. 2015, arXiv:1505.06798, nonlinear case (there called GSVD).
     """
     moments = Moments.of(inputs, targets)
-    if prior is None:
-        prior = namespace(inputs).eye(*moments.cross.shape)
-    pull = in_float64(prior, inputs)
+    pull = eye(targets.shape[1], inputs.shape[1], inputs) if prior is None else in_float64(prior, inputs)
     return fit_with(ReducedRankSolver(moments.gram, ridge, pull), moments, rank)

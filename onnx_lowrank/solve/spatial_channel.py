@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_lowrank.array_api import Array, in_float64, like, namespace
+from onnx_lowrank.array_api import Array, eye, in_float64, like, namespace
 from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Layer, pointwise
@@ -76,7 +76,7 @@ def solve_spatial(
     task = Reconstruction(regressed, prior[:, :, :spatial].reshape(layer.filters, -1), channel or layer.filters)
     trial, cut = task.settle("linear", FEW_RIDGES) if most else task.settle(solver), len(task.train)
     pull = Pull(prior.reshape(layer.filters, -1), _PULL * trial.ridge)
-    mixture = namespace(basis).eye(spatial, width, dtype=basis.dtype, device=basis.device)
+    mixture = eye(spatial, width, basis)
     if solver == "auto" and cut < _AMPLE * regressed.inputs.shape[1]:
         # So few rows may mislead: what they lead to has to do better on those held out.
         tried = refine(_chain(mixture, trial.factors, channel), features[:cut], task.train, most, pull=pull)
