@@ -2,7 +2,7 @@
 
 Code that works on rows takes its functions from ``namespace(rows)``, by the names of the array API standard, and from
 here what the standard leaves out. It also uses what goes beyond the standard but means the same in both libraries:
-``x.clip(low, high)``, ``x.reshape(...)``, ``len(x)``, and assignment to ``x[integers]``.
+``x.clip(low, high)``, ``x.reshape(...)``, ``x.swapaxes(one, other)``, ``len(x)``, and assignment to ``x[integers]``.
 """
 
 from __future__ import annotations

@@ -117,8 +117,7 @@ def column_features(patches: Array, basis: Array, beside: Array = _HOST, first: 
 def _columns(patches: Array, beside: Array, first: int = 0) -> Iterator[Array]:
     """Columns of patches as rows of kh * c numbers, a block at a time."""
     for rows in blocks(len(patches) - first, _BLOCK_ROWS):
-        block = like(patches[first + rows.start : first + rows.stop], beside)
-        columns = namespace(block).permute_dims(block, (0, 3, 2, 1))
+        columns = like(patches[first + rows.start : first + rows.stop], beside).swapaxes(1, -1)
         yield columns.reshape(-1, columns.shape[2] * columns.shape[3])
 
 

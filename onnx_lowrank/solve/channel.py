@@ -46,8 +46,7 @@ def input_responses(layer: Layer, responses: Responses) -> Array:
     filters = like(np.swapaxes(weight, 1, -1).reshape(len(weight), -1), beside)
     made = xp.empty((len(patches), len(filters)), dtype=beside.dtype, device=beside.device)
     for rows in blocks(len(patches), _BLOCK_ROWS):
-        block = like(patches[rows], beside)
-        columns = xp.permute_dims(block, (0, block.ndim - 1, *range(2, block.ndim - 1), 1))
+        columns = like(patches[rows], beside).swapaxes(1, -1)
         made[rows] = columns.reshape(-1, filters.shape[1]) @ filters.T
     made += xp.asarray(bias, device=beside.device)
     return made
