@@ -762,9 +762,9 @@ def test_batches_are_as_large_as_the_provider_wants(monkeypatch: pytest.MonkeyPa
     totals: list[int] = []
 
     class Watched(Silent):
-        def track(self, items: Any, stage: str, total: int) -> Any:  # noqa: ARG002
+        def track(self, items: Any, stage: str, total: int) -> Any:
             totals.append(total)
-            return items
+            return super().track(items, stage, total)
 
     settings = Settings(provider="cpu", samples=28)
     assert prepare_job(network(), {"x": images(0)}, settings, preset("raw"), Silent()).split.batch_size == 7

@@ -74,7 +74,8 @@ def solve_spatial(
     regressed = rows.of_inputs(features[:, :, :spatial].reshape(len(rows), -1))
     prior = horizontal_map(layer.weight, basis, moments)
     task = Reconstruction(regressed, prior[:, :, :spatial].reshape(layer.filters, -1), channel or layer.filters)
-    trial, cut = task.settle("linear", FEW_RIDGES) if most else task.settle(solver), len(task.train)
+    trial = task.settle("linear", FEW_RIDGES) if most else task.settle(solver)
+    cut = len(task.train)
     pull = Pull(prior.reshape(layer.filters, -1), _PULL * trial.ridge)
     mixture = eye(spatial, width, basis)
     if solver == "auto" and cut < _AMPLE * regressed.inputs.shape[1]:

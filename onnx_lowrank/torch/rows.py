@@ -12,7 +12,7 @@ import torch
 
 from onnx_lowrank.responses import Targets
 
-# What a GPU may raise where a CPU would not.
+# What a GPU may raise where a CPU would not. PyTorch documents the second, but its types leave it out.
 GIVES_UP = (torch.cuda.OutOfMemoryError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
