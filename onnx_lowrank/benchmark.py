@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.device import device_name
 from onnx_lowrank.prepare import Network, open_network
-from onnx_lowrank.runtime import Provider, choose_provider, version
+from onnx_lowrank.provider import Provider
+from onnx_lowrank.runtime import choose_provider, version
 from onnx_lowrank.verify import Pace, Timing, time_in_turns
 
 

@@ -9,7 +9,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from onnx_lowrank.runtime import Provider
+from onnx_lowrank.provider import Provider
 
 
 def rank_block(provider: Provider) -> int:

@@ -24,9 +24,10 @@ from onnx_lowrank.errors import BudgetError, OutputError
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import LayerPlan
 from onnx_lowrank.progress import Progress
+from onnx_lowrank.provider import Provider
 from onnx_lowrank.ranks import LatencyTable, Machine, chain_key
 from onnx_lowrank.rewrite import input_shape, layer_model, write_text
-from onnx_lowrank.runtime import Provider, version
+from onnx_lowrank.runtime import version
 from onnx_lowrank.stand_in import stand_in
 from onnx_lowrank.verify import Pace, time_in_turns
 

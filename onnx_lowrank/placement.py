@@ -6,7 +6,7 @@ import logging
 
 from onnx_lowrank.errors import MissingDependencyError
 from onnx_lowrank.place import Place
-from onnx_lowrank.runtime import Provider
+from onnx_lowrank.provider import Provider
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from onnx_lowrank.load import (
     read_model,
     weighted_tensors,
 )
-from onnx_lowrank.runtime import Provider, Session, observe_shapes
+from onnx_lowrank.provider import Provider
+from onnx_lowrank.runtime import Session, observe_shapes
 from onnx_lowrank.tensor_spec import TensorSpec
 
 log = logging.getLogger(__name__)

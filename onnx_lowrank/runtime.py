@@ -1,4 +1,4 @@
-"""The one wrapper of onnxruntime: execution providers, sessions, what a model's inputs look like."""
+"""The one wrapper of onnxruntime: which providers start, sessions, what a model's inputs look like."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from onnx import TensorProto
 
 from onnx_lowrank.errors import MissingDependencyError, ModelError
 from onnx_lowrank.graph import own_name
+from onnx_lowrank.provider import NAMES, Provider
 from onnx_lowrank.surgery import extract
 from onnx_lowrank.tensor_spec import TensorSpec
 from onnx_lowrank.tensors import is_external, values
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-CPU_BATCH, GPU_BATCH = 400_000, 4_000_000  # input numbers: what fits a CPU's caches, what keeps a GPU busy
-_FEW_RUNS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _WHAT_TO_CHECK = (
     "check the driver and the CUDA, cuDNN and TensorRT libraries, or use --provider cpu "
     "(pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN)"
@@ -45,40 +39,6 @@ _NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "double": np.dtype(np.float64),
     **{name: np.dtype(name) for name in ("float16", "bool", *_INTEGERS)},
 }
-
-
-@dataclass(frozen=True)
-class Provider:
-    """Where sessions run.
-
-    Attributes:
-        name: ``cpu``, ``cuda`` or ``tensorrt``.
-        threads: threads within an operator; 0 lets onnxruntime decide.
-    """
-
-    name: str = "cpu"
-    threads: int = 0
-
-    def chain(self, *, deployed: bool) -> list[tuple[str, dict[str, str]]]:
-        """onnxruntime's provider names, the preferred one first, CPU last; each with its options.
-
-        Args:
-            deployed: as a user runs it. Otherwise as suits a network that is looked at and runs a few times: products
-                in whole float32, no algorithms timed against each other, no engines built.
-        """
-        names = {"cpu": [], "cuda": ["cuda"], "tensorrt": ["tensorrt", "cuda"] if deployed else ["cuda"]}[self.name]
-        options = {} if deployed else _FEW_RUNS
-        return [(_PROVIDERS[name], options if name == "cuda" else {}) for name in (*names, "cpu")]
-
-    @property
-    def batch_elements(self) -> int:
-        """Input numbers in a forward batch: larger ones take memory and are no faster."""
-        return CPU_BATCH if self.name == "cpu" else GPU_BATCH
-
-    @property
-    def memory(self) -> str:
-        """onnxruntime's name of the memory it works in."""
-        return "cpu" if self.name == "cpu" else "cuda"
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,21 +206,21 @@ def choose_provider(wanted: str = "auto", threads: int | None = None) -> Provide
         MissingDependencyError: onnxruntime or the wanted provider is not installed or does not start.
         ValueError: no such provider.
     """
-    if wanted not in {"auto", *_PROVIDERS}:
+    if wanted not in {"auto", *NAMES}:
         raise ValueError(f"provider must be auto, cpu, cuda or tensorrt, got {wanted!r}")
     available = _onnxruntime().get_available_providers()
     if wanted == "auto":
-        wanted = "cuda" if _PROVIDERS["cuda"] in available and _starts("cuda") else "cpu"
-        if wanted == "cpu" and _PROVIDERS["cuda"] in available:
+        wanted = "cuda" if NAMES["cuda"] in available and _starts("cuda") else "cpu"
+        if wanted == "cpu" and NAMES["cuda"] in available:
             log.warning("CUDA is installed but does not start, the CPU is taken: %s", _WHAT_TO_CHECK)
-    elif _PROVIDERS[wanted] not in available:
+    elif NAMES[wanted] not in available:
         raise MissingDependencyError(
-            f"provider '{wanted}': this onnxruntime has {', '.join(available)}, wanted {_PROVIDERS[wanted]}: "
+            f"provider '{wanted}': this onnxruntime has {', '.join(available)}, wanted {NAMES[wanted]}: "
             "pip uninstall onnxruntime; pip install 'onnx-lowrank[gpu]'"
         )
     elif not _starts(wanted):
         raise MissingDependencyError(
-            f"provider '{wanted}': {_PROVIDERS[wanted]} is installed but does not start: {_WHAT_TO_CHECK}"
+            f"provider '{wanted}': {NAMES[wanted]} is installed but does not start: {_WHAT_TO_CHECK}"
         )
     log.info("running on provider %s", wanted)
     return Provider(wanted, threads or 0)
@@ -350,7 +310,7 @@ def _starts(name: str) -> bool:
     except ModelError as error:
         log.info("provider %s does not start: %s", name, error)
         return False
-    return _PROVIDERS[name] in session.providers
+    return NAMES[name] in session.providers
 
 
 def _element(kind: str) -> str:

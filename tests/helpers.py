@@ -18,7 +18,8 @@ from onnx import numpy_helper
 
 from onnx_lowrank.layer import Layer, SkippedLayer
 from onnx_lowrank.load import find_layers, weighted_tensors
-from onnx_lowrank.runtime import Provider, observe_shapes
+from onnx_lowrank.provider import Provider
+from onnx_lowrank.runtime import observe_shapes
 from onnx_lowrank.verify import Pace, Timing
 
 Array = NDArray[Any]

@@ -16,8 +16,8 @@ import pytest
 
 from onnx_lowrank import Pace, benchmark, layer_clock
 from onnx_lowrank.device import device_name
+from onnx_lowrank.provider import Provider
 from onnx_lowrank.ranks import LatencyTable, Machine
-from onnx_lowrank.runtime import Provider
 from onnx_lowrank.verify import Timing
 from tests.commands import call, fails, works
 from tests.helpers import MadeUpClock, build, filters, is_one_layer, normal, plain_network, set_clock, work

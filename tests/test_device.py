@@ -8,7 +8,7 @@ import pytest
 
 from onnx_lowrank import device
 from onnx_lowrank.device import cpu_count, device_name, free_on_device, rank_block
-from onnx_lowrank.runtime import Provider
+from onnx_lowrank.provider import Provider
 
 
 def test_rank_block() -> None:

@@ -16,7 +16,8 @@ import pytest
 from onnx_lowrank import convert, pipeline
 from onnx_lowrank.calibrate import Propagation
 from onnx_lowrank.device import free_on_device
-from onnx_lowrank.runtime import Provider, Session
+from onnx_lowrank.provider import Provider
+from onnx_lowrank.runtime import Session
 from tests.helpers import CPU, build, filters, normal, plain_network
 from tests.networks import images, network
 

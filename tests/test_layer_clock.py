@@ -19,8 +19,8 @@ from onnx_lowrank.layer import Layer
 from onnx_lowrank.layer_clock import LayerClock
 from onnx_lowrank.plan import LayerPlan
 from onnx_lowrank.progress import Item, Silent
+from onnx_lowrank.provider import Provider
 from onnx_lowrank.ranks import LatencyTable, Machine, chain_key
-from onnx_lowrank.runtime import Provider
 from onnx_lowrank.verify import Pace, Timing
 from tests.helpers import CPU, Feeds, MadeUpClock, build, normal, set_clock, work
 from tests.layers import conv_layer

@@ -28,9 +28,9 @@ from onnx_lowrank.job import prepare_job
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import largest_ranks
 from onnx_lowrank.progress import Silent
+from onnx_lowrank.provider import Provider
 from onnx_lowrank.ranks import depth_weights
 from onnx_lowrank.responses import Patches, Responses, Targets
-from onnx_lowrank.runtime import Provider
 from onnx_lowrank.verify import Comparison, OutputFidelity
 from tests import networks as small
 from tests.helpers import Array, applied, build, filters, find, normal, relative, run

@@ -16,8 +16,8 @@ import pytest
 from onnx_lowrank import convert, pipeline
 from onnx_lowrank.place import Place
 from onnx_lowrank.placement import solving_place
+from onnx_lowrank.provider import Provider
 from onnx_lowrank.responses import Responses, Targets
-from onnx_lowrank.runtime import Provider
 from tests.helpers import plain_network
 from tests.networks import images
 
@@ -114,7 +114,7 @@ import logging, sys
 {before}
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from onnx_lowrank.placement import solving_place
-from onnx_lowrank.runtime import Provider
+from onnx_lowrank.provider import Provider
 place = solving_place(Provider({provider!r}))
 print("GPU" if place.gives_up and place.one_by_one else "CPU", "torch" in sys.modules)
 """

@@ -12,7 +12,8 @@ import pytest
 
 from onnx_lowrank import runtime
 from onnx_lowrank.errors import MissingDependencyError, ModelError
-from onnx_lowrank.runtime import Provider, Session, choose_provider, observe_shapes
+from onnx_lowrank.provider import Provider
+from onnx_lowrank.runtime import Session, choose_provider, observe_shapes
 from onnx_lowrank.tensor_spec import TensorSpec
 from tests.helpers import CPU, build, filters, normal, run
 

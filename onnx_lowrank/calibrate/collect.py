@@ -23,8 +23,9 @@ from onnx_lowrank.calibrate.sampling import (
 )
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layer import Layer
+from onnx_lowrank.provider import Provider
 from onnx_lowrank.responses import LARGEST, Probe, Targets, not_usable
-from onnx_lowrank.runtime import Provider, Session
+from onnx_lowrank.runtime import Session
 from onnx_lowrank.surgery import extract
 
 Batch = Mapping[str, NDArray[Any]]

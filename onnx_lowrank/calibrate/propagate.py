@@ -26,8 +26,9 @@ from onnx_lowrank.calibrate.sampling import Ints, as_patches, clear_outside, pat
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import reads
 from onnx_lowrank.layer import Layer
+from onnx_lowrank.provider import Provider
 from onnx_lowrank.responses import LARGEST, Patches, not_usable
-from onnx_lowrank.runtime import Provider, Session
+from onnx_lowrank.runtime import Session
 from onnx_lowrank.scratch import ScratchFile, SpilledRows
 from onnx_lowrank.surgery import ancestors, extract
 

@@ -14,7 +14,7 @@ from onnx_lowrank.calibrate.samples import Samples
 from onnx_lowrank.calibrate.sampling import Ints, draw_positions
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layer import Layer
-from onnx_lowrank.runtime import CPU_BATCH
+from onnx_lowrank.provider import CPU_BATCH
 from onnx_lowrank.tensor_spec import TensorSpec
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.runtime import Provider, Session
+from onnx_lowrank.provider import Provider
+from onnx_lowrank.runtime import Session
 
 _MOST_RUNS = 2_000  # per round, of models that take microseconds
 

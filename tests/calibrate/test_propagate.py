@@ -14,8 +14,8 @@ from onnx_lowrank.calibrate.propagate import run_again
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layer import Layer, pointwise
+from onnx_lowrank.provider import Provider
 from onnx_lowrank.rewrite import replace_layer
-from onnx_lowrank.runtime import Provider
 from onnx_lowrank.scratch import SpilledRows
 from onnx_lowrank.surgery import ancestors
 from tests.helpers import CPU, Array, Feeds, applied, build, filters, find, normal, run, sampled

@@ -12,7 +12,7 @@ from PIL import Image
 from onnx_lowrank.calibrate import Samples, Split, default_batch, layer_positions, open_samples, preset, split_samples
 from onnx_lowrank.calibrate.split import LEAST_ROWS, MOST_CALIBRATION, MOST_HELD_OUT, MOST_PATCH_BYTES, ROWS_PER_FILTER
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.runtime import Provider
+from onnx_lowrank.provider import Provider
 from onnx_lowrank.tensor_spec import TensorSpec
 from tests.layers import conv_layer
 

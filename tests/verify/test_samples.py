@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_lowrank.runtime import Provider, Session
+from onnx_lowrank.provider import Provider
+from onnx_lowrank.runtime import Session
 from onnx_lowrank.verify import compare_outputs
 from onnx_lowrank.verify.samples import Sample, SampleKeeper
 from tests.helpers import build, filters

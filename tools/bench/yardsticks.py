@@ -20,7 +20,8 @@ from onnx_lowrank.calibrate import open_samples
 from onnx_lowrank.cost import chain_macs
 from onnx_lowrank.layer import Layer
 from onnx_lowrank.plan import largest_ranks
-from onnx_lowrank.runtime import Provider, Session
+from onnx_lowrank.provider import Provider
+from onnx_lowrank.runtime import Session
 from onnx_lowrank.tensor_spec import TensorSpec
 
 LAST_BLOCK = "functional_1/block5_conv3_1/Relu:0"
