@@ -26,6 +26,7 @@ _MEMORY = 12  # pairs that are remembered
 _SHARE = 1e-4  # of what the slope promises, that a step has to bring (Armijo)
 _SHORTER = (0.1, 0.5)  # least and most of a step that is left where it did not
 _TRIES = 10  # lengths of one step
+_NOTHING = 1e-30  # products of what has changed that are smaller have lost their digits in float32
 
 
 def minimize(
@@ -66,9 +67,9 @@ def minimize(
             lowest = -0.5 * slope * length**2 / (trial_value - value - slope * length)
             length *= min(max(lowest / length, _SHORTER[0]), _SHORTER[1])
         moved, changed = trial - x, trial_gradient - gradient
-        along = float(moved @ changed)
-        if along > 0:
-            curvature = float(changed @ changed) / along
+        along, steepened = float(moved @ changed), float(changed @ changed)
+        if min(along, steepened) > _NOTHING:
+            curvature = steepened / along
             pairs.append((moved, changed, along))
         gain = value - trial_value
         x, value, gradient = trial, trial_value, trial_gradient

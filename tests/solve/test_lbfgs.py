@@ -120,3 +120,13 @@ def test_keeps_to_the_type_of_the_gradient_and_leaves_the_start_alone() -> None:
 def test_a_start_that_is_lowest_already() -> None:
     objective, lowest = bowl(2, 20, 10.0)
     np.testing.assert_allclose(minimize(objective, lowest, 50), lowest, rtol=0, atol=1e-12)
+
+
+def test_where_it_is_so_flat_that_products_underflow_the_curvature_known_so_far_stays() -> None:
+    flat = np.float32(1e-23)
+
+    def objective(x: Any) -> tuple[float, Any]:
+        return float(flat) * float(x @ x) / 2, flat * x
+
+    found = minimize(objective, np.ones(3, np.float32), 5, curvature=2e-23)
+    np.testing.assert_allclose(found, 2.0**-5, rtol=1e-6)  # half of the way, five times
