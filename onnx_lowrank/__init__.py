@@ -4,15 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_lowrank.benchmark import Benchmark, ModelTiming, bench
     from onnx_lowrank.calibrate import Preprocessing, preset
-    from onnx_lowrank.examine import Inspection, compare, inspect
+    from onnx_lowrank.commands.bench import Benchmark, ModelTiming, bench
+    from onnx_lowrank.commands.compare import compare
+    from onnx_lowrank.commands.inspect import Inspection, inspect
+    from onnx_lowrank.commands.sweep import Sweep, sweep
+    from onnx_lowrank.layers.plan import LayerPlan, RankPlan
     from onnx_lowrank.pipeline import convert
-    from onnx_lowrank.plan import LayerPlan, RankPlan
-    from onnx_lowrank.result import Result
+    from onnx_lowrank.report.result import Result
+    from onnx_lowrank.runtime.timing import Pace
     from onnx_lowrank.settings import Settings
-    from onnx_lowrank.sweeps import Sweep, sweep
-    from onnx_lowrank.verify import Pace
     from onnx_lowrank.version import __version__
 
 __all__ = [
@@ -37,15 +38,16 @@ __all__ = [
 
 # Imported when they are asked for: the command line can then be interrupted while it starts, which takes a second.
 _HOMES = {
-    **dict.fromkeys(["Benchmark", "ModelTiming", "bench"], "benchmark"),
+    **dict.fromkeys(["Benchmark", "ModelTiming", "bench"], "commands.bench"),
     **dict.fromkeys(["Preprocessing", "preset"], "calibrate"),
-    **dict.fromkeys(["Inspection", "compare", "inspect"], "examine"),
+    **dict.fromkeys(["Inspection", "inspect"], "commands.inspect"),
+    "compare": "commands.compare",
     "convert": "pipeline",
-    **dict.fromkeys(["LayerPlan", "RankPlan"], "plan"),
-    "Result": "result",
+    **dict.fromkeys(["LayerPlan", "RankPlan"], "layers.plan"),
+    "Result": "report.result",
     "Settings": "settings",
-    **dict.fromkeys(["Sweep", "sweep"], "sweeps"),
-    "Pace": "verify",
+    **dict.fromkeys(["Sweep", "sweep"], "commands.sweep"),
+    "Pace": "runtime.timing",
     "__version__": "version",
 }
 

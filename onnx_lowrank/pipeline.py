@@ -16,27 +16,27 @@ from typing import Any
 import onnx
 from threadpoolctl import threadpool_limits
 
-from onnx_lowrank.account import Outcome, account, evidence
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
-from onnx_lowrank.choose import choose_ranks, measure_errors
-from onnx_lowrank.device import free_on_device
-from onnx_lowrank.factors import Factors
-from onnx_lowrank.job import Calibrated, Job, prepare_job
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.load import read_model
-from onnx_lowrank.measured import Latency, time_conversion, warn_if_slow
-from onnx_lowrank.memory import within
-from onnx_lowrank.placement import solving_place
-from onnx_lowrank.plan import LayerPlan, RankPlan
-from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.responses import Patches, Responses, Targets
-from onnx_lowrank.result import Result
-from onnx_lowrank.rewrite import check_apart, check_writable, replace_layer, set_metadata, staged
-from onnx_lowrank.search import Search, largest_speedup
+from onnx_lowrank.calibrate.calibration import Calibrated, Job, prepare_job
+from onnx_lowrank.graph import check_apart, check_writable, read_model, replace_layer, set_metadata, staged
+from onnx_lowrank.layers.factors import Factors
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import LayerPlan, RankPlan
+from onnx_lowrank.layers.responses import Patches, Responses, Targets
+from onnx_lowrank.ranks.choose import choose_ranks, measure_errors
+from onnx_lowrank.ranks.search import Search, largest_speedup
+from onnx_lowrank.report.build import Outcome, account, evidence
+from onnx_lowrank.report.result import Result
+from onnx_lowrank.runtime.device import free_on_device
+from onnx_lowrank.runtime.latency import Latency, time_conversion, warn_if_slow
+from onnx_lowrank.runtime.memory import within
+from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
-from onnx_lowrank.verified import drop_on, remembered_original, verified_drop, verify_conversion, warn_if_few
-from onnx_lowrank.verify import Drop, Runs
+from onnx_lowrank.solve.device import solver_device
+from onnx_lowrank.verify import Drop
+from onnx_lowrank.verify.cached_session import Runs
+from onnx_lowrank.verify.conversion import drop_on, remembered_original, verified_drop, verify_conversion, warn_if_few
 from onnx_lowrank.version import __version__
 
 
@@ -129,7 +129,7 @@ def calibrate(job: Job) -> Calibrated:
     with job.watch.measure("collect"):
         batches, network = job.batches(job.split.calibration, "collect"), job.network
         targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider, job.probes)
-    place = solving_place(job.network.provider)
+    place = solver_device(job.network.provider)
     with job.watch.measure("ranks"):
         truncations = measure_errors(job, targets, place)
     return Calibrated(job, {name: found.first() for name, found in targets.items()}, truncations, place)
@@ -209,7 +209,7 @@ def _solve_layers(
             with job.watch.measure("propagate"):
                 patches = propagation.advance(prefix, layer, later)
             with job.watch.measure("solve"):
-                factors = known.place.solve(take(layer.name), partial(_factors, job, layer, entry, patches))
+                factors = known.place.run(partial(_factors, job, layer, entry, patches), take(layer.name))
                 replace_layer(converted, layer, factors)
                 solved.append((layer, factors))
                 del patches  # or they would lie beside those of the next layer
@@ -249,7 +249,7 @@ def checked(solved: Solved, output: str | Path | None, original: Runs | None = N
     Args:
         solved: the network.
         output: its final place; None for one that goes away.
-        original: what to compare it with, see `onnx_lowrank.verified.remembered_original`.
+        original: what to compare it with, see `onnx_lowrank.verify.conversion.remembered_original`.
 
     Yields:
         The file, and how it compares with the original.

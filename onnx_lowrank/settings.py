@@ -8,7 +8,7 @@ from math import inf, isfinite
 from pathlib import Path
 
 from onnx_lowrank.errors import BudgetError
-from onnx_lowrank.plan import RankPlan
+from onnx_lowrank.layers.plan import RankPlan
 
 COSTS = ("macs", "latency", "params")
 METHODS = ("auto", "spatial-channel", "channel", "spatial")

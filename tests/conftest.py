@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from onnx_lowrank.provider import Provider
+from onnx_lowrank.runtime.provider import Provider
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

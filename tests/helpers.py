@@ -16,11 +16,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_lowrank.layer import Layer, SkippedLayer
-from onnx_lowrank.load import find_layers, weighted_tensors
-from onnx_lowrank.provider import Provider
-from onnx_lowrank.runtime import observe_shapes
-from onnx_lowrank.verify import Pace, Timing
+from onnx_lowrank.graph import find_layers, weighted_tensors
+from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.session import observe_shapes
+from onnx_lowrank.runtime.timing import Pace, Timing
 
 Array = NDArray[Any]
 Feeds = dict[str, Array]
@@ -173,9 +173,9 @@ def set_clock(
 ) -> MadeUpClock:
     """Have conversions measure with a made-up clock, and remember what it says in a cache of its own."""
     clock = MadeUpClock(milliseconds)
-    for module in ("layer_clock", "measured"):
+    for module in ("runtime.layer_latency", "runtime.latency"):
         monkeypatch.setattr(f"onnx_lowrank.{module}.time_in_turns", clock)
-    monkeypatch.setattr("onnx_lowrank.layer_clock.user_cache_path", lambda name: cache / name)
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.user_cache_path", lambda name: cache / name)
     return clock
 
 

@@ -22,7 +22,7 @@ from onnx import TensorProto, numpy_helper
 import onnx_lowrank as olr
 from demo_data import load_digits, split_digits
 from onnx_lowrank.calibrate import open_samples
-from onnx_lowrank.tensor_spec import TensorSpec
+from onnx_lowrank.runtime.inputs import TensorSpec
 from tests.helpers import relative, run
 from tests.networks import images, network
 

@@ -15,9 +15,9 @@ import pytest
 
 from onnx_lowrank import convert, pipeline
 from onnx_lowrank.calibrate import Propagation
-from onnx_lowrank.device import free_on_device
-from onnx_lowrank.provider import Provider
-from onnx_lowrank.runtime import Session
+from onnx_lowrank.runtime.device import free_on_device
+from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.session import Session
 from tests.helpers import CPU, build, filters, normal, plain_network
 from tests.networks import images, network
 
@@ -39,7 +39,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 def test_it_is_found_without_pytorch(provider: str) -> None:
     """The libraries that pip installed are; it is PyTorch's import that would have loaded them."""
     code = (
-        "import sys; from onnx_lowrank.runtime import choose_provider; "
+        "import sys; from onnx_lowrank.runtime.session import choose_provider; "
         f"print(choose_provider({provider!r}).name, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

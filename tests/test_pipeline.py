@@ -13,24 +13,17 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from onnx_lowrank import LayerPlan, RankPlan, Result, Settings, choose, compare, convert, inspect, pipeline, preset
+from onnx_lowrank import LayerPlan, RankPlan, Result, Settings, compare, convert, inspect, pipeline, preset
 from onnx_lowrank.calibrate import Propagation
-from onnx_lowrank.errors import (
-    BudgetError,
-    CalibrationError,
-    ModelError,
-    OutputError,
-    RankError,
-    VerificationError,
-)
-from onnx_lowrank.factors import Convolution, Factors
-from onnx_lowrank.job import prepare_job
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.plan import largest_ranks
-from onnx_lowrank.progress import Silent
-from onnx_lowrank.provider import Provider
-from onnx_lowrank.ranks import depth_weights
-from onnx_lowrank.responses import Patches, Responses, Targets
+from onnx_lowrank.calibrate.calibration import prepare_job
+from onnx_lowrank.errors import BudgetError, CalibrationError, ModelError, OutputError, RankError, VerificationError
+from onnx_lowrank.layers.factors import Convolution, Factors
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import largest_ranks
+from onnx_lowrank.layers.responses import Patches, Responses, Targets
+from onnx_lowrank.ranks import choose, depth_weights
+from onnx_lowrank.runtime.progress import Silent
+from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.verify import Comparison, OutputFidelity
 from tests import networks as small
 from tests.helpers import Array, applied, build, filters, find, normal, relative, run
@@ -228,7 +221,7 @@ def test_interface_metadata_and_versions_are_kept() -> None:
     metadata = {each.key: each.value for each in result.metadata_props}
     assert metadata["author"] == "me"
     assert metadata["onnx_lowrank.target"] == "speedup 2 (macs)"
-    assert RankPlan.from_json(metadata["onnx_lowrank.plan"]).matched(find(model, {"x": images(0, 1)})[0])
+    assert RankPlan.from_json(metadata["onnx_lowrank.layers.plan"]).matched(find(model, {"x": images(0, 1)})[0])
 
 
 def test_before_ir_version_4() -> None:
@@ -702,7 +695,7 @@ def test_an_interruption_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monk
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnx_lowrank.verified.compare_outputs", interrupted)
+    monkeypatch.setattr("onnx_lowrank.verify.conversion.compare_outputs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         converted(network(), output=tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -729,7 +722,7 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
     model.graph.node.append(onnx.helper.make_node("ArgMax", ["scores"], ["class"], axis=1, keepdims=0))
     model.graph.output.append(onnx.helper.make_tensor_value_info("class", onnx.TensorProto.INT64, ["N"]))
     far = {"scores": OutputFidelity(0.1, 0.99, 0.9), "class": OutputFidelity(7.0, 0.5, None)}
-    monkeypatch.setattr("onnx_lowrank.verified.compare_outputs", lambda *_: Comparison(far, None, 8))
+    monkeypatch.setattr("onnx_lowrank.verify.conversion.compare_outputs", lambda *_: Comparison(far, None, 8))
     assert convert(model, small.images(), speedup=2).report.verification is not None
     far["scores"] = OutputFidelity(7.0, 0.5, 0.1)
     with pytest.raises(VerificationError, match="output 'scores': relative error 7"):

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate.sampling import (
-    Ints,
+from onnx_lowrank.calibrate.positions import Ints
+from onnx_lowrank.calibrate.taps import (
     Tap,
     as_patches,
     clear_outside,
@@ -22,11 +22,11 @@ from onnx_lowrank.calibrate.sampling import (
     response_tap,
 )
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.provider import Provider
-from onnx_lowrank.responses import LARGEST, Probe, Targets, not_usable
-from onnx_lowrank.runtime import Session
-from onnx_lowrank.surgery import extract
+from onnx_lowrank.graph.extract import extract
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.responses import LARGEST, Probe, Targets, not_usable
+from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.session import Session
 
 Batch = Mapping[str, NDArray[Any]]
 

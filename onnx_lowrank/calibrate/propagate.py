@@ -21,16 +21,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate.cuts import Cuts, Tensor
-from onnx_lowrank.calibrate.sampling import Ints, as_patches, clear_outside, patch_indices, patch_rows, patch_tap
+from onnx_lowrank.calibrate.activation_cache import Cuts, Tensor
+from onnx_lowrank.calibrate.positions import Ints
+from onnx_lowrank.calibrate.taps import as_patches, clear_outside, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.graph import reads
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.provider import Provider
-from onnx_lowrank.responses import LARGEST, Patches, not_usable
-from onnx_lowrank.runtime import Session
-from onnx_lowrank.scratch import ScratchFile, SpilledRows
-from onnx_lowrank.surgery import ancestors, extract
+from onnx_lowrank.graph.extract import ancestors, extract
+from onnx_lowrank.graph.index import reads
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.responses import LARGEST, Patches, not_usable
+from onnx_lowrank.linalg.disk_arrays import ScratchFile, SpilledRows
+from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.session import Session
 
 Batch = dict[str, NDArray[Any]]
 

@@ -10,12 +10,12 @@ from math import ceil, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate.samples import Samples
-from onnx_lowrank.calibrate.sampling import Ints, draw_positions
+from onnx_lowrank.calibrate.data.samples import Samples
+from onnx_lowrank.calibrate.positions import Ints, draw_positions
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.provider import CPU_BATCH
-from onnx_lowrank.tensor_spec import TensorSpec
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.runtime.inputs import TensorSpec
+from onnx_lowrank.runtime.provider import CPU_BATCH
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from onnx_lowrank.benchmark import Benchmark, bench
 from onnx_lowrank.cli.options import FilePath, provider_options, read_inputs, shape_options
 from onnx_lowrank.cli.program import Command
-from onnx_lowrank.threads import threads_text
-from onnx_lowrank.verify import Pace
+from onnx_lowrank.commands.bench import Benchmark, bench
+from onnx_lowrank.linalg.threads import threads_text
+from onnx_lowrank.runtime.timing import Pace
 
 
 @click.command("bench", cls=Command, epilog="Example: onnx-lowrank bench model.onnx fast.onnx --threads 1")

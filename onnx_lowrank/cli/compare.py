@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from onnx_lowrank import examine
 from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
+from onnx_lowrank.commands import compare as command
 from onnx_lowrank.verify import Comparison
 
 
@@ -31,7 +31,7 @@ def compare(first: Path, second: Path, **options: Any) -> None:
     data = read_data(options.pop("data"), options.pop("data_loader"))
     inputs = read_inputs(options)
     with watching(quiet=quiet) as watch:
-        found = examine.compare(first, second, data, preprocessing=preprocessing, progress=watch, **inputs, **options)
+        found = command.compare(first, second, data, preprocessing=preprocessing, progress=watch, **inputs, **options)
     click.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(_lines(found)))
 
 

@@ -28,9 +28,9 @@ from onnx_lowrank.cli.options import (
 )
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
+from onnx_lowrank.graph import staged_text
 from onnx_lowrank.report import headline, layer_table
-from onnx_lowrank.result import Result
-from onnx_lowrank.rewrite import staged_text
+from onnx_lowrank.report.result import Result
 from onnx_lowrank.settings import REFINEMENTS, Settings
 from onnx_lowrank.version import __version__
 

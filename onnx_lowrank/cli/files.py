@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onnx_lowrank.errors import OutputError, RankError
-from onnx_lowrank.plan import RankPlan
+from onnx_lowrank.graph import check_writable
+from onnx_lowrank.layers.plan import RankPlan
 from onnx_lowrank.report import check_page_packages, to_markdown
-from onnx_lowrank.result import Result
-from onnx_lowrank.rewrite import check_writable
+from onnx_lowrank.report.result import Result
 
 _REPORT_ENDINGS = (".json", ".md", ".html")
 

@@ -10,18 +10,11 @@ import click
 
 from onnx_lowrank.cli.extra import torch_part
 from onnx_lowrank.cli.files import check_outputs
-from onnx_lowrank.cli.options import (
-    FilePath,
-    data_files,
-    data_options,
-    read_data,
-    read_inputs,
-    read_preprocessing,
-)
+from onnx_lowrank.cli.options import FilePath, data_files, data_options, read_data, read_inputs, read_preprocessing
 from onnx_lowrank.cli.program import INTERRUPTED, Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.errors import OutputError
-from onnx_lowrank.rewrite import staged, staged_text
+from onnx_lowrank.graph import staged, staged_text
 
 _LESSONS = ("original", "labels", "both")
 _CHECKPOINT = ".checkpoint"  # behind the name of OUT

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_lowrank import examine
 from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
-from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.commands import inspect as command
+from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.report import short_name, short_number
 
 
@@ -41,10 +41,10 @@ def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
     data = read_data(options.pop("data"), options.pop("data_loader"))
     inputs = read_inputs(options)
     if not energy:
-        found = examine.inspect(model, **inputs)
+        found = command.inspect(model, **inputs)
     else:
         with watching(quiet=quiet) as watch:
-            found = examine.inspect(
+            found = command.inspect(
                 model, energy=True, data=data, preprocessing=preprocessing, progress=watch, **inputs, **options
             )
     if as_json:
@@ -55,7 +55,7 @@ def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
         _show(found)
 
 
-def _show(found: examine.Inspection) -> None:
+def _show(found: command.Inspection) -> None:
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title, justify in (("layer", "left"), ("op", "left"), ("MACs", "right"), ("params", "right"), ("", "left")):
@@ -70,11 +70,11 @@ def _show(found: examine.Inspection) -> None:
     )
 
 
-def _show_energies(found: examine.Inspection) -> None:
+def _show_energies(found: command.Inspection) -> None:
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", no_wrap=True)
-    for title in ("filters", *(f"{100 * share:g}%" for share in examine.SHARES)):
+    for title in ("filters", *(f"{100 * share:g}%" for share in command.SHARES)):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("")
     for row in found.rows:
@@ -87,7 +87,7 @@ def _show_energies(found: examine.Inspection) -> None:
 def _energy_cells(row: Layer | SkippedLayer, ranks: Mapping[float, int] | None) -> list[str]:
     if isinstance(row, SkippedLayer) or ranks is None:
         reason = row.reason if isinstance(row, SkippedLayer) else "not looked at"
-        return [short_name(row.name), *[""] * (1 + len(examine.SHARES)), f"stays: {reason}"]
+        return [short_name(row.name), *[""] * (1 + len(command.SHARES)), f"stays: {reason}"]
     groups = f"each of {row.groups} groups" if row.groups > 1 else ""
     return [short_name(row.name), str(row.filters // row.groups), *map(str, ranks.values()), groups]
 

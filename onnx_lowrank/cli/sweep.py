@@ -11,7 +11,6 @@ from typing import Any
 import click
 from rich.console import Console
 
-from onnx_lowrank import sweeps
 from onnx_lowrank.cli.files import check_folder, check_outputs, made_folder
 from onnx_lowrank.cli.options import (
     FilePath,
@@ -27,9 +26,10 @@ from onnx_lowrank.cli.options import (
 )
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
+from onnx_lowrank.commands import sweep as sweeps
 from onnx_lowrank.errors import MissingDependencyError
+from onnx_lowrank.graph import staged_text
 from onnx_lowrank.report import CurveReport, check_page_packages, curve_table, quick_text
-from onnx_lowrank.rewrite import staged_text
 from onnx_lowrank.settings import REFINEMENTS, Settings
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rich import progress
 from rich.console import Console
 
-from onnx_lowrank.progress import Item
+from onnx_lowrank.runtime.progress import Item
 
 _LINE_INTERVAL_S = 5.0
 
@@ -96,7 +96,7 @@ def watching(*, quiet: bool) -> Iterator[Watch]:
         quiet: show warnings only.
 
     Yields:
-        The `onnx_lowrank.progress.Progress` to hand on.
+        The `onnx_lowrank.runtime.progress.Progress` to hand on.
     """
     watch = Watch(Console(stderr=True), quiet=quiet)
     logger = logging.getLogger("onnx_lowrank")

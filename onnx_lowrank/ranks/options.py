@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.plan import LayerPlan, largest_ranks
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
+from onnx_lowrank.layers.rank_losses import Truncation
 from onnx_lowrank.ranks.select import Option
-from onnx_lowrank.ranks.truncation import Truncation
 
 Cost = Callable[[Layer, LayerPlan], float]
 

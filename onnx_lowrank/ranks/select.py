@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import BudgetError
-from onnx_lowrank.plan import LayerPlan
+from onnx_lowrank.layers.plan import LayerPlan
 
 _UNITS = 20_000  # the budget's resolution: rounding up costs at most layers / units of it
 _UNITS_PER_LAYER = 500

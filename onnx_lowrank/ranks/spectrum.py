@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.plan import largest_ranks
-from onnx_lowrank.ranks.truncation import Truncation, energy_shares
-from onnx_lowrank.threads import one_thread
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import largest_ranks
+from onnx_lowrank.layers.rank_losses import Truncation, energy_shares
+from onnx_lowrank.linalg.threads import one_thread
 
 
 def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:

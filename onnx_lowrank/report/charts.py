@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.factors import SolveErrors
+from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.report.report import LayerReport
 from onnx_lowrank.report.svg import ROLES, drawing, markup, tag
 from onnx_lowrank.report.text import share_text, short_number

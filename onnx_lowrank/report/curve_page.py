@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
+from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.report.curve import LOSSES, CurvePoint, CurveReport
 from onnx_lowrank.report.curve_charts import latency_curve, macs_curve, original_fidelity
 from onnx_lowrank.report.page import check_page_packages, filled_in
 from onnx_lowrank.report.rows import Cell, Column
 from onnx_lowrank.report.text import fidelity_text, short_number
-from onnx_lowrank.threads import threads_text
 
 
 def curve_to_html(report: CurveReport) -> str:

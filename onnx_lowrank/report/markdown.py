@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.report.report import LayerReport, Report
 from onnx_lowrank.report.text import drop_text, error_text, short_number
-from onnx_lowrank.threads import threads_text
 
 
 def to_markdown(report: Report) -> str:

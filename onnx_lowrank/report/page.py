@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import MissingDependencyError
+from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.report.charts import energy_chart, error_chart, macs_chart
 from onnx_lowrank.report.evidence import Evidence
 from onnx_lowrank.report.pictures import picture
 from onnx_lowrank.report.report import LayerReport, Report
 from onnx_lowrank.report.rows import columns, layer_rows
 from onnx_lowrank.report.text import drop_text, error_text, share_text, short_number
-from onnx_lowrank.threads import threads_text
 
 _PACKAGES = {"Jinja2": "jinja2", "matplotlib": "matplotlib.figure"}
 

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from onnx_lowrank.factors import SolveErrors
-from onnx_lowrank.layer import Layer, SkippedLayer
-from onnx_lowrank.plan import LayerPlan
+from onnx_lowrank.layers.factors import SolveErrors
+from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.layers.plan import LayerPlan
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.report.curve import LOSSES, CurvePoint, CurveReport
 from onnx_lowrank.report.report import LayerReport, Report
-from onnx_lowrank.threads import threads_text
 
 _NAME_WIDTH = 20
 

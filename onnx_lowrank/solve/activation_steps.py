@@ -52,8 +52,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.activation import Activation, PiecewiseLinear, Smooth
-from onnx_lowrank.array_api import Array, blocks, like, namespace, on_cpu
+from onnx_lowrank.layers.activation import Activation, PiecewiseLinear, Smooth
+from onnx_lowrank.linalg.arrays import Array, blocks, like, namespace, on_cpu
 
 BLOCK = 32_768  # elements that a CPU works on at a time, so that temporaries stay in the cache
 DEVICE_BLOCK = 4_194_304  # any other device: enough that starting its kernels costs little

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from onnx_lowrank.array_api import Array, eye, namespace, on_host
-from onnx_lowrank.cholesky import cholesky, divided_by_root, mean_diagonal, with_ridge
+from onnx_lowrank.linalg.arrays import Array, eye, namespace, on_host
+from onnx_lowrank.linalg.symmetric import cholesky, divided_by_root, mean_diagonal, with_ridge
 
 _SMALLEST = 1e-6  # of the mean on the diagonal: filters may be dead, or say the same
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_lowrank.array_api import Array, blocks, like, namespace
-from onnx_lowrank.factors import Convolution, Factors
-from onnx_lowrank.layer import Layer, pointwise
-from onnx_lowrank.responses import Responses
+from onnx_lowrank.layers.factors import Convolution, Factors
+from onnx_lowrank.layers.layer import Layer, pointwise
+from onnx_lowrank.layers.responses import Responses
+from onnx_lowrank.linalg.arrays import Array, blocks, like, namespace
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import reconstruct
 from onnx_lowrank.solve.reduced_rank import RankFactors

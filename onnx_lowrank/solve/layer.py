@@ -7,11 +7,11 @@ from math import hypot
 
 import numpy as np
 
-from onnx_lowrank.array_api import namespace, squares
-from onnx_lowrank.factors import Convolution, Factors, SolveErrors
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.plan import LayerPlan
-from onnx_lowrank.responses import Responses
+from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.responses import Responses
+from onnx_lowrank.linalg.arrays import namespace, squares
 from onnx_lowrank.solve.channel import solve_channel
 from onnx_lowrank.solve.spatial_channel import solve_spatial
 

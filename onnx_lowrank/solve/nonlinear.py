@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_lowrank.activation import Activation
-from onnx_lowrank.array_api import Array, like, namespace, squares, zeros
-from onnx_lowrank.responses import Targets
+from onnx_lowrank.layers.activation import Activation
+from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.linalg.arrays import Array, like, namespace, squares, zeros
+from onnx_lowrank.linalg.moments import Moments, row_blocks
 from onnx_lowrank.solve.activation_steps import activation_step
-from onnx_lowrank.solve.moments import Moments, row_blocks
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver
 
 PENALTIES = (0.01, 1.0)  # the paper's schedule: a warm-up, then the real one

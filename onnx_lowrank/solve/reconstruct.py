@@ -10,9 +10,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx_lowrank.array_api import Array, in_float64
-from onnx_lowrank.factors import SolveErrors
-from onnx_lowrank.solve.moments import Moments
+from onnx_lowrank.layers.factors import SolveErrors
+from onnx_lowrank.linalg.arrays import Array, in_float64
+from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.solve.nonlinear import PENALTIES, TURNS, Rows, activated_error, solve_nonlinear
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_with
 

@@ -20,11 +20,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx_lowrank.array_api import Array, eye, in_float64, on_host
-from onnx_lowrank.cholesky import cholesky, divided, mean_diagonal, with_ridge
-from onnx_lowrank.eigen import leading_directions
 from onnx_lowrank.errors import RankError
-from onnx_lowrank.solve.moments import Moments
+from onnx_lowrank.linalg.arrays import Array, eye, in_float64, on_host
+from onnx_lowrank.linalg.moments import Moments
+from onnx_lowrank.linalg.symmetric import cholesky, divided, leading_directions, mean_diagonal, with_ridge
 
 _SMALLEST_RIDGE = 1e-10  # dead and duplicated channels make the Gram matrix singular
 

@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 from math import inf, sqrt
 from typing import Any
 
-from onnx_lowrank.array_api import Array, in_float64, like, namespace, outer, squares, zeros
-from onnx_lowrank.cholesky import with_ridge
+from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, outer, squares, zeros
+from onnx_lowrank.linalg.lbfgs import minimize
+from onnx_lowrank.linalg.moments import row_blocks
+from onnx_lowrank.linalg.symmetric import with_ridge
 from onnx_lowrank.solve.chain import Chain, Whitening
-from onnx_lowrank.solve.lbfgs import minimize
-from onnx_lowrank.solve.moments import row_blocks
 from onnx_lowrank.solve.nonlinear import Rows
 
 _CURVATURE = 4.0  # that the first step expects, of a mean squared response: too much of it only makes the step short

@@ -18,11 +18,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_lowrank.array_api import Array, eye, in_float64, like, namespace
-from onnx_lowrank.eigen import leading_directions
-from onnx_lowrank.factors import Convolution, Factors, SolveErrors
-from onnx_lowrank.layer import Layer, pointwise
-from onnx_lowrank.responses import Responses
+from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.layer import Layer, pointwise
+from onnx_lowrank.layers.responses import Responses
+from onnx_lowrank.linalg.arrays import Array, eye, in_float64, like, namespace
+from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
+from onnx_lowrank.linalg.symmetric import leading_directions
 from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.channel import input_responses
 from onnx_lowrank.solve.nonlinear import Rows
@@ -30,7 +31,6 @@ from onnx_lowrank.solve.reconstruct import FEW_RIDGES, Reconstruction, loses, re
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.refine import Pull, chain_error, refine
 from onnx_lowrank.solve.truncated_svd import truncated_svd
-from onnx_lowrank.vertical_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 
 ITERATIONS = {"none": 0, "fast": 8, "full": 40}
 _WIDER = 1.5  # the basis that refinement mixes from, relative to the filters it takes

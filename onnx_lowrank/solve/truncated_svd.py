@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.eigen import leading_directions
+from onnx_lowrank.linalg.symmetric import leading_directions
 from onnx_lowrank.solve.reduced_rank import RankFactors
 
 

@@ -16,7 +16,7 @@
     trainer.py      steps and marks; learning_rate.py: found by trying; checkpoint.py: to go on from
     rows.py         rows of a layer for the solver
 
-It needs the extra: ``pip install 'onnx-lowrank[torch]'``; `onnx_lowrank.torch.rows` needs PyTorch alone.
+It needs the extra: ``pip install 'onnx-lowrank[torch]'``; `onnx_lowrank.solve.device` needs PyTorch alone.
 """
 
 from typing import Any
@@ -55,9 +55,9 @@ except ImportError as _error:
             raise MissingDependencyError(_reason)
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 else:
-    from onnx_lowrank.torch.export import export_torch, save_program
-    from onnx_lowrank.torch.finetune import Epoch, Finetuned, finetune
-    from onnx_lowrank.torch.from_module import from_torch
-    from onnx_lowrank.torch.objective import Marks
-    from onnx_lowrank.torch.settings import FinetuneSettings
-    from onnx_lowrank.torch.to_module import OnnxModule, to_torch
+    from onnx_lowrank.torch.module.export import export_torch, save_program
+    from onnx_lowrank.torch.module.from_module import from_torch
+    from onnx_lowrank.torch.module.to_module import OnnxModule, to_torch
+    from onnx_lowrank.torch.training.finetune import Epoch, Finetuned, finetune
+    from onnx_lowrank.torch.training.objective import Marks
+    from onnx_lowrank.torch.training.settings import FinetuneSettings

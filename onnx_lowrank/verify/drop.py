@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.verify.cached_session import Runs
+from onnx_lowrank.verify.examples import is_scores
 from onnx_lowrank.verify.intervals import Interval, paired_interval, ratio_interval, share_interval
 from onnx_lowrank.verify.outputs import top_hits
-from onnx_lowrank.verify.remembered import Runs
-from onnx_lowrank.verify.samples import is_scores
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.verify.remembered import Runs
-from onnx_lowrank.verify.samples import Sample, SampleKeeper, is_scores
+from onnx_lowrank.verify.cached_session import Runs
+from onnx_lowrank.verify.examples import Sample, SampleKeeper, is_scores
 
 log = logging.getLogger(__name__)
 

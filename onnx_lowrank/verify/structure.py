@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.errors import VerificationError
-from onnx_lowrank.graph import reads
-from onnx_lowrank.surgery import ancestors, initializer_input
-from onnx_lowrank.tensors import is_external, values
+from onnx_lowrank.graph.extract import ancestors, initializer_input
+from onnx_lowrank.graph.index import reads
+from onnx_lowrank.graph.tensors import is_external, values
 
 
 def check_structure(original: onnx.ModelProto, written: onnx.ModelProto) -> None:

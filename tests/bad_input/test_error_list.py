@@ -26,9 +26,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from onnx_lowrank.runtime import Session
+from onnx_lowrank.runtime.session import Session
 from tests.bad_input.specimens import branches, picture
-from tests.commands import fails, works
+from tests.command_line import fails, works
 from tests.helpers import Array, build, filters, normal
 from tests.networks import images, network
 
@@ -532,8 +532,8 @@ INTERRUPTED = "error: interrupted: nothing was written"
     "place",
     [
         "onnx_lowrank.cli.files.check_writable",
-        "onnx_lowrank.prepare.read_model",
-        "onnx_lowrank.calibrate.samples.Samples.read",
+        "onnx_lowrank.runtime.network.read_model",
+        "onnx_lowrank.calibrate.data.samples.Samples.read",
         "onnx_lowrank.pipeline.collect_targets",
         "onnx_lowrank.pipeline.choose_ranks",
         "onnx_lowrank.pipeline.Propagation.advance",

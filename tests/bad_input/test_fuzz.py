@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_lowrank.plan import LayerPlan, RankPlan
+from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from tests.bad_input.mutations import Spoiled, spoiled, spoiled_bytes, spoiled_json, spoiled_model
 from tests.bad_input.specimens import data_files, models, picture
 from tests.bad_input.worker import Outcome, Worker

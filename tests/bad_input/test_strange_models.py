@@ -23,7 +23,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.bad_input.specimens import npy, picture, tarred, zipped
-from tests.commands import fails, works
+from tests.command_line import fails, works
 from tests.helpers import Array, Feeds, build, filters, normal, run
 from tests.networks import images, network
 

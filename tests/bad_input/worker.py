@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.commands import call
+from tests.command_line import call
 
 MOST_MEMORY_BYTES = 6 * 2**30
 LONGEST_SECONDS = 60

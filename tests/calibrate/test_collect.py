@@ -8,8 +8,8 @@ import pytest
 
 from onnx_lowrank.calibrate import collect_targets, layer_positions
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.responses import Targets
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.responses import Targets
 from tests.helpers import CPU, Array, applied, build, filters, find, normal, run, sampled
 
 IMAGES = 7

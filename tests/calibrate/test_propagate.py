@@ -12,12 +12,12 @@ import pytest
 from onnx_lowrank.calibrate import Propagation, layer_positions
 from onnx_lowrank.calibrate.propagate import run_again
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.factors import Convolution, Factors, SolveErrors
-from onnx_lowrank.layer import Layer, pointwise
-from onnx_lowrank.provider import Provider
-from onnx_lowrank.rewrite import replace_layer
-from onnx_lowrank.scratch import SpilledRows
-from onnx_lowrank.surgery import ancestors
+from onnx_lowrank.graph import replace_layer
+from onnx_lowrank.graph.extract import ancestors
+from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.layer import Layer, pointwise
+from onnx_lowrank.linalg.disk_arrays import SpilledRows
+from onnx_lowrank.runtime.provider import Provider
 from tests.helpers import CPU, Array, Feeds, applied, build, filters, find, normal, run, sampled
 
 IMAGES = 5

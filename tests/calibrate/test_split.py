@@ -10,11 +10,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnx_lowrank.calibrate import Samples, Split, default_batch, layer_positions, open_samples, preset, split_samples
-from onnx_lowrank.calibrate.split import LEAST_ROWS, MOST_CALIBRATION, MOST_HELD_OUT, MOST_PATCH_BYTES, ROWS_PER_FILTER
+from onnx_lowrank.calibrate.split import (
+    LEAST_ROWS,
+    MOST_CALIBRATION,
+    MOST_HELD_OUT,
+    MOST_PATCH_BYTES,
+    ROWS_PER_FILTER,
+)
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.provider import Provider
-from onnx_lowrank.tensor_spec import TensorSpec
-from tests.layers import conv_layer
+from onnx_lowrank.runtime.inputs import TensorSpec
+from onnx_lowrank.runtime.provider import Provider
+from tests.example_layers import conv_layer
 
 FLOAT32 = np.dtype(np.float32)
 OPEN = TensorSpec("x", FLOAT32, (None, 2))

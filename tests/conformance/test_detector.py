@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnx_lowrank import LayerPlan, RankPlan, Result, Settings, convert, inspect
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.plan import largest_ranks
-from tests.commands import fails, works
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import largest_ranks
+from tests.command_line import fails, works
 from tests.conformance.scene_networks import channels_last, detector, outliner
 from tests.helpers import relative, run
 from tests.networks import images

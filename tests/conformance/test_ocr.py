@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank import Result, Settings, convert, inspect
-from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from tests.conformance.ocr_images import lines, pages, turned_lines
 from tests.helpers import relative, run
 

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from onnx_lowrank import LayerPlan, RankPlan, convert, inspect
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.layer import Layer, SkippedLayer
+from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from tests.conformance.random_weights import DATA, light_network
 from tests.helpers import Feeds, run
 from tests.networks import images

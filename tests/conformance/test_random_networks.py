@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnx_lowrank import LayerPlan, RankPlan, convert, inspect
 from onnx_lowrank.errors import BudgetError, ModelError, VerificationError
-from onnx_lowrank.plan import largest_ranks
+from onnx_lowrank.layers.plan import largest_ranks
 from tests.conformance.random_networks import SIZE, networks
 from tests.helpers import find, run
 from tests.networks import images

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_lowrank.ranks import measure_truncation, paper_truncation
+from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.ranks import paper_truncation
 from onnx_lowrank.ranks.spectrum import energy_curve
-from onnx_lowrank.responses import Targets
+from onnx_lowrank.solve.truncation import measure_truncation
+from tests.example_layers import conv_layer
 from tests.helpers import normal
-from tests.layers import conv_layer
 
 
 def test_they_are_those_of_the_responses() -> None:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_lowrank.cost import chain_macs
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.plan import LayerPlan
-from onnx_lowrank.ranks import Truncation, layer_options
+from onnx_lowrank.layers.cost import chain_macs
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.rank_losses import Truncation
+from onnx_lowrank.ranks import layer_options
 from onnx_lowrank.ranks.options import rank_grid
-from tests.layers import conv_layer
+from tests.example_layers import conv_layer
 
 
 @pytest.mark.parametrize(

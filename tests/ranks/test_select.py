@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_lowrank.errors import BudgetError
-from onnx_lowrank.plan import LayerPlan
+from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.ranks import Option, depth_weights, select
 from onnx_lowrank.ranks.select import LAST_TO_FIRST
 

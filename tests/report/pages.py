@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_lowrank.factors import SolveErrors
-from onnx_lowrank.plan import LayerPlan
+from onnx_lowrank.layers.factors import SolveErrors
+from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.report import Evidence, LayerReport, Report
 from onnx_lowrank.verify import Sample
 from tests.report.test_report import LAYER, REPORT

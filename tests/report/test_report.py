@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from onnx_lowrank.factors import SolveErrors
-from onnx_lowrank.layer import SkippedLayer
-from onnx_lowrank.plan import LayerPlan
+from onnx_lowrank.layers.factors import SolveErrors
+from onnx_lowrank.layers.layer import SkippedLayer
+from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.report import Calibration, LayerReport, Report, headline, layer_table, short_name, short_number
-from tests.layers import conv_layer
+from tests.example_layers import conv_layer
 
 LAYER = conv_layer(64, 32, (3, 3), (10, 10), name="c1")
 SKIPPED = SkippedLayer("fc", "Gemm", "fully connected layers are not factorized", 1_280, 1_290)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from onnx_lowrank import activation as act
-from onnx_lowrank.activation import Activation
+from onnx_lowrank.layers import activation as act
+from onnx_lowrank.layers.activation import Activation
 from onnx_lowrank.solve.activation_steps import activation_step
 
 Matrix = NDArray[np.float64]

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_lowrank import activation as act
-from onnx_lowrank.activation import Activation
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.plan import LayerPlan
-from onnx_lowrank.responses import Responses, Targets
-from onnx_lowrank.solve import activation_steps, moments, solve_layer
+from onnx_lowrank.layers import activation as act
+from onnx_lowrank.layers.activation import Activation
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.linalg import moments
+from onnx_lowrank.linalg.moments import BLOCK_ROWS, DEVICE_BLOCK_ROWS, row_blocks
+from onnx_lowrank.linalg.threads import one_thread
+from onnx_lowrank.solve import activation_steps, solve_layer
 from onnx_lowrank.solve.activation_steps import activation_step
-from onnx_lowrank.solve.moments import BLOCK_ROWS, DEVICE_BLOCK_ROWS, row_blocks
-from onnx_lowrank.threads import one_thread
+from tests.example_layers import conv_layer
 from tests.helpers import normal
-from tests.layers import conv_layer
 from tests.solve.test_patches import SlicesOnly
 from tests.solve.test_spatial_channel import CHANNELS, FILTERS, correlated, problem
 from tests.solve.test_tensors import PLANS
@@ -48,7 +49,7 @@ def grouped(activation: Activation) -> tuple[Layer, Responses]:
 
 
 def assert_stays(layer: Layer, responses: Responses, plan: LayerPlan, solver: str = "auto") -> None:
-    from onnx_lowrank.torch.rows import to_device
+    from onnx_lowrank.solve.device import to_device
     from tests.solve.elsewhere import DEVICE, elsewhere
 
     wanted = solve_layer(layer, responses, plan, solver)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_lowrank.activation import relu
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.responses import Responses, Targets
+from onnx_lowrank.layers.activation import relu
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import solve_layer
-from onnx_lowrank.threads import one_thread
 from tests.solve.test_spatial_channel import problem
 from tests.solve.test_tensors import PLANS
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_lowrank.activation import Activation, hard_swish, identity, prelu, relu, silu
-from onnx_lowrank.layer import Geometry, Layer
-from onnx_lowrank.plan import LayerPlan
-from onnx_lowrank.responses import Responses, Targets
+from onnx_lowrank.layers.activation import Activation, hard_swish, identity, prelu, relu, silu
+from onnx_lowrank.layers.layer import Geometry, Layer
+from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.solve import solve_layer
-from onnx_lowrank.solve.moments import Moments
 from onnx_lowrank.solve.nonlinear import PENALTIES, Rows, activated_error, solve_nonlinear
 from onnx_lowrank.solve.reconstruct import reconstruct
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_with

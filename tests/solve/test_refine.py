@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from onnx_lowrank.activation import Activation, hard_swish, identity, leaky_relu, relu, silu
-from onnx_lowrank.responses import Targets
+from onnx_lowrank.layers.activation import Activation, hard_swish, identity, leaky_relu, relu, silu
+from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.linalg.moments import BLOCK_ROWS
+from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve.chain import Chain
-from onnx_lowrank.solve.moments import BLOCK_ROWS
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.refine import Pull, chain_error, map_loss, refine
-from onnx_lowrank.threads import one_thread
 
 Array = NDArray[Any]
 

@@ -14,19 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.activation import Activation, hard_swish, identity, relu, silu
-from onnx_lowrank.calibrate.sampling import leading_pads
-from onnx_lowrank.factors import Factors
-from onnx_lowrank.layer import Geometry, Layer
-from onnx_lowrank.plan import LayerPlan, largest_ranks
-from onnx_lowrank.responses import Responses, Targets
-from onnx_lowrank.rewrite import replace_layer
+from onnx_lowrank.calibrate.taps import leading_pads
+from onnx_lowrank.graph import replace_layer
+from onnx_lowrank.layers.activation import Activation, hard_swish, identity, relu, silu
+from onnx_lowrank.layers.factors import Factors
+from onnx_lowrank.layers.layer import Geometry, Layer
+from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
+from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.spatial_channel import solve_spatial
-from onnx_lowrank.threads import one_thread
+from tests.example_layers import conv_geometries, conv_layer
 from tests.helpers import build, filters, find, normal, relative, run
-from tests.layers import conv_geometries, conv_layer
 
 Array = NDArray[Any]
 

@@ -12,21 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank import activation as act
-from onnx_lowrank.activation import Activation
-from onnx_lowrank.array_api import on_host
-from onnx_lowrank.plan import LayerPlan
-from onnx_lowrank.responses import Responses, Targets
+from onnx_lowrank.layers import activation as act
+from onnx_lowrank.layers.activation import Activation
+from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.linalg.arrays import on_host
+from onnx_lowrank.linalg.moments import BLOCK_ROWS, Moments
+from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
+from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.activation_steps import activation_step
 from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.channel import input_responses
-from onnx_lowrank.solve.moments import BLOCK_ROWS, Moments
 from onnx_lowrank.solve.nonlinear import Rows, activated_error, prediction
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.refine import Pull, chain_error, refine
-from onnx_lowrank.threads import one_thread
-from onnx_lowrank.vertical_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 from tests.solve.test_activation_steps import ALL, Matrix, cost, matrices
 from tests.solve.test_refine import ACTIVATIONS, loss, random_chain, random_rows
 from tests.solve.test_spatial_channel import CHANNEL, SPATIAL, problem

@@ -59,16 +59,6 @@ def test_what_is_missing_is_said(missing: str, program: str) -> None:
     assert last.endswith("): pip install 'onnx-lowrank[torch]'")
 
 
-def test_rows_for_the_solver_need_pytorch_alone() -> None:
-    done = python(
-        "sys.modules.update(accelerate=None, safetensors=None, onnx2pytorch=None)",
-        "import onnx_lowrank.torch as part",
-        "from onnx_lowrank.torch.rows import has_cuda, to_device",
-        "print(hasattr(part, 'rows'), hasattr(part, 'nothing'))",
-    )
-    assert (done.stdout, done.stderr) == ("True False\n", "")
-
-
 BROKEN = {
     "RuntimeError": "raise RuntimeError('operator torchvision::nms does not exist')",
     "OSError": "raise OSError('undefined symbol')",

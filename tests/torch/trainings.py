@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank.torch import Finetuned, FinetuneSettings, Marks, finetune
-from onnx_lowrank.torch.trainer import Trainer
+from onnx_lowrank.torch.training.trainer import Trainer
 from tests.helpers import run
 from tests.torch.pairs import Pair
 

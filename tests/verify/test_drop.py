@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.verify import Remembered, measure_drop
+from onnx_lowrank.verify import measure_drop
+from onnx_lowrank.verify.cached_session import Remembered
 from onnx_lowrank.verify.intervals import paired_interval, share_interval
 from tests.helpers import normal, relative
 

@@ -6,8 +6,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.provider import Provider
-from onnx_lowrank.runtime import Session
+from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.verify import compare_outputs
 from tests.helpers import build
 

@@ -33,12 +33,12 @@ import onnx
 import onnxruntime
 
 import onnx_lowrank as olr
-from onnx_lowrank.cost import chain_macs
-from onnx_lowrank.factors import Convolution, Factors, SolveErrors
-from onnx_lowrank.layer import Layer, pointwise
-from onnx_lowrank.plan import LayerPlan, RankPlan
-from onnx_lowrank.responses import Responses, Targets
-from onnx_lowrank.rewrite import replace_layer
+from onnx_lowrank.graph import replace_layer
+from onnx_lowrank.layers.cost import chain_macs
+from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.layer import Layer, pointwise
+from onnx_lowrank.layers.plan import LayerPlan, RankPlan
+from onnx_lowrank.layers.responses import Responses, Targets
 from onnx_lowrank.solve import solve_layer
 from yardsticks import NETWORKS, Network, convolutions, largest_share, uniform_plan
 

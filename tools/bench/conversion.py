@@ -30,8 +30,8 @@ from onnx import helper, numpy_helper
 
 import onnx_lowrank as olr
 from onnx_lowrank.calibrate import default_batch, iterate_batches, open_samples, split_samples
-from onnx_lowrank.prepare import open_network
-from onnx_lowrank.runtime import Session, choose_provider
+from onnx_lowrank.runtime.network import open_network
+from onnx_lowrank.runtime.session import Session, choose_provider
 from yardsticks import NETWORKS
 
 MADE_UP = ("chain", "residual", "concat")

@@ -24,14 +24,14 @@ import onnx
 
 import onnx_lowrank as olr
 from onnx_lowrank.calibrate import collect_targets
-from onnx_lowrank.choose import choose_ranks, measure_errors
-from onnx_lowrank.job import Job, prepare_job
-from onnx_lowrank.layer_clock import LayerClock
-from onnx_lowrank.measured import stand_in_network
-from onnx_lowrank.placement import solving_place
-from onnx_lowrank.progress import Silent
-from onnx_lowrank.ranks import Truncation
-from onnx_lowrank.runtime import choose_provider
+from onnx_lowrank.calibrate.calibration import Job, prepare_job
+from onnx_lowrank.layers.rank_losses import Truncation
+from onnx_lowrank.ranks.choose import choose_ranks, measure_errors
+from onnx_lowrank.runtime.latency import stand_in_network
+from onnx_lowrank.runtime.layer_latency import LayerClock
+from onnx_lowrank.runtime.progress import Silent
+from onnx_lowrank.runtime.session import choose_provider
+from onnx_lowrank.solve.device import solver_device
 from yardsticks import NETWORKS, Network
 
 
@@ -65,7 +65,7 @@ def _prepared(network: Network, provider: str) -> tuple[Job, list[Truncation]]:
     batches = job.batches(job.split.calibration, "collect")
     where = job.network.provider
     targets = collect_targets(job.network.model, job.layers, job.positions, batches, where, job.probes)
-    return job, measure_errors(job, targets, solving_place(where))
+    return job, measure_errors(job, targets, solver_device(where))
 
 
 def _models(

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 import onnx_lowrank as olr
 from onnx_lowrank.calibrate import open_samples
-from onnx_lowrank.cost import chain_macs
-from onnx_lowrank.layer import Layer
-from onnx_lowrank.plan import largest_ranks
-from onnx_lowrank.provider import Provider
-from onnx_lowrank.runtime import Session
-from onnx_lowrank.tensor_spec import TensorSpec
+from onnx_lowrank.layers.cost import chain_macs
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import largest_ranks
+from onnx_lowrank.runtime.inputs import TensorSpec
+from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.session import Session
 
 LAST_BLOCK = "functional_1/block5_conv3_1/Relu:0"
 

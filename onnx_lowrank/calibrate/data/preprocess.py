@@ -1,0 +1,240 @@
+"""From the bytes of an image to the array a model takes."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from math import floor, isfinite
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.runtime.inputs import TensorSpec
+
+# Only decoders that do nothing but decode; Pillow's EPS, for one, would start Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+
+ChannelOrder = Literal["rgb", "bgr"]
+Resize = Literal["crop", "stretch", "pad"]
+
+
+class BadImageError(CalibrationError):
+    """The file is not an image that can be decoded."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels become model inputs: ``(pixel * scale - mean) / std``, pixels from 0 to 255.
+
+    Change single fields with ``dataclasses.replace``. Inputs of type uint8 take the pixels as they are.
+
+    Attributes:
+        name: of the preset it is, or started as.
+        scale: factor on the pixels, before mean and std.
+        mean: subtracted, one value or one per channel in the order of the model's channels.
+        std: divided by, one value or one per channel in the order of the model's channels.
+        channel_order: ``rgb`` or ``bgr``; models of one channel get grayscale images.
+        resize: ``crop`` resizes the image to cover the input and cuts out the centre, ``stretch`` changes its
+            aspect ratio, ``pad`` fits all of it in and leaves the borders black.
+        crop_share: share of the covering side that ``crop`` keeps, 0 to 1: 224/256 for ImageNet models.
+
+    Raises:
+        CalibrationError: a number is not finite, std holds 0, crop_share is outside (0, 1].
+        ValueError: unknown channel order or resize mode.
+    """
+
+    name: str
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    channel_order: ChannelOrder = "rgb"
+    resize: Resize = "crop"
+    crop_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.channel_order not in get_args(ChannelOrder) or self.resize not in get_args(Resize):
+            raise ValueError(f"unknown channel order '{self.channel_order}' or resize mode '{self.resize}'")
+        if not all(map(isfinite, (self.scale, *self.mean, *self.std))) or 0 in self.std:
+            raise CalibrationError(
+                f"preprocessing: scale {self.scale}, mean {self.mean}, std {self.std}: "
+                f"finite numbers are wanted, and no 0 in std: correct --scale, --mean or --std"
+            )
+        if not 0 < self.crop_share <= 1:
+            raise CalibrationError(f"preprocessing: crop_share must lie in (0, 1], got {self.crop_share}: correct it")
+
+
+_PRESETS = (
+    Preprocessing("imagenet", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_share=224 / 256),
+    Preprocessing("keras-caffe", 1.0, (103.939, 116.779, 123.68), channel_order="bgr"),
+    Preprocessing("zero-one", 1 / 255),
+    Preprocessing("minus-one-one", 1 / 127.5, (1.0,)),
+    Preprocessing("raw"),
+)
+
+
+def preset(name: str) -> Preprocessing:
+    """Look up a common preprocessing.
+
+    Args:
+        name: ``imagenet`` (torchvision's models), ``keras-caffe`` (Keras' VGG and ResNet: BGR minus the
+            mean), ``zero-one`` (pixel / 255), ``minus-one-one`` (pixel / 127.5 - 1) or ``raw`` (0 to 255).
+
+    Raises:
+        ValueError: no preset has this name.
+    """
+    for preprocessing in _PRESETS:
+        if preprocessing.name == name:
+            return preprocessing
+    raise ValueError(f"no preset '{name}': one of {', '.join(known.name for known in _PRESETS)} is wanted")
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """The shape of images in one model input.
+
+    Attributes:
+        dtype: a float type or uint8.
+        channels: 1 or 3.
+        height: rows, None where the model leaves it open.
+        width: columns, None where the model leaves it open.
+        channels_first: whether arrays are (channels, height, width) rather than (height, width, channels).
+    """
+
+    dtype: np.dtype[Any]
+    channels: int
+    height: int | None
+    width: int | None
+    channels_first: bool
+
+
+def image_layout(spec: TensorSpec, preprocessing: Preprocessing) -> ImageLayout:
+    """Read from a model input how it takes images.
+
+    Raises:
+        CalibrationError: the input does not look like one for images, is of another type than float or uint8,
+            or mean and std do not fit its channels.
+    """
+    where, remedy = f"input '{spec.name}'", "pass arrays as .npy instead of images"
+    candidates = [axis for axis in (1, 3) if len(spec.shape) == 4 and spec.shape[axis] in (1, 3)]
+    if len(candidates) != 1:
+        found = "both" if candidates else "none"
+        raise CalibrationError(
+            f"{where}: shape {shape_text(spec)} found, four axes wanted for images, either the second or the "
+            f"last with 1 or 3 channels (that holds for {found}): {remedy}, or set --input-shapes"
+        )
+    if spec.dtype != np.uint8 and not np.issubdtype(spec.dtype, np.floating):
+        raise CalibrationError(f"{where}: type {spec.dtype}: images become float or uint8 inputs only: {remedy}")
+    channels = spec.shape[candidates[0]] or 0
+    for option, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+        if spec.dtype != np.uint8 and len(values) not in (1, channels):
+            raise CalibrationError(
+                f"{where}: {option} of preprocessing '{preprocessing.name}' has {len(values)} values, the "
+                f"input {channels} channel(s): pass --{option} with one value, or one per channel"
+            )
+    height, width = spec.shape[2:4] if candidates == [1] else spec.shape[1:3]
+    return ImageLayout(spec.dtype, channels, height, width, candidates == [1])
+
+
+def shape_text(spec: TensorSpec) -> str:
+    """Write a shape as users see it: ``(samples, 3, ?, ?)``."""
+    return f"({', '.join(['samples', *('?' if size is None else str(size) for size in spec.shape[1:])])})"
+
+
+def decode_image(content: bytes, channels: int) -> Image.Image:
+    """Decode an image as a file holds it; a rotation noted in EXIF is passed over, as training pipelines do.
+
+    Args:
+        content: the file's bytes.
+        channels: 1 for grayscale, 3 for RGB.
+
+    Raises:
+        BadImageError: unknown format, damaged, truncated, or so large that it may be a decompression bomb.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_pixels(image)
+            image.load()
+            return _eight_bits(image).convert("L" if channels == 1 else "RGB")
+    except BadImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImageError("not an image of a known format") from error
+    except Exception as error:  # damaged images raise nearly everything, from SyntaxError to IndexError
+        raise BadImageError(str(error)) from error
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuse what Pillow only warns about (from twice as many on it raises by itself)."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise BadImageError(f"{image.width} x {image.height} pixels, more than the {limit} safe to decode")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Bring what Pillow's ``convert`` would clip or warn about to 0..255."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise BadImageError(f"pixels of 32 bits (mode {image.mode}) have no known range")
+    return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+
+
+def resize_image(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
+    """Bring an image to a size, bilinear with antialiasing.
+
+    Args:
+        image: of any size.
+        size: (width, height) wanted.
+        preprocessing: resize mode and crop share.
+    """
+    bilinear = Image.Resampling.BILINEAR
+    if preprocessing.resize == "stretch":
+        return image.resize(size, bilinear)
+    ratios = size[0] / image.width, size[1] / image.height
+    if preprocessing.resize == "pad":
+        fitted = [max(1, round(side * min(ratios))) for side in image.size]
+        canvas = Image.new(image.mode, size)
+        canvas.paste(
+            image.resize((fitted[0], fitted[1]), bilinear),
+            ((size[0] - fitted[0]) // 2, (size[1] - fitted[1]) // 2),
+        )
+        return canvas
+    # Resizing a box gives the pixels of resize-then-crop without the memory: a 10 x 9999 strip stays small.
+    factor = max(ratios) / preprocessing.crop_share
+    left, right = _centre(image.width, size[0], factor)
+    top, bottom = _centre(image.height, size[1], factor)
+    return image.resize(size, bilinear, box=(left, top, right, bottom))
+
+
+def _centre(side: int, wanted: int, factor: float) -> tuple[float, float]:
+    """Where the central ``wanted`` pixels of a side resized by ``factor`` start and end, before resizing."""
+    covering = max(wanted, floor(side * factor + 1e-6))
+    start = round((covering - wanted) / 2)
+    return start * side / covering, min(side, (start + wanted) * side / covering)
+
+
+def image_array(image: Image.Image, layout: ImageLayout, preprocessing: Preprocessing) -> NDArray[Any]:
+    """Resize, scale and lay out one decoded image.
+
+    Args:
+        image: mode L or RGB, as `decode_image` gives it.
+        layout: of the model input, height and width known.
+        preprocessing: the formula, channel order and resize mode.
+
+    Returns:
+        Shape (channels, height, width) or (height, width, channels), of the layout's dtype.
+    """
+    size = layout.width or image.width, layout.height or image.height
+    pixels = np.asarray(resize_image(image, size, preprocessing))
+    pixels = pixels.reshape(size[1], size[0], layout.channels)
+    if preprocessing.channel_order == "bgr":
+        pixels = pixels[:, :, ::-1]
+    if layout.dtype != np.uint8:
+        mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+        pixels = (pixels * np.float32(preprocessing.scale) - mean) / std
+    if layout.channels_first:
+        pixels = pixels.transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels, dtype=layout.dtype)

@@ -1,0 +1,230 @@
+"""Calibration data of every kind, read by sample index in the form the model takes.
+
+Opening is cheap: it lists images and reads headers of arrays, so 50,000 images take a second. Whether an
+image can be decoded shows only when it is decoded: ask `Samples.usable` about the samples you chose, and read
+those.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from onnx_lowrank.calibrate.data.archives import open_image_files, split_archive_path
+from onnx_lowrank.calibrate.data.arrays import array_columns, check_lengths, check_names, join_batches, named_arrays
+from onnx_lowrank.calibrate.data.preprocess import Preprocessing, image_layout
+from onnx_lowrank.calibrate.data.sources import ArrayColumn, ImageColumn, Indices
+from onnx_lowrank.calibrate.data.synthetic import SyntheticColumn, synthetic_columns
+from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.layers.input_statistics import FirstResponses
+from onnx_lowrank.runtime.inputs import TensorSpec
+
+Loaded = TypeVar("Loaded")
+
+Data: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Calibration data, any part of which can be read at any time and from any thread.
+
+    Attributes:
+        columns: what each model input takes, by its name; all of the same length.
+        labels: class of each sample, shape (samples,): the position of its folder in the sorted order of the
+            class folders; None without class folders.
+        constants: the inputs that every batch feeds the same.
+    """
+
+    columns: Mapping[str, ArrayColumn | ImageColumn | SyntheticColumn]
+    labels: NDArray[np.int64] | None = None
+    constants: tuple[TensorSpec, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """Where the data come from: ``photos.tar (500 images)``; ``NAME=...`` each for several inputs."""
+        if len(self.columns) == 1:
+            return next(iter(self.columns.values())).source
+        return ", ".join(f"{name}={column.source}" for name, column in self.columns.items())
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether they are made up."""
+        return any(isinstance(column, SyntheticColumn) for column in self.columns.values())
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of the images that `usable` found could not be decoded, each with the reason, sorted."""
+        return tuple(sorted({text for column in self.columns.values() for text in column.skipped}))
+
+    def __len__(self) -> int:
+        """Count the samples, the unusable ones among them."""
+        return len(next(iter(self.columns.values())))
+
+    def usable(self, indices: Indices) -> NDArray[np.int64]:
+        """Leave out samples whose image cannot be decoded; decodes each once to find out.
+
+        Args:
+            indices: samples to try.
+
+        Returns:
+            Those of ``indices`` that can be read, in the order given; `skipped` names the others.
+
+        Raises:
+            CalibrationError: there are indices, but none of them is usable.
+        """
+        good = np.logical_and.reduce([column.usable(indices) for column in self.columns.values()])
+        if len(indices) and not good.any():
+            raise CalibrationError(
+                f"{self.source}: none of the {len(indices)} images tried can be decoded (the first: "
+                f"{self.skipped[0]}): pass images that open elsewhere"
+            )
+        return np.asarray(indices, dtype=np.int64)[good]
+
+    def read(self, indices: Indices) -> dict[str, NDArray[Any]]:
+        """Read samples as one batch.
+
+        Args:
+            indices: samples, at least one, any order.
+
+        Returns:
+            Arrays by input name, ready for the model: its dtype, layout and size; first axis as ``indices``;
+            constant inputs last.
+
+        Raises:
+            CalibrationError: NaN or Inf in a sample, an image that cannot be decoded, or images of several
+                sizes for an input of open size.
+        """
+        read = {name: column.read(indices) for name, column in self.columns.items()}
+        return read | {spec.name: spec.constant(len(indices)) for spec in self.constants}
+
+
+def iterate_batches(samples: Samples, indices: Indices, batch_size: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Read samples batch by batch, the next one in the background while the current one is used.
+
+    Args:
+        samples: to read from.
+        indices: samples to read, in this order.
+        batch_size: samples per batch; the last batch may be shorter.
+
+    Yields:
+        Batches as `Samples.read` gives them; two are in memory at a time.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    chunks = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        pending = [ahead.submit(samples.read, chunk) for chunk in chunks[:1]]
+        for chunk in chunks[1:]:
+            batch = pending.pop().result()
+            pending.append(ahead.submit(samples.read, chunk))
+            yield batch
+        for last in pending:
+            yield last.result()
+
+
+def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
+    """Open calibration data of any kind.
+
+    Args:
+        data: the path of an image folder, of an archive of images (or a folder inside it, as in
+            ``photos.zip/train``), of ``.npy`` (one input) or ``.npz`` (one array per input); or a mapping of
+            input names to such paths; or an iterable of batches, each a mapping of input names to arrays (a
+            bare array will do for a single input), which is read to its end and kept in memory; or one such
+            batch. Arrays are taken as they are, only images are preprocessed. First axis = samples.
+        inputs: the model's inputs; none is wanted for constant ones.
+        preprocessing: of images.
+
+    Raises:
+        CalibrationError: data missing, empty or unreadable, or not fitting the inputs by name, shape or type.
+        TypeError: ``data`` is none of these.
+    """
+    constants = tuple(spec for spec in inputs if spec.value is not None)
+    return replace(_open(data, [spec for spec in inputs if spec.value is None], preprocessing), constants=constants)
+
+
+def synthetic_samples(
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing,
+    seed: int,
+    first: Mapping[str, FirstResponses] | None = None,
+) -> Samples:
+    """Images with the statistics of photographs, for want of data.
+
+    Args:
+        inputs: the model's inputs.
+        preprocessing: of images.
+        seed: of the images.
+        first: what the network knows of its first responses, by input: colours are fitted to it.
+
+    Raises:
+        CalibrationError: an input takes no images, or leaves their size open.
+    """
+    constants = tuple(spec for spec in inputs if spec.value is not None)
+    columns = synthetic_columns([spec for spec in inputs if spec.value is None], preprocessing, seed, first or {})
+    return Samples(columns, constants=constants)
+
+
+def _open(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
+    if isinstance(data, str | os.PathLike):
+        return _open_path(Path(data), inputs, preprocessing)
+    if isinstance(data, Mapping) and all(isinstance(value, str | os.PathLike) for value in data.values()):
+        check_names(data, inputs, "data")
+        opened = {spec.name: _open_path(Path(data[spec.name]), [spec], preprocessing) for spec in inputs}
+        check_lengths({name: len(samples) for name, samples in opened.items()}, "data")
+        columns = {name: samples.columns[name] for name, samples in opened.items()}
+        labels = (samples.labels for samples in opened.values() if samples.labels is not None)
+        return Samples(columns, next(labels, None))
+    if isinstance(data, Mapping) or hasattr(data, "__array__"):
+        return Samples(array_columns(named_arrays(data, inputs, "data"), inputs, "data"))
+    if isinstance(data, Iterable):
+        return Samples(join_batches(data, inputs))
+    raise TypeError(f"data must be a path, a mapping or an iterable of batches, got {type(data).__name__}")
+
+
+def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
+    try:
+        existing, _ = split_archive_path(path)
+    except OSError as error:
+        raise CalibrationError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+    kind = existing.suffix.lower() if existing.is_file() else "folder"
+    if kind == ".npz":
+        arrays = _load(path, _read_npz)
+        if len(arrays) == len(inputs) == 1:
+            arrays = {inputs[0].name: next(iter(arrays.values()))}
+        return Samples(array_columns(arrays, inputs, str(path)))
+    if len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise CalibrationError(
+            f"{path}: data for one input, the model has {names}: "
+            "pass NAME=PATH for each, .npz, or --input NAME=VALUE for a constant"
+        )
+    name = inputs[0].name
+    if kind == ".npy":
+        array = _load(path, partial(open_memmap, mode="r"))
+        return Samples(array_columns({name: array}, inputs, str(path)))
+    files = open_image_files(path)
+    column = ImageColumn(files, inputs[0], image_layout(inputs[0], preprocessing), preprocessing)
+    return Samples({name: column.sized()}, files.class_labels())
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _load(path: Path, read: Callable[[Path], Loaded]) -> Loaded:
+    try:
+        return read(path)
+    except Exception as error:  # numpy passes on what zip files, headers and memory maps raise
+        raise CalibrationError(
+            f"{path}: cannot be read as {path.suffix} ({error}): save it with numpy again"
+        ) from error

@@ -1,0 +1,1 @@
+"""What stands beside a conversion: sweep, inspect, compare, bench."""

@@ -1,0 +1,150 @@
+"""List what a model is made of: the layers that can be factorized, and for all others why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from onnx_lowrank.calibrate import (
+    Preprocessing,
+    collect_targets,
+    preset,
+)
+from onnx_lowrank.calibrate.calibration import prepare_job
+from onnx_lowrank.graph.eligible import leave_narrow_groups
+from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.ranks import ranks_keeping, response_energies
+from onnx_lowrank.runtime.network import open_network
+from onnx_lowrank.runtime.progress import Progress, Silent
+from onnx_lowrank.runtime.session import choose_provider
+from onnx_lowrank.settings import Settings
+
+SHARES = (0.9, 0.95, 0.99, 0.999)  # of the energy, whose ranks are said
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model is made of.
+
+    Attributes:
+        rows: every Conv, Gemm and MatMul in the order of the graph: those that can be factorized as `Layer`, all
+            others as `SkippedLayer` with the reason.
+        energies: by layer name the share of its responses' energy that each channel rank keeps, shape
+            (d / groups + 1,), where that was asked for.
+        source: of the samples that energies come from; None where they were not asked for.
+    """
+
+    rows: tuple[Layer | SkippedLayer, ...]
+    energies: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    source: str | None = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds per image."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return sum(row.parameters for row in self.rows)
+
+    def ranks(self, name: str) -> dict[float, int] | None:
+        """The channel ranks, of each group, that keep `SHARES` of a layer's energy; None where it was not looked at."""
+        energies = self.energies.get(name)
+        return None if energies is None else dict(zip(SHARES, ranks_keeping(energies, SHARES), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of ``inspect --json``; with energies also their source, and the ranks that keep shares of them."""
+        found: dict[str, Any] = {"macs": self.macs, "params": self.parameters, "layers": list(map(_row, self.rows))}
+        if self.source is None:
+            return found
+        for row in found["layers"]:
+            ranks = self.ranks(row["name"])
+            row["energy_ranks"] = None if ranks is None else {f"{share:g}": rank for share, rank in ranks.items()}
+        return found | {"source": self.source}
+
+
+def inspect(  # noqa: PLR0913  (the options of the command, each with its default)
+    model: str | Path | onnx.ModelProto,
+    *,
+    energy: bool = False,
+    data: Any = None,
+    preprocessing: Preprocessing | None = None,
+    samples: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    provider: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    constant_inputs: Mapping[str, Sequence[float]] | None = None,
+) -> Inspection:
+    """List what can be factorized, and for everything else why not.
+
+    Args:
+        model: path of an ONNX file, or a model.
+        energy: run it on samples and see how much of every layer's response its leading directions hold.
+        data: sample inputs for that, as for `onnx_lowrank.convert`; None for made-up images.
+        preprocessing: of images; pixels / 255 if not given.
+        samples: how many; None for as many as a conversion takes.
+        batch_size: samples per forward pass.
+        seed: of the drawing of samples and positions.
+        provider: where it runs.
+        threads: of onnxruntime.
+        progress: watches the pass.
+        input_shapes: shape by input name, where the model leaves axes open.
+        constant_inputs: numbers by name of the inputs that zeros will not do for.
+
+    Raises:
+        ModelError: it cannot be read or run, an axis is open, or no layer has energies to look at.
+        CalibrationError: the data cannot be used.
+    """
+    if energy:
+        shapes, constants = input_shapes or {}, constant_inputs or {}
+        settings = Settings(
+            samples=samples, batch_size=batch_size, seed=seed, provider=provider, threads=threads, method="channel",
+            input_shapes=shapes, constant_inputs=constants,
+        )  # fmt: skip
+        return _with_energies(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
+    network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs)
+    layers, skipped = leave_narrow_groups(*network.layers(network.zeros()))
+    every: list[Layer | SkippedLayer] = [*layers, *skipped]
+    return Inspection(tuple(network.in_order(every)))
+
+
+def _with_energies(
+    model: str | Path | onnx.ModelProto,
+    data: Any,
+    settings: Settings,
+    preprocessing: Preprocessing,
+    progress: Progress,
+) -> Inspection:
+    """One pass over the samples that a conversion would be calibrated with."""
+    with threadpool_limits(settings.threads):
+        job = prepare_job(model, data, settings, preprocessing, progress)
+        batches, network = job.batches(job.split.calibration, "collect"), job.network
+        targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider)
+        energies = {each.name: response_energies(each, targets[each.name].responses) for each in job.layers}
+    source = f"{len(job.split.calibration)} samples of {job.samples.source}"
+    return Inspection(tuple(network.in_order(job.every_layer)), energies, source)
+
+
+def _row(row: Layer | SkippedLayer) -> dict[str, Any]:
+    common = {"name": row.name, "op": row.op, "macs": row.macs, "params": row.parameters}
+    if isinstance(row, SkippedLayer):
+        return common | {"eligible": False, "reason": row.reason}
+    return common | {
+        "eligible": True,
+        "reason": None,
+        "activation": row.activation.name,
+        "shape": list(row.weight.shape),
+        "groups": row.groups,
+        "residual": row.residual,
+    }

@@ -1,0 +1,252 @@
+"""Which nodes can be factorized; for every other Conv, Gemm or MatMul the reason why not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_lowrank.graph.activations import find_activation
+from onnx_lowrank.graph.fold import SUMS, Along, Folded, fold_affine
+from onnx_lowrank.graph.index import (
+    FIRST_WITH_ARITHMETIC,
+    GraphIndex,
+    attribute,
+    first_output,
+    fresh_name,
+    inner_nodes,
+)
+from onnx_lowrank.layers.activation import Activation, identity
+from onnx_lowrank.layers.layer import Geometry, Layer, SkippedLayer, pointwise
+
+Shape = tuple[int, ...]
+
+COUNTED = frozenset({"Conv", "Gemm", "MatMul"})
+# Their relatives, of the standard and of onnxruntime's own domain: named, and left alone.
+_UNSUPPORTED = frozenset(
+    {
+        *("ConvTranspose", "DeformConv", "FusedConv", "NhwcConv", "NhwcFusedConv", "ConvTransposeWithDynamicPads"),
+        *("ConvInteger", "QLinearConv", "QLinearConvTranspose", "MatMulInteger", "QLinearMatMul", "QGemm"),
+        *("FusedGemm", "FusedMatMul", "FusedMatMulActivation", "GemmFastGelu", "GemmFloat8"),
+        *("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
+    }
+)
+_FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
+_MOST_AXES = 3
+
+
+def weighted_tensors(model: onnx.ModelProto) -> list[str]:
+    """Tensors whose shapes `find_layers` wants to know: around every Conv, Gemm and MatMul, and what is added."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    names = [name for node in model.graph.node if node.op_type in COUNTED for name in (node.input[0], node.output[0])]
+    names += [name for node in model.graph.node if node.op_type in SUMS for name in node.input]
+    return [name for name in dict.fromkeys(names) if name not in constants]
+
+
+def find_layers(
+    model: onnx.ModelProto, shapes: Mapping[str, Shape], samples: int = 1
+) -> tuple[list[Layer], list[SkippedLayer]]:
+    """Sort a model's layers into those that can be factorized and those that stay.
+
+    Args:
+        model: the original network; not changed.
+        shapes: observed shape of each of `weighted_tensors`.
+        samples: samples in the batch the shapes were observed with.
+
+    Returns:
+        Layers in topological order, and a SkippedLayer with its reason for every other Conv, Gemm, MatMul, those in
+        subgraphs too, and for their relatives that are not supported.
+    """
+    index = GraphIndex(model)
+    layers: list[Layer] = []
+    skipped: list[SkippedLayer] = []
+    for node, name in zip(model.graph.node, node_names(model), strict=True):
+        if node.op_type in _UNSUPPORTED:
+            skipped.append(SkippedLayer(name, node.op_type, f"{node.op_type} is not supported", 0, 0))
+            continue
+        skipped += [
+            SkippedLayer(
+                f"{name}/{inner.name or first_output(inner)}", inner.op_type, f"inside the {node.op_type}", 0, 0
+            )
+            for inner in inner_nodes(node)
+            if inner.op_type in COUNTED | _UNSUPPORTED
+        ]
+        if node.op_type in COUNTED:
+            found = _examine(index, node, name, shapes, samples)
+            if isinstance(found, Layer):
+                layers.append(found)
+            else:
+                skipped.append(found)
+    return layers, skipped
+
+
+def node_names(model: onnx.ModelProto) -> list[str]:
+    """A name for every node that no other has: its own where that is unique, else its first output's."""
+    uses = Counter(node.name for node in model.graph.node)
+    taken = {name for name, count in uses.items() if name and count == 1}
+    names = []
+    for number, node in enumerate(model.graph.node):
+        name = node.name
+        if not name or uses[name] > 1:
+            # An output may be called like another node, and a node may have none.
+            name = fresh_name(first_output(node) or f"{node.op_type}_{number}", taken)
+            taken.add(name)
+        names.append(name)
+    return names
+
+
+def _examine(
+    index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], samples: int
+) -> Layer | SkippedLayer:
+    weight = _weight(index, node)
+    if weight is None:
+        sparse = len(node.input) > 1 and node.input[1] in index.sparse
+        why = "its weight is sparse" if sparse else "its weight is computed at run time"
+        return SkippedLayer(name, node.op_type, why, 0, 0)
+    size = _size(index, node, weight, shapes, samples)
+    if node.input[0] not in shapes:
+        return SkippedLayer(name, node.op_type, "its input is constant", *size)
+    reason = _why_not(index, node, weight, shapes, samples) or _quantized(index, node)
+    if reason is not None:
+        return SkippedLayer(name, node.op_type, reason, *size)
+    response = shapes[node.output[0]]
+    filters, axes = _filters(node, weight), len(response)
+    along = Along(len(filters), axes - 2 if node.op_type == "Conv" else 0, axes)
+    folded = fold_affine(index, node, filters, along)
+    if folded is None:
+        computed = index.constant(node.input[2]) is None
+        why = "its bias is computed at run time" if computed else "its bias is not one number per filter"
+        return SkippedLayer(name, node.op_type, why, *size)
+    rows = (prod(response[:-1]) // samples,)
+    sizes = (response[2:], shapes[node.input[0]][2:]) if node.op_type == "Conv" else (rows, rows)
+    return _layer(node, name, folded, _behind(index, folded.response, along, shapes), sizes)
+
+
+def _filters(node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
+    """The weight with the filters on its first axis: of a fully connected layer, shape (d, c, 1)."""
+    if node.op_type == "Conv":
+        return weight
+    filters: NDArray[Any] = weight if attribute(node, "transB", 0) else weight.T
+    with np.errstate(over="ignore"):  # what is infinite in the network shows in its responses
+        scaled: NDArray[Any] = filters[:, :, None] * filters.dtype.type(attribute(node, "alpha", 1.0))
+    return scaled
+
+
+def _weight(index: GraphIndex, node: onnx.NodeProto) -> NDArray[Any] | None:
+    if len(node.input) < 2:
+        return None
+    return index.constant(node.input[1])
+
+
+def _why_not(
+    index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int
+) -> str | None:
+    """Why a node with a constant weight is not factorized; None where it is."""
+    if node.domain not in {"", "ai.onnx"}:
+        return f"operator of domain {node.domain}"
+    if weight.dtype not in _FLOATS:
+        return f"{weight.dtype} weights: only float16, bfloat16, float32 and float64 are factorized"
+    if 0 in weight.shape:
+        return "it has no channels"
+    if node.op_type != "Conv":
+        if index.opset < FIRST_WITH_ARITHMETIC:
+            return f"opset {index.opset} has no Add that onnxruntime knows: convert the model to a newer one"
+        return _why_not_dense(node, weight, shapes, samples)
+    if not 1 <= weight.ndim - 2 <= _MOST_AXES:
+        return f"{weight.ndim - 2}-D convolution: 1-D to {_MOST_AXES}-D are factorized"
+    group = attribute(node, "group", 1)
+    if group != 1 and weight.shape[1] == 1:
+        return "depthwise convolution"
+    if group < 1 or len(weight) % group:
+        return f"{len(weight)} filters in {group} groups: they do not divide evenly"
+    return None
+
+
+def _why_not_dense(node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int) -> str | None:
+    """The same for a Gemm or MatMul."""
+    if weight.ndim != 2:
+        return f"its weight has {weight.ndim} axes: only matrices are factorized"
+    if attribute(node, "transA", 0):
+        return "its input is transposed (transA)"
+    # Rows are sampled by image: there must be as many for each.
+    if len(shapes[node.input[0]]) < 2 or prod(shapes[node.output[0]][:-1]) % samples:
+        return "its input has no axis of samples"
+    return None
+
+
+def _quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
+    source = index.producer.get(node.input[0])
+    return "quantized (QDQ) layer" if source is not None and source.op_type == "DequantizeLinear" else None
+
+
+def _size(
+    index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int
+) -> tuple[int, int]:
+    """Multiply-adds per image and parameters of a layer that stays."""
+    output = shapes[node.output[0]]
+    if node.op_type == "Conv":
+        macs = prod(output[2:]) * weight.size
+    else:
+        inner = weight.shape[-1 if attribute(node, "transB", 0) else -2] if weight.ndim > 1 else weight.size
+        macs = prod(output) * inner // samples
+    bias = index.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    return macs, weight.size + (0 if bias is None else bias.size)
+
+
+def _behind(
+    index: GraphIndex, response: str, along: Along, shapes: Mapping[str, Shape]
+) -> tuple[Activation, str | None]:
+    """The activation a response goes through, and the tensor added to it before that."""
+    node = index.only_consumer(response)
+    if node is not None and node.op_type in SUMS:
+        others = [name for name in node.input if name != response]
+        activation = find_activation(index, node.output[0], along)
+        summed = len(others) == 1 and len(node.input) == 2 and shapes.get(others[0]) == shapes.get(response)
+        if summed and activation.name != "identity" and others[0] in index.varying:
+            return activation, others[0]
+        return identity(), None  # added linearly: the sum's error is the response's
+    return find_activation(index, response, along), None
+
+
+def _layer(
+    node: onnx.NodeProto,
+    name: str,
+    folded: Folded,
+    behind: tuple[Activation, str | None],
+    sizes: tuple[Shape, Shape],
+) -> Layer:
+    """A layer with what is behind it, its activation and residual, and the spatial sizes of its response and input."""
+    dense = node.op_type != "Conv"
+    return Layer(
+        name=name,
+        op=node.op_type,
+        weight=folded.weight,
+        bias=folded.bias,
+        geometry=pointwise(1) if dense else _geometry(node, folded.weight.ndim - 2),
+        activation=behind[0],
+        input=node.input[0],
+        response=folded.response,
+        residual=behind[1],
+        nodes=folded.nodes,
+        positions=sizes[0],
+        input_size=sizes[1],
+        channels_last=dense,
+        groups=attribute(node, "group", 1),
+    )
+
+
+def _geometry(node: onnx.NodeProto, axes: int) -> Geometry:
+    auto_pad = attribute(node, "auto_pad", "NOTSET")
+    none: Sequence[int] = [0] * (2 * axes)
+    return Geometry(
+        strides=tuple(attribute(node, "strides", [1] * axes)),
+        dilations=tuple(attribute(node, "dilations", [1] * axes)),
+        pads=tuple(attribute(node, "pads", none) if auto_pad == "NOTSET" else none),
+        auto_pad=auto_pad,
+    )

@@ -1,0 +1,193 @@
+"""Write a model so that it is either there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+
+from onnx_lowrank.errors import OutputError
+from onnx_lowrank.graph.tensors import can_be_mapped, is_external, put_inside, put_outside, stored_bytes, values
+
+MOST_IN_ONE_FILE = 2**31 - 2**24  # bytes of values; a protobuf message ends at 2 GiB
+ALIGNMENT = 4096  # of data in files, so that they can be mapped
+
+
+def check_writable(path: Path, *, force: bool) -> None:
+    """Refuse early what could not be written after a long conversion.
+
+    Raises:
+        OutputError: the file exists and ``force`` is not set, its folder is missing or not writable, or it is a folder.
+    """
+    with _explained(path):  # a name may be too long to ask about
+        exists, is_file, has_folder = path.exists(), path.is_file(), path.parent.is_dir()
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder, wanted a file name: add one")
+    if exists and not is_file:
+        raise OutputError(f"{path}: is a device or a pipe, which renaming would replace: choose the name of a file")
+    if exists and not force:
+        raise OutputError(f"{path}: exists already: choose another name, or overwrite it with --force")
+    if not has_folder:
+        raise OutputError(f"{path}: folder '{path.parent}' does not exist: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: folder '{path.parent}' is not writable: choose another, or change its permissions")
+
+
+@contextlib.contextmanager
+def staged(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
+    """Write a model beside its final place; rename it there when the block ends well, remove it when it does not.
+
+    What does not fit into one file has its weights in a second one beside it, ``NAME.data``.
+
+    Args:
+        model: what to write.
+        path: its final place.
+
+    Yields:
+        The temporary file, in a folder of its own, to be looked at before it becomes final.
+
+    Raises:
+        OutputError: it cannot be written, for example because the disk is full.
+    """
+    with _explained(path):
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        file = folder / path.name
+        with _explained(path):
+            _write(model, file)
+        yield file
+        with _explained(path):
+            _publish(file, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_apart(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse a place whose data file is one that the model's own weights are read from.
+
+    Raises:
+        OutputError: it is.
+    """
+    data = str(_data_file(path).resolve())
+    for tensor in model.graph.initializer:
+        if any(each.key == "location" and each.value == data for each in tensor.external_data):
+            raise OutputError(
+                f"{path}: its weights would go to '{Path(data).name}', which holds those of the model that is read: "
+                "choose another name"
+            )
+
+
+def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    """Set metadata properties of a model; others stay."""
+    known = {each.key: each for each in model.metadata_props}
+    for key, value in entries.items():
+        if key in known:
+            known[key].value = value
+        else:
+            model.metadata_props.add(key=key, value=value)
+
+
+@contextlib.contextmanager
+def staged_text(path: Path, text: str) -> Iterator[None]:
+    """The same for a text file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with _explained(path):
+            temporary.write_text(text, encoding="utf-8")
+        yield
+        with _explained(path):
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with staged_text(path, text):
+        pass
+
+
+def _write(model: onnx.ModelProto, file: Path) -> None:
+    """Write a model into a file, its weights too unless they are too many, and see that it reaches the disk."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if stored_bytes(model) > MOST_IN_ONE_FILE:
+        with _to_disk(_data_file(file)) as stream:
+            for tensor in copy.graph.initializer:
+                _move_outside(tensor, stream, _data_file(file).name)
+    for tensor in copy.graph.initializer:
+        if is_external(tensor) and tensor.external_data[0].value != _data_file(file).name:
+            put_inside(tensor, values(tensor).tobytes())
+    with _to_disk(file) as stream:
+        stream.write(copy.SerializeToString())
+
+
+def _move_outside(tensor: onnx.TensorProto, stream: BinaryIO, name: str) -> None:
+    numbers = values(tensor)
+    if numbers.nbytes < ALIGNMENT or not can_be_mapped(tensor, numbers.nbytes):
+        return
+    stream.seek(-(-stream.tell() // ALIGNMENT) * ALIGNMENT)
+    put_outside(tensor, name, stream.tell(), numbers.nbytes)
+    numbers.tofile(stream)
+
+
+@contextlib.contextmanager
+def _to_disk(file: Path) -> Iterator[BinaryIO]:
+    with file.open("wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _publish(file: Path, path: Path) -> None:
+    """Rename a model and its data to their final names; the model last, and the old data back where that fails."""
+    mode = 0o666 & ~_umask()
+    data, old = _data_file(file), file.with_name("old")
+    if data.exists():
+        data.chmod(mode)
+        with contextlib.suppress(FileNotFoundError):
+            _data_file(path).rename(old)
+        data.replace(_data_file(path))
+    try:
+        file.chmod(mode)
+        file.replace(path)
+    except OSError:
+        if old.exists():
+            old.replace(_data_file(path))
+        raise
+
+
+def _data_file(path: Path) -> Path:
+    """Where the weights of a model go that do not fit into its file."""
+    return path.with_name(f"{path.name}.data")
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say which file it was that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}): free some space or choose another place"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,53 @@
+"""What crosses from solving to rewriting: a chain of small convolutions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.layers.layer import Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """One convolution of a chain.
+
+    Attributes:
+        weight: shape (out, in / groups, kh, kw), float64.
+        bias: shape (out,); None for all but the last, since a bias in front of padding is wrong at the borders.
+        geometry: strides, dilations, pads.
+        groups: of channels that do not mix.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64] | None
+    geometry: Geometry
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class SolveErrors:
+    """Relative errors after the activation on the calibration rows, ``||r(Y) - r(Y')|| / ||r(Y)||``.
+
+    Attributes:
+        linear: of the linear solution.
+        solved: of the solution that was kept.
+    """
+
+    linear: float
+    solved: float
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """The solved chain of one layer.
+
+    Attributes:
+        convolutions: two or three, in the order they run.
+        errors: what the solver reached.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    errors: SolveErrors

@@ -1,0 +1,149 @@
+"""What the solver knows of one layer: weights, geometry, activation; and of the layers left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnx_lowrank.layers.activation import Activation
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution moves over its input; one entry per spatial axis.
+
+    Attributes:
+        strides: step per axis.
+        dilations: kernel spacing per axis.
+        pads: zeros before each axis, then zeros behind each axis (ONNX order); all 0 where ``auto_pad`` decides.
+        auto_pad: ``NOTSET``, ``VALID``, ``SAME_UPPER`` or ``SAME_LOWER``.
+    """
+
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    auto_pad: str = "NOTSET"
+
+    def along(self, axis: int) -> Geometry:
+        """The part that concerns one axis; along the others the kernel is 1 and moves by single steps."""
+
+        def only(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
+            return tuple(value if place == axis else neutral for place, value in enumerate(values))
+
+        half = len(self.pads) // 2
+        pads = only(self.pads[:half], 0) + only(self.pads[half:], 0)
+        return Geometry(only(self.strides, 1), only(self.dilations, 1), pads, self.auto_pad)
+
+
+def pointwise(axes: int) -> Geometry:
+    """How a 1 x 1 convolution moves over ``axes`` spatial axes."""
+    return Geometry((1,) * axes, (1,) * axes, (0,) * (2 * axes))
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One convolution or fully connected layer that can be factorized, with all that belongs to it folded in.
+
+    A fully connected layer is a 1-D convolution of kernel 1 over the rows a sample has, channels behind the positions.
+
+    Attributes:
+        name: the node's name, or its output's where the node has none; unique in the model.
+        op: ONNX operator, ``Conv``, ``Gemm`` or ``MatMul``.
+        weight: filters, shape (d, c / groups, kh, kw), with one kernel axis or three for 1-D and 3-D convolutions,
+            batch normalization folded in, the model's float type.
+        bias: shape (d,), zeros where the layer has none, batch normalization folded in.
+        geometry: strides, dilations, pads.
+        activation: what follows the response (after the residual sum, where there is one).
+        input: tensor the convolution reads.
+        response: tensor it delivers before the activation (behind a folded BatchNormalization).
+        residual: tensor added to the response before the activation, or None.
+        nodes: first output of every node the factorized chain takes the place of.
+        positions: spatial size of the response, (height, width); as many axes as the kernel has.
+        input_size: spatial size of the input, (height, width).
+        channels_last: whether channels are the last axis of input and response, as in fully connected layers.
+        groups: equal parts of the channels that are convolved each by itself, with as many filters each.
+    """
+
+    name: str
+    op: str
+    weight: NDArray[Any]
+    bias: NDArray[Any]
+    geometry: Geometry
+    activation: Activation
+    input: str
+    response: str
+    residual: str | None
+    nodes: tuple[str, ...]
+    positions: tuple[int, ...]
+    input_size: tuple[int, ...]
+    channels_last: bool = False
+    groups: int = 1
+
+    @property
+    def filters(self) -> int:
+        """Output channels d."""
+        return int(self.weight.shape[0])
+
+    @property
+    def channels(self) -> int:
+        """Input channels c."""
+        return self.groups * int(self.weight.shape[1])
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Kernel size, (kh, kw)."""
+        return tuple(int(size) for size in self.weight.shape[2:])
+
+    @property
+    def parts(self) -> list[tuple[Layer, slice, slice]]:
+        """Every group as a layer of its own, the channels it reads and the filters it makes."""
+        channels, filters = self.channels // self.groups, self.filters // self.groups
+        found = []
+        for group in range(self.groups):
+            read, made = (slice(group * size, (group + 1) * size) for size in (channels, filters))
+            part = replace(
+                self, weight=self.weight[made], bias=self.bias[made], activation=self.activation.part(made), groups=1
+            )
+            found.append((part, read, made))
+        return found
+
+    def stays(self, reason: str) -> SkippedLayer:
+        """The same as a layer that is left alone."""
+        return SkippedLayer(self.name, self.op, reason, self.macs, self.parameters)
+
+    @property
+    def separable(self) -> bool:
+        """Whether it can be split into a vertical and a horizontal convolution."""
+        return len(self.kernel) == 2 and max(self.kernel) > 1
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds per image, bias not counted."""
+        return prod(self.positions) * self.weight.size
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases; a bias of zeros is none."""
+        return self.weight.size + (self.filters if self.bias.any() else 0)
+
+
+@dataclass(frozen=True)
+class SkippedLayer:
+    """A Conv, Gemm or MatMul that stays as it is, and why.
+
+    Attributes:
+        name: the node's name, or its output's where the node has none.
+        op: ONNX operator.
+        reason: why it is not factorized, in words.
+        macs: multiply-adds per image (0 where the weight is not constant, and for operators that are not supported).
+        parameters: weights and biases (0 likewise).
+    """
+
+    name: str
+    op: str
+    reason: str
+    macs: int
+    parameters: int

@@ -1,0 +1,136 @@
+"""Which factorization and which ranks every layer gets; JSON in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnx_lowrank.errors import RankError
+from onnx_lowrank.layers.layer import Layer
+
+METHODS = ("kept", "channel", "spatial", "spatial-channel")
+_RANKS = {
+    "kept": (),
+    "channel": ("channel",),
+    "spatial": ("spatial",),
+    "spatial-channel": ("channel", "spatial"),
+}
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Method and ranks of one layer.
+
+    Attributes:
+        name: the layer's name.
+        method: ``kept``, ``channel``, ``spatial`` or ``spatial-channel``.
+        channel: rank d' in front of the last 1 x 1 convolution, of each group; None where the method has none.
+        spatial: rank d'' between the kh x 1 and the 1 x kw convolution, of each group; None where the method has none.
+        energy: share of the response's energy these ranks keep, 0 to 1.
+        reason: why the layer is kept, where there was no choice.
+    """
+
+    name: str
+    method: str = "kept"
+    channel: int | None = None
+    spatial: int | None = None
+    energy: float = 1.0
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `RankPlan.to_json` writes of a layer."""
+        ranks = {key: getattr(self, key) for key in _RANKS[self.method]}
+        return {"name": self.name, "method": self.method, "ranks": ranks}
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """The plan of all layers, in the order they are converted."""
+
+    layers: tuple[LayerPlan, ...]
+
+    def __iter__(self) -> Iterator[LayerPlan]:
+        """Layer plans in order."""
+        return iter(self.layers)
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads back."""
+        return json.dumps({"schema": 1, "layers": [layer.to_dict() for layer in self.layers]}, indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str, where: str = "plan") -> RankPlan:
+        """Read a plan.
+
+        Args:
+            text: JSON as `to_json` writes it; layers that are left out are kept.
+            where: what to call it in error messages.
+
+        Raises:
+            RankError: not JSON, or a layer's entry is malformed.
+        """
+        try:
+            entries = json.loads(text)["layers"]
+            return RankPlan(tuple(_layer_plan(entry) for entry in entries))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RankError(
+                f"{where}: not a rank plan ({type(error).__name__}: {error}), wanted "
+                '{"layers": [{"name": ..., "method": ..., "ranks": {...}}]}: write one with --save-plan'
+            ) from error
+
+    def matched(self, layers: Sequence[Layer]) -> RankPlan:
+        """The same plan with one entry for every layer, in their order, checked against their shapes.
+
+        Raises:
+            RankError: an unknown layer, an unknown method, or a rank out of range.
+        """
+        entries = {entry.name: entry for entry in self.layers}
+        known = {layer.name for layer in layers}
+        unknown = [name for name in entries if name not in known]
+        if unknown:
+            raise RankError(
+                f"plan: no layer '{unknown[0]}' that can be factorized, the model has "
+                f"{', '.join(sorted(known)[:4])}, ...: list them with 'onnx-lowrank inspect'"
+            )
+        if len(entries) != len(self.layers):
+            raise RankError("plan: a layer is named twice: leave one entry per layer")
+        matched = [entries.get(layer.name, LayerPlan(layer.name)) for layer in layers]
+        for layer, entry in zip(layers, matched, strict=True):
+            _check(layer, entry)
+        return RankPlan(tuple(matched))
+
+
+def largest_ranks(layer: Layer) -> Mapping[str, int]:
+    """Highest useful rank per kind, of one group: its filters d, and for the spatial rank min(c * kh, d * kw)."""
+    channels, filters, kernel = layer.channels // layer.groups, layer.filters // layer.groups, layer.kernel
+    return {"channel": filters, "spatial": min(channels * kernel[0], filters * kernel[-1])}
+
+
+def _layer_plan(entry: Mapping[str, Any]) -> LayerPlan:
+    method = entry["method"]
+    if not isinstance(entry["name"], str):
+        raise TypeError(f"name {entry['name']!r} is no text")
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} of '{entry['name']}' is not one of {', '.join(METHODS)}")
+    ranks = entry.get("ranks", {})
+    return LayerPlan(entry["name"], method, **{key: ranks[key] for key in _RANKS[method]})
+
+
+def _check(layer: Layer, entry: LayerPlan) -> None:
+    if "spatial" in _RANKS[entry.method] and len(layer.kernel) != 2:
+        raise RankError(
+            f"{layer.op} '{layer.name}': a {len(layer.kernel)}-D convolution has no spatial decomposition, got method "
+            f"'{entry.method}': use 'channel' or 'kept' in the plan"
+        )
+    for kind in _RANKS[entry.method]:
+        rank, most = getattr(entry, kind), largest_ranks(layer)[kind]
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
+            raise RankError(
+                f"{layer.op} '{layer.name}': {kind} rank must be 1..{most} ({_filters(layer)}), "
+                f"got {rank}: change it in the plan"
+            )
+
+
+def _filters(layer: Layer) -> str:
+    return f"{layer.filters} filters" + (f" in {layer.groups} groups" if layer.groups > 1 else "")

@@ -1,0 +1,54 @@
+"""What a conversion hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnx_lowrank.graph import staged
+from onnx_lowrank.layers.plan import RankPlan
+from onnx_lowrank.report import Evidence, Report, to_html
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished conversion.
+
+    Attributes:
+        model: the converted model; None for a dry run.
+        plan: the ranks it was converted with.
+        report: what was done, in numbers.
+        evidence: the curves and pictures that `to_html` shows with them.
+    """
+
+    model: onnx.ModelProto | None
+    plan: RankPlan
+    report: Report
+    evidence: Evidence
+
+    def save(self, path: str | Path) -> None:
+        """Write the converted model; the file is there whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+            ValueError: a dry run has no model.
+        """
+        if self.model is None:
+            raise ValueError("a dry run has no model to save")
+        with staged(self.model, Path(path)):
+            pass
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON report as a dictionary."""
+        return self.report.to_dict()
+
+    def to_html(self) -> str:
+        """The report as one HTML page with charts, which loads nothing; needs the extra ``report``.
+
+        Raises:
+            MissingDependencyError: Jinja2 or matplotlib is not installed.
+        """
+        return to_html(self.report, self.evidence)

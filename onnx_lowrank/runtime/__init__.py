@@ -1,0 +1,1 @@
+"""All that runs a network: sessions, providers, inputs, and how long it takes."""

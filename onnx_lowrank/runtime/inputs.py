@@ -1,0 +1,151 @@
+"""A model's inputs with what the user says of them: shapes where axes are open, constants."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.errors import ModelError
+
+Shapes = Mapping[str, tuple[int, ...]]
+Constants = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One model input.
+
+    Attributes:
+        name: the input's name in the graph.
+        dtype: element type the model takes.
+        shape: size of every axis, None where it is dynamic; the first axis counts samples.
+        value: what it is always fed, with 1 on a dynamic first axis; None where every sample brings its own.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+    value: NDArray[Any] | None = field(default=None, compare=False)
+
+    def constant(self, samples: int) -> NDArray[Any]:
+        """The value for a batch of samples: repeated for each where the first axis is dynamic."""
+        if self.value is None:
+            raise ValueError(f"input '{self.name}' is no constant")
+        by_sample = bool(self.shape) and self.shape[0] is None
+        return np.repeat(self.value, samples, axis=0) if by_sample else self.value
+
+
+def with_axes(
+    inputs: Sequence[TensorSpec], unknown: Collection[str], shapes: Shapes, where: str
+) -> tuple[TensorSpec, ...]:
+    """Inputs whose number of axes the model does not say get that of the shape the user gave.
+
+    Args:
+        inputs: the model's inputs.
+        unknown: names of those it says nothing of.
+        shapes: shape by input name; ``""`` names the only input.
+        where: what to call the model.
+
+    Raises:
+        ModelError: there is no shape for one of them.
+    """
+    found = []
+    for spec in inputs:
+        given = shapes.get(spec.name) or (shapes.get("") if len(inputs) == 1 else None)
+        if spec.name in unknown and given is None:
+            raise ModelError(f"{where}: input '{spec.name}' has no shape: pass --input-shapes {spec.name}:1,3,224,224")
+        found.append(replace(spec, shape=(None,) * len(given)) if spec.name in unknown and given else spec)
+    return tuple(found)
+
+
+def with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpec, ...]:
+    """Inputs with open axes filled in.
+
+    Args:
+        inputs: the model's inputs.
+        shapes: shape by input name; ``""`` names the only input that is not constant.
+
+    Raises:
+        ModelError: a name is not that of an input, or a shape does not fit its input.
+    """
+    known = {spec.name for spec in inputs}
+    sampled = [spec for spec in inputs if spec.value is None]
+    if "" in shapes and len(sampled) == 1:
+        shapes = {sampled[0].name: shapes[""]}
+    for name in shapes:
+        if name not in known:
+            raise ModelError(f"--input-shapes: {_no_input(name, inputs)}")
+    filled = []
+    for spec in inputs:
+        shape = shapes.get(spec.name)
+        if shape is None:
+            filled.append(spec)
+            continue
+        fits = len(shape) == len(spec.shape) and all(
+            own in {None, given} for own, given in zip(spec.shape, shape, strict=True)
+        )
+        if not fits:
+            raise ModelError(f"--input-shapes: {list(shape)} does not fit input '{spec.name}' {list(spec.shape)}")
+        # The first axis counts samples: the model says whether it is fixed, not the example shape.
+        filled.append(replace(spec, shape=(spec.shape[0], *shape[1:])))
+    return tuple(filled)
+
+
+def with_constants(inputs: Sequence[TensorSpec], values: Constants) -> tuple[TensorSpec, ...]:
+    """Inputs, some of which are always fed the same.
+
+    Args:
+        inputs: the model's inputs.
+        values: numbers by input name, in the order of the input's axes; a single one fills it.
+
+    Raises:
+        ModelError: a name is not that of an input, numbers that do not fit it, or no input left for data.
+    """
+    unknown = sorted(values.keys() - {spec.name for spec in inputs})
+    if unknown:
+        raise ModelError(f"--input: {_no_input(unknown[0], inputs)}")
+    found = [
+        replace(spec, value=_constant(spec, values[spec.name])) if spec.name in values else spec for spec in inputs
+    ]
+    if inputs and all(spec.value is not None for spec in found):
+        raise ModelError("--input: all inputs are constant, at least one is wanted that samples are fed to")
+    return tuple(found)
+
+
+def _no_input(name: str, inputs: Sequence[TensorSpec]) -> str:
+    return f"no input '{name}', the model has {', '.join(sorted(spec.name for spec in inputs))}"
+
+
+def _constant(spec: TensorSpec, numbers: Sequence[float]) -> NDArray[Any]:
+    """Numbers in an input's type and shape; an open axis is as long as it takes, an open first one 1."""
+    found, open_axes = np.asarray(numbers), [axis for axis, size in enumerate(spec.shape) if axis and size is None]
+    sizes = [size or 1 for size in spec.shape]
+    if len(open_axes) == 1:
+        sizes[open_axes[0]] = max(1, found.size // prod(sizes))
+    fits = len(open_axes) < 2 and found.size in {1, prod(sizes)}
+    value: NDArray[Any] = np.resize(found, sizes).astype(spec.dtype) if fits else np.empty(0)
+    whole = not np.issubdtype(spec.dtype, np.integer) or np.array_equal(found, found.astype(spec.dtype))
+    if not (fits and whole):
+        raise ModelError(
+            f"--input {spec.name}: {', '.join(map(str, found.ravel()[:4]))} found, {spec.dtype} of shape "
+            f"{[size or '?' for size in spec.shape]} wanted: give one number for all, or every one"
+        )
+    return value
+
+
+def known_shape(spec: TensorSpec, where: str) -> tuple[int, ...]:
+    """Shape of a batch, one sample where the batch size is open.
+
+    Raises:
+        ModelError: another axis is open.
+    """
+    shape = tuple(size or 1 if axis == 0 else size for axis, size in enumerate(spec.shape))
+    if None in shape:
+        text = ",".join(str(size or "?") for size in shape)
+        raise ModelError(f"{where}: input '{spec.name}' has open axes ({text}): pass --input-shapes {spec.name}:{text}")
+    return tuple(size for size in shape if size is not None)

@@ -1,0 +1,104 @@
+"""A table of measured milliseconds that travels as JSON, and the machine where they hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from math import inf
+
+from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.linalg.threads import threads_text
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where milliseconds hold.
+
+    Attributes:
+        provider: ``cpu``, ``cuda`` or ``tensorrt``.
+        device: what it runs on.
+        threads: within an operator; 0 for onnxruntime's choice.
+        onnxruntime: its version.
+        block: channels its kernels work on at a time.
+    """
+
+    provider: str
+    device: str
+    threads: int
+    onnxruntime: str
+    block: int
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.provider}, {threads_text(self.threads)}, onnxruntime {self.onnxruntime}"
+
+
+@dataclass
+class LatencyTable:
+    """Measured milliseconds.
+
+    Attributes:
+        machine: where they were measured.
+        milliseconds: by key, see `chain_key`.
+    """
+
+    machine: Machine
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads back."""
+        table = {"schema": _SCHEMA, "machine": vars(self.machine), "milliseconds": self.milliseconds}
+        return json.dumps(table, indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str, where: str) -> LatencyTable:
+        """Read a table.
+
+        Args:
+            text: JSON as `to_json` writes it.
+            where: what to call it in error messages.
+
+        Raises:
+            BudgetError: not a table.
+        """
+        try:
+            found = json.loads(text)
+            return _checked(found["schema"], Machine(**found["machine"]), found["milliseconds"])
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise BudgetError(
+                f"{where}: not a latency table ({type(error).__name__}: {error}): "
+                "let --latency-table write a new one under another name"
+            ) from error
+
+
+def _checked(schema: int, machine: Machine, milliseconds: dict[str, float]) -> LatencyTable:
+    if schema != _SCHEMA:
+        raise ValueError(f"schema {schema!r}, {_SCHEMA} is wanted")
+    kinds = {"provider": str, "device": str, "threads": int, "onnxruntime": str, "block": int}
+    if not all(type(getattr(machine, name)) is kind for name, kind in kinds.items()) or machine.block < 1:
+        raise ValueError(f"machine {vars(machine)}")
+    wrong = {key: ms for key, ms in milliseconds.items() if type(ms) not in {int, float} or not 0 < ms < inf}
+    if wrong:
+        raise ValueError("{} takes {!r} ms".format(*next(iter(wrong.items()))))
+    return LatencyTable(machine, {key: float(ms) for key, ms in milliseconds.items()})
+
+
+def chain_key(layer: Layer, plan: LayerPlan, batch: int) -> str:
+    """What the time of a chain depends on, as text: the layer's shape, the method, the ranks, the batch size."""
+    geometry, numbers = layer.geometry, "x".join
+    parts = [
+        f"{layer.op} {numbers(map(str, layer.weight.shape))}",
+        f"input {numbers(map(str, layer.input_size))}",
+        f"strides {geometry.strides}",
+        f"dilations {geometry.dilations}",
+        f"pads {geometry.pads if geometry.auto_pad == 'NOTSET' else geometry.auto_pad}",
+        f"{layer.weight.dtype}",
+        *([f"groups {layer.groups}"] if layer.groups > 1 else []),
+        f"batch {batch}",
+        plan.method,
+        *(f"{kind} {rank}" for kind, rank in (("channel", plan.channel), ("spatial", plan.spatial)) if rank),
+    ]
+    return ", ".join(parts)

@@ -1,0 +1,220 @@
+"""What every command needs first: the model, its inputs, its layers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph import (
+    find_layers,
+    in_single_precision,
+    inline_functions,
+    is_in_other_precision,
+    node_names,
+    read_model,
+    weighted_tensors,
+)
+from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.runtime.inputs import (
+    Constants,
+    Shapes,
+    TensorSpec,
+    known_shape,
+    with_axes,
+    with_constants,
+    with_shapes,
+)
+from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.session import Session, observe_shapes
+
+log = logging.getLogger(__name__)
+
+Feeds = Mapping[str, NDArray[Any]]
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=_Named)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A model and what is known of it.
+
+    Attributes:
+        model: the original as it runs here.
+        original: as it was given; another one only where onnxruntime has no kernels for its types.
+        name: what to call it: its path, or ``<model>``.
+        provider: where it runs.
+        inputs: name, type and shape of its inputs, open axes filled in where the user said how.
+    """
+
+    model: onnx.ModelProto
+    original: onnx.ModelProto
+    name: str
+    provider: Provider
+    inputs: tuple[TensorSpec, ...]
+
+    def layers(self, feeds: Feeds) -> tuple[list[Layer], list[SkippedLayer]]:
+        """Layers that can be factorized, and all others with their reasons.
+
+        Args:
+            feeds: one batch of inputs; sizes that the model leaves open are taken from it.
+
+        Raises:
+            ModelError: there is no Conv, Gemm or MatMul at all.
+        """
+        return _layers(self.model, feeds, self.provider, self.name)
+
+    def in_own_types(self, layers: Sequence[Layer], feeds: Feeds) -> list[Layer]:
+        """Layers with the weights of the network as it was given."""
+        if self.model is self.original:
+            return list(layers)
+        shapes = observe_shapes(self.model, feeds, weighted_tensors(self.model), self.provider)
+        own = {layer.name: layer for layer in find_layers(self.original, shapes, _samples(feeds))[0]}
+        return [own[layer.name] for layer in layers]
+
+    def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """A network in the original's types as it runs here."""
+        return model if self.model is self.original else in_single_precision(model)
+
+    def takes_batches(self, one: Feeds, two: Feeds) -> bool:
+        """Whether samples can go through together: twice as many make every layer's tensors twice as long.
+
+        Networks that are exported with one sample often say that their batch size is open, and then fail on two, or
+        take both for one.
+
+        Args:
+            one: one sample.
+            two: two.
+        """
+        tensors = weighted_tensors(self.model)
+        try:
+            before, after = (observe_shapes(self.model, feeds, tensors, self.provider) for feeds in (one, two))
+        except ModelError:
+            return False
+        return all(_doubled(before[name], after[name]) for name in tensors)
+
+    @property
+    def sampled(self) -> tuple[TensorSpec, ...]:
+        """The inputs that data are wanted for, in order."""
+        return tuple(spec for spec in self.inputs if spec.value is None)
+
+    def in_order(self, rows: Iterable[Row]) -> list[Row]:
+        """Layers, or what there is to say of each, in the order of the graph; what is inside of other nodes last."""
+        order = {name: position for position, name in enumerate(node_names(self.model))}
+        return sorted(rows, key=lambda row: order.get(row.name, len(order)))
+
+    def with_shapes(self, shapes: Shapes) -> Network:
+        """The same with open axes filled in.
+
+        Args:
+            shapes: shape by input name; ``""`` names the only input that is not constant.
+
+        Raises:
+            ModelError: a name is not that of an input, or a shape does not fit its input.
+        """
+        return replace(self, inputs=with_shapes(self.inputs, shapes))
+
+    def with_constants(self, values: Constants) -> Network:
+        """The same with inputs that are always fed the same.
+
+        Args:
+            values: numbers by input name, in the order of the input's axes; a single one fills it.
+
+        Raises:
+            ModelError: a name is not that of an input, numbers that do not fit it, or no input left for data.
+        """
+        return replace(self, inputs=with_constants(self.inputs, values))
+
+    def zeros(self) -> dict[str, NDArray[Any]]:
+        """A batch of zeros, one sample where the batch size is open; constant inputs as they are.
+
+        Raises:
+            ModelError: another axis is open, or they do not fit into memory.
+        """
+        shapes = {spec.name: known_shape(spec, self.name) for spec in self.sampled}
+        try:
+            found = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in self.sampled}
+        except (MemoryError, ValueError) as error:  # numpy raises the latter for more bytes than it can count
+            raise ModelError(f"{self.name}: inputs of shape {shapes} do not fit into memory: check them") from error
+        count = next((len(values) for values in found.values() if values.ndim), 1)
+        return found | {spec.name: spec.constant(count) for spec in self.inputs if spec.value is not None}
+
+
+def open_network(
+    model: str | Path | onnx.ModelProto, provider: Provider, input_shapes: Shapes, constants: Constants | None = None
+) -> Network:
+    """Read a model and see that onnxruntime runs it.
+
+    Args:
+        model: path, or a model in memory.
+        provider: where to run it.
+        input_shapes: shape by input name, where the model leaves axes open; ``""`` names the only input.
+        constants: numbers by name of the inputs that are always fed the same.
+
+    Raises:
+        ModelError: it cannot be read or loaded, or a shape or a constant does not fit its input.
+    """
+    name = "<model>" if isinstance(model, onnx.ModelProto) else str(model)
+    original = inline_functions(read_model(model))
+    loaded, inputs = _that_runs(original, provider, name)
+    if not inputs:
+        raise ModelError(f"{name}: it has no inputs: there is nothing to feed samples to")
+    unknown = {value.name for value in loaded.graph.input if not value.type.tensor_type.HasField("shape")}
+    inputs = with_axes(inputs, unknown, input_shapes, name)
+    return Network(loaded, original, name, provider, inputs).with_constants(constants or {}).with_shapes(input_shapes)
+
+
+def _that_runs(
+    original: onnx.ModelProto, provider: Provider, name: str
+) -> tuple[onnx.ModelProto, tuple[TensorSpec, ...]]:
+    """The network, in float32 if it does not run as it is, and its inputs."""
+    try:
+        return original, Session(original, provider, name=name).inputs
+    except ModelError as error:
+        if not is_in_other_precision(original):
+            raise
+        try:
+            single = in_single_precision(original)
+            inputs = Session(single, provider, name=name).inputs
+        except (ModelError, ValueError):  # the latter from weights that do not fit their shape
+            raise error from None
+        log.info("onnxruntime has no kernels for its types: it is run in float32 and written in its own types")
+        return single, inputs
+
+
+def count_macs(model: onnx.ModelProto, feeds: Feeds, provider: Provider) -> int:
+    """Multiply-adds per image of every Conv, Gemm and MatMul with constant weights."""
+    layers, skipped = _layers(model, feeds, provider, "model")
+    return sum(layer.macs for layer in layers) + sum(layer.macs for layer in skipped)
+
+
+def _layers(
+    model: onnx.ModelProto, feeds: Feeds, provider: Provider, name: str
+) -> tuple[list[Layer], list[SkippedLayer]]:
+    tensors = weighted_tensors(model)
+    found = find_layers(model, observe_shapes(model, feeds, tensors, provider) if tensors else {}, _samples(feeds))
+    if not any(found):
+        raise ModelError(f"{name}: no Conv, Gemm or MatMul in the graph: there is nothing to factorize")
+    return found
+
+
+def _samples(feeds: Feeds) -> int:
+    return next((len(values) for values in feeds.values() if values.ndim), 1)
+
+
+def _doubled(one: tuple[int, ...], two: tuple[int, ...]) -> bool:
+    """Whether the first axis is twice as long; or nothing differs, where samples play no part."""
+    return one == two or (bool(one) and two == (2 * one[0], *one[1:]))

@@ -1,0 +1,119 @@
+"""What a pair of ranks costs in accuracy: the error after the activation, measured on a few rows.
+
+The factors that rank selection looks at are closed-form truncations: the leading vertical filters for the columns that
+the layer sees (spatial rank), then the leading directions of its responses (channel rank). Solving on data does better
+than they do at every pair of ranks, and about equally so. The error of a pair is::
+
+    error(d', d'') = || r(Y + s) - r(Y' + s) ||_F^2 / || r(Y + s) - mean ||_F^2,   0 .. 1
+
+measured at some pairs and interpolated between them, in the logarithm.
+
+| code      | meaning                                              | shape        |
+|-----------|------------------------------------------------------|--------------|
+| responses | Y                                                    | (m, d)       |
+| features  | vertical features of the patches, leading ones first | (m, kw, k)   |
+| errors    | at the measured ranks, channel by spatial            | (a, b)       |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import largest_ranks
+from onnx_lowrank.layers.rank_losses import Truncation, energy_shares
+from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, on_host, squares
+from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
+from onnx_lowrank.linalg.symmetric import leading_directions
+
+SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)  # of the largest rank, measured
+ROWS = 500  # that errors are measured on
+
+
+def measure_truncation(layer: Layer, targets: Targets, rows: int = ROWS) -> Truncation:
+    """Measure what pairs of ranks cost.
+
+    Args:
+        layer: the layer.
+        targets: its responses in the original network, in NumPy or on the device to work on; spatial ranks are looked
+            at where there is a probe.
+        rows: at most to measure errors on, evenly spread; directions and filters come from all there are.
+
+    Returns:
+        The errors; those of all groups together where there are several, by the ranks of each.
+    """
+    spectra, parts = [], []
+    for part, read, made in layer.parts:
+        concerned = targets.part(read, made)
+        eigenvalues, directions = _spectrum(concerned.responses)
+        spectra.append(eigenvalues)
+        parts.append(_measure(part, concerned, directions, rows))
+    channel, spatial = parts[0][0], parts[0][1]
+    size = sum(part[3] for part in parts) or 1.0
+    errors = np.sum([part[2] for part in parts], axis=0) / size
+    table = np.minimum.accumulate(np.minimum.accumulate(errors.T, axis=0), axis=1)
+    return Truncation(channel, spatial, np.minimum(table, 1.0), energy_shares(np.sum(spectra, axis=0)))
+
+
+def _measure(
+    layer: Layer, targets: Targets, directions: Array, rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], float]:
+    """Channel ranks, spatial ranks, squared errors of one group, shape (spatial, channel), and of keeping nothing."""
+    probe, most, xp = targets.probe, largest_ranks(layer), namespace(targets.responses)
+    available = len(targets.responses if probe is None else probe.rows)
+    chosen = np.linspace(0, available - 1, min(rows, available)).astype(np.int64)
+    looked_at = xp.asarray(chosen if probe is None else probe.rows[chosen], device=targets.responses.device)
+    responses = xp.take(targets.responses, looked_at, axis=0)
+    offset = 0.0 if targets.residual is None else xp.take(targets.residual, looked_at, axis=0)
+    if probe is None:
+        spatial, approximations = np.array([most["spatial"]]), iter([responses])
+    else:
+        spatial = _ranks(most["spatial"])
+        approximations = _approximations(layer, probe.patches, chosen, spatial, responses)
+    wanted = layer.activation(responses + offset)
+    channel, errors = _ranks(layer.filters), []
+    mean, own_mean = xp.mean(targets.responses, axis=0), xp.mean(responses, axis=0)
+    for approximation in approximations:
+        projected = (approximation - xp.mean(approximation, axis=0) + (own_mean - mean)) @ directions
+        column = []
+        for rank in channel.tolist():
+            response = projected[:, :rank] @ directions[:, :rank].T + mean
+            column.append(float(squares(layer.activation(response + offset) - wanted)))
+        errors.append(column)
+    return channel, spatial, np.array(errors), float(squares(wanted - xp.mean(wanted, axis=0)))
+
+
+def _approximations(
+    layer: Layer, patches: NDArray[Any], chosen: NDArray[np.int64], ranks: NDArray[np.int64], beside: Array
+) -> Iterator[Array]:
+    """Responses to the chosen patches, offset left out, with as many vertical filters as each ascending rank says."""
+    moments = vertical_moments(patches, beside)
+    basis = vertical_basis(layer.weight, int(ranks[-1]), moments)
+    features = column_features(patches[chosen], basis, beside)
+    horizontal = like(horizontal_map(layer.weight, basis, moments), beside)
+    total, done = namespace(beside).zeros_like(beside), 0
+    for rank in ranks.tolist():
+        more = features[:, :, done:rank].reshape(len(chosen), -1)
+        total = total + more @ horizontal[:, :, done:rank].reshape(layer.filters, -1).T
+        done = rank
+        yield total
+
+
+def _spectrum(responses: Array) -> tuple[NDArray[np.float64], Array]:
+    """Eigenvalues of the centred responses' covariance, shape (d,), and their directions, leading ones first."""
+    xp = namespace(responses)
+    centred = responses - xp.mean(responses, axis=0)
+    covariance = in_float64(centred.T @ centred, responses)
+    directions = leading_directions(covariance, len(covariance))
+    # v' C v of all of them: next to nothing beside finding them.
+    eigenvalues = on_host(xp.sum(directions * (covariance @ directions), axis=0))
+    return np.sort(eigenvalues.clip(min=0))[::-1], like(directions, responses)
+
+
+def _ranks(most: int) -> NDArray[np.int64]:
+    return np.unique([max(1, round(share * most)) for share in SHARES])

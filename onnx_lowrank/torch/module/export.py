@@ -1,0 +1,63 @@
+"""A network as a program of torch.export."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+from torch.export import Dim, ExportedProgram
+
+from onnx_lowrank.errors import ModelError, OutputError
+from onnx_lowrank.runtime.network import open_network
+from onnx_lowrank.runtime.session import choose_provider
+from onnx_lowrank.torch.module.to_module import to_torch
+
+
+def export_torch(
+    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> ExportedProgram:
+    """A model as a program that PyTorch saves, loads and compiles without this package.
+
+    The batch stays open where the model leaves it open.
+
+    Args:
+        model: path of an ONNX file, or a model.
+        input_shapes: shape by input name, where the model leaves axes open beside the batch.
+
+    Raises:
+        ModelError: it cannot be read or turned into PyTorch, or how it computes depends on the numbers in its tensors.
+    """
+    network = open_network(model, choose_provider("cpu"), {})
+    is_open = {spec.name: bool(spec.shape) and spec.shape[0] is None for spec in network.inputs}
+    zeros = network.with_shapes(input_shapes or {}).zeros()
+    module = to_torch(model)
+    # Two samples, as one would be taken for a size that is always 1.
+    twice = {name: array.repeat(2, 0) if is_open[name] and len(array) == 1 else array for name, array in zeros.items()}
+    inputs = tuple(torch.from_numpy(twice[name]) for name in module.inputs)
+    batches = tuple({0: Dim.DYNAMIC} if is_open[name] else {} for name in module.inputs)
+    try:
+        return torch.export.export(module, inputs, dynamic_shapes=(batches,), strict=False)
+    except Exception as error:  # of many kinds
+        text = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{network.name}: torch.export cannot follow it ({type(error).__name__}: {text}): give all sizes with "
+            "--input-shapes, or simplify the model, with onnxslim for example"
+        ) from error
+
+
+def save_program(program: ExportedProgram, path: Path) -> None:
+    """Write a program; the file is there whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            file = Path(folder) / "program.pt2"
+            torch.export.save(program, file)
+            file.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}): free some space or choose another") from error

@@ -1,0 +1,1 @@
+"""Fine-tuning: the converted network learns from the original."""

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from onnx_lowrank.errors import RankError
+from onnx_lowrank.layers.plan import LayerPlan, RankPlan
+from tests.example_layers import conv_layer
+
+LAYERS = [conv_layer(64, 3, (3, 3), (8, 8), name="features.0"), conv_layer(64, 64, (3, 3), (8, 8), name="features.3")]
+
+
+def test_json_round_trip() -> None:
+    plan = RankPlan(
+        (
+            LayerPlan("a"),
+            LayerPlan("b", "channel", 8),
+            LayerPlan("c", "spatial", None, 4),
+            LayerPlan("d", "spatial-channel", 8, 6),
+        )
+    )
+    assert RankPlan.from_json(plan.to_json()) == plan
+
+
+def test_layers_left_out_are_kept() -> None:
+    plan = RankPlan((LayerPlan("features.3", "channel", 8),)).matched(LAYERS)
+    assert [entry.method for entry in plan] == ["kept", "channel"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"layers": [{"name": "a"}]}', '{"layers": 3}', "not json"])
+def test_what_is_no_plan(text: str) -> None:
+    with pytest.raises(RankError, match=r"my\.json: not a rank plan .*: write one with --save-plan"):
+        RankPlan.from_json(text, "my.json")
+
+
+def test_unknown_method() -> None:
+    with pytest.raises(RankError, match="method 'magic' of 'a' is not one of kept, channel"):
+        RankPlan.from_json('{"layers": [{"name": "a", "method": "magic"}]}')
+
+
+def test_unknown_layer() -> None:
+    with pytest.raises(RankError, match=r"plan: no layer 'nowhere' .* features\.0, features\.3"):
+        RankPlan((LayerPlan("nowhere", "channel", 8),)).matched(LAYERS)
+
+
+def test_layer_named_twice() -> None:
+    with pytest.raises(RankError, match="named twice"):
+        RankPlan((LayerPlan("features.3"), LayerPlan("features.3"))).matched(LAYERS)
+
+
+@pytest.mark.parametrize("rank", [0, 80, -1, True, 2.5, "8", None])
+def test_rank_out_of_range(rank: int) -> None:
+    with pytest.raises(
+        RankError, match=rf"Conv 'features\.3': channel rank must be 1\.\.64 \(64 filters\), got {rank}: change it"
+    ):
+        RankPlan((LayerPlan("features.3", "channel", rank),)).matched(LAYERS)

@@ -1,0 +1,42 @@
+"""Work side by side keeps its order, and to the threads that the linear algebra may take."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from onnx_lowrank.linalg.threads import side_by_side
+
+
+def blas_threads() -> int:
+    return max(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas")
+
+
+@pytest.mark.parametrize("allowed", [1, 2])
+def test_side_by_side(allowed: int) -> None:
+    meeting = threading.Barrier(allowed)
+    inside: set[int] = set()
+
+    def work(item: int) -> int:
+        meeting.wait(timeout=30)  # all threads that are allowed are at work at once
+        inside.add(blas_threads())
+        return item * item
+
+    with threadpool_limits(allowed):
+        assert side_by_side(work, range(6)) == [0, 1, 4, 9, 16, 25]
+        assert blas_threads() == allowed
+    assert inside == {1}
+
+
+def test_nothing_to_do() -> None:
+    assert side_by_side(str, []) == []
+
+
+def test_errors_come_through() -> None:
+    def fails(item: int) -> int:
+        raise ValueError(f"item {item}")
+
+    with pytest.raises(ValueError, match="item 0"):
+        side_by_side(fails, range(3))

@@ -1,0 +1,303 @@
+"""Tables of milliseconds and what lies between them, against functions that are known everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from math import ceil, inf
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.layers.cost import chain_macs
+from onnx_lowrank.layers.layer import Geometry, Layer
+from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
+from onnx_lowrank.ranks import ChainLatency
+from onnx_lowrank.runtime.latency_table import LatencyTable, Machine, chain_key
+from tests.example_layers import conv_layer
+
+HERE = Machine("cpu", "Marvel 9000, 4 cores, blocks of 16", 2, "1.2.3", 16)
+EVERY = METHODS[1:]
+KEPT = 1000.0
+
+
+def plans_within(layer: Layer, latency: ChainLatency) -> list[LayerPlan]:
+    """All plans whose ranks lie within those that are wanted, method by method."""
+    most: dict[str, tuple[int, int]] = {}
+    for plan in latency.wanted():
+        channel, spatial = most.get(plan.method, (0, 0))
+        most[plan.method] = max(channel, plan.channel or 0), max(spatial, plan.spatial or 0)
+    del most["kept"]
+    return [
+        LayerPlan(layer.name, method, c or None, s or None)
+        for method, (channel, spatial) in most.items()
+        for c in (range(1, channel + 1) if channel else [0])
+        for s in (range(1, spatial + 1) if spatial else [0])
+    ]
+
+
+def learned(
+    layer: Layer, milliseconds: Callable[[LayerPlan], float], methods: Any = EVERY, block: int = 4
+) -> ChainLatency:
+    latency = ChainLatency(layer, methods, block)
+    latency.learn(milliseconds)
+    return latency
+
+
+layers = st.builds(
+    conv_layer,
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([(1, 3), (3, 1), (3, 3), (3, 5), (5, 5)]),
+    st.just((8, 9)),
+)
+
+
+# What is measured
+
+
+@settings(deadline=None, max_examples=60)
+@given(layers, st.sampled_from([1, 4, 8, 16]))
+def test_ranks_that_are_measured_are_valid_and_never_twice_the_same(layer: Layer, block: int) -> None:
+    wanted = list(ChainLatency(layer, EVERY, block).wanted())
+    assert wanted[0] == LayerPlan("conv")
+    assert len(set(wanted)) == len(wanted)
+    largest = largest_ranks(layer)
+    for plan in wanted[1:]:
+        for kind in ("channel", "spatial"):
+            rank = getattr(plan, kind)
+            assert (rank is not None) == (kind in plan.method.split("-"))
+            assert rank is None or rank == largest[kind] or (rank % block == 0 and 1 <= rank < largest[kind])
+    assert len(wanted) <= 1 + 5 + 5 + 25
+
+
+@settings(deadline=None, max_examples=40)
+@given(layers, st.sampled_from([1, 4, 16]))
+def test_all_whole_blocks_that_save_multiply_adds_are_inside_of_what_is_measured(layer: Layer, block: int) -> None:
+    latency = learned(layer, lambda plan: KEPT if plan.method == "kept" else 1.0, block=block)
+    largest = largest_ranks(layer)
+    channels, spatials = (
+        {min(rank, largest[kind]) for rank in range(block, largest[kind] + block, block)}
+        for kind in ("channel", "spatial")
+    )
+    plans = [
+        *(LayerPlan("conv", "channel", channel) for channel in channels),
+        *(LayerPlan("conv", "spatial", spatial=spatial) for spatial in spatials),
+        *(LayerPlan("conv", "spatial-channel", channel, spatial) for channel in channels for spatial in spatials),
+    ]
+    saving = [plan for plan in plans if chain_macs(layer, plan) < layer.macs]
+    assert [latency(layer, plan) for plan in saving] == pytest.approx([1.0] * len(saving))
+
+
+@pytest.mark.parametrize(
+    ("methods", "measured"),
+    [
+        (("channel",), {"channel"}),
+        (("spatial",), {"spatial"}),
+        (("channel", "spatial"), {"channel", "spatial"}),
+        (("spatial-channel",), set(EVERY)),  # a three-way chain may give way to a two-way one
+        (EVERY, set(EVERY)),
+        ((), set()),
+    ],
+)
+def test_only_methods_that_may_be_taken_are_measured(methods: tuple[str, ...], measured: set[str]) -> None:
+    layer = conv_layer(32, 32, (3, 3), (8, 8))
+    assert {plan.method for plan in ChainLatency(layer, methods, 8).wanted()} == {"kept", *measured}
+
+
+def test_few_blocks_are_measured_more_densely_than_many() -> None:
+    layer = conv_layer(512, 512, (3, 3), (8, 8))
+    ranks = [plan.channel for plan in ChainLatency(layer, ("channel",), 8).wanted()][1:]
+    # r (4608 + 512) < 512 * 4608 holds up to r = 460, in blocks of 8 up to 57.
+    assert ranks == [8, 16, 32, 128, 456]
+
+
+# What lies between
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    layers,
+    st.sampled_from([1, 4, 8]),
+    st.tuples(*[st.floats(0, 10)] * 4),
+    st.sampled_from(EVERY),
+)
+def test_exact_for_all_that_is_bilinear_in_blocks(
+    layer: Layer, block: int, coefficients: tuple[float, ...], method: str
+) -> None:
+    a, b, c, d = coefficients
+
+    def milliseconds(plan: LayerPlan) -> float:
+        if plan.method == "kept":
+            return KEPT
+        spatial, channel = (ceil(rank / block) if rank else 0 for rank in (plan.spatial, plan.channel))
+        return a + b * spatial + c * channel + d * spatial * channel
+
+    latency = learned(layer, milliseconds, (method,), block)
+    assert latency(layer, LayerPlan("conv")) == KEPT
+    for plan in plans_within(layer, latency)[:300]:
+        assert latency(layer, plan) == pytest.approx(milliseconds(plan), rel=1e-9, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(layers, st.sampled_from([1, 4, 8]), st.integers(0, 1000))
+def test_whatever_was_measured_more_ranks_never_take_less(layer: Layer, block: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    noise: dict[LayerPlan, float] = {}
+    latency = ChainLatency(layer, EVERY, block)
+    latency.learn(lambda plan: noise.setdefault(plan, float(generator.uniform(1, 9))))
+    steps = [(0, 1), (1, 0)]
+    found = {(p.method, p.channel or 0, p.spatial or 0): latency(layer, p) for p in plans_within(layer, latency)}
+    for (method, channel, spatial), ms in found.items():
+        for more_channel, more_spatial in steps:
+            assert ms <= found.get((method, channel + more_channel, spatial + more_spatial), inf) + 1e-12
+    for plan, ms in noise.items():
+        assert latency(layer, plan) <= ms + 1e-12
+        # What is said of a pair was measured with it, or with more ranks.
+        least = [
+            other_ms
+            for other, other_ms in noise.items()
+            if other.method == plan.method
+            and (other.channel or 0) >= (plan.channel or 0)
+            and (other.spatial or 0) >= (plan.spatial or 0)
+        ]
+        assert latency(layer, plan) == pytest.approx(min(least))
+
+
+def test_time_goes_up_by_whole_blocks() -> None:
+    layer = conv_layer(64, 64, (3, 3), (8, 8))
+    latency = learned(layer, lambda plan: float(plan.channel or 0), ("channel",), 8)
+    for rank in range(1, 41):
+        assert latency(layer, LayerPlan("conv", "channel", rank)) == pytest.approx(8 * ceil(rank / 8))
+
+
+def test_infinite_outside_of_what_was_measured() -> None:
+    layer = conv_layer(64, 3, (3, 3), (8, 8))  # rank 18 of 64 saves multiply-adds, 19 does not
+    latency = learned(layer, lambda _: 1.0, ("channel",), 8)
+    assert [latency(layer, LayerPlan("conv", "channel", rank)) for rank in (1, 16, 17, 64)] == [1, 1, inf, inf]
+    latency = learned(layer, lambda _: 1.0, EVERY, 8)
+    assert latency(layer, LayerPlan("conv", "spatial", spatial=10**6)) == inf
+    assert latency(layer, LayerPlan("conv", "spatial-channel", 64, 1)) == inf
+    assert latency(layer, LayerPlan("conv", "spatial-channel", 1, 10**6)) == inf
+
+
+@pytest.mark.parametrize("block", [8, 16])
+def test_layers_smaller_than_a_block(block: int) -> None:
+    layer = conv_layer(5, 2, (3, 3), (8, 8))
+    latency = learned(layer, lambda plan: KEPT if plan.method == "kept" else 2.0, EVERY, block)
+    assert [plan.channel for plan in ChainLatency(layer, ("channel",), block).wanted()] == [None, 5]
+    assert latency(layer, LayerPlan("conv", "spatial-channel", 1, 1)) == 2.0
+    assert latency(layer, LayerPlan("conv", "channel", 5)) == 2.0
+
+
+# Tables
+
+
+def test_a_table_is_read_as_it_was_written() -> None:
+    table = LatencyTable(HERE, {"a": 0.1 + 0.2, "b": 1e-9, "c": 3.0})
+    assert LatencyTable.from_json(table.to_json(), "here") == table
+    assert str(table.machine) == "Marvel 9000, 4 cores, blocks of 16, cpu, 2 threads, onnxruntime 1.2.3"
+    assert "default threads" in str(replace(HERE, threads=0))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no json",
+        "[]",
+        "3",
+        "{}",
+        '{"machine": {}, "milliseconds": {}}',
+        '{"machine": 3, "milliseconds": {}}',
+        '{"machine": {}, "milliseconds": {}, "schema": 1}',
+        *(
+            f'{{"schema": {schema}, "machine": {{"provider": "cpu", "device": "x", "threads": {threads}, '
+            f'"onnxruntime": "1", "block": {block}}}, "milliseconds": {{}}}}'
+            for schema, threads, block in ((1, '"many"', 8), (1, "Infinity", 8), (1, 1.5, 8), (1, 1, 0), (2, 1, 8))
+        ),
+    ],
+)
+def test_what_is_no_table(text: str) -> None:
+    with pytest.raises(BudgetError, match=r"^--latency-table t: not a latency table \(.*: let --latency-table write"):
+        LatencyTable.from_json(text, "--latency-table t")
+
+
+@pytest.mark.parametrize(
+    "milliseconds",
+    [
+        [],
+        {"a": "fast"},
+        {"a": None},
+        None,
+        {"a": [1]},
+        {"a": float("nan")},
+        {"a": -1.0},
+        {"a": float("inf")},
+        {"a": 0},
+        {"a": True},
+    ],
+)
+def test_milliseconds_that_are_none(milliseconds: Any) -> None:
+    table = {"schema": 1, "machine": vars(HERE), "milliseconds": milliseconds}
+    with pytest.raises(BudgetError, match="not a latency table"):
+        LatencyTable.from_json(json.dumps(table), "t")
+
+
+def test_more_about_the_machine_than_is_known_is_no_table() -> None:
+    table = {"schema": 1, "machine": vars(HERE) | {"clock_ghz": 3}, "milliseconds": {}}
+    with pytest.raises(BudgetError, match=r"not a latency table \(TypeError: .*clock_ghz"):
+        LatencyTable.from_json(json.dumps(table), "t")
+
+
+# Keys
+
+LAYER = conv_layer(16, 8, (3, 5), (10, 12))
+PLAN = LayerPlan("conv", "spatial-channel", 4, 6)
+
+
+def with_geometry(**changes: Any) -> Layer:
+    return replace(LAYER, geometry=replace(LAYER.geometry, **changes))
+
+
+@pytest.mark.parametrize(
+    ("layer", "plan", "batch"),
+    [
+        (LAYER, PLAN, 2),
+        (LAYER, LayerPlan("conv"), 1),
+        (LAYER, LayerPlan("conv", "channel", 4), 1),
+        (LAYER, LayerPlan("conv", "spatial", spatial=6), 1),
+        (LAYER, replace(PLAN, channel=6, spatial=4), 1),
+        (conv_layer(8, 16, (3, 5), (10, 12)), PLAN, 1),
+        (conv_layer(16, 8, (5, 3), (10, 12)), PLAN, 1),
+        (conv_layer(16, 8, (3, 5), (12, 10)), PLAN, 1),
+        (with_geometry(strides=(1, 2)), PLAN, 1),
+        (with_geometry(dilations=(2, 1)), PLAN, 1),
+        (with_geometry(pads=(2, 1, 0, 3)), PLAN, 1),
+        (with_geometry(auto_pad="SAME_UPPER"), PLAN, 1),
+        (with_geometry(auto_pad="VALID"), PLAN, 1),
+        (replace(LAYER, weight=LAYER.weight.astype(np.float16)), PLAN, 1),
+    ],
+)
+def test_all_that_time_depends_on_is_in_the_key(layer: Layer, plan: LayerPlan, batch: int) -> None:
+    assert chain_key(layer, plan, batch) != chain_key(LAYER, PLAN, 1)
+
+
+def test_nothing_else_is_in_the_key() -> None:
+    alike = replace(
+        LAYER, name="other", input="a", response="b", nodes=("b",), weight=LAYER.weight + 1, bias=LAYER.bias * 0
+    )
+    assert chain_key(alike, replace(PLAN, name="other", energy=0.5, reason="why not"), 1) == chain_key(LAYER, PLAN, 1)
+    same = with_geometry(auto_pad="SAME_UPPER", pads=(0, 0, 0, 0))
+    assert chain_key(same, PLAN, 1) == chain_key(with_geometry(auto_pad="SAME_UPPER", pads=(1, 1, 1, 1)), PLAN, 1)
+
+
+def test_a_key_is_text_on_one_line() -> None:
+    layer = replace(LAYER, geometry=Geometry((1, 1), (1, 1), (1, 2, 1, 2)))
+    assert "\n" not in chain_key(layer, PLAN, 1)
+    assert chain_key(layer, PLAN, 1).endswith("batch 1, spatial-channel, channel 4, spatial 6")

@@ -1,0 +1,427 @@
+"""Ranks by multiply-adds that the clock has a say in, and ranks by milliseconds; the clock is made up."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from onnx_lowrank import LayerPlan, RankPlan, Result, convert, inspect
+from onnx_lowrank.calibrate.calibration import Job
+from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.ranks import choose
+from onnx_lowrank.runtime.latency_table import LatencyTable, Machine
+from tests.helpers import (
+    MadeUpClock,
+    build,
+    filters,
+    is_one_layer,
+    plain_network,
+    relative,
+    run,
+    set_clock,
+    work,
+)
+from tests.networks import images
+
+SAME = "pads=[1,1,1,1]"
+RATE = 1e5  # multiply-adds in a millisecond
+
+
+def mobile() -> onnx.ModelProto:
+    """What MobileNet is made of: depthwise convolutions and 1 x 1 ones; and one 3 x 3 at the end."""
+    weights = {f"p{number}": filters(number, 32, 32, 1, 1) for number in (1, 2, 3)}
+    weights |= {f"d{number}": filters(number + 10, 32, 1, 3, 3) for number in (1, 2, 3)}
+    blocks = "\n".join(
+        f"""depth{number} = Conv<{SAME}, group=32>({before}, d{number})  a{number} = Relu(depth{number})
+        point{number} = Conv(a{number}, p{number})  b{number} = Relu(point{number})"""
+        for number, before in ((1, "r0"), (2, "b1"), (3, "b2"))
+    )
+    return build(
+        f"""g (float[N,3,8,8] x) => (float[N,32,1,1] y) {{
+            stem = Conv<{SAME}>(x, s)  r0 = Relu(stem)
+            {blocks}
+            last = Conv<{SAME}, strides=[2,2]>(b3, l)  r4 = Relu(last)
+            y = GlobalAveragePool(r4)
+        }}""",
+        weights | {"s": filters(20, 32, 3, 3, 3), "l": filters(21, 32, 32, 3, 3)},
+    )
+
+
+def converted(model: onnx.ModelProto, **changes: Any) -> Result:
+    size = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    chosen = {"speedup": 2.0, "samples": 30, "provider": "cpu", "threads": 1, "rank_multiple": 1} | changes
+    return convert(model, images(40, size), **chosen)
+
+
+def model_of(result: Result) -> onnx.ModelProto:
+    assert result.model is not None
+    return result.model
+
+
+def by_name(result: Result) -> dict[str, dict[str, Any]]:
+    return {layer["name"]: layer for layer in result.to_dict()["layers"]}
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+
+
+def pointwise_is_dear(model: onnx.ModelProto | Path) -> float:
+    """Two milliseconds for any 1 x 1 convolution; multiply-adds for others."""
+    return sum(2.0 if each.weight[2:] == (1, 1) else 0.05 + each.macs / RATE for each in work(model))
+
+
+# Multiply-adds, where they slow the network down
+
+
+def test_layers_that_would_run_slower_stay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_clock(monkeypatch, tmp_path, pointwise_is_dear)
+    without = converted(mobile(), bench=False)
+    dear = {f"point{number}" for number in (1, 2, 3)}
+    assert dear <= {entry.name for entry in without.plan if entry.method != "kept"}  # there is no other way to 2x
+    assert pointwise_is_dear(model_of(without)) > pointwise_is_dear(mobile())
+    assert warnings(caplog) == []
+    result = converted(mobile())
+    found = by_name(result)
+    kept = {name for name, layer in found.items() if layer["reason"] and layer["reason"].startswith("factorized")}
+    assert dear <= kept
+    for name in dear:
+        reason = re.fullmatch(r"factorized it would take (\S+) ms instead of (\S+)", found[name]["reason"])
+        assert reason is not None
+        assert [float(ms) for ms in reason.groups()] == [4.0, 2.0]
+        assert found[name]["method"] == "kept"
+        assert found[name]["macs"]["after"] == found[name]["macs"]["before"]
+        assert found[name]["latency_ms"] == {"before": 2.0, "after": 2.0}
+    factorized = {entry.name: entry for entry in result.plan if entry.method != "kept"}
+    assert "last" in factorized
+    assert found["last"]["latency_ms"]["after"] < found["last"]["latency_ms"]["before"]
+    assert f"{len(kept)} of 5 layers would run slower for having fewer multiply-adds and stay" in warnings(caplog)
+    assert result.report.macs[1] == inspect(model_of(result)).macs
+    assert sum(layer["macs"]["after"] for layer in found.values()) == result.report.macs[1]
+    assert pointwise_is_dear(model_of(result)) < pointwise_is_dear(mobile())
+    x = images(40, 8, seed=9)
+    assert relative(run(mobile(), {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.17
+
+
+def test_other_layers_make_up_for_those_that_stay_where_they_can(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One layer has a kernel that is dear to split; the others save what it does not."""
+    model = plain_network()
+    model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(filters(99, 32, 32, 5, 5), "w1"))
+    (wide,) = (node for node in model.graph.node if node.output[0] == "c1")
+    wide.attribute[0].ints[:] = [2, 2, 2, 2]
+
+    def milliseconds(timed: onnx.ModelProto | Path) -> float:
+        split = [each for each in work(timed) if each.weight[2:] == (5, 5) and each.weight[0] < 32]
+        return sum(each.macs for each in work(timed)) / RATE + 100 * len(split)
+
+    set_clock(monkeypatch, tmp_path, milliseconds)
+    chosen = {"method": "channel", "speedup": 1.5}
+    before, after = converted(model, bench=False, **chosen), converted(model, **chosen)
+    assert by_name(before)["c1"]["method"] == "channel"
+    assert by_name(after)["c1"]["reason"].startswith("factorized it would take 1")
+    assert 1.5 <= after.report.speedup < 1.6
+    assert "1 of 5 layers would run slower for having fewer multiply-adds and stay" in warnings(caplog)
+    rows = [[layer for name, layer in by_name(result).items() if name != "c1"] for result in (before, after)]
+    others = [sum(layer["macs"]["after"] for layer in each) for each in rows]
+    assert others[1] < others[0]
+
+
+def test_a_network_that_comes_out_faster_is_left_as_planned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = set_clock(monkeypatch, tmp_path, lambda model: sum(each.macs for each in work(model)) / RATE)
+    result = converted(plain_network())
+    assert result.plan == converted(plain_network(), bench=False).plan
+    assert clock.layers == []
+    assert warnings(caplog) == []
+    assert [len(each) for each in clock.networks] == [2, 2]  # the stand-in, then what was written
+
+
+def test_a_network_that_takes_no_time_is_not_judged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = set_clock(monkeypatch, tmp_path, lambda model: 0.01 * len(work(model)))
+    result = converted(plain_network())
+    assert result.plan == converted(plain_network(), bench=False).plan
+    assert clock.layers == []
+    assert warnings(caplog) == []
+    assert result.to_dict()["latency"]["speedup"] < 1
+
+
+def test_all_layers_may_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    set_clock(monkeypatch, tmp_path, lambda model: float(len(work(model))))
+    result = converted(plain_network())
+    assert {entry.method for entry in result.plan} == {"kept"}
+    assert result.report.speedup == 1
+    assert all(layer["reason"].startswith("factorized it would") for layer in list(by_name(result).values())[1:])
+    assert model_of(result).graph.node == plain_network().graph.node
+    assert any("layers would run slower for having fewer multiply-adds and stay" in each for each in warnings(caplog))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"cost": "params", "speedup": 3.0}, {"plan": RankPlan((LayerPlan("point1", "channel", 4),))}]
+)
+def test_what_was_asked_for_in_so_many_words_is_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any]
+) -> None:
+    set_clock(monkeypatch, tmp_path, pointwise_is_dear)
+    result = converted(mobile(), **changes)
+    factorized = [name for name, layer in by_name(result).items() if layer["method"] != "kept"]
+    assert any(name.startswith("point") for name in factorized)
+    assert not any("would run slower" in each for each in warnings(caplog))
+    assert result.to_dict()["latency"]["speedup"] < 1
+    assert any("is under 80 % of the" in each and " 2 -> 4 ms" in each for each in warnings(caplog))
+
+
+def test_a_dry_run_plans_as_the_real_one_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    set_clock(monkeypatch, tmp_path, pointwise_is_dear)
+    assert converted(mobile(), dry_run=True).plan == converted(mobile()).plan
+
+
+# Milliseconds
+
+BLOCK = 4
+
+
+def blocked(model: onnx.ModelProto | Path) -> float:
+    """A little for every convolution, and multiply-adds with channels rounded up to blocks."""
+    return sum(0.02 + each.blocked(BLOCK) / RATE for each in work(model))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MadeUpClock:
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: BLOCK)
+    return set_clock(monkeypatch, tmp_path / "cache", blocked)
+
+
+def by_time(model: onnx.ModelProto, **changes: Any) -> Result:
+    return converted(model, **{"cost": "latency", "rank_multiple": None} | changes)
+
+
+@pytest.mark.parametrize("method", ["auto", "channel", "spatial", "spatial-channel"])
+@pytest.mark.parametrize("speedup", [1.5, 2.5])
+def test_the_clock_says_what_was_asked_for(clock: MadeUpClock, method: str, speedup: float) -> None:
+    result = by_time(plain_network(), speedup=speedup, method=method)
+    found = blocked(plain_network()) / blocked(model_of(result))
+    assert found == pytest.approx(result.report.to_dict()["speedup"]["latency"])
+    assert 0.995 * speedup <= found <= 1.1 * speedup
+    if method == "auto":  # layers add up to the whole on this clock, so nothing has to be corrected
+        assert [len(each) for each in clock.networks] == [1, 2, 2]  # the original, a stand-in, the result
+
+
+def test_blocks_that_cost_the_same_are_filled(clock: MadeUpClock) -> None:
+    """With ranks free to be any number, those in between cost as much as the next whole block."""
+    result = by_time(plain_network(), rank_multiple=1)
+    ranks = [rank for entry in result.plan for rank in (entry.channel, entry.spatial) if rank is not None]
+    assert ranks
+    assert all(rank % BLOCK == 0 or rank in {27, 9} for rank in ranks)
+
+
+def test_it_spends_the_time_where_multiply_adds_are_dear(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where 1 x 1 convolutions take for ever, spatial pairs are chosen; where 1 x 3 ones do, channel pairs."""
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: BLOCK)
+    for kernel, wanted in (((1, 1), "spatial"), ((1, 3), "channel")):
+
+        def milliseconds(model: onnx.ModelProto | Path, dear: tuple[int, ...] = kernel) -> float:
+            return blocked(model) + sum(9.0 for each in work(model) if each.weight[2:] == dear)
+
+        set_clock(monkeypatch, tmp_path / wanted, milliseconds)
+        result = by_time(plain_network())
+        assert {entry.method for entry in result.plan} - {"kept"} == {wanted}
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_the_budget_is_corrected_by_the_whole_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, factor: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Chains are slower, or faster, among their neighbours than alone."""
+
+    def milliseconds(model: onnx.ModelProto | Path) -> float:
+        if is_one_layer(model):
+            return blocked(model)
+        chains = 0.0
+        for each in work(model):
+            chains += (0.02 + each.blocked(BLOCK) / RATE) * (1 if each.weight[:2] in {(32, 3), (32, 32)} else factor)
+        return chains
+
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: BLOCK)
+    clock = set_clock(monkeypatch, tmp_path, milliseconds)
+    with caplog.at_level(logging.INFO):
+        result = by_time(plain_network(), speedup=2.0, method="channel")
+    first, *_, last = re.findall(r"measured speedup (\S+)", caplog.text)
+    assert abs(float(last) - 2.04) < abs(float(first) - 2.04)
+    assert 1.95 <= result.to_dict()["speedup"]["latency"] <= 2.15
+    assert 4 <= len(clock.networks) <= 1 + 6 + 1
+    assert warnings(caplog) == []
+
+
+def test_of_all_that_was_tried_the_nearest_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A clock on which no try is any good: 1.4, 1.2, 1.9, ... instead of 2."""
+    speedups = iter([1.4, 1.2, 1.9, 1.6, 2.6, 1.3])
+    tried: list[RankPlan] = []
+    real = choose.stand_in_network
+
+    def spy(job: Job, plan: RankPlan) -> onnx.ModelProto:
+        tried.append(plan)
+        return real(job, plan)
+
+    def milliseconds(model: onnx.ModelProto | Path) -> float:
+        if is_one_layer(model):
+            return blocked(model)
+        return blocked(plain_network()) / (1 if len(work(model)) == 5 else next(speedups))
+
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: BLOCK)
+    monkeypatch.setattr(choose, "stand_in_network", spy)
+    set_clock(monkeypatch, tmp_path, milliseconds)
+    result = by_time(plain_network(), dry_run=True, speedup=2.0)
+    assert 4 <= len(tried) <= 6
+    assert result.plan == tried[2]
+    assert result.plan not in tried[:2] + tried[3:]
+
+
+def test_the_next_budget_lies_on_the_line_through_what_was_tried() -> None:
+    """Time that is no multiple of the layers' sum: 0.1 + 0.2 a millisecond."""
+    share = {budget: 0.1 + 0.2 * budget for budget in (2.0, 1.5)}
+    assert choose._next_budget(share, 0.35) == pytest.approx(1.25, abs=1e-12)
+    assert choose._next_budget(share, 0.01) == pytest.approx(0.6 * 1.5, abs=1e-12)  # no long steps
+    assert choose._next_budget(share, 0.99) == pytest.approx(1.6 * 1.5, abs=1e-12)
+    assert choose._next_budget({2.0: 0.5}, 0.25) == pytest.approx(1.0, abs=1e-12)
+    assert choose._next_budget({2.0: 0.4, 1.5: 0.5}, 0.25) == pytest.approx(0.75, abs=1e-12)  # noise: no line
+
+
+def test_whatever_the_layers_do_not_account_for_is_fixed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Half of the time passes between the convolutions: twice as fast as a whole cannot be had from them alone."""
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: BLOCK)
+    fixed = blocked(plain_network())
+    set_clock(monkeypatch, tmp_path, lambda model: blocked(model) + (0 if is_one_layer(model) else fixed))
+    with pytest.raises(BudgetError) as caught:
+        by_time(plain_network(), speedup=2.0)
+    text = str(caught.value)
+    assert text.startswith("speedup 2 cannot be reached, the largest that can is 1.")
+    assert f"(measured; {fixed:.4g} of {2 * fixed:.4g} ms are in layers that stay): lower --speedup" in text
+    result = by_time(plain_network(), speedup=1.4)
+    assert 1.39 <= result.to_dict()["speedup"]["latency"] <= 1.5
+
+
+def test_only_layers_that_may_be_touched_are_timed(clock: MadeUpClock) -> None:
+    by_time(plain_network(), exclude=["c[034]"], speedup=1.2, dry_run=True)
+    first = {each.weight for model in clock.layers for each in work(model)[:1]}
+    assert {(32, 3, 3, 3)} & first == set()
+    # c1 and c2 are alike in shape, and timed once: the layer, and five grids.
+    assert len({model.SerializeToString() for model in clock.layers}) * 3 == len(clock.layers)
+
+
+def test_what_was_measured_is_remembered(clock: MadeUpClock) -> None:
+    first = by_time(plain_network())
+    layers = len(clock.layers)
+    assert layers > 0
+    second = by_time(plain_network(), speedup=1.8)
+    assert len(clock.layers) <= layers + 1  # at most a look whether it still holds
+    assert first.plan != second.plan
+    assert [len(each) for each in clock.networks].count(1) == 1
+
+
+def test_layers_that_seem_out_of_reach_are_tried_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Chains run faster in the network than alone: by the sum of its layers 9x could not be had, but it can."""
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: BLOCK)
+    alone = 3.0
+    set_clock(
+        monkeypatch,
+        tmp_path,
+        lambda model: blocked(model) * (alone if is_one_layer(model) and len(work(model)) > 1 else 1),
+    )
+    result = by_time(plain_network(), speedup=3.0)
+    assert result.to_dict()["speedup"]["latency"] >= 2.85
+
+
+def test_what_slows_down_without_any_layer_at_fault_is_not_said_to_stay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Time passes between convolutions: every chain is faster alone than its layer, the whole is not."""
+    set_clock(monkeypatch, tmp_path, lambda model: by_work(model) + (0 if is_one_layer(model) else len(work(model))))
+    result = converted(plain_network(), dry_run=True)
+    assert result.report.speedup >= 2
+    assert not any("stay" in text for text in warnings(caplog))
+
+
+def by_work(model: onnx.ModelProto | Path) -> float:
+    return sum(each.macs for each in work(model)) / RATE
+
+
+# Tables
+
+
+def elsewhere(table: Path) -> Path:
+    """The same table as if another machine had written it."""
+    read = LatencyTable.from_json(table.read_text(), "test")
+    moved = table.with_name("moved.json")
+    moved.write_text(replace(read, machine=Machine("cpu", "a board", 4, "1.0", BLOCK)).to_json())
+    return moved
+
+
+def test_a_table_that_comes_from_elsewhere(
+    clock: MadeUpClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tmp_path / "t.json"
+    here = by_time(plain_network(), latency_table=table, dry_run=True)
+    moved = elsewhere(table)
+    before = moved.read_bytes()
+    clock.layers.clear()
+    clock.networks.clear()
+    there = by_time(plain_network(), latency_table=moved)
+    assert there.plan == here.plan
+    assert clock.layers == clock.networks == []
+    assert moved.read_bytes() == before
+    assert there.to_dict()["speedup"]["latency"] is None
+    assert there.to_dict()["latency"] is None
+    assert warnings(caplog) == []
+    assert 2.0 <= blocked(plain_network()) / blocked(model_of(there)) < 2.2
+
+
+def test_a_table_that_comes_from_elsewhere_and_lacks_something(clock: MadeUpClock, tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    by_time(plain_network(), latency_table=table, dry_run=True, method="channel")
+    with pytest.raises(BudgetError, match=r"moved\.json: measured on a board, .*lacks \d+ entries, Conv 'c0' \("):
+        by_time(plain_network(), latency_table=elsewhere(table), method="spatial")
+    # The layers are alike, the network is not.
+    with pytest.raises(BudgetError, match=r"lacks 1 entries, the network itself"):
+        by_time(plain_network(4), latency_table=elsewhere(table), method="channel")
+
+
+def test_a_table_is_used_instead_of_the_clock(clock: MadeUpClock, tmp_path: Path) -> None:
+    """What the table says of chains counts, whatever the clock says."""
+    table = tmp_path / "t.json"
+    by_time(plain_network(), latency_table=table, dry_run=True)
+    read = LatencyTable.from_json(table.read_text(), "test")
+    changed = {key: ms + (50 if ", spatial" in key else 0) for key, ms in read.milliseconds.items()}
+    table.write_text(replace(read, milliseconds=changed).to_json())
+    result = by_time(plain_network(), latency_table=table, dry_run=True)
+    assert {entry.method for entry in result.plan} - {"kept"} == {"channel"}
+
+
+# On the clock of this machine
+
+
+def test_real_clocks_choose_ranks_too() -> None:
+    """Whatever they say, the result is a network that was verified, with times of both."""
+    model = plain_network(3, channels=64, size=16)
+    result = by_time(model, speedup=1.2, method="channel")
+    report = result.to_dict()
+    assert {entry.method for entry in result.plan} != {"kept"}
+    assert report["latency"]["before_ms"] > 0
+    assert report["speedup"]["latency"] > 0
+    assert report["verification"]["outputs"]["y"]["relative_error"] < 1
+    x = images(4, 16, seed=9)
+    assert relative(run(model, {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.5

@@ -1,0 +1,334 @@
+"""What a conversion is said to bring in milliseconds, where the clock is made up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onnx_lowrank import RankPlan, Settings, convert
+from onnx_lowrank.calibrate import preset
+from onnx_lowrank.calibrate.calibration import Job, prepare_job
+from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
+from onnx_lowrank.runtime.latency import (
+    Latency,
+    latency_feeds,
+    measure_layers,
+    stand_in_network,
+    time_conversion,
+    warn_if_slow,
+)
+from onnx_lowrank.runtime.latency_table import LatencyTable, Machine
+from onnx_lowrank.runtime.network import count_macs
+from onnx_lowrank.runtime.progress import Silent
+from onnx_lowrank.runtime.timing import Timing
+from tests.helpers import (
+    CPU,
+    MadeUpClock,
+    Work,
+    build,
+    filters,
+    is_one_layer,
+    normal,
+    plain_network,
+    run,
+    set_clock,
+    work,
+)
+from tests.networks import images, network
+
+PLAN = RankPlan(
+    (
+        LayerPlan("c0"),
+        LayerPlan("c1", "channel", 8),
+        LayerPlan("c2", "spatial", spatial=12),
+        LayerPlan("c3", "spatial-channel", 8, 12),
+        LayerPlan("c4", "channel", 4),
+    )
+)
+RATE = 1e5  # multiply-adds in a millisecond
+
+
+def job_for(model: onnx.ModelProto, samples: Any = None, **changes: Any) -> Job:
+    chosen = {"samples": 20, "provider": "cpu", "threads": 1} | changes
+    data = images(24, 8) if samples is None else samples
+    return prepare_job(model, data, Settings(**chosen), preset("zero-one"), Silent())
+
+
+def by_macs(model: onnx.ModelProto | Path) -> float:
+    return sum(each.macs for each in work(model)) / RATE
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MadeUpClock:
+    """A clock that shows multiply-adds."""
+    return set_clock(monkeypatch, tmp_path / "cache", by_macs)
+
+
+@pytest.fixture
+def job(made_up: MadeUpClock) -> Job:
+    return job_for(plain_network())
+
+
+def latency(before: float, after: float) -> Latency:
+    return Latency(Timing(((before,),)), Timing(((after,),)), 1, 1)
+
+
+# The stand-in network
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(METHODS), st.integers(1, 24), st.integers(1, 24)), min_size=5, max_size=5))
+def test_the_stand_in_has_the_multiply_adds_that_are_planned(job: Job, entries: list[tuple[str, int, int]]) -> None:
+    planned = []
+    for layer, (method, channel, spatial) in zip(job.layers, entries, strict=True):
+        kinds, largest = method.split("-"), largest_ranks(layer)
+        ranks = {"channel": min(channel, largest["channel"]), "spatial": min(spatial, largest["spatial"])}
+        planned.append(LayerPlan(layer.name, method, **{kind: ranks[kind] for kind in kinds if kind in ranks}))
+    plan = RankPlan(tuple(planned))
+    before = job.network.model.SerializeToString()
+    found = stand_in_network(job, plan)
+    assert count_macs(found, job.one_batch, CPU) == sum(job.planned_macs(plan))
+    assert job.network.model.SerializeToString() == before
+    (output,) = run(found, job.one_batch).values()
+    assert output.shape == run(job.network.model, job.one_batch)["y"].shape
+    assert np.isfinite(output).all()
+
+
+def test_the_stand_in_has_the_nodes_of_the_converted_network(job: Job) -> None:
+    converted = convert(plain_network(), images(24, 8), plan=PLAN, samples=20, bench=False).model
+    assert converted is not None
+    found = stand_in_network(job, PLAN)
+    assert list(found.graph.node) == list(converted.graph.node)
+    shapes = [{tensor.name: list(tensor.dims) for tensor in each.graph.initializer} for each in (found, converted)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_stand_in_with_folded_nodes_residuals_and_a_head() -> None:
+    job = job_for(network(), images(24))
+    plan = RankPlan(tuple(LayerPlan(layer.name, "channel", 4) for layer in job.layers))
+    found = stand_in_network(job, plan)
+    onnx.checker.check_model(found, full_check=True)
+    assert "BatchNormalization" not in {node.op_type for node in found.graph.node}
+    assert count_macs(found, job.one_batch, CPU) == sum(job.planned_macs(plan))
+
+
+# Both networks in turns
+
+
+def test_the_original_and_the_converted_network_are_timed_together(job: Job, made_up: MadeUpClock) -> None:
+    converted = stand_in_network(job, PLAN)
+    found = time_conversion(job, converted)
+    assert made_up.networks == [[job.network.model, converted]]
+    macs = sum(layer.macs for layer in job.layers), sum(job.planned_macs(PLAN))
+    assert found.to_dict() == {
+        "before_ms": pytest.approx(macs[0] / RATE),
+        "after_ms": pytest.approx(macs[1] / RATE),
+        "speedup": pytest.approx(macs[0] / macs[1]),
+        "batch": 1,
+        "threads": 1,
+    }
+
+
+def test_a_file_is_timed_as_it_is_on_the_disk(job: Job, made_up: MadeUpClock, tmp_path: Path) -> None:
+    onnx.save(job.network.model, tmp_path / "same.onnx")
+    assert time_conversion(job, tmp_path / "same.onnx").speedup == 1
+
+
+def test_default_threads_are_none_in_the_report() -> None:
+    assert Latency(Timing(((2.0,),)), Timing(((1.0,),)), 3, 0).to_dict()["threads"] is None
+
+
+@pytest.mark.parametrize(("before", "telling"), [(0.1, False), (0.29, False), (0.3, True), (5.0, True)])
+def test_networks_that_take_no_time_tell_nothing(before: float, telling: bool) -> None:
+    assert latency(before, 1e-6).telling is telling
+
+
+# Batches
+
+
+@pytest.mark.parametrize(
+    ("batch", "shapes", "wanted"),
+    [
+        ("N", {}, 1),
+        ("N", {"x": (6, 3, 12, 12)}, 6),
+        ("N", {"": (6, 3, 12, 12)}, 6),
+        ("4", {}, 4),
+        ("4", {"x": (4, 3, 12, 12)}, 4),
+    ],
+)
+def test_the_batch_is_that_of_the_model_or_of_the_shape_that_was_given(
+    made_up: MadeUpClock, batch: str, shapes: dict[str, tuple[int, ...]], wanted: int
+) -> None:
+    job = job_for(network(batch), images(24), input_shapes=shapes)
+    assert job.latency_batch == wanted
+    feeds = latency_feeds(job)
+    assert {name: values.shape for name, values in feeds.items()} == {"x": (wanted, 3, 12, 12)}
+    if batch == "N":
+        np.testing.assert_array_equal(feeds["x"], images(24)[job.split.calibration[:wanted]])
+    measure_layers(job, RankPlan(tuple(LayerPlan(layer.name) for layer in job.layers)))
+    batches = [model.graph.input[0].type.tensor_type.shape.dim[0].dim_value for model in made_up.layers]
+    assert set(batches) == {wanted}
+    assert time_conversion(job, job.network.model).to_dict()["batch"] == wanted
+
+
+def test_several_inputs_grow_together() -> None:
+    model = build(
+        """g (float[N,3,8,8] a, float[N,3,8,8] b) => (float[N,8,8,8] y)
+            { s = Add(a, b)  c = Conv<pads=[1,1,1,1]>(s, w)  y = Relu(c) }""",
+        {"w": filters(0, 8, 3, 3, 3)},
+    )
+    data = {"a": images(24, 8), "b": images(24, 8, seed=1)}
+    job = job_for(model, data, input_shapes={"a": (5, 3, 8, 8), "b": (5, 3, 8, 8)})
+    assert {name: values.shape for name, values in latency_feeds(job).items()} == dict.fromkeys("ab", (5, 3, 8, 8))
+
+
+# Warnings
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(each.getMessage() for each in caplog.records if each.levelno == logging.WARNING)
+
+
+def test_below_four_fifths_of_the_multiply_adds_there_is_a_warning(
+    job: Job, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    speedup = sum(layer.macs for layer in job.layers) / sum(job.planned_macs(PLAN))
+    assert speedup > 1.5
+    warn_if_slow(job, PLAN, latency(10, 10 / (0.81 * speedup)))
+    assert warned(caplog) == ""
+    assert made_up.layers == []  # nothing needs to be looked at
+    warn_if_slow(job, PLAN, latency(10, 10 / (0.79 * speedup)))
+    text = f"measured speedup {0.79 * speedup:.2f} is under 80 % of the {speedup:.2f} that multiply-adds promise"
+    assert warned(caplog).startswith(text)
+    assert "--cost latency spends milliseconds instead, --exclude leaves layers out" in warned(caplog)
+
+
+def test_what_takes_no_time_is_no_reason_to_warn(
+    job: Job, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_if_slow(job, PLAN, latency(0.2, 0.4))
+    assert warned(caplog) == ""
+
+
+def test_the_layers_at_fault_are_named_with_their_times(
+    job: Job, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = {"c2": 9.0, "c4": 5.0, "c1": 2.0}
+    first_filters = {"c1": (8, 32, 3, 3), "c2": (12, 32, 3, 1), "c4": (4, 32, 3, 3)}
+
+    def milliseconds(model: onnx.ModelProto | Path) -> float:
+        found = work(model)
+        names = [name for name, weight in first_filters.items() if found[0].weight == weight and len(found) == 2]
+        return by_macs(model) + sum(lost[name] for name in names)
+
+    made_up.milliseconds = milliseconds
+    warn_if_slow(job, PLAN, latency(10, 10))
+    named = warned(caplog).partition("most is lost in ")[2].partition(": --cost")[0].split(", ")
+    after = dict(zip((entry.name for entry in PLAN), job.planned_macs(PLAN), strict=True))
+    kept = job.layers[1].macs
+    assert named == [
+        f"Conv '{name}' {kept / RATE:.3g} -> {after[name] / RATE + ms:.3g} ms at {kept / after[name]:.1f}x fewer MACs"
+        for name, ms in lost.items()
+    ]
+
+
+def test_no_layer_is_named_that_loses_nothing(job: Job, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture) -> None:
+    made_up.milliseconds = by_macs
+    warn_if_slow(job, PLAN, latency(10, 10))
+    assert re.fullmatch(
+        r"measured speedup 1\.00 is under 80 % of the \d\.\d\d that multiply-adds promise: --cost latency .*",
+        warned(caplog),
+    )
+
+
+def test_ranks_chosen_by_time_are_held_against_the_time_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_for(plain_network(), cost="latency", speedup=3.0)
+    warn_if_slow(job, PLAN, latency(10, 10 / 2.86))
+    assert warned(caplog) == ""
+    warn_if_slow(job, PLAN, latency(10, 10 / 2.8))
+    assert warned(caplog).startswith("measured speedup 2.80, 3 was asked for")
+    assert made_up.layers == []
+
+
+# In the report
+
+
+def quick(**changes: Any) -> Any:
+    return convert(plain_network(), images(24, 8), **{"samples": 20, "provider": "cpu", "threads": 1} | changes)
+
+
+def test_the_report_says_what_was_measured(made_up: MadeUpClock) -> None:
+    result = quick(plan=PLAN)
+    report = json.loads(result.report.to_json())
+    assert report["latency"]["speedup"] == report["speedup"]["latency"] == pytest.approx(report["speedup"]["macs"])
+    assert report["latency"]["batch"] == report["latency"]["threads"] == 1
+    assert report["latency"]["before_ms"] > report["latency"]["after_ms"]
+    assert report["seconds"]["bench"] >= 0
+    assert len(made_up.networks) == 1
+    # Nothing was slow, so no layer had to be looked at.
+    assert [layer["latency_ms"] for layer in report["layers"]] == [{"before": None, "after": None}] * 5
+
+
+def test_layers_that_were_looked_at_are_in_the_report(made_up: MadeUpClock) -> None:
+    made_up.milliseconds = lambda model: by_macs(model) if is_one_layer(model) else 1.0
+    report = quick(plan=PLAN).to_dict()
+    for layer in report["layers"]:
+        assert layer["latency_ms"]["before"] == pytest.approx(layer["macs"]["before"] / RATE)
+        assert layer["latency_ms"]["after"] == pytest.approx(layer["macs"]["after"] / RATE)
+
+
+def test_without_a_bench_nothing_is_timed(made_up: MadeUpClock, tmp_path: Path) -> None:
+    for changes in ({"speedup": 2.0}, {"plan": PLAN}, {"cost": "params", "speedup": 2.0}):
+        report = quick(bench=False, **changes).to_dict()
+        assert report["latency"] is None
+        assert report["speedup"]["latency"] is None
+    assert made_up.layers == made_up.networks == []
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_dry_run_times_no_converted_network(made_up: MadeUpClock) -> None:
+    report = quick(plan=PLAN, dry_run=True).to_dict()
+    assert report["latency"] is None
+    assert made_up.networks == []
+
+
+def test_the_result_of_a_table_from_elsewhere_is_not_timed_here(made_up: MadeUpClock, tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    table.write_text(LatencyTable(Machine("cpu", "a board", 4, "1.0", 8)).to_json())
+    report = quick(plan=PLAN, cost="latency", latency_table=table).to_dict()
+    assert report["latency"] is None
+    assert made_up.networks == []
+
+
+def test_real_clocks_agree_that_a_hundredth_of_the_work_takes_less() -> None:
+    """On a machine as busy as it likes: 1 of 64 ranks in two layers of 64 channels on maps of 32 x 32."""
+    text = """g (float[N,3,32,32] x) => (float[N,64,1,1] y) {
+        c0 = Conv<pads=[1,1,1,1]>(x, w0)  r0 = Relu(c0)
+        c1 = Conv<pads=[1,1,1,1]>(r0, w1)  r1 = Relu(c1)
+        c2 = Conv<pads=[1,1,1,1]>(r1, w2)  r2 = Relu(c2)
+        y = GlobalAveragePool(r2)
+    }"""
+    weights = {"w0": filters(0, 64, 3, 3, 3), "w1": filters(1, 64, 64, 3, 3), "w2": filters(2, 64, 64, 3, 3)}
+    job = job_for(build(text, weights), images(24, 32))
+    plan = RankPlan((LayerPlan("c0"), *(LayerPlan(name, "channel", 1) for name in ("c1", "c2"))))
+    found = time_conversion(job, stand_in_network(job, plan))
+    assert found.speedup > 1.3
+
+
+def test_the_made_up_clock_counts_as_the_package_does() -> None:
+    model = network()
+    feeds = {"x": normal(0, 1, 3, 12, 12)}
+    dense = 16 * 5
+    assert sum(each.macs for each in work(model)) == count_macs(model, feeds, CPU) - dense
+    assert Work((30, 10, 3, 3), 4, 1).blocked(8) == 4 * 9 * 32 * 16

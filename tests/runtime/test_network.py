@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.eligible import choose_layers
+from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.runtime.network import count_macs, open_network
+from tests.example_layers import conv_layer
+from tests.helpers import CPU, build, filters, normal
+
+
+def network(size: str = "h,w") -> onnx.ModelProto:
+    return build(
+        f"""g (float[N,3,{size}] x) => (float[N,4,{size}] y) {{
+            c = Conv<pads=[1,1,1,1]>(x, w)
+            r = Relu(c)
+            y = Conv<pads=[1,1,1,1], group=4>(r, v)
+        }}""",
+        {"w": filters(0, 4, 3, 3, 3), "v": filters(1, 4, 1, 3, 3)},
+    )
+
+
+def names(layers: list[Layer] | list[SkippedLayer]) -> list[str]:
+    return [layer.name for layer in layers]
+
+
+# Shapes of inputs
+
+
+@pytest.mark.parametrize("name", ["x", ""])
+def test_open_axes_are_filled_in(name: str) -> None:
+    opened = open_network(network(), CPU, {name: (1, 3, 8, 6)})
+    assert [spec.shape for spec in opened.inputs] == [(None, 3, 8, 6)]
+    assert opened.zeros()["x"].shape == (1, 3, 8, 6)
+    layers, skipped = opened.layers(opened.zeros())
+    assert (names(layers), names(skipped)) == (["c"], ["y"])
+    assert layers[0].positions == (8, 6)
+    assert skipped[0].macs == 48 * 4 * 9
+
+
+def test_open_axes_without_a_shape() -> None:
+    with pytest.raises(
+        ModelError, match=r"<model>: input 'x' has open axes \(1,3,\?,\?\): pass --input-shapes x:1,3,\?,\?"
+    ):
+        open_network(network(), CPU, {}).zeros()
+
+
+def test_a_fixed_batch_stays_whatever_the_example_says() -> None:
+    model = build("g (float[4,3,h] x) => (float[4,3,h] y) { y = Relu(x) }")
+    (spec,) = open_network(model, CPU, {"x": (4, 3, 7)}).inputs
+    assert spec.shape == (4, 3, 7)
+    with pytest.raises(ModelError, match=r"--input-shapes: \[1, 3, 7\] does not fit input 'x' \[4, 3, None\]"):
+        open_network(model, CPU, {"x": (1, 3, 7)})
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 3, 8), (3, 8, 8, 1, 1)])
+def test_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match=r"does not fit input 'x' \[None, 3, None, None\]"):
+        open_network(network(), CPU, {"x": shape})
+
+
+def test_shapes_of_unknown_inputs() -> None:
+    with pytest.raises(ModelError, match="--input-shapes: no input 'image', the model has x"):
+        open_network(network(), CPU, {"image": (1, 3, 8, 8)})
+    two = build("g (float[N] a, float[N] b) => (float[N] y) { y = Add(a, b) }")
+    with pytest.raises(ModelError, match="--input-shapes: no input '', the model has a, b"):
+        open_network(two, CPU, {"": (1,)})
+
+
+def test_zeros_have_the_inputs_types() -> None:
+    model = build("g (int64[N,2] i, bool[3] f, float16[N] h) => (int64[N,2] y) { y = Identity(i) }")
+    zeros = open_network(model, CPU, {}).zeros()
+    assert {name: (value.dtype, value.shape) for name, value in zeros.items()} == {
+        "i": (np.dtype(np.int64), (1, 2)),
+        "f": (np.dtype(np.bool_), (3,)),
+        "h": (np.dtype(np.float16), (1,)),
+    }
+
+
+def test_multiply_adds_do_not_depend_on_the_batch() -> None:
+    for batch in (1, 5):
+        assert count_macs(network("8,6"), {"x": normal(0, batch, 3, 8, 6)}, CPU) == 48 * 9 * (12 + 4)
+
+
+# Which layers
+
+LAYERS = [conv_layer(4, 4, (3, 3), (8, 8), name=name) for name in ("stem.conv", "body.0.conv", "body.1.conv")]
+SKIPPED = [SkippedLayer("head.fc", "Gemm", "fully connected layers are not factorized", 10, 10)]
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "chosen"),
+    [
+        ([], [], ["stem.conv", "body.0.conv", "body.1.conv"]),
+        (["body"], [], ["body.0.conv", "body.1.conv"]),
+        (["^stem", r"\.1\."], [], ["stem.conv", "body.1.conv"]),
+        ([], ["stem|head"], ["body.0.conv", "body.1.conv"]),
+        (["body"], ["0"], ["body.1.conv"]),
+        (["body", "head"], ["0"], ["body.1.conv"]),
+    ],
+)
+def test_include_and_exclude(include: list[str], exclude: list[str], chosen: list[str]) -> None:
+    kept, left = choose_layers(LAYERS, SKIPPED, include, exclude)
+    assert names(kept) == chosen
+    assert sorted(names(kept) + names(left)) == sorted(names(LAYERS) + names(SKIPPED))
+    assert left[0] == SKIPPED[0]
+    assert sum(layer.macs for layer in (*kept, *left)) == sum(layer.macs for layer in (*LAYERS, *SKIPPED))  # type: ignore[attr-defined]
+
+
+def test_the_reason_is_the_users_word() -> None:
+    _, left = choose_layers(LAYERS, SKIPPED, ["body"], ["0"])
+    assert {layer.name: layer.reason for layer in left[1:]} == {
+        "stem.conv": "not among the included layers",
+        "body.0.conv": "excluded by '0'",
+    }
+
+
+def test_the_word_of_an_expression_that_matches_nothing() -> None:
+    with pytest.raises(
+        ModelError, match=r"--include 'tail': matches none of the 4 layers \(stem\.conv, body\.0\.conv, "
+    ):
+        choose_layers(LAYERS, SKIPPED, ["body", "tail"], [])
