@@ -22,7 +22,7 @@ from onnx_lowrank.graph import check_apart, check_writable, read_model, replace_
 from onnx_lowrank.layers.factors import Factors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
-from onnx_lowrank.layers.responses import Patches, Responses, Targets
+from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.ranks.choose import choose_ranks, measure_errors
 from onnx_lowrank.ranks.search import Search, largest_speedup
 from onnx_lowrank.report.build import Outcome, account, evidence
@@ -158,7 +158,7 @@ class Solved:
     outcome: Outcome
 
 
-def solve(known: Calibrated, plan: RankPlan, take: Callable[[str], Targets]) -> Solved:
+def solve(known: Calibrated, plan: RankPlan, take: Callable[[str], TargetResponses]) -> Solved:
     """Solve the layers as planned and put their factors in their places.
 
     Args:
@@ -192,7 +192,7 @@ def _searched(known: Calibrated) -> Solved:
 
 
 def _solve_layers(
-    known: Calibrated, plan: RankPlan, take: Callable[[str], Targets], most_bytes: int
+    known: Calibrated, plan: RankPlan, take: Callable[[str], TargetResponses], most_bytes: int
 ) -> tuple[list[tuple[Layer, Factors]], float]:
     """The layer loop: what reaches a layer, its factors, its place in the graph; and passes of the whole network."""
     job, converted = known.job, onnx.ModelProto()
@@ -217,9 +217,9 @@ def _solve_layers(
     return solved, passes
 
 
-def _factors(job: Job, layer: Layer, entry: LayerPlan, patches: Patches, targets: Targets) -> Factors:
+def _factors(job: Job, layer: Layer, entry: LayerPlan, patches: Patches, targets: TargetResponses) -> Factors:
     """One layer, solved as planned and asked for."""
-    return solve_layer(layer, Responses(targets, patches), entry, job.settings.solver, job.settings.refine)
+    return solve_layer(layer, LayerSamples(targets, patches), entry, job.settings.solver, job.settings.refine)
 
 
 def _rewritten(job: Job, solved: Sequence[tuple[Layer, Factors]]) -> onnx.ModelProto:

@@ -20,7 +20,7 @@ from onnx_lowrank.errors import BudgetError, CalibrationError, ModelError, Outpu
 from onnx_lowrank.layers.factors import Convolution, Factors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import largest_ranks
-from onnx_lowrank.layers.responses import Patches, Responses, Targets
+from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.ranks import choose, depth_weights
 from onnx_lowrank.runtime.progress import Silent
 from onnx_lowrank.runtime.provider import Provider
@@ -170,7 +170,7 @@ def test_the_bound_on_memory_is_for_targets_too(
     held, bounds, patches, probes = [], [], [], []
     collect = pipeline.collect_targets
 
-    def collected(*args: Any) -> dict[str, Targets]:
+    def collected(*args: Any) -> dict[str, TargetResponses]:
         targets = collect(*args)
         held.append(sum(sum(a.nbytes for a in (x.responses, x.residual) if a is not None) for x in targets.values()))
         probes.extend(ref(x.probe.patches) for x in targets.values() if x.probe)
@@ -260,7 +260,7 @@ def test_layers_are_solved_with_what_the_converted_prefix_delivers(
     strayed = {}
     real = pipeline.solve_layer
 
-    def spy(layer: Layer, responses: Responses, *more: Any) -> Factors:
+    def spy(layer: Layer, responses: LayerSamples, *more: Any) -> Factors:
         rows = applied(layer, responses.patches.reshape(len(responses.patches), -1))
         strayed[layer.name] = relative(responses.targets.responses, rows)
         return real(layer, responses, *more)

@@ -34,7 +34,7 @@ from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import RankPlan
 from onnx_lowrank.layers.rank_losses import Truncation
-from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.runtime.layer_latency import LayerClock
 from onnx_lowrank.runtime.network import Feeds, Network, open_network
 from onnx_lowrank.runtime.progress import Progress
@@ -116,7 +116,7 @@ class Calibrated:
     """
 
     job: Job
-    targets: dict[str, Targets]
+    targets: dict[str, TargetResponses]
     truncations: list[Truncation]
     place: SolverDevice
 

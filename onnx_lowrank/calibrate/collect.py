@@ -24,7 +24,7 @@ from onnx_lowrank.calibrate.taps import (
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph.extract import extract
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.responses import LARGEST, Probe, Targets, not_usable
+from onnx_lowrank.layers.responses import LARGEST, PatchProbe, TargetResponses, not_usable
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import Session
 
@@ -38,7 +38,7 @@ def collect_targets(
     batches: Iterable[Batch],
     provider: Provider,
     probes: Mapping[str, Ints] | None = None,
-) -> dict[str, Targets]:
+) -> dict[str, TargetResponses]:
     """Run the original network once over the calibration samples and keep the sampled rows.
 
     Args:
@@ -98,7 +98,9 @@ def _open(model: onnx.ModelProto, batch: Batch, taps: Sequence[Tap], provider: P
     return Session(tapped, provider, name="original network")
 
 
-def _targets(layer: Layer, taps: Mapping[str, Tap], rows: dict[str, NDArray[Any]], probe: Ints | None) -> Targets:
+def _targets(
+    layer: Layer, taps: Mapping[str, Tap], rows: dict[str, NDArray[Any]], probe: Ints | None
+) -> TargetResponses:
     found = {role: rows.pop(tap.output.name) for role, tap in taps.items()}
     for role, values in found.items():
         if not_usable(values):
@@ -108,8 +110,8 @@ def _targets(layer: Layer, taps: Mapping[str, Tap], rows: dict[str, NDArray[Any]
             )
     images, per_image, filters = found["response"].shape
     residual = found["residual"].reshape(-1, filters) if "residual" in found else None
-    targets = Targets(found["response"].reshape(-1, filters), residual)
+    targets = TargetResponses(found["response"].reshape(-1, filters), residual)
     if probe is None:
         return targets
     probed = (np.arange(images)[:, None] * per_image + probe).ravel()
-    return replace(targets, probe=Probe(as_patches(found["input"], layer), probed))
+    return replace(targets, probe=PatchProbe(as_patches(found["input"], layer), probed))

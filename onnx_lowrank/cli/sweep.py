@@ -90,7 +90,7 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     data = read_data(options.pop("data"), options.pop("data_loader"))
     refine = options.pop("refine")
     settings = Settings(refine=refine or "fast", **read_inputs(options), **options)
-    targets = sweeps.Targets(speedups, quick=not models and refine is None, keep=models, places=places)
+    targets = sweeps.SweepGoals(speedups, quick=not models and refine is None, keep=models, places=places)
     with (
         watching(quiet=quiet) as watch,
         _pages() as pages,

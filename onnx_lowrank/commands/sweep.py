@@ -35,7 +35,7 @@ _PER_CALIBRATION_IMAGE = 2  # held-out samples: 100 tell agreements of 95 and of
 
 
 @dataclass(frozen=True)
-class Targets:
+class SweepGoals:
     """What a sweep goes for.
 
     Attributes:
@@ -115,7 +115,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         LowRankError: anything the user can fix; that of the smallest speedup where none can be met.
         TypeError, ValueError: wrong settings.
     """
-    targets = Targets(speedups, quick=not models if quick is None else quick, keep=models)
+    targets = SweepGoals(speedups, quick=not models if quick is None else quick, keep=models)
     chosen = replace(settings or Settings(), **changes)
     with sweeping(model, data, chosen, targets, preprocessing=preprocessing, progress=progress) as found:
         return found
@@ -126,7 +126,7 @@ def sweeping(
     model: str | Path | onnx.ModelProto,
     data: Any,
     settings: Settings,
-    targets: Targets,
+    targets: SweepGoals,
     *,
     preprocessing: Preprocessing | None = None,
     progress: Progress | None = None,
@@ -163,7 +163,9 @@ class _Target:
     error: LowRankError | None = None
 
 
-def _converted(known: Calibrated, speedups: Sequence[float], targets: Targets, files: ExitStack) -> Iterator[_Target]:
+def _converted(
+    known: Calibrated, speedups: Sequence[float], targets: SweepGoals, files: ExitStack
+) -> Iterator[_Target]:
     """Every target, one by one; one that is out of reach does not stop the others, unless all are."""
     original, errors = remembered_original(known.job), []
     for speedup in speedups:
@@ -199,7 +201,7 @@ def _with_latency(target: _Target, latency: Latency) -> _Target:
     return replace(target, outcome=replace(target.outcome, latency=latency))
 
 
-def _swept(known: Calibrated, targets: Targets, found: Sequence[_Target]) -> Sweep:
+def _swept(known: Calibrated, targets: SweepGoals, found: Sequence[_Target]) -> Sweep:
     """The account of a sweep."""
     points, results = [], []
     for each in found:

@@ -21,7 +21,7 @@ def not_usable(rows: NDArray[Any]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Targets:
+class TargetResponses:
     """What the original network delivers at the sampled positions of one layer.
 
     Attributes:
@@ -33,26 +33,26 @@ class Targets:
 
     responses: Array
     residual: Array | None = None
-    probe: Probe | None = None
+    probe: PatchProbe | None = None
 
     @property
     def nbytes(self) -> int:
         """Size in bytes, without the probe."""
         return int(self.responses.nbytes + (0 if self.residual is None else self.residual.nbytes))
 
-    def first(self, rows: int | None = None) -> Targets:
+    def first(self, rows: int | None = None) -> TargetResponses:
         """The first rows, or all, without the probe: nobody chooses ranks by them any more."""
-        return Targets(self.responses[:rows], None if self.residual is None else self.residual[:rows])
+        return TargetResponses(self.responses[:rows], None if self.residual is None else self.residual[:rows])
 
-    def part(self, read: slice, made: slice) -> Targets:
+    def part(self, read: slice, made: slice) -> TargetResponses:
         """What concerns one group of channels: those it reads, the filters it makes."""
         residual = None if self.residual is None else self.residual[:, made]
-        probe = None if self.probe is None else Probe(self.probe.patches[:, read], self.probe.rows)
-        return Targets(self.responses[:, made], residual, probe)
+        probe = None if self.probe is None else PatchProbe(self.probe.patches[:, read], self.probe.rows)
+        return TargetResponses(self.responses[:, made], residual, probe)
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class PatchProbe:
     """What the original network feeds a layer at some of its sampled positions.
 
     Attributes:
@@ -65,7 +65,7 @@ class Probe:
 
 
 @dataclass(frozen=True, eq=False)
-class Responses:
+class LayerSamples:
     """Both sides of one layer's reconstruction; row i of each is the same position of the same image.
 
     Attributes:
@@ -73,10 +73,10 @@ class Responses:
         patches: of the layer's input, as the converted prefix really delivers it, shape (n, c, kh, kw), float32.
     """
 
-    targets: Targets
+    targets: TargetResponses
     patches: Patches
 
-    def part(self, read: slice, made: slice) -> Responses:
+    def part(self, read: slice, made: slice) -> LayerSamples:
         """What concerns one group of channels: those it reads, the filters it makes."""
         patches = self.patches.of(read) if isinstance(self.patches, SpilledRows) else self.patches[:, read]
-        return Responses(self.targets.part(read, made), patches)
+        return LayerSamples(self.targets.part(read, made), patches)

@@ -19,7 +19,7 @@ from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan, largest_ranks
 from onnx_lowrank.layers.rank_losses import Truncation
-from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.ranks import (
     ChainLatency,
@@ -46,7 +46,7 @@ _TRIES = 6
 _CLEARLY_FASTER = 1.05  # speedup of a whole network that needs no second look
 
 
-def measure_errors(job: Job, targets: Mapping[str, Targets], place: SolverDevice) -> list[Truncation]:
+def measure_errors(job: Job, targets: Mapping[str, TargetResponses], place: SolverDevice) -> list[Truncation]:
     """What pairs of ranks cost each layer in accuracy; the same for every target.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_lowrank.layers.factors import Convolution, Factors
 from onnx_lowrank.layers.layer import Layer, pointwise
-from onnx_lowrank.layers.responses import Responses
+from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import Array, blocks, like, namespace
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import reconstruct
@@ -19,7 +19,7 @@ from onnx_lowrank.solve.truncated_svd import truncated_svd
 _BLOCK_ROWS = 6144  # patches read at a time: a multiple of the rows that kernels take, lest numbers depend on it
 
 
-def solve_channel(layer: Layer, responses: Responses, rank: int, *, solver: str = "auto") -> Factors:
+def solve_channel(layer: Layer, responses: LayerSamples, rank: int, *, solver: str = "auto") -> Factors:
     """Solve a layer as a kh x kw convolution with ``rank`` filters and a 1 x 1 convolution.
 
     Args:
@@ -37,7 +37,7 @@ def solve_channel(layer: Layer, responses: Responses, rank: int, *, solver: str 
     return Factors(channel_chain(layer, factors.on_host()), errors)
 
 
-def input_responses(layer: Layer, responses: Responses) -> Array:
+def input_responses(layer: Layer, responses: LayerSamples) -> Array:
     """The original layer applied to the patches: shape (n, d), where the targets are and in their type."""
     patches, beside = responses.patches, responses.targets.responses
     xp = namespace(beside)

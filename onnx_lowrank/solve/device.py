@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.runtime.provider import Provider
 
 log = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ class SolverDevice:
             several threads are the first to ask for its linear algebra.
     """
 
-    move: Callable[[Targets], Targets] = lambda targets: targets
+    move: Callable[[TargetResponses], TargetResponses] = lambda targets: targets
     failures: tuple[type[Exception], ...] = ()
     free_unused: Callable[[], None] = lambda: None
     one_by_one: bool = False
 
-    def run(self, work: Callable[[Targets], Solved], targets: Targets) -> Solved:
+    def run(self, work: Callable[[TargetResponses], Solved], targets: TargetResponses) -> Solved:
         """Run ``work`` on targets here, or on the CPU where it fails here."""
         try:
             return work(self.move(targets))
@@ -71,7 +71,7 @@ def solver_device(provider: Provider) -> SolverDevice:
     return SolverDevice()
 
 
-def to_device(targets: Targets, device: str = "cuda") -> Targets:
+def to_device(targets: TargetResponses, device: str = "cuda") -> TargetResponses:
     """Copy the targets of a layer as float32 tensors to a device; the probe's patches are read from where they are.
 
     Args:
@@ -84,4 +84,4 @@ def to_device(targets: Targets, device: str = "cuda") -> Targets:
         return torch.asarray(rows, dtype=torch.float32, device=device)
 
     residual = None if targets.residual is None else moved(targets.residual)
-    return Targets(moved(targets.responses), residual, targets.probe)
+    return TargetResponses(moved(targets.responses), residual, targets.probe)

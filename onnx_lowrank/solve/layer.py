@@ -10,14 +10,14 @@ import numpy as np
 from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.layers.responses import Responses
+from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import namespace, squares
 from onnx_lowrank.solve.channel import solve_channel
 from onnx_lowrank.solve.spatial_channel import solve_spatial
 
 
 def solve_layer(
-    layer: Layer, responses: Responses, plan: LayerPlan, solver: str = "auto", refinement: str = "fast"
+    layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str = "auto", refinement: str = "fast"
 ) -> Factors:
     """Solve one layer as planned.
 
@@ -41,7 +41,7 @@ def solve_layer(
     raise ValueError(f"{layer.op} '{layer.name}': nothing to solve for method {plan.method!r}")
 
 
-def _grouped(layer: Layer, responses: Responses, plan: LayerPlan, solver: str, refinement: str) -> Factors:
+def _grouped(layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str, refinement: str) -> Factors:
     """Every group solved by itself at the same ranks; grouped convolutions of all of them."""
     chains, sizes = [], []
     for part, read, made in layer.parts:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_lowrank.layers.activation import Activation
-from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.arrays import Array, like, namespace, squares, zeros
 from onnx_lowrank.linalg.moments import Moments, row_blocks
 from onnx_lowrank.solve.activation_steps import activation_step
@@ -55,7 +55,7 @@ class Rows:
     activation: Activation
 
     @staticmethod
-    def of(targets: Targets, inputs: Array, activation: Activation) -> Rows:
+    def of(targets: TargetResponses, inputs: Array, activation: Activation) -> Rows:
         """The rows of a layer; what comes after the activation is worked out once."""
         original, offset = targets.responses, targets.residual
         activated = activation(original if offset is None else original + offset)

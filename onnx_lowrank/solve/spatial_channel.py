@@ -20,7 +20,7 @@ import numpy as np
 
 from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layers.layer import Layer, pointwise
-from onnx_lowrank.layers.responses import Responses
+from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import Array, eye, in_float64, like, namespace
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 from onnx_lowrank.linalg.symmetric import leading_directions
@@ -40,7 +40,7 @@ _PULL = 0.3  # of the ridge that is best for the linear solution; more mends les
 
 def solve_spatial(
     layer: Layer,
-    responses: Responses,
+    responses: LayerSamples,
     spatial: int,
     channel: int | None,
     *,
@@ -123,18 +123,18 @@ def _from_weights(layer: Layer, spatial: int, channel: int | None) -> Chain:
     return Chain(basis, horizontal_map(weight, basis).reshape(len(weight), -1), P, bias)
 
 
-def _unsolved(layer: Layer, chain: Chain, responses: Responses, rows: Rows) -> Factors:
+def _unsolved(layer: Layer, chain: Chain, responses: LayerSamples, rows: Rows) -> Factors:
     error = _error(chain, responses, rows)
     return Factors(_convolutions(layer, chain), SolveErrors(error, error))
 
 
-def _error(chain: Chain, responses: Responses, rows: Rows, first: int = 0) -> float:
+def _error(chain: Chain, responses: LayerSamples, rows: Rows, first: int = 0) -> float:
     """Relative error after the activation of a chain on whole columns, from row ``first`` on."""
     features = column_features(responses.patches, chain.T, rows.responses, first)
     return chain_error(replace(chain, T=np.eye(len(chain.T))), features, rows.part(slice(first, None)))
 
 
-def _as_in_the_paper(layer: Layer, responses: Responses, rows: Rows, spatial: int, channel: int) -> Factors:
+def _as_in_the_paper(layer: Layer, responses: LayerSamples, rows: Rows, spatial: int, channel: int) -> Factors:
     """Channel decomposition, its filters split by their weights alone, then the last 1 x 1 solved again."""
     rows = rows.of_inputs(input_responses(layer, responses))
     found, _ = reconstruct(rows, np.eye(layer.filters), truncated_svd(layer.weight, layer.bias, channel))

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import largest_ranks
 from onnx_lowrank.layers.rank_losses import Truncation, energy_shares
-from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, on_host, squares
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 from onnx_lowrank.linalg.symmetric import leading_directions
@@ -35,7 +35,7 @@ SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0) 
 ROWS = 500  # that errors are measured on
 
 
-def measure_truncation(layer: Layer, targets: Targets, rows: int = ROWS) -> Truncation:
+def measure_truncation(layer: Layer, targets: TargetResponses, rows: int = ROWS) -> Truncation:
     """Measure what pairs of ranks cost.
 
     Args:
@@ -61,7 +61,7 @@ def measure_truncation(layer: Layer, targets: Targets, rows: int = ROWS) -> Trun
 
 
 def _measure(
-    layer: Layer, targets: Targets, directions: Array, rows: int
+    layer: Layer, targets: TargetResponses, directions: Array, rows: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], float]:
     """Channel ranks, spatial ranks, squared errors of one group, shape (spatial, channel), and of keeping nothing."""
     probe, most, xp = targets.probe, largest_ranks(layer), namespace(targets.responses)

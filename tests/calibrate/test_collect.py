@@ -9,7 +9,7 @@ import pytest
 from onnx_lowrank.calibrate import collect_targets, layer_positions
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.layers.responses import TargetResponses
 from tests.helpers import CPU, Array, applied, build, filters, find, normal, run, sampled
 
 IMAGES = 7
@@ -40,7 +40,7 @@ def batches(x: Array, size: int) -> list[dict[str, Array]]:
     return [{"x": x[first : first + size]} for first in range(0, len(x), size)]
 
 
-def collected(model: onnx.ModelProto, size: int, x: Array = X) -> tuple[list[Layer], Any, dict[str, Targets]]:
+def collected(model: onnx.ModelProto, size: int, x: Array = X) -> tuple[list[Layer], Any, dict[str, TargetResponses]]:
     layers, _ = find(model, {"x": x[:1]})
     positions = layer_positions(layers, len(x), 11, seed=3)
     return layers, positions, collect_targets(model, layers, positions, batches(x, size), CPU)

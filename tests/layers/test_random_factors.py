@@ -16,7 +16,7 @@ from onnx_lowrank.layers.factors import Factors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
 from onnx_lowrank.layers.random_factors import stand_in
-from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from tests.example_layers import conv_geometries, conv_layer
@@ -37,7 +37,7 @@ def solved(layer: Layer, plan: LayerPlan) -> Factors:
     patches = normal(1, 40, layer.channels, *layer.kernel)
     responses = patches.reshape(40, -1) @ layer.weight.reshape(layer.filters, -1).T + layer.bias
     with one_thread():
-        return solve_layer(layer, Responses(Targets(responses), patches), plan, "weights")
+        return solve_layer(layer, LayerSamples(TargetResponses(responses), patches), plan, "weights")
 
 
 def check_like(found: Factors, wanted: Factors) -> None:

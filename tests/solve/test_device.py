@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from onnx_lowrank import convert, pipeline
-from onnx_lowrank.layers.responses import Probe, Responses, Targets
+from onnx_lowrank.layers.responses import LayerSamples, PatchProbe, TargetResponses
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.solve.device import SolverDevice, solver_device, to_device
 from tests.helpers import plain_network
 from tests.networks import images
 
-TARGETS = Targets(np.ones((2, 3), np.float32))
+TARGETS = TargetResponses(np.ones((2, 3), np.float32))
 
 
 class FullError(Exception):
@@ -66,9 +66,9 @@ def test_on_the_cpu_pytorch_is_not_asked(monkeypatch: pytest.MonkeyPatch, caplog
 
 def test_a_layer_too_large_for_the_gpu_is_solved_on_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
     """Memory that the attempt took is given back before; other errors go on."""
-    moved, steps = Targets(np.zeros((2, 3), np.float32)), []
+    moved, steps = TargetResponses(np.zeros((2, 3), np.float32)), []
 
-    def work(targets: Targets) -> int:
+    def work(targets: TargetResponses) -> int:
         steps.append("GPU" if targets is moved else "CPU")
         if targets is moved:
             raise FullError("12 GB wanted")
@@ -94,7 +94,7 @@ def test_threads_that_choose_ranks(one_by_one: bool, monkeypatch: pytest.MonkeyP
     """One, or several of their own."""
     seen: set[int] = set()
 
-    def bring(targets: Targets) -> Targets:
+    def bring(targets: TargetResponses) -> TargetResponses:
         seen.add(threading.get_ident())
         return targets
 
@@ -145,7 +145,7 @@ def test_a_conversion_solves_at_its_place(monkeypatch: pytest.MonkeyPatch) -> No
     solved_on: list[str] = []
 
     def noted(*given: Any) -> Any:
-        (responses,) = (each for each in given if isinstance(each, Responses))
+        (responses,) = (each for each in given if isinstance(each, LayerSamples))
         solved_on.append(type(responses.targets.responses).__name__)
         return solve_layer(*given)
 
@@ -168,8 +168,8 @@ def test_a_conversion_solves_at_its_place(monkeypatch: pytest.MonkeyPatch) -> No
 def test_targets_become_float32_tensors(dtype: Any, residual: bool) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     responses, branch = np.random.default_rng(0).normal(size=(2, 7, 3)).astype(dtype)
-    probe = Probe(np.zeros((2, 3, 1, 1)), np.arange(2))
-    moved = to_device(Targets(responses, branch if residual else None, probe), "cpu")
+    probe = PatchProbe(np.zeros((2, 3, 1, 1)), np.arange(2))
+    moved = to_device(TargetResponses(responses, branch if residual else None, probe), "cpu")
     for tensor, array in ((moved.responses, responses), (moved.residual, branch if residual else None)):
         if array is None:
             assert tensor is None
@@ -183,7 +183,7 @@ def test_the_device_is_cuda_unless_said_otherwise(monkeypatch: pytest.MonkeyPatc
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     asked: list[Any] = []
     monkeypatch.setattr(torch, "asarray", lambda _, **named: asked.append(named["device"]))
-    to_device(Targets(np.ones((2, 2))))
+    to_device(TargetResponses(np.ones((2, 2))))
     assert asked == ["cuda"]
 
 

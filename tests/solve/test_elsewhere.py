@@ -13,7 +13,7 @@ from onnx_lowrank.layers import activation as act
 from onnx_lowrank.layers.activation import Activation
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg import moments
 from onnx_lowrank.linalg.moments import BLOCK_ROWS, DEVICE_BLOCK_ROWS, row_blocks
 from onnx_lowrank.linalg.threads import one_thread
@@ -36,7 +36,7 @@ def _small_products(tensor: Callable[[Any], Any]) -> Iterator[None]:
         yield
 
 
-def grouped(activation: Activation) -> tuple[Layer, Responses]:
+def grouped(activation: Activation) -> tuple[Layer, LayerSamples]:
     """Two groups of half the channels each."""
     layer = replace(conv_layer(FILTERS, CHANNELS // 2, (3, 3), (8, 8)), activation=activation, groups=2)
     patches = correlated(0, ROWS)
@@ -45,17 +45,17 @@ def grouped(activation: Activation) -> tuple[Layer, Responses]:
         for part, read, _ in layer.parts
     ]
     arrived = patches + 0.05 * patches.std() * normal(1, *patches.shape)
-    return layer, Responses(Targets(np.concatenate(made, axis=1)), arrived)
+    return layer, LayerSamples(TargetResponses(np.concatenate(made, axis=1)), arrived)
 
 
-def assert_stays(layer: Layer, responses: Responses, plan: LayerPlan, solver: str = "auto") -> None:
+def assert_stays(layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str = "auto") -> None:
     from onnx_lowrank.solve.device import to_device
     from tests.solve.elsewhere import DEVICE, elsewhere
 
     wanted = solve_layer(layer, responses, plan, solver)
     patches: Any = responses.patches if layer.groups > 1 else SlicesOnly(responses.patches)
     with elsewhere() as traffic:
-        there = Responses(to_device(responses.targets, DEVICE), patches)
+        there = LayerSamples(to_device(responses.targets, DEVICE), patches)
         sent = len(traffic.sent)
         found = solve_layer(layer, there, plan, solver)
     np.testing.assert_allclose(found.errors.linear, wanted.errors.linear, rtol=1e-4)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.layers.activation import relu
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from tests.solve.test_spatial_channel import problem
@@ -51,13 +51,13 @@ class SlicesOnly:
         return self.rows[rows].copy()
 
 
-def many(count: int) -> tuple[Layer, Responses]:
+def many(count: int) -> tuple[Layer, LayerSamples]:
     """The rows of `problem` several times over, a little off."""
     layer, few = problem(relu())
     generator = np.random.default_rng(0)
     chosen = generator.integers(0, len(few.patches), count)
     patches = few.patches[chosen] + 0.1 * generator.normal(size=(count, *few.patches.shape[1:])).astype(np.float32)
-    return layer, Responses(Targets(few.targets.responses[chosen]), patches)
+    return layer, LayerSamples(TargetResponses(few.targets.responses[chosen]), patches)
 
 
 @pytest.mark.parametrize("method", PLANS)
@@ -66,7 +66,7 @@ def test_blocks_of_rows_are_enough(solver: str, method: str) -> None:
     layer, responses = many(ROWS)
     patches: Any = SlicesOnly(responses.patches)
     wanted = solve_layer(layer, responses, PLANS[method], solver)
-    found = solve_layer(layer, Responses(responses.targets, patches), PLANS[method], solver)
+    found = solve_layer(layer, LayerSamples(responses.targets, patches), PLANS[method], solver)
     assert max(patches.lengths) <= MOST
     assert sum(patches.lengths) >= ROWS
     assert found.errors == wanted.errors

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.layers.activation import Activation, hard_swish, identity, prelu, relu, silu
 from onnx_lowrank.layers.layer import Geometry, Layer
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.nonlinear import PENALTIES, Rows, activated_error, solve_nonlinear
@@ -30,7 +30,7 @@ def problem(
     arrived = patches + 0.1 * generator.normal(size=patches.shape)
     original, inputs = patches @ weight.T + bias, arrived @ weight.T + bias
     branch = generator.normal(size=original.shape).astype(np.float32) if residual else None
-    targets = Targets(original.astype(np.float32), branch)
+    targets = TargetResponses(original.astype(np.float32), branch)
     return Rows.of(targets, inputs.astype(np.float32), activation), weight, bias
 
 
@@ -58,7 +58,7 @@ def test_a_constant_residual_is_the_same_problem_as_responses_moved_by_it() -> N
     rows, _, _ = problem(relu(), 2000)
     constant = np.full_like(rows.responses, -6)
     errors = []
-    for targets in (Targets(rows.responses, constant), Targets(rows.responses + constant)):
+    for targets in (TargetResponses(rows.responses, constant), TargetResponses(rows.responses + constant)):
         moved = Rows.of(targets, rows.inputs, relu())
         moments = Moments.of(moved.inputs, moved.responses)
         solver = ReducedRankSolver(moments.gram, 0.001, np.eye(FILTERS))
@@ -75,7 +75,7 @@ def test_relu_solution_is_near_a_local_optimum_of_the_true_objective(residual: b
     rows, _, _ = problem(relu(), 3000)
     if residual:  # as large as the responses, so that it decides which elements are active
         branch = (8 * np.random.default_rng(5).normal(size=rows.inputs.shape)).astype(np.float32)
-        rows = Rows.of(Targets(rows.responses, branch), rows.inputs, relu())
+        rows = Rows.of(TargetResponses(rows.responses, branch), rows.inputs, relu())
     moments = Moments.of(rows.inputs, rows.responses)
     solver = ReducedRankSolver(moments.gram, 0.0, np.eye(FILTERS))
     linear = fit_with(solver, moments, 4)
@@ -101,7 +101,7 @@ def test_data_free_factors_are_taken_where_the_rows_are_too_few(caplog: pytest.L
     weight, bias = generator.normal(size=(FILTERS, 4)) @ generator.normal(size=(4, PATCH)), np.zeros(FILTERS)
     original = generator.normal(size=(12, PATCH)) @ weight.T
     inputs = original + 4 * generator.normal(size=original.shape)
-    rows = Rows.of(Targets(original.astype(np.float32)), inputs.astype(np.float32), relu())
+    rows = Rows.of(TargetResponses(original.astype(np.float32)), inputs.astype(np.float32), relu())
     data_free = truncated_svd(weight, bias, 4)
     factors, errors = reconstruct(rows, np.eye(FILTERS), data_free)
     assert factors is data_free
@@ -163,7 +163,7 @@ def test_full_rank_chain_is_the_layer() -> None:
     )
     patches = generator.normal(size=(500, 27))
     rows = (patches @ weight.reshape(8, 27).T + bias).astype(np.float32)
-    responses = Responses(Targets(rows), patches.reshape(-1, 3, 3, 3).astype(np.float32))
+    responses = LayerSamples(TargetResponses(rows), patches.reshape(-1, 3, 3, 3).astype(np.float32))
     factors = solve_layer(layer, responses, LayerPlan("conv", "channel", 8))
     first, second = factors.convolutions
     product = second.weight[:, :, 0, 0] @ first.weight.reshape(8, 27)
@@ -177,7 +177,7 @@ def test_full_rank_chain_is_the_layer() -> None:
 
 def test_the_error_of_targets_that_are_all_zero() -> None:
     rows, _, _ = problem(relu(), 50)
-    silent = Rows.of(Targets(np.full((50, FILTERS), -1, np.float32)), rows.inputs, relu())
+    silent = Rows.of(TargetResponses(np.full((50, FILTERS), -1, np.float32)), rows.inputs, relu())
     zero, unit = np.zeros((FILTERS, 1)), np.ones((FILTERS, 1))
     assert activated_error(silent, RankFactors(zero, zero.T, np.zeros(FILTERS))) == 0
     assert activated_error(silent, RankFactors(unit, zero.T, np.ones(FILTERS))) == float("inf")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from onnx_lowrank.layers.activation import Activation, hard_swish, identity, leaky_relu, relu, silu
-from onnx_lowrank.layers.responses import Targets
+from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.moments import BLOCK_ROWS
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve.chain import Chain
@@ -54,7 +54,7 @@ def random_rows(
     generator = np.random.default_rng(seed)
     responses = generator.normal(size=(count, filters)).astype(dtype)
     branch = generator.normal(size=(count, filters)).astype(dtype) if residual else None
-    return Rows.of(Targets(responses, branch), np.zeros((count, 0), dtype), activation)
+    return Rows.of(TargetResponses(responses, branch), np.zeros((count, 0), dtype), activation)
 
 
 def response(chain: Chain, features: Array, rows: Rows) -> Array:
@@ -183,7 +183,7 @@ def problem(
     weight = generator.normal(size=(filters, columns * size)) / 3
     responses = features.reshape(count, -1) @ weight.T + 0.5 + noise * generator.normal(size=(count, filters))
     branch = generator.normal(size=(count, filters)).astype(np.float32) if residual else None
-    rows = Rows.of(Targets(responses.astype(np.float32), branch), np.zeros((count, 0), np.float32), activation)
+    rows = Rows.of(TargetResponses(responses.astype(np.float32), branch), np.zeros((count, 0), np.float32), activation)
     start = np.random.default_rng(7)
     first = weight.reshape(filters, columns, size)[:, :, :spatial].reshape(filters, -1)
     T, offset = np.eye(spatial, size), np.full(filters, 0.5)
@@ -241,7 +241,7 @@ def test_finds_a_chain_that_is_there(activation: Activation) -> None:
     features = features.astype(np.float64)
     truth = random_chain(5, 6, 5, 3, 2, None)
     wanted = response(truth, features, rows)
-    exact = Rows.of(Targets(wanted), rows.inputs, activation)
+    exact = Rows.of(TargetResponses(wanted), rows.inputs, activation)
     near = truth.like(truth.vector() + 0.05 * np.random.default_rng(0).normal(size=truth.vector().shape))
     assert relative_error(near, features, exact) > 0.03
     refined = refine(near, features, exact, 60, pull=free(near))
@@ -336,7 +336,7 @@ def test_no_iterations() -> None:
 
 def test_targets_that_are_all_zero() -> None:
     chain, features, rows = problem(relu(), 3, 50)
-    dead = Rows.of(Targets(np.full_like(rows.responses, -1)), rows.inputs, relu())
+    dead = Rows.of(TargetResponses(np.full_like(rows.responses, -1)), rows.inputs, relu())
     assert refine(chain, features, dead, 30, pull=free(chain)) is chain
     assert chain_error(chain, features, dead) == np.inf
     silent = replace(chain, offset=np.full(6, -1e3))

@@ -20,7 +20,7 @@ from onnx_lowrank.layers.activation import Activation, hard_swish, identity, rel
 from onnx_lowrank.layers.factors import Factors
 from onnx_lowrank.layers.layer import Geometry, Layer
 from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
-from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.chain import Chain
@@ -53,7 +53,7 @@ def on_patches(factors: Factors, patches: Array) -> Array:
     return np.asarray(response + bias)
 
 
-def activated_error(layer: Layer, factors: Factors, responses: Responses) -> float:
+def activated_error(layer: Layer, factors: Factors, responses: LayerSamples) -> float:
     """``||r(Y + S) - r(Y' + S)|| / ||r(Y + S)||`` on these rows."""
     branch = responses.targets.residual
     offset = 0.0 if branch is None else branch.astype(np.float64)
@@ -92,7 +92,7 @@ def one_conv(attributes: str, weight: Array, bias: Array, size: tuple[int, int])
     )
 
 
-def sampled(model: onnx.ModelProto, x: Array) -> tuple[Layer, Responses]:
+def sampled(model: onnx.ModelProto, x: Array) -> tuple[Layer, LayerSamples]:
     """The model's layer, and all its rows as onnxruntime computes them."""
     (layer,), _ = find(model, {"x": x})
     response = rows_of(run(model, {"x": x}, ["c"])["c"])
@@ -101,7 +101,7 @@ def sampled(model: onnx.ModelProto, x: Array) -> tuple[Layer, Responses]:
         relative(response, patches.reshape(len(patches), -1) @ layer.weight.reshape(layer.filters, -1).T + layer.bias)
         < 1e-5
     )
-    return layer, Responses(Targets(response), patches)
+    return layer, LayerSamples(TargetResponses(response), patches)
 
 
 def converted(model: onnx.ModelProto, layer: Layer, factors: Factors, x: Array) -> Array:
@@ -166,7 +166,7 @@ def test_full_rank_is_exact_on_any_data(count: int, solver: str) -> None:
     patches[:, 1] = 0
     targets = np.einsum("dchw,nchw->nd", layer.weight, patches) + layer.bias
     for spatial, channel in ((6, None), (6, 7)):
-        factors = solve_spatial(layer, Responses(Targets(targets), patches), spatial, channel, solver=solver)
+        factors = solve_spatial(layer, LayerSamples(TargetResponses(targets), patches), spatial, channel, solver=solver)
         unseen = normal(9, 50, 3, 2, 4)
         wanted = np.einsum("dchw,nchw->nd", layer.weight.astype(np.float64), unseen) + layer.bias
         assert relative(wanted, on_patches(factors, unseen)) < 1e-5
@@ -181,7 +181,7 @@ def test_shapes_geometry_and_bias(solver: str, refinement: str) -> None:
     layer = replace(conv_layer(7, 3, (3, 5), (8, 8)), geometry=Geometry((2, 3), (4, 5), (6, 7, 8, 9)))
     patches = normal(0, 200, 3, 3, 5)
     targets = np.einsum("dchw,nchw->nd", layer.weight, patches) + layer.bias
-    responses = Responses(Targets(targets), patches)
+    responses = LayerSamples(TargetResponses(targets), patches)
     vertical = Geometry((2, 1), (4, 1), (6, 0, 8, 0))
     horizontal = Geometry((1, 3), (1, 5), (0, 7, 0, 9))
     pointwise = Geometry((1, 1), (1, 1), (0, 0, 0, 0))
@@ -204,7 +204,7 @@ def test_shapes_geometry_and_bias(solver: str, refinement: str) -> None:
 
 def test_weights_chain_keeps_the_bias_and_is_the_svd_of_the_kernel() -> None:
     layer = conv_layer(7, 3, (3, 2), (8, 8))
-    silent = Responses(Targets(normal(0, 20, 7)), np.zeros((20, 3, 3, 2), np.float32))
+    silent = LayerSamples(TargetResponses(normal(0, 20, 7)), np.zeros((20, 3, 3, 2), np.float32))
     for channel in (None, 5):
         factors = solve_spatial(layer, silent, 4, channel, solver="weights")
         np.testing.assert_allclose(on_patches(factors, silent.patches[:1])[0], layer.bias, rtol=1e-6)
@@ -233,7 +233,7 @@ def correlated(seed: int, count: int) -> Array:
 
 def problem(
     activation: Activation, *, seed: int = 0, count: int = 2000, residual: bool = False
-) -> tuple[Layer, Responses]:
+) -> tuple[Layer, LayerSamples]:
     """A layer, and its rows on correlated inputs that arrive slightly wrong."""
     layer = replace(conv_layer(FILTERS, CHANNELS, (3, 3), (8, 8)), activation=activation)
     patches = correlated(seed, count)
@@ -241,7 +241,7 @@ def problem(
     targets = np.einsum("dchw,nchw->nd", layer.weight, patches, optimize=True) + layer.bias
     branch = (2 * generator.normal(size=targets.shape)).astype(np.float32) if residual else None
     arrived = patches + 0.05 * patches.std() * generator.normal(size=patches.shape).astype(np.float32)
-    return layer, Responses(Targets(targets, branch), arrived)
+    return layer, LayerSamples(TargetResponses(targets, branch), arrived)
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -302,7 +302,9 @@ def test_vertical_filters_serve_the_directions_that_the_channel_rank_keeps() -> 
     layer = replace(conv_layer(4, 1, (2, 2), (8, 8)), weight=weight, bias=np.full(4, 0.5, np.float32))
     patches = np.repeat(normal(0, 200, 1, 2, 1), 2, axis=3)
     targets = np.einsum("dchw,nchw->nd", weight, patches) + layer.bias
-    factors = solve_spatial(layer, Responses(Targets(targets), patches), 1, 1, solver="linear", refinement="none")
+    factors = solve_spatial(
+        layer, LayerSamples(TargetResponses(targets), patches), 1, 1, solver="linear", refinement="none"
+    )
     assert factors.errors.solved < 0.01
 
 
@@ -371,7 +373,7 @@ def test_errors_are_those_of_the_convolutions(activation: Activation, residual: 
 # Few rows
 
 
-def misleading(count: int) -> tuple[Layer, Responses]:
+def misleading(count: int) -> tuple[Layer, LayerSamples]:
     """Filters that lose nothing without data, and inputs that are all wrong but for the held-out fifth."""
     generator = np.random.default_rng(3)
     horizontal = np.einsum("de,kew->kdw", generator.normal(size=(8, 4)), generator.normal(size=(3, 4, 3)))
@@ -381,7 +383,7 @@ def misleading(count: int) -> tuple[Layer, Responses]:
     targets = np.einsum("dchw,nchw->nd", weight, patches) + layer.bias
     cut = count - count // 5
     patches[:cut] = 4 * generator.normal(size=patches[:cut].shape)
-    return layer, Responses(Targets(targets.astype(np.float32)), patches.astype(np.float32))
+    return layer, LayerSamples(TargetResponses(targets.astype(np.float32)), patches.astype(np.float32))
 
 
 @pytest.mark.parametrize("channel", [None, 4])
@@ -438,7 +440,7 @@ def test_refinement_is_pulled_toward_the_layer(monkeypatch: pytest.MonkeyPatch) 
 
 def test_inputs_that_are_dead_give_finite_factors() -> None:
     layer, responses = problem(relu(), count=300)
-    dead = Responses(responses.targets, np.zeros_like(responses.patches))
+    dead = LayerSamples(responses.targets, np.zeros_like(responses.patches))
     for channel in (None, CHANNEL):
         for solver in ("auto", "paper", "linear", "nonlinear", "weights"):
             factors = solve_spatial(layer, dead, SPATIAL, channel, solver=solver)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.layers import activation as act
 from onnx_lowrank.layers.activation import Activation
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.arrays import on_host
 from onnx_lowrank.linalg.moments import BLOCK_ROWS, Moments
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
@@ -48,8 +48,8 @@ def _small_products(tensor: Tensor) -> Iterator[None]:
         yield
 
 
-def as_tensors(targets: Targets, tensor: Tensor) -> Targets:
-    return Targets(tensor(targets.responses), None if targets.residual is None else tensor(targets.residual))
+def as_tensors(targets: TargetResponses, tensor: Tensor) -> TargetResponses:
+    return TargetResponses(tensor(targets.responses), None if targets.residual is None else tensor(targets.residual))
 
 
 def rows_as_tensors(rows: Rows, tensor: Tensor) -> Rows:
@@ -142,7 +142,7 @@ def test_predictions_and_their_error(tensor: Tensor, rank: int) -> None:
 def test_what_is_made_of_patches(tensor: Tensor) -> None:
     """Patches stay arrays of the host; what is made of them is beside the targets, in their type."""
     layer, responses = problem(act.relu(), count=5000)
-    there = Responses(as_tensors(responses.targets, tensor), responses.patches.astype(np.float16))
+    there = LayerSamples(as_tensors(responses.targets, tensor), responses.patches.astype(np.float16))
     here = replace(responses, patches=there.patches)
     wanted, found = input_responses(layer, here), input_responses(layer, there)
     assert str(found.dtype) == "torch.float32"
@@ -206,7 +206,7 @@ def assert_solved_alike(
     """As good on the same rows: rounding sends the solver another way, but not far."""
     layer, responses = problem(activation, count=1000, residual=residual)
     wanted = solve_layer(layer, responses, plan, solver)
-    there = Responses(as_tensors(responses.targets, tensor), responses.patches)
+    there = LayerSamples(as_tensors(responses.targets, tensor), responses.patches)
     found = solve_layer(layer, there, plan, solver)
     np.testing.assert_allclose(found.errors.linear, wanted.errors.linear, rtol=1e-4)
     np.testing.assert_allclose(found.errors.solved, wanted.errors.solved, rtol=2e-3)

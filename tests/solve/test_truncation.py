@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.layers.activation import Activation, hard_swish, identity, relu
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.rank_losses import Truncation
-from onnx_lowrank.layers.responses import Probe, Targets
+from onnx_lowrank.layers.responses import PatchProbe, TargetResponses
 from onnx_lowrank.linalg.spatial_basis import SHRINK
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve.truncation import measure_truncation
@@ -44,7 +44,7 @@ def patches_of(seed: int, count: int) -> Array:
     return columns.reshape(count, KERNEL[1], CHANNELS, KERNEL[0]).transpose(0, 2, 3, 1).astype(np.float32)
 
 
-def probed(activation: Activation, *, residual: bool, count: int = 600) -> tuple[Layer, Targets]:
+def probed(activation: Activation, *, residual: bool, count: int = 600) -> tuple[Layer, TargetResponses]:
     """A layer, and rows of which every third has its patch; the others are larger, so that they would be noticed.
 
     Directions and mean come from all rows, errors from those with a patch.
@@ -56,7 +56,7 @@ def probed(activation: Activation, *, residual: bool, count: int = 600) -> tuple
     responses = 50 * generator.normal(size=(count * 3, FILTERS))
     responses[rows] = np.einsum("dchw,nchw->nd", layer.weight.astype(np.float64), patches) + layer.bias
     branch = (5 * generator.normal(size=responses.shape)).astype(np.float32) if residual else None
-    return layer, Targets(responses.astype(np.float32), branch, Probe(patches, rows))
+    return layer, TargetResponses(responses.astype(np.float32), branch, PatchProbe(patches, rows))
 
 
 def directions_of(responses: Array) -> Array:
@@ -130,7 +130,7 @@ def test_without_patches_only_the_channel_rank_is_measured(activation: Activatio
     generator = np.random.default_rng(0)
     responses = generator.normal(size=(700, 16)) @ (generator.normal(size=(16, 16)) * np.geomspace(2, 0.1, 16)) + 0.5
     branch = generator.normal(size=responses.shape).astype(np.float32) if residual else None
-    targets = Targets(responses.astype(np.float32), branch)
+    targets = TargetResponses(responses.astype(np.float32), branch)
     found = measure_truncation(layer, targets, 5000)
     assert found.channel.tolist() == [1, 2, 3, 4, 6, 8, 10, 12, 14, 16]
     assert found.spatial.tolist() == [9]
@@ -160,11 +160,11 @@ def test_the_residual_decides_what_the_activation_lets_through() -> None:
 def test_rows_are_spread_evenly() -> None:
     layer = conv_layer(6, 3, (3, 3), (8, 8))
     responses = np.random.default_rng(0).normal(size=(901, 6)).astype(np.float32)
-    few = measure_truncation(layer, Targets(responses), 31)
+    few = measure_truncation(layer, TargetResponses(responses), 31)
     exact, some = responses.astype(np.float64), responses[::30].astype(np.float64)
     wanted = lost(layer, some, some, 0.0, few.channel, exact)[:, None]
     np.testing.assert_allclose(few.errors, falling(wanted), rtol=2e-4, atol=1e-10)
-    assert (few.errors[1:-1] != measure_truncation(layer, Targets(responses), 5000).errors[1:-1]).all()
+    assert (few.errors[1:-1] != measure_truncation(layer, TargetResponses(responses), 5000).errors[1:-1]).all()
 
 
 @pytest.mark.parametrize("activation", [relu(), identity()], ids=lambda a: a.name)
@@ -220,7 +220,7 @@ def test_errors_below_the_floor_are_none() -> None:
 def test_worse_than_the_mean_counts_as_the_mean() -> None:
     layer = conv_layer(16, 3, (3, 3), (8, 8))
     even = np.random.default_rng(0).normal(size=(2000, 16)).astype(np.float32)
-    found = measure_truncation(layer, Targets(even), 5000)
+    found = measure_truncation(layer, TargetResponses(even), 5000)
     exact = even.astype(np.float64)
     raw = lost(layer, exact, exact, 0.0, found.channel, exact)
     assert raw[0] > 1.2  # a ReLU makes zeros of a mean of zero, though its own mean is not
@@ -232,9 +232,9 @@ def test_worse_than_the_mean_counts_as_the_mean() -> None:
 def test_responses_that_never_vary_lose_nothing(with_patches: bool, residual: bool) -> None:
     layer = conv_layer(FILTERS, CHANNELS, KERNEL, (8, 8))
     responses = np.full((64, FILTERS), 7, np.float32)
-    probe = Probe(np.zeros((64, CHANNELS, *KERNEL), np.float32), np.arange(64)) if with_patches else None
+    probe = PatchProbe(np.zeros((64, CHANNELS, *KERNEL), np.float32), np.arange(64)) if with_patches else None
     branch = np.ones_like(responses) if residual else None
-    found = measure_truncation(layer, Targets(responses, branch, probe), 50)
+    found = measure_truncation(layer, TargetResponses(responses, branch, probe), 50)
     np.testing.assert_array_equal(found.errors, 0.0)
     assert found.error(np.array([1]), np.array([SPATIAL])).tolist() == [0.0]
 
@@ -248,7 +248,7 @@ def test_what_a_relu_shuts_off_for_good_loses_nothing_where_it_stays_off() -> No
 def test_fewer_rows_than_filters() -> None:
     layer = conv_layer(FILTERS, CHANNELS, KERNEL, (8, 8))
     responses = np.random.default_rng(0).normal(size=(4, FILTERS)).astype(np.float32)
-    found = measure_truncation(layer, Targets(responses), 100)
+    found = measure_truncation(layer, TargetResponses(responses), 100)
     # Four rows lie in three directions about their mean.
     np.testing.assert_allclose(found.errors[found.channel >= 3], 0.0, atol=1e-10)
     assert (found.errors[found.channel < 3] > 0.01).all()

@@ -38,7 +38,7 @@ from onnx_lowrank.layers.cost import chain_macs
 from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layers.layer import Layer, pointwise
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
-from onnx_lowrank.layers.responses import Responses, Targets
+from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.solve import solve_layer
 from yardsticks import NETWORKS, Network, convolutions, largest_share, uniform_plan
 
@@ -160,7 +160,9 @@ def _from_weights(network: Network, speedup: float, method: str) -> tuple[onnx.M
     model = onnx.load(network.model)
     for layer, entry in zip(layers, plan, strict=True):
         if entry.method != "kept":
-            nothing = Responses(Targets(np.zeros((0, layer.filters))), np.zeros((0, *layer.weight.shape[1:])))
+            nothing = LayerSamples(
+                TargetResponses(np.zeros((0, layer.filters))), np.zeros((0, *layer.weight.shape[1:]))
+            )
             replace_layer(model, layer, solve_layer(layer, nothing, entry, "weights"))
     return model, reached
 
