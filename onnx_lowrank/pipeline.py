@@ -113,7 +113,7 @@ def conversion(
         plan = found.plan if found else planned(known)
         if dry_run:
             outcome = found.outcome if found else Outcome()
-            yield Result(None, plan, account(job, plan, outcome), evidence(job, known.truncations))
+            yield Result(None, plan, account(job, plan, outcome), evidence(job, known.losses))
             return
         solved = found or solve(known, plan, known.targets.pop)
         job = solved.job
@@ -121,7 +121,7 @@ def conversion(
             with job.watch.measure("bench"):
                 latency = _time(job, plan, file)
             report = account(job, plan, replace(outcome, latency=latency), output)
-            yield Result(solved.network, plan, report, evidence(job, known.truncations, outcome.comparison, file))
+            yield Result(solved.network, plan, report, evidence(job, known.losses, outcome.comparison, file))
 
 
 def calibrate(job: Job) -> Calibrated:
@@ -131,14 +131,14 @@ def calibrate(job: Job) -> Calibrated:
         targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider, job.probes)
     place = solver_device(job.network.provider)
     with job.watch.measure("ranks"):
-        truncations = measure_errors(job, targets, place)
-    return Calibrated(job, {name: found.first() for name, found in targets.items()}, truncations, place)
+        losses = measure_errors(job, targets, place)
+    return Calibrated(job, {name: found.first() for name, found in targets.items()}, losses, place)
 
 
 def planned(known: Calibrated) -> RankPlan:
     """Method and ranks of every layer, within the budget of the target."""
     with known.job.watch.measure("ranks"):
-        return choose_ranks(known.job, known.truncations)
+        return choose_ranks(known.job, known.losses)
 
 
 @dataclass(frozen=True, eq=False)

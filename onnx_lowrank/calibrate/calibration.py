@@ -33,7 +33,7 @@ from onnx_lowrank.graph.tensors import stored_bytes
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import RankPlan
-from onnx_lowrank.layers.rank_losses import Truncation
+from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.runtime.layer_latency import LayerClock
 from onnx_lowrank.runtime.network import Feeds, Network, open_network
@@ -111,13 +111,13 @@ class Calibrated:
     Attributes:
         job: the conversion, with the settings of one target.
         targets: what the original network delivers, by layer name.
-        truncations: what pairs of ranks cost each layer in accuracy.
+        losses: what pairs of ranks cost each layer in accuracy.
         place: where layers are solved.
     """
 
     job: Job
     targets: dict[str, TargetResponses]
-    truncations: list[Truncation]
+    losses: list[RankLosses]
     place: SolverDevice
 
     def at(self, speedup: float) -> Calibrated:

@@ -212,7 +212,7 @@ def _swept(known: Calibrated, targets: SweepGoals, found: Sequence[_Target]) -> 
         comparison = each.outcome.comparison
         points.append(CurvePoint.of_report(report, _accuracy(comparison, 1), each.seconds))
         if targets.keep:
-            shown = evidence(each.solved.job, known.truncations, comparison, each.file)
+            shown = evidence(each.solved.job, known.losses, comparison, each.file)
             results.append(Result(each.solved.network, each.solved.plan, report, shown))
     return Sweep(_report(known, found, with_front(points, known.job.settings.cost)), tuple(results))
 

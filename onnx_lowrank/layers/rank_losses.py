@@ -12,7 +12,7 @@ _FLOOR = 1e-7  # error that counts as none
 
 
 @dataclass(frozen=True, eq=False)
-class Truncation:
+class RankLosses:
     """Errors of a layer by channel and spatial rank.
 
     Attributes:

@@ -3,7 +3,7 @@
 from onnx_lowrank.ranks.chain_latency import ChainLatency
 from onnx_lowrank.ranks.options import Cost, allowed_methods, layer_options
 from onnx_lowrank.ranks.select import Option, depth_weights, select
-from onnx_lowrank.ranks.spectrum import paper_truncation, ranks_keeping, response_energies
+from onnx_lowrank.ranks.spectrum import energy_losses, ranks_keeping, response_energies
 
 __all__ = [
     "ChainLatency",

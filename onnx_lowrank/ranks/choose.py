@@ -18,7 +18,7 @@ from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan, largest_ranks
-from onnx_lowrank.layers.rank_losses import Truncation
+from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.ranks import (
@@ -27,14 +27,14 @@ from onnx_lowrank.ranks import (
     Option,
     allowed_methods,
     depth_weights,
+    energy_losses,
     layer_options,
-    paper_truncation,
     select,
 )
 from onnx_lowrank.runtime.latency import latency_feeds, measure_layers, stand_in_network, time_conversion
 from onnx_lowrank.settings import METHODS
 from onnx_lowrank.solve.device import SolverDevice
-from onnx_lowrank.solve.truncation import measure_truncation
+from onnx_lowrank.solve.rank_losses import measure_rank_losses
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _TRIES = 6
 _CLEARLY_FASTER = 1.05  # speedup of a whole network that needs no second look
 
 
-def measure_errors(job: Job, targets: Mapping[str, TargetResponses], place: SolverDevice) -> list[Truncation]:
+def measure_errors(job: Job, targets: Mapping[str, TargetResponses], place: SolverDevice) -> list[RankLosses]:
     """What pairs of ranks cost each layer in accuracy; the same for every target.
 
     Args:
@@ -55,40 +55,40 @@ def measure_errors(job: Job, targets: Mapping[str, TargetResponses], place: Solv
         place: where to work.
     """
     if job.settings.selection == "energy":
-        return [paper_truncation(layer, targets[layer.name].responses) for layer in job.layers]
+        return [energy_losses(layer, targets[layer.name].responses) for layer in job.layers]
 
-    def measured(layer: Layer) -> Truncation:
-        return place.run(partial(measure_truncation, layer), targets[layer.name])
+    def measured(layer: Layer) -> RankLosses:
+        return place.run(partial(measure_rank_losses, layer), targets[layer.name])
 
     return [measured(layer) for layer in job.layers] if place.one_by_one else side_by_side(measured, job.layers)
 
 
-def choose_ranks(job: Job, truncations: Sequence[Truncation]) -> RankPlan:
+def choose_ranks(job: Job, losses: Sequence[RankLosses]) -> RankPlan:
     """Method and ranks of every layer: the plan that was given, or the best within the budget.
 
     Args:
         job: the conversion.
-        truncations: of each of its layers.
+        losses: of each of its layers.
 
     Raises:
         BudgetError: no choice of ranks reaches the target.
         RankError: the given plan does not fit the layers.
     """
     if job.settings.plan is not None:
-        given = zip(job.layers, job.settings.plan.matched(job.layers), truncations, strict=True)
-        return RankPlan(tuple(_with_energy(layer, entry, truncation) for layer, entry, truncation in given))
+        given = zip(job.layers, job.settings.plan.matched(job.layers), losses, strict=True)
+        return RankPlan(tuple(_with_energy(layer, entry, each) for layer, entry, each in given))
     if job.settings.cost == "latency":
-        return _by_latency(job, truncations)
-    return _by_count(job, truncations)
+        return _by_latency(job, losses)
+    return _by_count(job, losses)
 
 
-def _by_count(job: Job, truncations: Sequence[Truncation]) -> RankPlan:
+def _by_count(job: Job, losses: Sequence[RankLosses]) -> RankPlan:
     """Within a budget of multiply-adds or parameters; no multiply-adds are saved where that only takes longer."""
     of_macs = job.settings.cost == "macs"
     measure = cost.chain_macs if of_macs else cost.chain_parameters
     whole = [layer.macs if of_macs else layer.parameters for layer in job.every_layer]
     fixed = sum(whole[len(job.layers) :])
-    options = _options(job, truncations, [measure] * len(job.layers))
+    options = _options(job, losses, [measure] * len(job.layers))
     plan = _select(job, options, sum(whole) / job.settings.speedup, sum(whole), fixed)
     if not (of_macs and job.settings.bench) or not _slows_down(job, plan):
         return plan
@@ -126,7 +126,7 @@ def _slower(job: Job, plan: RankPlan) -> dict[int, LayerPlan]:
     return found
 
 
-def _by_latency(job: Job, truncations: Sequence[Truncation]) -> RankPlan:
+def _by_latency(job: Job, losses: Sequence[RankLosses]) -> RankPlan:
     """Within a budget of measured milliseconds, corrected until the whole network meets it."""
     latencies = [
         ChainLatency(layer, allowed_methods(layer, _methods(job)), job.clock.machine.block) for layer in job.layers
@@ -135,7 +135,7 @@ def _by_latency(job: Job, truncations: Sequence[Truncation]) -> RankPlan:
     job.clock.measure(wanted, job.progress)
     for layer, latency in zip(job.layers, latencies, strict=True):
         latency.learn(partial(job.clock.milliseconds, layer))
-    options = _options(job, truncations, latencies)
+    options = _options(job, losses, latencies)
     whole = job.clock.network(job.network.model, latency_feeds(job))
     fixed = whole - sum(layer[0].cost for layer in options)  # the first option keeps the layer
     return _balanced(job, options, whole, fixed)
@@ -197,12 +197,12 @@ def _select(job: Job, options: Sequence[Sequence[Option]], budget: float, whole:
     return RankPlan(tuple(option.plan for option in chosen))
 
 
-def _options(job: Job, truncations: Sequence[Truncation], costs: Sequence[Cost]) -> list[list[Option]]:
+def _options(job: Job, losses: Sequence[RankLosses], costs: Sequence[Cost]) -> list[list[Option]]:
     multiple = job.settings.rank_multiple or job.clock.machine.block
     methods = _methods(job)
     return [
-        layer_options(layer, truncation, cost, methods, multiple)
-        for layer, truncation, cost in zip(job.layers, truncations, costs, strict=True)
+        layer_options(layer, each, cost, methods, multiple)
+        for layer, each, cost in zip(job.layers, losses, costs, strict=True)
     ]
 
 
@@ -210,9 +210,9 @@ def _methods(job: Job) -> Sequence[str]:
     return METHODS[1:] if job.settings.method == "auto" else (job.settings.method,)
 
 
-def _with_energy(layer: Layer, entry: LayerPlan, truncation: Truncation) -> LayerPlan:
+def _with_energy(layer: Layer, entry: LayerPlan, losses: RankLosses) -> LayerPlan:
     if entry.method == "kept":
         return entry
     largest = largest_ranks(layer)
     channel, spatial = (entry.channel or largest["channel"]), (entry.spatial or largest["spatial"])
-    return replace(entry, energy=1 - float(truncation.error(np.array(channel), np.array(spatial))))
+    return replace(entry, energy=1 - float(losses.error(np.array(channel), np.array(spatial))))

@@ -9,20 +9,18 @@ import numpy as np
 
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
-from onnx_lowrank.layers.rank_losses import Truncation
+from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.select import Option
 
 Cost = Callable[[Layer, LayerPlan], float]
 
 
-def layer_options(
-    layer: Layer, truncation: Truncation, cost: Cost, methods: Sequence[str], multiple: int
-) -> list[Option]:
+def layer_options(layer: Layer, losses: RankLosses, cost: Cost, methods: Sequence[str], multiple: int) -> list[Option]:
     """Keeping the layer, and every factorization that costs less than that.
 
     Args:
         layer: the layer.
-        truncation: what each pair of ranks loses.
+        losses: what each pair of ranks loses.
         cost: cost of a layer as planned.
         methods: factorizations allowed. Layers with a 1 x 1, 1-D or 3-D kernel get ``channel`` in the place of the
             spatial ones; where a three-way chain costs more than two of its factors merged, the two-way one is taken.
@@ -41,7 +39,7 @@ def layer_options(
     largest = largest_ranks(layer)
     channel = np.array([option.plan.channel or largest["channel"] for option in cheaper], np.int64)
     spatial = np.array([option.plan.spatial or largest["spatial"] for option in cheaper], np.int64)
-    energies = 1 - truncation.error(channel, spatial)
+    energies = 1 - losses.error(channel, spatial)
     return [
         Option(kept, most),
         *(

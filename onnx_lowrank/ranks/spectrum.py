@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import largest_ranks
-from onnx_lowrank.layers.rank_losses import Truncation, energy_shares
+from onnx_lowrank.layers.rank_losses import RankLosses, energy_shares
 from onnx_lowrank.linalg.threads import one_thread
 
 
@@ -74,7 +74,7 @@ def response_energies(layer: Layer, responses: NDArray[Any]) -> NDArray[np.float
     return shares
 
 
-def paper_truncation(layer: Layer, responses: NDArray[Any]) -> Truncation:
+def energy_losses(layer: Layer, responses: NDArray[Any]) -> RankLosses:
     """The energy lost by channel ranks in the place of a measured error: what the paper selects ranks by.
 
     Args:
@@ -87,4 +87,4 @@ def paper_truncation(layer: Layer, responses: NDArray[Any]) -> Truncation:
     largest = largest_ranks(layer)
     kept = response_energies(layer, responses)
     ranks = np.arange(1, largest["channel"] + 1)
-    return Truncation(ranks, np.array([largest["spatial"]]), 1 - kept[1:, None], kept)
+    return RankLosses(ranks, np.array([largest["spatial"]]), 1 - kept[1:, None], kept)

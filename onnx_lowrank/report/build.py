@@ -13,7 +13,7 @@ from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
-from onnx_lowrank.layers.rank_losses import Truncation
+from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.search import Search
 from onnx_lowrank.report import Calibration, Evidence, LayerReport, Report
 from onnx_lowrank.runtime.latency import Latency
@@ -120,17 +120,17 @@ def _pair(drop: Drop | None) -> list[float] | None:
 
 
 def evidence(
-    job: Job, truncations: Sequence[Truncation], comparison: Comparison | None = None, file: Path | None = None
+    job: Job, losses: Sequence[RankLosses], comparison: Comparison | None = None, file: Path | None = None
 ) -> Evidence:
     """What a page shows beside the numbers of the report.
 
     Args:
         job: the conversion.
-        truncations: of each of its layers.
+        losses: of each of its layers.
         comparison: of the written file with the original; None for a dry run.
         file: what was written, in a folder of its own; likewise.
     """
-    looked_at = zip(job.layers, truncations, strict=True)
+    looked_at = zip(job.layers, losses, strict=True)
     after = None if file is None else sum(each.stat().st_size for each in file.parent.iterdir())
     return Evidence(
         kernels={layer.name: tuple(map(int, layer.weight.shape)) for layer in job.layers},

@@ -6,7 +6,7 @@ import pytest
 from onnx_lowrank.layers.cost import chain_macs
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.layers.rank_losses import Truncation
+from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks import layer_options
 from onnx_lowrank.ranks.options import rank_grid
 from tests.example_layers import conv_layer
@@ -25,12 +25,12 @@ def test_rank_grid(most: int, multiple: int, expected: list[int]) -> None:
     assert rank_grid(most, multiple) == expected
 
 
-def smooth(layer: Layer) -> Truncation:
+def smooth(layer: Layer) -> RankLosses:
     """Errors that fall evenly with either rank."""
     most = min(layer.channels * layer.kernel[0], layer.filters * layer.kernel[1])
     channel, spatial = np.arange(1, layer.filters + 1), np.arange(1, most + 1)
     lost = 1 - np.outer(channel / layer.filters, spatial / most)
-    return Truncation(channel, spatial, lost)
+    return RankLosses(channel, spatial, lost)
 
 
 def test_only_what_costs_less_than_the_layer_is_offered() -> None:

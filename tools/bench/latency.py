@@ -25,7 +25,7 @@ import onnx
 import onnx_lowrank as olr
 from onnx_lowrank.calibrate import collect_targets
 from onnx_lowrank.calibrate.calibration import Job, prepare_job
-from onnx_lowrank.layers.rank_losses import Truncation
+from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.choose import choose_ranks, measure_errors
 from onnx_lowrank.runtime.latency import stand_in_network
 from onnx_lowrank.runtime.layer_latency import LayerClock
@@ -58,7 +58,7 @@ def main() -> None:
                 arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def _prepared(network: Network, provider: str) -> tuple[Job, list[Truncation]]:
+def _prepared(network: Network, provider: str) -> tuple[Job, list[RankLosses]]:
     """All that is the same for every target."""
     settings = olr.Settings(samples=network.samples, provider=provider, bench=False)
     job = prepare_job(network.model, network.data, settings, network.preprocessing, Silent())
@@ -69,7 +69,7 @@ def _prepared(network: Network, provider: str) -> tuple[Job, list[Truncation]]:
 
 
 def _models(
-    job: Job, errors: Sequence[Truncation], speedups: Sequence[float], threads: int
+    job: Job, errors: Sequence[RankLosses], speedups: Sequence[float], threads: int
 ) -> Iterator[tuple[str, onnx.ModelProto]]:
     """The original, and a stand-in for every target."""
     yield "original", job.network.model

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import largest_ranks
-from onnx_lowrank.layers.rank_losses import Truncation, energy_shares
+from onnx_lowrank.layers.rank_losses import RankLosses, energy_shares
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, on_host, squares
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
@@ -35,7 +35,7 @@ SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0) 
 ROWS = 500  # that errors are measured on
 
 
-def measure_truncation(layer: Layer, targets: TargetResponses, rows: int = ROWS) -> Truncation:
+def measure_rank_losses(layer: Layer, targets: TargetResponses, rows: int = ROWS) -> RankLosses:
     """Measure what pairs of ranks cost.
 
     Args:
@@ -57,7 +57,7 @@ def measure_truncation(layer: Layer, targets: TargetResponses, rows: int = ROWS)
     size = sum(part[3] for part in parts) or 1.0
     errors = np.sum([part[2] for part in parts], axis=0) / size
     table = np.minimum.accumulate(np.minimum.accumulate(errors.T, axis=0), axis=1)
-    return Truncation(channel, spatial, np.minimum(table, 1.0), energy_shares(np.sum(spectra, axis=0)))
+    return RankLosses(channel, spatial, np.minimum(table, 1.0), energy_shares(np.sum(spectra, axis=0)))
 
 
 def _measure(

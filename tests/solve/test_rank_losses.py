@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.layers.activation import Activation, hard_swish, identity, relu
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.rank_losses import Truncation
+from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import PatchProbe, TargetResponses
 from onnx_lowrank.linalg.spatial_basis import SHRINK
 from onnx_lowrank.linalg.threads import one_thread
-from onnx_lowrank.solve.truncation import measure_truncation
+from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from tests.example_layers import conv_layer
 
 Array = NDArray[Any]
@@ -106,7 +106,7 @@ def falling(errors: Array) -> Array:
 def test_measured_errors_of_both_ranks(activation: Activation, residual: bool) -> None:
     layer, targets = probed(activation, residual=residual)
     assert targets.probe is not None
-    found = measure_truncation(layer, targets, 600)
+    found = measure_rank_losses(layer, targets, 600)
     assert found.channel.tolist() == [1, 2, 4, 5, 6, 8, 9, 10]
     assert found.spatial.tolist() == [1, 2, 3, 4, 6, 8, 9, 10, 12]
     responses = targets.responses[targets.probe.rows].astype(np.float64)
@@ -131,7 +131,7 @@ def test_without_patches_only_the_channel_rank_is_measured(activation: Activatio
     responses = generator.normal(size=(700, 16)) @ (generator.normal(size=(16, 16)) * np.geomspace(2, 0.1, 16)) + 0.5
     branch = generator.normal(size=responses.shape).astype(np.float32) if residual else None
     targets = TargetResponses(responses.astype(np.float32), branch)
-    found = measure_truncation(layer, targets, 5000)
+    found = measure_rank_losses(layer, targets, 5000)
     assert found.channel.tolist() == [1, 2, 3, 4, 6, 8, 10, 12, 14, 16]
     assert found.spatial.tolist() == [9]
     exact, offset = targets.responses.astype(np.float64), 0.0 if branch is None else branch.astype(np.float64)
@@ -148,29 +148,29 @@ def test_without_patches_only_the_channel_rank_is_measured(activation: Activatio
 def test_the_residual_decides_what_the_activation_lets_through() -> None:
     """With a residual that opens a ReLU everywhere nothing is hidden, with one that shuts it nothing is lost."""
     layer, targets = probed(relu(), residual=False)
-    straight = measure_truncation(replace(layer, activation=identity()), targets, 100)
+    straight = measure_rank_losses(replace(layer, activation=identity()), targets, 100)
     moved = replace(targets, residual=np.full_like(targets.responses, 1000))
     np.testing.assert_allclose(
-        measure_truncation(layer, moved, 100).errors[:-1, :-1], straight.errors[:-1, :-1], rtol=1e-3
+        measure_rank_losses(layer, moved, 100).errors[:-1, :-1], straight.errors[:-1, :-1], rtol=1e-3
     )
     shut = replace(targets, residual=np.full_like(targets.responses, -1000))
-    np.testing.assert_array_equal(measure_truncation(layer, shut, 100).errors, 0.0)
+    np.testing.assert_array_equal(measure_rank_losses(layer, shut, 100).errors, 0.0)
 
 
 def test_rows_are_spread_evenly() -> None:
     layer = conv_layer(6, 3, (3, 3), (8, 8))
     responses = np.random.default_rng(0).normal(size=(901, 6)).astype(np.float32)
-    few = measure_truncation(layer, TargetResponses(responses), 31)
+    few = measure_rank_losses(layer, TargetResponses(responses), 31)
     exact, some = responses.astype(np.float64), responses[::30].astype(np.float64)
     wanted = lost(layer, some, some, 0.0, few.channel, exact)[:, None]
     np.testing.assert_allclose(few.errors, falling(wanted), rtol=2e-4, atol=1e-10)
-    assert (few.errors[1:-1] != measure_truncation(layer, TargetResponses(responses), 5000).errors[1:-1]).all()
+    assert (few.errors[1:-1] != measure_rank_losses(layer, TargetResponses(responses), 5000).errors[1:-1]).all()
 
 
 @pytest.mark.parametrize("activation", [relu(), identity()], ids=lambda a: a.name)
 def test_interpolated_error_falls_with_either_rank(activation: Activation) -> None:
     layer, targets = probed(activation, residual=False)
-    found = measure_truncation(layer, targets, 100)
+    found = measure_rank_losses(layer, targets, 100)
     channel, spatial = np.arange(FILTERS + 1), np.arange(SPATIAL + 1)
     errors = found.error(channel[:, None], spatial[None, :])
     assert errors.shape == (FILTERS + 1, SPATIAL + 1)
@@ -188,7 +188,7 @@ def test_interpolated_error_falls_with_either_rank(activation: Activation) -> No
 @given(seed=st.integers(0, 10_000), channel=st.integers(0, 9), spatial=st.integers(0, 7))
 def test_between_measured_ranks_the_logarithm_is_bilinear(seed: int, channel: int, spatial: int) -> None:
     measured = np.random.default_rng(seed).uniform(0.01, 0.9, size=(3, 2))
-    table = Truncation(np.array([2, 5, 9]), np.array([3, 7]), measured)
+    table = RankLosses(np.array([2, 5, 9]), np.array([3, 7]), measured)
     known = {(0, 0): 1.0, (0, 3): 1.0, (0, 7): 1.0, (2, 0): 1.0, (5, 0): 1.0, (9, 0): 1.0}
     known |= {(a, b): measured[i, j] for i, a in enumerate((2, 5, 9)) for j, b in enumerate((3, 7))}
 
@@ -213,14 +213,14 @@ def test_between_measured_ranks_the_logarithm_is_bilinear(seed: int, channel: in
 
 
 def test_errors_below_the_floor_are_none() -> None:
-    table = Truncation(np.array([1, 2, 3]), np.array([4]), np.array([[0.5], [1e-12], [0.0]]))
+    table = RankLosses(np.array([1, 2, 3]), np.array([4]), np.array([[0.5], [1e-12], [0.0]]))
     np.testing.assert_allclose(table.error(np.array([1, 2, 3]), np.array(4)), [0.5, 0.0, 0.0], rtol=1e-12)
 
 
 def test_worse_than_the_mean_counts_as_the_mean() -> None:
     layer = conv_layer(16, 3, (3, 3), (8, 8))
     even = np.random.default_rng(0).normal(size=(2000, 16)).astype(np.float32)
-    found = measure_truncation(layer, TargetResponses(even), 5000)
+    found = measure_rank_losses(layer, TargetResponses(even), 5000)
     exact = even.astype(np.float64)
     raw = lost(layer, exact, exact, 0.0, found.channel, exact)
     assert raw[0] > 1.2  # a ReLU makes zeros of a mean of zero, though its own mean is not
@@ -234,21 +234,21 @@ def test_responses_that_never_vary_lose_nothing(with_patches: bool, residual: bo
     responses = np.full((64, FILTERS), 7, np.float32)
     probe = PatchProbe(np.zeros((64, CHANNELS, *KERNEL), np.float32), np.arange(64)) if with_patches else None
     branch = np.ones_like(responses) if residual else None
-    found = measure_truncation(layer, TargetResponses(responses, branch, probe), 50)
+    found = measure_rank_losses(layer, TargetResponses(responses, branch, probe), 50)
     np.testing.assert_array_equal(found.errors, 0.0)
     assert found.error(np.array([1]), np.array([SPATIAL])).tolist() == [0.0]
 
 
 def test_what_a_relu_shuts_off_for_good_loses_nothing_where_it_stays_off() -> None:
     layer, targets = probed(relu(), residual=False)
-    found = measure_truncation(layer, replace(targets, responses=targets.responses - 1e3), 100)
+    found = measure_rank_losses(layer, replace(targets, responses=targets.responses - 1e3), 100)
     np.testing.assert_array_equal(found.errors, 0.0)
 
 
 def test_fewer_rows_than_filters() -> None:
     layer = conv_layer(FILTERS, CHANNELS, KERNEL, (8, 8))
     responses = np.random.default_rng(0).normal(size=(4, FILTERS)).astype(np.float32)
-    found = measure_truncation(layer, TargetResponses(responses), 100)
+    found = measure_rank_losses(layer, TargetResponses(responses), 100)
     # Four rows lie in three directions about their mean.
     np.testing.assert_allclose(found.errors[found.channel >= 3], 0.0, atol=1e-10)
     assert (found.errors[found.channel < 3] > 0.01).all()
@@ -264,9 +264,9 @@ def test_on_a_device_nothing_comes_back_but_what_is_found(with_patches: bool, re
     layer, targets = probed(relu(), residual=residual)
     if not with_patches:
         targets = targets.first()
-    wanted = measure_truncation(layer, targets, 500)
+    wanted = measure_rank_losses(layer, targets, 500)
     with elsewhere() as traffic:
-        found = measure_truncation(layer, to_device(targets, DEVICE), 500)
+        found = measure_rank_losses(layer, to_device(targets, DEVICE), 500)
     assert traffic.fetched == [(FILTERS,)]  # eigenvalues
     np.testing.assert_allclose(found.errors, wanted.errors, rtol=1e-3, atol=1e-7)
     np.testing.assert_allclose(found.energies, wanted.energies, rtol=1e-5)
