@@ -34,9 +34,9 @@ from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.device import solver_device
-from onnx_lowrank.verify import Drop
-from onnx_lowrank.verify.cached_session import Runs
-from onnx_lowrank.verify.conversion import drop_on, remembered_original, verified_drop, verify_conversion, warn_if_few
+from onnx_lowrank.verify import AccuracyLoss
+from onnx_lowrank.verify.cached_session import Runnable
+from onnx_lowrank.verify.conversion import cached_original, loss_on, verified_loss, verify_conversion, warn_if_few
 from onnx_lowrank.version import __version__
 
 
@@ -176,13 +176,13 @@ def solve(known: Calibrated, plan: RankPlan, take: Callable[[str], TargetRespons
 
 def _searched(known: Calibrated) -> Solved:
     """The network of the largest speedup whose loss on samples set aside for that stays within what is allowed."""
-    job, original = known.job, remembered_original(known.job)
+    job, original = known.job, cached_original(known.job)
     warn_if_few(job)
 
-    def attempt(speedup: float, *, quick: bool) -> tuple[Solved, Drop]:
+    def attempt(speedup: float, *, quick: bool) -> tuple[Solved, AccuracyLoss]:
         target = known.at(speedup).quick() if quick else known.at(speedup)
         solved = solve(target, planned(target), target.targets.__getitem__)
-        return solved, drop_on(job, job.split.search, solved.network, original)
+        return solved, loss_on(job, job.split.search, solved.network, original)
 
     with job.watch.measure("search"):
         search = largest_speedup(attempt, job.settings.max_drop or 0.0)
@@ -243,13 +243,15 @@ def _sign(converted: onnx.ModelProto, job: Job, plan: RankPlan) -> None:
 
 
 @contextmanager
-def checked(solved: Solved, output: str | Path | None, original: Runs | None = None) -> Iterator[tuple[Path, Outcome]]:
+def checked(
+    solved: Solved, output: str | Path | None, original: Runnable | None = None
+) -> Iterator[tuple[Path, Outcome]]:
     """The network as a file that has been verified; it gets its name when the block ends well.
 
     Args:
         solved: the network.
         output: its final place; None for one that goes away.
-        original: what to compare it with, see `onnx_lowrank.verify.conversion.remembered_original`.
+        original: what to compare it with, see `onnx_lowrank.verify.conversion.cached_original`.
 
     Yields:
         The file, and how it compares with the original.
@@ -257,10 +259,10 @@ def checked(solved: Solved, output: str | Path | None, original: Runs | None = N
     job = solved.job
     with _written(solved.network, output) as file:
         with job.watch.measure("verify"):
-            original = original or remembered_original(job)
+            original = original or cached_original(job)
             outcome = replace(solved.outcome, comparison=verify_conversion(job, solved.plan, file, original))
             if outcome.search is not None:
-                outcome = replace(outcome, drop=verified_drop(job, file, original))
+                outcome = replace(outcome, drop=verified_loss(job, file, original))
         yield file, outcome
 
 

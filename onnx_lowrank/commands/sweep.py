@@ -26,7 +26,7 @@ from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.verify import Comparison
-from onnx_lowrank.verify.conversion import remembered_original
+from onnx_lowrank.verify.conversion import cached_original
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def _converted(
     known: Calibrated, speedups: Sequence[float], targets: SweepGoals, files: ExitStack
 ) -> Iterator[_Target]:
     """Every target, one by one; one that is out of reach does not stop the others, unless all are."""
-    original, errors = remembered_original(known.job), []
+    original, errors = cached_original(known.job), []
     for speedup in speedups:
         target = known.at(speedup)
         target = target.quick() if targets.quick else target

@@ -13,7 +13,7 @@ from math import sqrt
 from typing import Generic, Protocol, TypeVar
 
 from onnx_lowrank.errors import BudgetError
-from onnx_lowrank.verify import Drop
+from onnx_lowrank.verify import AccuracyLoss
 
 SMALLEST, LARGEST = 1.05, 64.0
 _FIRST = 2.0
@@ -28,7 +28,7 @@ Made = TypeVar("Made")
 class Attempt(Protocol[Made_co]):
     """Converts at a speedup and judges."""
 
-    def __call__(self, speedup: float, *, quick: bool) -> tuple[Made_co, Drop]:
+    def __call__(self, speedup: float, *, quick: bool) -> tuple[Made_co, AccuracyLoss]:
         """What was made, and its loss; raises BudgetError where the speedup is out of reach."""
         ...
 
@@ -46,7 +46,7 @@ class Search(Generic[Made]):
 
     speedup: float
     made: Made
-    drop: Drop
+    drop: AccuracyLoss
     tried: tuple[tuple[float, float], ...]
 
 
@@ -61,7 +61,7 @@ def largest_speedup(attempt: Attempt[Made], allowed: float) -> Search[Made]:
         BudgetError: not even `SMALLEST` holds.
     """
     found: list[Search[Made]] = []
-    tried: list[tuple[float, Drop]] = []
+    tried: list[tuple[float, AccuracyLoss]] = []
 
     def holds(speedup: float, *, quick: bool) -> bool:
         try:
@@ -116,7 +116,7 @@ def _narrowed(holds: Callable[[float], bool], first: float, steps: tuple[_Step, 
     return low
 
 
-def _none_holds(allowed: float, tried: list[tuple[float, Drop]]) -> str:
+def _none_holds(allowed: float, tried: list[tuple[float, AccuracyLoss]]) -> str:
     if not tried:
         return f"max-drop {allowed:g}: no speedup of {SMALLEST:g} or more can be reached: most is in layers that stay"
     speedup, drop = min(reversed(tried), key=lambda each: each[0])

@@ -18,7 +18,7 @@ from onnx_lowrank.ranks.search import Search
 from onnx_lowrank.report import Calibration, Evidence, LayerReport, Report
 from onnx_lowrank.runtime.latency import Latency
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
-from onnx_lowrank.verify import CONFIDENCE, Comparison, Drop
+from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison
 from onnx_lowrank.version import __version__
 
 _STAGES = ("collect", "ranks", "propagate", "solve", "verify", "bench")
@@ -43,7 +43,7 @@ class Outcome:
     comparison: Comparison | None = None
     latency: Latency | None = None
     search: Search[None] | None = None
-    drop: Drop | None = None
+    drop: AccuracyLoss | None = None
 
 
 def account(job: Job, plan: RankPlan, outcome: Outcome, output: str | Path | None = None) -> Report:
@@ -96,7 +96,7 @@ def account(job: Job, plan: RankPlan, outcome: Outcome, output: str | Path | Non
     )
 
 
-def _max_drop(job: Job, search: Search[None] | None, verified: Drop | None) -> dict[str, Any] | None:
+def _max_drop(job: Job, search: Search[None] | None, verified: AccuracyLoss | None) -> dict[str, Any] | None:
     """The entry of ``max_drop`` in the JSON report."""
     if search is None:
         return None
@@ -115,7 +115,7 @@ def _max_drop(job: Job, search: Search[None] | None, verified: Drop | None) -> d
     }
 
 
-def _pair(drop: Drop | None) -> list[float] | None:
+def _pair(drop: AccuracyLoss | None) -> list[float] | None:
     return None if drop is None or drop.interval is None else list(drop.interval)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.verify import Sample
+from onnx_lowrank.verify import ExamplePrediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,4 +26,4 @@ class Evidence:
     kernels: Mapping[str, tuple[int, ...]]
     energies: Mapping[str, NDArray[np.float64]]
     file_bytes: tuple[int, int | None]
-    samples: tuple[Sample, ...]
+    samples: tuple[ExamplePrediction, ...]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnx_lowrank.verify import Sample
+from onnx_lowrank.verify import ExamplePrediction
 
 _EXACT = 64  # longer side of images that are written as PNG; larger ones as JPEG
 _QUALITY = 90
@@ -57,7 +57,7 @@ class Picture:
         return f"Held-out sample {self.number}: class {first.label} by the original, {second.label} by the converted"
 
 
-def picture(sample: Sample) -> Picture:
+def picture(sample: ExamplePrediction) -> Picture:
     """A sample as the page shows it.
 
     Args:
@@ -77,7 +77,7 @@ def _form(largest: float) -> str:
     return f".{max(0, 2 - floor(log10(largest)))}f"
 
 
-def _guess(sample: Sample, form: str, label: int, score: float) -> Guess:
+def _guess(sample: ExamplePrediction, form: str, label: int, score: float) -> Guess:
     return Guess(label, format(score, form), min(max(score, 0.0), 1.0) if sample.probabilities else None)
 
 

@@ -1,8 +1,8 @@
 """The written model against the original: structure, outputs, accuracy, latency."""
 
-from onnx_lowrank.verify.cached_session import Remembered, Runs
-from onnx_lowrank.verify.drop import Drop, measure_drop
-from onnx_lowrank.verify.examples import Sample
+from onnx_lowrank.verify.accuracy_loss import AccuracyLoss, measure_loss
+from onnx_lowrank.verify.cached_session import CachedSession, Runnable
+from onnx_lowrank.verify.examples import ExamplePrediction
 from onnx_lowrank.verify.intervals import CONFIDENCE, share_interval
 from onnx_lowrank.verify.outputs import Comparison, OutputFidelity, compare_outputs
 from onnx_lowrank.verify.structure import check_structure, check_untouched

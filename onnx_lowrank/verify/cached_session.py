@@ -14,7 +14,7 @@ from onnx_lowrank.runtime.session import Session
 _MOST_BYTES = 2**28
 
 
-class Runs(Protocol):
+class Runnable(Protocol):
     """What runs a model on batches; a `Session` does."""
 
     @property
@@ -32,7 +32,7 @@ class Runs(Protocol):
         ...
 
 
-class Remembered:
+class CachedSession:
     """A session that knows batches again.
 
     Args:

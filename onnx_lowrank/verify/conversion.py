@@ -16,15 +16,15 @@ from onnx_lowrank.layers.plan import RankPlan
 from onnx_lowrank.runtime.network import Feeds, count_macs
 from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.verify import (
+    AccuracyLoss,
     Comparison,
-    Drop,
     check_structure,
     check_untouched,
     compare_outputs,
-    measure_drop,
+    measure_loss,
     share_interval,
 )
-from onnx_lowrank.verify.cached_session import Remembered, Runs
+from onnx_lowrank.verify.cached_session import CachedSession, Runnable
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +34,19 @@ _PICTURES = 12  # held-out images that the page shows with what both models make
 _LONGER = 32  # by which open axes are stretched: networks halve their maps up to five times
 
 
-def remembered_original(job: Job) -> Remembered:
+def cached_original(job: Job) -> CachedSession:
     """The original, to compare several networks with."""
-    return Remembered(_session(job, job.network.model))
+    return CachedSession(_session(job, job.network.model))
 
 
-def verify_conversion(job: Job, plan: RankPlan, file: Path, original: Runs | None = None) -> Comparison:
+def verify_conversion(job: Job, plan: RankPlan, file: Path, original: Runnable | None = None) -> Comparison:
     """Read the written file back, check its graph, run it on samples it was not solved with and at other sizes.
 
     Args:
         job: the conversion.
         plan: its ranks.
         file: what was written.
-        original: see `remembered_original`; None to run it for this once.
+        original: see `cached_original`; None to run it for this once.
 
     Raises:
         VerificationError: anything about it is not as it should be.
@@ -70,17 +70,17 @@ def verify_conversion(job: Job, plan: RankPlan, file: Path, original: Runs | Non
     return comparison
 
 
-def drop_on(job: Job, indices: NDArray[np.int64], network: onnx.ModelProto, original: Runs) -> Drop:
+def loss_on(job: Job, indices: NDArray[np.int64], network: onnx.ModelProto, original: Runnable) -> AccuracyLoss:
     """What a converted network loses on some samples.
 
     Args:
         job: the conversion.
         indices: of the samples.
         network: in the original's types.
-        original: what to compare it with, see `remembered_original`.
+        original: what to compare it with, see `cached_original`.
     """
     session = _session(job, job.network.as_run(network))
-    return measure_drop(original, session, job.batches(indices, "judge"), job.truth(indices))
+    return measure_loss(original, session, job.batches(indices, "judge"), job.truth(indices))
 
 
 def warn_if_few(job: Job) -> None:
@@ -94,15 +94,15 @@ def warn_if_few(job: Job) -> None:
         )  # fmt: skip
 
 
-def verified_drop(job: Job, file: Path, original: Runs) -> Drop:
+def verified_loss(job: Job, file: Path, original: Runnable) -> AccuracyLoss:
     """The loss of what a search found, on samples that neither it nor the solver has seen; said aloud where it is more.
 
     Args:
         job: the conversion.
         file: what was written.
-        original: as for `drop_on`.
+        original: as for `loss_on`.
     """
-    drop, allowed = drop_on(job, job.split.held_out, read_model(file), original), job.settings.max_drop or 0.0
+    drop, allowed = loss_on(job, job.split.held_out, read_model(file), original), job.settings.max_drop or 0.0
     if drop.interval is not None and drop.interval[0] > allowed:
         log.warning("max-drop %g is kept on the samples searched with, but not on others: %s", allowed, drop)
     return drop
@@ -144,7 +144,7 @@ def _float_outputs(model: onnx.ModelProto) -> set[str]:
     return {value.name for value in model.graph.output if value.type.tensor_type.elem_type in kinds}
 
 
-def _check_other_sizes(job: Job, sessions: tuple[Runs, Runs], comparison: Comparison) -> None:
+def _check_other_sizes(job: Job, sessions: tuple[Runnable, Runnable], comparison: Comparison) -> None:
     """Where axes are open, see that shapes and types are the original's at other sizes too, if it takes them."""
     for feeds in _other_sizes(job):
         shapes = {name: values.shape for name, values in feeds.items()}

@@ -18,7 +18,7 @@ Scores = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class ExamplePrediction:
     """A held-out image and what both models make of it.
 
     Attributes:
@@ -41,7 +41,7 @@ class Sample:
         return self.original[0][0] == self.converted[0][0]
 
 
-class SampleKeeper:
+class ExampleKeeper:
     """Keeps some samples out of batches that pass by, as small pictures.
 
     Args:
@@ -50,11 +50,11 @@ class SampleKeeper:
 
     def __init__(self, most: int) -> None:
         self._most, self._seen = most, 0
-        self._apart: list[Sample] = []
-        self._alike: list[Sample] = []
+        self._apart: list[ExamplePrediction] = []
+        self._alike: list[ExamplePrediction] = []
 
     @property
-    def samples(self) -> tuple[Sample, ...]:
+    def samples(self) -> tuple[ExamplePrediction, ...]:
         """Those that the models disagree on, then others, in the order they came."""
         return tuple([*self._apart, *self._alike][: self._most])
 
@@ -92,9 +92,9 @@ def _channels_first(shape: tuple[int, ...]) -> bool:
     return shape[0] in {1, 3}
 
 
-def _sample(number: int, image: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any]) -> Sample:
+def _sample(number: int, image: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any]) -> ExamplePrediction:
     probabilities = all(_are_probabilities(scores) for scores in (ours, theirs))
-    return Sample(number, _pixels(image), _best(ours), _best(theirs), probabilities)
+    return ExamplePrediction(number, _pixels(image), _best(ours), _best(theirs), probabilities)
 
 
 def _pixels(image: NDArray[Any]) -> NDArray[np.uint8]:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.verify.cached_session import Runs
-from onnx_lowrank.verify.examples import Sample, SampleKeeper, is_scores
+from onnx_lowrank.verify.cached_session import Runnable
+from onnx_lowrank.verify.examples import ExampleKeeper, ExamplePrediction, is_scores
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Comparison:
     outputs: dict[str, OutputFidelity]
     accuracy: Accuracy | None
     images: int
-    samples: tuple[Sample, ...] = field(default=(), compare=False, repr=False)
+    samples: tuple[ExamplePrediction, ...] = field(default=(), compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of ``compare --json``."""
@@ -120,7 +120,7 @@ class _Tally:
 
 
 def compare_outputs(
-    a: Runs, b: Runs, batches: Iterable[Batch], labels: NDArray[np.int64] | None = None, pictures: int = 0
+    a: Runnable, b: Runnable, batches: Iterable[Batch], labels: NDArray[np.int64] | None = None, pictures: int = 0
 ) -> Comparison:
     """Run two models on the same inputs and compare every output of numbers that they share.
 
@@ -142,7 +142,7 @@ def compare_outputs(
         raise ModelError(f"compare: no output of numbers in common: {', '.join(a.outputs)} and {', '.join(b.outputs)}")
     tallies = {name: _Tally() for name in shared}
     hits: list[NDArray[np.bool_]] = []
-    keeper, images = SampleKeeper(pictures), 0
+    keeper, images = ExampleKeeper(pictures), 0
     for batch in batches:
         ours, theirs = a.run(batch), b.run(batch)
         for name in [name for name in tallies if ours[name].shape != theirs[name].shape]:

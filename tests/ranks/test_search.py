@@ -9,7 +9,7 @@ import pytest
 
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.ranks.search import LARGEST, SMALLEST, largest_speedup
-from onnx_lowrank.verify import Drop
+from onnx_lowrank.verify import AccuracyLoss
 
 Loss = Callable[[float, bool], float]
 
@@ -28,12 +28,14 @@ class Attempts:
         self._loss, self._largest = loss, largest
         self.made: list[tuple[float, bool]] = []
 
-    def __call__(self, speedup: float, *, quick: bool) -> tuple[str, Drop]:
+    def __call__(self, speedup: float, *, quick: bool) -> tuple[str, AccuracyLoss]:
         if speedup > self._largest:
             raise BudgetError(f"speedup {speedup:g} cannot be reached")
         self.made.append((speedup, quick))
         value = self._loss(speedup, quick)
-        return f"{'quick' if quick else 'whole'} at {speedup:.3f}", Drop(value, (value / 2, 2 * value), 1000, "loss")
+        return f"{'quick' if quick else 'whole'} at {speedup:.3f}", AccuracyLoss(
+            value, (value / 2, 2 * value), 1000, "loss"
+        )
 
 
 def at(limit: float, quick_limit: float | None = None) -> Loss:

@@ -9,16 +9,18 @@ import numpy as np
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.report import Evidence, LayerReport, Report
-from onnx_lowrank.verify import Sample
+from onnx_lowrank.verify import ExamplePrediction
 from tests.report.test_report import LAYER, REPORT
 
 
-def sample(number: int, *, agree: bool, size: tuple[int, ...] = (12, 12), probabilities: bool = False) -> Sample:
+def sample(
+    number: int, *, agree: bool, size: tuple[int, ...] = (12, 12), probabilities: bool = False
+) -> ExamplePrediction:
     """A picture of a ramp."""
     pixels = np.resize(np.arange(256, dtype=np.uint8), size)
     scores = ((3, 0.75), (1, 0.2), (0, 0.05)) if probabilities else ((3, 4.625), (1, 1.25), (0, -0.5))
     other = scores if agree else (scores[1], scores[0], scores[2])
-    return Sample(number, pixels, scores, other, probabilities)
+    return ExamplePrediction(number, pixels, scores, other, probabilities)
 
 
 def curve(ranks: int = 64) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.verify import compare_outputs
-from onnx_lowrank.verify.examples import Sample, SampleKeeper
+from onnx_lowrank.verify.examples import ExampleKeeper, ExamplePrediction
 from tests.helpers import build, filters
 from tests.networks import images
 
@@ -15,8 +15,8 @@ SCORES = np.float32([[3, 1, 2, 0], [0, 1, 2, 3], [5, 4, 6, 7], [9, 8, 7, 6], [1,
 
 def kept(
     batch: np.ndarray, most: int = 12, ours: np.ndarray = SCORES, theirs: np.ndarray = SCORES
-) -> tuple[Sample, ...]:
-    keeper = SampleKeeper(most)
+) -> tuple[ExamplePrediction, ...]:
+    keeper = ExampleKeeper(most)
     keeper.look({"x": batch}, ours[: len(batch)], theirs[: len(batch)])
     return keeper.samples
 
@@ -24,7 +24,7 @@ def kept(
 def test_disagreements_come_first_and_no_more_than_wanted() -> None:
     theirs = SCORES.copy()
     theirs[[1, 3]] = theirs[[1, 3], ::-1]
-    keeper = SampleKeeper(4)
+    keeper = ExampleKeeper(4)
     for part in (slice(0, 2), slice(2, 5)):
         keeper.look({"x": images(5)[part]}, SCORES[part], theirs[part])
     assert [found.number for found in keeper.samples] == [2, 4, 1, 3]
@@ -60,7 +60,7 @@ def test_large_images_are_kept_small_and_flat_ones_black() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 10), (2, 5, 12, 12), (2, 3, 4, 4), (2, 3, 12), (3, 3, 12, 12)])
 def test_what_is_no_image_is_not_kept(shape: tuple[int, ...]) -> None:
-    keeper = SampleKeeper(12)
+    keeper = ExampleKeeper(12)
     keeper.look({"x": np.zeros(shape, np.float32)}, SCORES[:2], SCORES[:2])
     assert keeper.samples == ()
 

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.verify import measure_drop
-from onnx_lowrank.verify.cached_session import Remembered
+from onnx_lowrank.verify import measure_loss
+from onnx_lowrank.verify.cached_session import CachedSession
 from onnx_lowrank.verify.intervals import paired_interval, share_interval
 from tests.helpers import normal, relative
 
@@ -49,7 +49,7 @@ def networks() -> tuple[Made, Made]:
 
 @pytest.mark.parametrize("size", [1, 7, 90])
 def test_another_class(size: int) -> None:
-    found = measure_drop(*networks(), batches(np.arange(90), size))
+    found = measure_loss(*networks(), batches(np.arange(90), size))
     other = int((OURS != THEIRS).sum())
     assert (found.value, found.images, found.what) == (other / 90, 90, "other top class")
     assert found.interval == share_interval(other, 90)
@@ -57,7 +57,7 @@ def test_another_class(size: int) -> None:
 
 @pytest.mark.parametrize("size", [4, 90])
 def test_loss_of_top_1(size: int) -> None:
-    found = measure_drop(*networks(), batches(np.arange(90), size), TRUTH)
+    found = measure_loss(*networks(), batches(np.arange(90), size), TRUTH)
     lost = int(((OURS == TRUTH) & (THEIRS != TRUTH)).sum())
     won = int(((OURS != TRUTH) & (THEIRS == TRUTH)).sum())
     assert found.value == pytest.approx((OURS == TRUTH).mean() - (THEIRS == TRUTH).mean(), abs=1e-12, rel=0)
@@ -75,7 +75,7 @@ def test_the_worst_output_where_nothing_scores_classes() -> None:
 
     original = Made(a=lambda batch: batch, b=lambda batch: batch, n=lambda batch: np.full(7, len(batch)))
     converted = Made(a=shifted(near, 0.1), b=shifted(far, 0.3), n=lambda batch: np.full(7, 100 * len(batch)))
-    found = measure_drop(original, converted, batches(x, 6))
+    found = measure_loss(original, converted, batches(x, 6))
     assert found.value == pytest.approx(relative(x, x + 0.3 * far), rel=1e-5, abs=0)
     assert (found.images, found.what) == (40, "relative error")
     assert found.interval is not None
@@ -85,18 +85,18 @@ def test_the_worst_output_where_nothing_scores_classes() -> None:
 def test_what_cannot_be_judged() -> None:
     one, other = Made(a=lambda x: x), Made(a=lambda x: x[:1])
     with pytest.raises(ModelError, match="max-drop: no output of numbers has the same shape in both models"):
-        measure_drop(one, other, batches(normal(0, 6, 3, 2, 2), 3))
+        measure_loss(one, other, batches(normal(0, 6, 3, 2, 2), 3))
     with pytest.raises(ModelError, match="does not score 4 classes: compare without --labels"):
-        measure_drop(one, one, batches(normal(0, 4, 3, 2, 2), 4), np.arange(4))
+        measure_loss(one, one, batches(normal(0, 4, 3, 2, 2), 4), np.arange(4))
 
 
 def test_infinities_are_a_loss_without_bounds() -> None:
-    found = measure_drop(Made(a=lambda x: x), Made(a=lambda x: x * np.inf), batches(normal(0, 6, 3, 2, 2), 3))
+    found = measure_loss(Made(a=lambda x: x), Made(a=lambda x: x * np.inf), batches(normal(0, 6, 3, 2, 2), 3))
     assert (found.value, found.interval) == (np.inf, None)
 
 
 def test_a_drop_in_words() -> None:
-    text = str(measure_drop(*networks(), batches(np.arange(90), 90)))
+    text = str(measure_loss(*networks(), batches(np.arange(90), 90)))
     low, high = share_interval(int((OURS != THEIRS).sum()), 90)
     assert (
         text == f"other top class {(OURS != THEIRS).mean():.2%} (95 % interval {low:.2%} .. {high:.2%}) on 90 samples"
@@ -105,7 +105,7 @@ def test_a_drop_in_words() -> None:
 
 def test_batches_that_come_again_are_not_run_again() -> None:
     made = Made(y=lambda x: 2 * x)
-    known = Remembered(made)  # type: ignore[arg-type]
+    known = CachedSession(made)  # type: ignore[arg-type]
     first, second = {"x": normal(0, 2, 3)}, {"x": normal(1, 2, 3)}
     for feeds in (first, second, first, {"x": first["x"].copy()}):
         np.testing.assert_array_equal(known.run(feeds)["y"], 2 * feeds["x"])
@@ -117,7 +117,7 @@ def test_batches_that_come_again_are_not_run_again() -> None:
 
 def test_what_does_not_fit_is_run_again() -> None:
     made = Made(y=lambda x: x)
-    known = Remembered(made, most_bytes=30)  # type: ignore[arg-type]
+    known = CachedSession(made, most_bytes=30)  # type: ignore[arg-type]
     small, large = {"x": normal(0, 2, 3)}, {"x": normal(1, 4, 3)}
     for feeds in (large, small, large, small):
         known.run(feeds)

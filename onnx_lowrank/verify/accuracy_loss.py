@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.verify.cached_session import Runs
+from onnx_lowrank.verify.cached_session import Runnable
 from onnx_lowrank.verify.examples import is_scores
 from onnx_lowrank.verify.intervals import Interval, paired_interval, ratio_interval, share_interval
 from onnx_lowrank.verify.outputs import top_hits
 
 
 @dataclass(frozen=True)
-class Drop:
+class AccuracyLoss:
     """A loss.
 
     Attributes:
@@ -43,12 +43,12 @@ _TOP1, _OTHER, _ERROR = "loss of top-1", "other top class", "relative error"
 Sums = dict[str, list[NDArray[np.float64]]]
 
 
-def measure_drop(
-    original: Runs,
-    converted: Runs,
+def measure_loss(
+    original: Runnable,
+    converted: Runnable,
     batches: Iterable[Mapping[str, NDArray[Any]]],
     truth: NDArray[np.int64] | None = None,
-) -> Drop:
+) -> AccuracyLoss:
     """Run both networks on the same samples and say what the converted one loses.
 
     Judged is the first output that scores classes; where there is none, the floating-point output that is furthest off.
@@ -84,12 +84,12 @@ def measure_drop(
     return _of_numbers(sums, images)
 
 
-def _of_classes(right: NDArray[np.bool_], what: str) -> Drop:
+def _of_classes(right: NDArray[np.bool_], what: str) -> AccuracyLoss:
     """From whether each sample is right in the original and in the converted network, shape (2, samples)."""
     before, after = right
     lost, won, count = int((before & ~after).sum()), int((~before & after).sum()), len(before)
     interval = paired_interval(lost, won, count) if what == _TOP1 else share_interval(lost, count)
-    return Drop((lost - won) / count, interval, count, what)
+    return AccuracyLoss((lost - won) / count, interval, count, what)
 
 
 def _add(sums: Sums, ours: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]], count: int) -> None:
@@ -107,12 +107,12 @@ def _add(sums: Sums, ours: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDAr
         sums.setdefault(name, []).append(np.stack([difference, size]))
 
 
-def _of_numbers(sums: Sums, images: int) -> Drop:
+def _of_numbers(sums: Sums, images: int) -> AccuracyLoss:
     joined = [np.concatenate(parts, axis=1) for parts in sums.values()]
     if not joined:
         raise ModelError("max-drop: no output of numbers has the same shape in both models: ask for --speedup instead")
     differences, sizes = max(joined, key=_error)
-    return Drop(_error([differences, sizes]), ratio_interval(differences, sizes), images, _ERROR)
+    return AccuracyLoss(_error([differences, sizes]), ratio_interval(differences, sizes), images, _ERROR)
 
 
 def _error(sums: Sequence[NDArray[np.float64]] | NDArray[np.float64]) -> float:
