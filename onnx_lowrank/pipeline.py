@@ -25,7 +25,7 @@ from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.ranks.choose import choose_ranks, measure_errors
 from onnx_lowrank.ranks.search import Search, largest_speedup
-from onnx_lowrank.report.build import Outcome, account, evidence
+from onnx_lowrank.report.build import Outcome, account, figures
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.device import free_on_device
 from onnx_lowrank.runtime.latency import Latency, time_conversion, warn_if_slow
@@ -113,7 +113,7 @@ def conversion(
         plan = found.plan if found else planned(known)
         if dry_run:
             outcome = found.outcome if found else Outcome()
-            yield Result(None, plan, account(job, plan, outcome), evidence(job, known.losses))
+            yield Result(None, plan, account(job, plan, outcome), figures(job, known.losses))
             return
         solved = found or solve(known, plan, known.targets.pop)
         job = solved.job
@@ -121,7 +121,7 @@ def conversion(
             with job.watch.measure("bench"):
                 latency = _time(job, plan, file)
             report = account(job, plan, replace(outcome, latency=latency), output)
-            yield Result(solved.network, plan, report, evidence(job, known.losses, outcome.comparison, file))
+            yield Result(solved.network, plan, report, figures(job, known.losses, outcome.comparison, file))
 
 
 def calibrate(job: Job) -> Calibrated:

@@ -19,7 +19,7 @@ from onnx_lowrank.errors import BudgetError, CalibrationError, LowRankError, Ver
 from onnx_lowrank.graph import check_apart
 from onnx_lowrank.pipeline import Solved, calibrate, checked, planned, solve
 from onnx_lowrank.report import CurvePoint, CurveReport, curve_to_html, with_front
-from onnx_lowrank.report.build import Outcome, account, evidence
+from onnx_lowrank.report.build import Outcome, account, figures
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.latency import Latency, time_conversions, warn_if_slow
 from onnx_lowrank.runtime.progress import Progress, Silent
@@ -212,7 +212,7 @@ def _swept(known: Calibrated, targets: SweepGoals, found: Sequence[_Target]) -> 
         comparison = each.outcome.comparison
         points.append(CurvePoint.of_report(report, _accuracy(comparison, 1), each.seconds))
         if targets.keep:
-            shown = evidence(each.solved.job, known.losses, comparison, each.file)
+            shown = figures(each.solved.job, known.losses, comparison, each.file)
             results.append(Result(each.solved.network, each.solved.plan, report, shown))
     return Sweep(_report(known, found, with_front(points, known.job.settings.cost)), tuple(results))
 

@@ -2,7 +2,7 @@
 
 from onnx_lowrank.report.curve import CurvePoint, CurveReport, with_front
 from onnx_lowrank.report.curve_page import curve_to_html, quick_text
-from onnx_lowrank.report.evidence import Evidence
+from onnx_lowrank.report.figures import ReportFigures
 from onnx_lowrank.report.markdown import to_markdown
 from onnx_lowrank.report.page import check_page_packages, to_html
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
@@ -12,9 +12,9 @@ __all__ = [
     "Calibration",
     "CurvePoint",
     "CurveReport",
-    "Evidence",
     "LayerReport",
     "Report",
+    "ReportFigures",
     "check_page_packages",
     "curve_table",
     "curve_to_html",

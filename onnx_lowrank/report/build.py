@@ -15,7 +15,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.search import Search
-from onnx_lowrank.report import Calibration, Evidence, LayerReport, Report
+from onnx_lowrank.report import Calibration, LayerReport, Report, ReportFigures
 from onnx_lowrank.runtime.latency import Latency
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison
@@ -119,9 +119,9 @@ def _pair(drop: AccuracyLoss | None) -> list[float] | None:
     return None if drop is None or drop.interval is None else list(drop.interval)
 
 
-def evidence(
+def figures(
     job: Job, losses: Sequence[RankLosses], comparison: Comparison | None = None, file: Path | None = None
-) -> Evidence:
+) -> ReportFigures:
     """What a page shows beside the numbers of the report.
 
     Args:
@@ -132,7 +132,7 @@ def evidence(
     """
     looked_at = zip(job.layers, losses, strict=True)
     after = None if file is None else sum(each.stat().st_size for each in file.parent.iterdir())
-    return Evidence(
+    return ReportFigures(
         kernels={layer.name: tuple(map(int, layer.weight.shape)) for layer in job.layers},
         energies={layer.name: each.energies for layer, each in looked_at if each.energies is not None},
         file_bytes=(_original_bytes(job), after),

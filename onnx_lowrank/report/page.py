@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import MissingDependencyError
 from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.report.charts import energy_chart, error_chart, macs_chart
-from onnx_lowrank.report.evidence import Evidence
+from onnx_lowrank.report.figures import ReportFigures
 from onnx_lowrank.report.pictures import picture
 from onnx_lowrank.report.report import LayerReport, Report
 from onnx_lowrank.report.rows import columns, layer_rows
@@ -96,7 +96,7 @@ def filled_in(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def to_html(report: Report, evidence: Evidence) -> str:
+def to_html(report: Report, figures: ReportFigures) -> str:
     """The page of a conversion; the same bytes for the same report and evidence.
 
     Args:
@@ -107,21 +107,21 @@ def to_html(report: Report, evidence: Evidence) -> str:
         MissingDependencyError: Jinja2 or matplotlib is not installed.
     """
     check_page_packages("to_html")
-    pictures = [picture(sample) for sample in evidence.samples]
+    pictures = [picture(sample) for sample in figures.samples]
     return filled_in(
         "page.html.j2",
         report=report,
         name=PurePath(report.input).name,
         verdict=_verdict(report),
-        figures=list(_figures(report, evidence)),
+        figures=list(_figures(report, figures)),
         outputs=list(_outputs(report)),
         pictures=pictures,
         apart=_apart(report),
         error_chart=error_chart(report.layers),
         macs_chart=macs_chart(report.layers),
         columns=columns(report),
-        rows=layer_rows(report, evidence),
-        curves=list(_curves(report, evidence)),
+        rows=layer_rows(report, figures),
+        curves=list(_curves(report, figures)),
         making=list(_making(report)),
     )
 
@@ -138,12 +138,12 @@ def _verdict(report: Report) -> str:
     return f"{', '.join(parts)}; {fidelity.title.lower()} {value} {fidelity.detail}."
 
 
-def _figures(report: Report, evidence: Evidence) -> Iterator[Figure]:
+def _figures(report: Report, figures: ReportFigures) -> Iterator[Figure]:
     macs, parameters = report.macs, report.parameters
     yield Figure("Multiply-adds", f"{report.speedup:.2f}× fewer", _change(*map(short_number, macs)))
     ratio = parameters[0] / max(1, parameters[1])
     yield Figure("Parameters", f"{ratio:.2f}× fewer", _change(*map(short_number, parameters)))
-    before, after = evidence.file_bytes
+    before, after = figures.file_bytes
     if after is None:
         yield Figure("File", f"{short_number(before)}B", "nothing was written")
     else:
@@ -188,9 +188,9 @@ def _outputs(report: Report) -> Iterator[tuple[str, str, str, str]]:
         yield name, error_text(found["relative_error"]), f"{found['cosine']:.4f}", agreement
 
 
-def _curves(report: Report, evidence: Evidence) -> Iterator[Curve]:
+def _curves(report: Report, figures: ReportFigures) -> Iterator[Curve]:
     for number, layer in enumerate(report.layers, 1):
-        if (energies := evidence.energies.get(layer.name)) is not None:
+        if (energies := figures.energies.get(layer.name)) is not None:
             yield Curve(number, layer.name, _chosen(layer, energies), energy_chart(number, layer, energies))
 
 

@@ -10,7 +10,7 @@ import onnx
 
 from onnx_lowrank.graph import staged
 from onnx_lowrank.layers.plan import RankPlan
-from onnx_lowrank.report import Evidence, Report, to_html
+from onnx_lowrank.report import Report, ReportFigures, to_html
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Result:
     model: onnx.ModelProto | None
     plan: RankPlan
     report: Report
-    evidence: Evidence
+    evidence: ReportFigures
 
     def save(self, path: str | Path) -> None:
         """Write the converted model; the file is there whole or not at all.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from onnx_lowrank.report.evidence import Evidence
+from onnx_lowrank.report.figures import ReportFigures
 from onnx_lowrank.report.report import LayerReport, Report
 from onnx_lowrank.report.text import short_number
 
@@ -46,7 +46,7 @@ def columns(report: Report) -> list[Column]:
     return [column for column, _ in _columns(report)]
 
 
-def layer_rows(report: Report, evidence: Evidence) -> list[list[Cell]]:
+def layer_rows(report: Report, figures: ReportFigures) -> list[list[Cell]]:
     """A row of cells for every layer, in the order of the graph.
 
     Args:
@@ -54,7 +54,7 @@ def layer_rows(report: Report, evidence: Evidence) -> list[list[Cell]]:
         evidence: the shapes of their weights.
     """
     shows = [show for _, show in _columns(report)]
-    rows = [(number, layer, evidence.kernels.get(layer.name)) for number, layer in enumerate(report.layers, 1)]
+    rows = [(number, layer, figures.kernels.get(layer.name)) for number, layer in enumerate(report.layers, 1)]
     return [[show(row) for show in shows] for row in rows]
 
 

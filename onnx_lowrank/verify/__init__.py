@@ -9,15 +9,15 @@ from onnx_lowrank.verify.structure import check_structure, check_untouched
 
 __all__ = [
     "CONFIDENCE",
+    "AccuracyLoss",
+    "CachedSession",
     "Comparison",
-    "Drop",
+    "ExamplePrediction",
     "OutputFidelity",
-    "Remembered",
-    "Runs",
-    "Sample",
+    "Runnable",
     "check_structure",
     "check_untouched",
     "compare_outputs",
-    "measure_drop",
+    "measure_loss",
     "share_interval",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.report import Evidence, LayerReport, Report
+from onnx_lowrank.report import LayerReport, Report, ReportFigures
 from onnx_lowrank.verify import ExamplePrediction
 from tests.report.test_report import LAYER, REPORT
 
@@ -29,10 +29,10 @@ def curve(ranks: int = 64) -> np.ndarray:
 
 
 SAMPLES = (sample(4, agree=False), sample(9, agree=False), sample(1, agree=True, size=(80, 100, 3)))
-EVIDENCE = Evidence({"c1": (64, 32, 3, 3)}, {"c1": curve()}, (80_000, 40_000), SAMPLES)
+EVIDENCE = ReportFigures({"c1": (64, 32, 3, 3)}, {"c1": curve()}, (80_000, 40_000), SAMPLES)
 
 
-def deep(count: int, name: str = "stage/{}/Conv") -> tuple[Report, Evidence]:
+def deep(count: int, name: str = "stage/{}/Conv") -> tuple[Report, ReportFigures]:
     """A report of many layers; the last one of several is kept."""
     layers = []
     for number in range(count):

@@ -69,12 +69,12 @@ def browser() -> Iterator[Chrome]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with all there can be: many layers, long names, made-up data, pictures with shares."""
-    report, evidence = deep(LAYERS, LONG)
+    report, figures = deep(LAYERS, LONG)
     shares = sample(7, agree=False, probabilities=True)
     report = replace(report, calibration=replace(report.calibration, synthetic=True, source="/a" * 200))
-    evidence = replace(evidence, samples=(*EVIDENCE.samples, shares))
+    figures = replace(figures, samples=(*EVIDENCE.samples, shares))
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(to_html(report, evidence), encoding="utf-8")
+    path.write_text(to_html(report, figures), encoding="utf-8")
     return path
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.errors import MissingDependencyError
-from onnx_lowrank.report import Evidence, Report, to_html
+from onnx_lowrank.report import Report, ReportFigures, to_html
 from tests.report.pages import EVIDENCE, deep, sample
 from tests.report.test_report import REPORT
 
@@ -70,8 +70,8 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-def page(report: Report = REPORT, evidence: Evidence = EVIDENCE) -> Page:
-    found = Page(to_html(report, evidence))
+def page(report: Report = REPORT, figures: ReportFigures = EVIDENCE) -> Page:
+    found = Page(to_html(report, figures))
     assert found.open == []
     ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -194,10 +194,10 @@ NASTY = "</title><img src=x onerror=alert(1)> & \"q\" 'a' $x$ {{ 7 * 7 }} ünï/
 
 
 def test_names_mean_nothing_to_the_page() -> None:
-    report, evidence = deep(3, NASTY.replace("{{", "{{{{").replace("}}", "}}}}"))
+    report, figures = deep(3, NASTY.replace("{{", "{{{{").replace("}}", "}}}}"))
     report = replace(report, input=f"/a/{NASTY}", calibration=replace(report.calibration, source=NASTY))
     outputs = {NASTY: {"relative_error": 0.5, "cosine": 0.9, "agreement": 0.75}}
-    found = page(replace(report, verification={"images": 12, "outputs": outputs}), evidence)
+    found = page(replace(report, verification={"images": 12, "outputs": outputs}), figures)
     assert len(found.all("img")) == 3
     assert not any("onerror" in attributes for _, attributes in found.elements)
     assert NASTY.format(0).replace("{ 7 * 7 }", "{{ 7 * 7 }}") in found.words
@@ -230,8 +230,8 @@ def test_pictures_and_what_the_models_make_of_them() -> None:
 
 
 def test_probabilities_are_shares() -> None:
-    evidence = replace(EVIDENCE, samples=(sample(1, agree=True, probabilities=True),))
-    found = page(evidence=evidence)
+    figures = replace(EVIDENCE, samples=(sample(1, agree=True, probabilities=True),))
+    found = page(figures=figures)
     assert "3 75.0% 3 75.0% 1 20.0% 1 20.0%" in found.words
     assert [each["style"] for each in found.all("span") if each.get("class") == "share"][:2] == ["width: 75.0%"] * 2
 
@@ -240,7 +240,7 @@ def test_probabilities_are_shares() -> None:
 def test_scores_of_any_size_are_short(factor: float, text: str) -> None:
     scores = ((0, 4.625 * factor), (1, 0.0))
     shown = replace(EVIDENCE.samples[0], original=scores, converted=scores)
-    assert f"0 {text}" in page(evidence=replace(EVIDENCE, samples=(shown,))).words
+    assert f"0 {text}" in page(figures=replace(EVIDENCE, samples=(shown,))).words
 
 
 def test_the_same_bytes_every_time_whatever_the_users_settings() -> None:
@@ -251,10 +251,8 @@ def test_the_same_bytes_every_time_whatever_the_users_settings() -> None:
 
 
 def test_flat_curves() -> None:
-    evidence = replace(EVIDENCE, energies={"c1": np.ones(65)})
-    assert (
-        page(evidence=evidence).all("svg")[2]["aria-label"].startswith("Energy kept over channel rank, c1: rank 0 of")
-    )
+    figures = replace(EVIDENCE, energies={"c1": np.ones(65)})
+    assert page(figures=figures).all("svg")[2]["aria-label"].startswith("Energy kept over channel rank, c1: rank 0 of")
 
 
 @pytest.mark.parametrize(("module", "package"), [("jinja2", "Jinja2"), ("matplotlib.figure", "matplotlib")])

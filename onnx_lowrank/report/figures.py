@@ -12,7 +12,7 @@ from onnx_lowrank.verify import ExamplePrediction
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class ReportFigures:
     """Curves and pictures of a conversion, for `to_html`.
 
     Attributes:
