@@ -29,7 +29,7 @@ class _Spilled:
     shape: tuple[int, ...]
 
 
-class Cuts:
+class ActivationCache:
     """Tensors of all batches.
 
     Args:

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate.activation_cache import Cuts, Tensor
+from onnx_lowrank.calibrate.activation_cache import ActivationCache, Tensor
 from onnx_lowrank.calibrate.positions import Ints
 from onnx_lowrank.calibrate.taps import as_patches, clear_outside, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
@@ -65,7 +65,7 @@ class Propagation:
     ) -> None:
         # Counted here: an inner tensor need not have the samples on its first axis.
         self._counts: list[int] = []
-        self.cuts = Cuts(self._counted(batches), most_bytes, most_resident)
+        self.cache = ActivationCache(self._counted(batches), most_bytes, most_resident)
         self._resident = most_resident > 0
         self._positions = positions
         self._provider = provider
@@ -88,15 +88,15 @@ class Propagation:
             CalibrationError: an input is NaN, infinite, or too large to reckon with; or the disk is full.
         """
         self._drop_patches()
-        segment = ancestors(model, [layer.input], self.cuts.types)
+        segment = ancestors(model, [layer.input], self.cache.types)
         keep = self._still_needed(model, segment, [layer, *later])
         session, inputs = self._open(model, layer, keep)
         sampled = self._positions[layer.name]
-        self._patches = _Patches(sampled.size, layer, self.cuts)
+        self._patches = _Patches(sampled.size, layer, self.cache)
         first, again = 0, False
         for number, count in enumerate(self._counts):
             positions = sampled[first : first + count]
-            feeds = {**self.cuts.read(number, inputs), **patch_indices(layer, positions)}
+            feeds = {**self.cache.read(number, inputs), **patch_indices(layer, positions)}
             started = perf_counter()
             rows, found = self._run(session, feeds, patch_rows(layer))
             seconds = perf_counter() - started
@@ -105,11 +105,11 @@ class Propagation:
             self._patches.append(_finite(rows, layer))
             if number == 0:
                 size = len(self._counts) * sum(tensor.nbytes for tensor in found.values())
-                spilled, grown = self.cuts.excess(keep, size), self.cuts.growth(keep, size)
+                spilled, grown = self.cache.excess(keep, size), self.cache.growth(keep, size)
                 kept = grown - spilled if self._may_run_again(model, segment, later) else 0
                 again = run_again(spilled, kept, seconds * len(self._counts))
             if not again:
-                self.cuts.advance(number, keep, found)
+                self.cache.advance(number, keep, found)
             first += count
         self.node_runs += len(segment) * first
         return self._patches.rows
@@ -117,11 +117,11 @@ class Propagation:
     def close(self) -> None:
         """Give up the cut tensors and the patches."""
         self._drop_patches()
-        self.cuts.close()
+        self.cache.close()
 
     def _may_run_again(self, model: onnx.ModelProto, segment: Sequence[onnx.NodeProto], later: Sequence[Layer]) -> bool:
         """Whether a segment may run twice, and all that is ahead once, without a second pass of the network."""
-        ahead = ancestors(model, [layer.input for layer in later], self.cuts.types)
+        ahead = ancestors(model, [layer.input for layer in later], self.cache.types)
         most = _MOST_PASSES * len(model.graph.node) * sum(self._counts)
         return self.node_runs + (len(segment) + len(ahead)) * sum(self._counts) <= most
 
@@ -148,14 +148,14 @@ class Propagation:
         self, model: onnx.ModelProto, segment: Sequence[onnx.NodeProto], layers: Sequence[Layer]
     ) -> set[str]:
         """Tensors at hand after the segment that the rest of the way to ``layers`` reads."""
-        at_hand = self.cuts.types.keys() | {name for node in segment for name in node.output if name}
+        at_hand = self.cache.types.keys() | {name for node in segment for name in node.output if name}
         wanted = {layer.input for layer in layers}
         rest = ancestors(model, wanted, at_hand)
         return at_hand & (wanted | {name for node in rest for name in reads(node)})
 
     def _open(self, model: onnx.ModelProto, layer: Layer, keep: set[str]) -> tuple[Session, list[str]]:
         """A session from the cut to the layer's sampled rows, and the cut tensors it reads."""
-        types = self.cuts.types
+        types = self.cache.types
         fresh = sorted(keep - types.keys())
         tap = patch_tap(layer, onnx.helper.np_dtype_to_tensor_dtype(layer.weight.dtype))
         nodes = [*ancestors(model, [layer.input, *fresh], types.keys()), *tap.nodes]
@@ -173,12 +173,12 @@ class Propagation:
 class _Patches:
     """A layer's input patches as they come in: in one array, or on the disk if the bound leaves no room for it."""
 
-    def __init__(self, count: int, layer: Layer, cuts: Cuts) -> None:
+    def __init__(self, count: int, layer: Layer, cache: ActivationCache) -> None:
         shape = (count, layer.channels, *layer.kernel)
         self._size = prod(shape) * np.dtype(np.float32).itemsize
-        self._layer, self._cuts, self._done = layer, cuts, 0
+        self._layer, self._cuts, self._done = layer, cache, 0
         self.rows: Patches
-        if cuts.reserve(self._size):
+        if cache.reserve(self._size):
             self.rows = as_patches(np.empty(prod(shape), np.float32), layer)
         else:
             self.rows = SpilledRows(ScratchFile(), shape, np.dtype(np.float32))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnx_lowrank import convert
-from onnx_lowrank.calibrate.activation_cache import Cuts
+from onnx_lowrank.calibrate.activation_cache import ActivationCache
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.session import Resident
 from tests.networks import images, network
@@ -47,60 +47,60 @@ def test_what_is_read_is_what_was_put_wherever_it_lies(data: st.DataObject, most
     batch = st.dictionaries(st.sampled_from(NAMES), tensors(), min_size=1)
     wanted: list[dict[str, Array]] = [data.draw(batch) for _ in range(data.draw(st.integers(1, 3)))]
     before = open_files()
-    with closing(Cuts(wanted, most_bytes)) as cuts:
+    with closing(ActivationCache(wanted, most_bytes)) as cache:
         for _ in range(data.draw(st.integers(0, 3))):
             keep = data.draw(st.sets(st.sampled_from(NAMES)))
-            for number in range(len(cuts)):
+            for number in range(len(cache)):
                 found = {name: tensor for name, tensor in data.draw(batch).items() if name not in keep}
-                cuts.advance(number, keep, found)
+                cache.advance(number, keep, found)
                 wanted[number] = {name: each for name, each in wanted[number].items() if name in keep} | found
         in_memory = 0
         for number, expected in enumerate(wanted):
-            for name, tensor in cuts.read(number, expected).items():
+            for name, tensor in cache.read(number, expected).items():
                 np.testing.assert_array_equal(tensor, expected[name])
                 assert tensor.dtype == expected[name].dtype
                 assert tensor.shape == expected[name].shape
                 in_memory += tensor.nbytes * (tensor is expected[name])
         assert in_memory <= most_bytes
-        assert cuts.types == {name: tensor.dtype for name, tensor in wanted[0].items()}
+        assert cache.types == {name: tensor.dtype for name, tensor in wanted[0].items()}
     assert open_files() == before
 
 
 def test_room_that_gets_free_is_taken_again() -> None:
     block = np.zeros(100, np.uint8)
-    cuts = Cuts([{"a": block}, {"a": block}], 100)
-    assert cuts.spilled_bytes == 100
-    cuts.advance(0, (), {"b": block})  # in the place of the first
-    assert cuts.spilled_bytes == 100
-    cuts.advance(1, (), {"b": block})
-    assert cuts.spilled_bytes == 200
-    cuts.close()
+    cache = ActivationCache([{"a": block}, {"a": block}], 100)
+    assert cache.spilled_bytes == 100
+    cache.advance(0, (), {"b": block})  # in the place of the first
+    assert cache.spilled_bytes == 100
+    cache.advance(1, (), {"b": block})
+    assert cache.spilled_bytes == 200
+    cache.close()
 
 
 def test_room_can_be_reserved_for_something_else() -> None:
     block = np.zeros(100, np.uint8)
-    cuts = Cuts([{"a": block}], 250)
-    assert not cuts.reserve(151)
-    assert cuts.reserve(150)
-    cuts.advance(0, {"a"}, {"b": block})
-    assert cuts.spilled_bytes == 100
-    cuts.release(150)
-    cuts.advance(0, {"a"}, {"c": block})
-    assert cuts.spilled_bytes == 100
-    cuts.close()
+    cache = ActivationCache([{"a": block}], 250)
+    assert not cache.reserve(151)
+    assert cache.reserve(150)
+    cache.advance(0, {"a"}, {"b": block})
+    assert cache.spilled_bytes == 100
+    cache.release(150)
+    cache.advance(0, {"a"}, {"c": block})
+    assert cache.spilled_bytes == 100
+    cache.close()
 
 
 def test_what_would_go_to_the_disk_is_known_before() -> None:
     block = np.zeros(100, np.uint8)
-    cuts = Cuts([{"a": block, "b": block}, {"a": block, "b": block}], 300)  # one of the four is on the disk
-    assert cuts.excess({"a", "b"}, 0) == 0
-    assert cuts.excess({"a", "b"}, 70) == 70
-    assert cuts.excess({"b"}, 200) == 0
-    assert cuts.excess({"b"}, 250) == 50
-    assert cuts.excess((), 310) == 10
-    assert cuts.growth({"a", "b"}, 70) == 70
-    assert cuts.growth({"b"}, 70) == 70 - 200
-    cuts.close()
+    cache = ActivationCache([{"a": block, "b": block}, {"a": block, "b": block}], 300)  # one of the four is on the disk
+    assert cache.excess({"a", "b"}, 0) == 0
+    assert cache.excess({"a", "b"}, 70) == 70
+    assert cache.excess({"b"}, 200) == 0
+    assert cache.excess({"b"}, 250) == 50
+    assert cache.excess((), 310) == 10
+    assert cache.growth({"a", "b"}, 70) == 70
+    assert cache.growth({"b"}, 70) == 70 - 200
+    cache.close()
 
 
 def resident(array: Array) -> Resident:
@@ -110,35 +110,35 @@ def resident(array: Array) -> Resident:
 def test_tensors_stay_where_they_are_as_long_as_there_is_room() -> None:
     """Then they come to memory, and from there to the disk."""
     blocks = [np.full(25, number, np.float32) for number in range(4)]
-    cuts = Cuts([{"a": resident(block)} for block in blocks], 100, 200)
-    kinds = [cuts.read(number, "a")["a"] for number in range(4)]
+    cache = ActivationCache([{"a": resident(block)} for block in blocks], 100, 200)
+    kinds = [cache.read(number, "a")["a"] for number in range(4)]
     assert [isinstance(each, Resident) for each in kinds] == [True, True, False, False]
-    assert cuts.spilled_bytes == 100
+    assert cache.spilled_bytes == 100
     for block, found in zip(blocks, kinds, strict=True):
         np.testing.assert_array_equal(found.numpy() if isinstance(found, Resident) else found, block)
-    assert cuts.types == {"a": np.float32}
-    assert cuts.excess({"a"}, 0) == 0
-    assert cuts.excess((), 330) == 330 - 100  # those that are resident are still there while others come
-    cuts.advance(0, (), {"b": resident(blocks[0])})  # in the place of the first
-    cuts.advance(1, (), {"b": blocks[0]})  # which is in memory, where there is no room
-    assert cuts.spilled_bytes == 200
-    cuts.advance(2, (), {"b": resident(blocks[0])})
-    assert isinstance(cuts.read(2, "b")["b"], Resident)
-    cuts.close()
+    assert cache.types == {"a": np.float32}
+    assert cache.excess({"a"}, 0) == 0
+    assert cache.excess((), 330) == 330 - 100  # those that are resident are still there while others come
+    cache.advance(0, (), {"b": resident(blocks[0])})  # in the place of the first
+    cache.advance(1, (), {"b": blocks[0]})  # which is in memory, where there is no room
+    assert cache.spilled_bytes == 200
+    cache.advance(2, (), {"b": resident(blocks[0])})
+    assert isinstance(cache.read(2, "b")["b"], Resident)
+    cache.close()
 
 
 def test_a_file_is_gone_with_the_last_tensor_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = open_files()
-    cuts = Cuts([{"a": np.zeros(9)}, {"a": np.zeros(9)}], 0)
+    cache = ActivationCache([{"a": np.zeros(9)}, {"a": np.zeros(9)}], 0)
     # Without a name it is gone even where the process is killed.
     assert list(tmp_path.iterdir()) == []
     assert open_files() == before + 1
-    cuts.advance(0, (), {})
+    cache.advance(0, (), {})
     assert open_files() == before + 1
-    cuts.advance(1, (), {})
+    cache.advance(1, (), {})
     assert open_files() == before
-    assert cuts.spilled_bytes == 2 * 72
+    assert cache.spilled_bytes == 2 * 72
 
 
 class Full:
@@ -163,7 +163,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_full_disk_is_an_error_in_words(full_disk: None) -> None:
     wanted = r"temporary folder '.*': .* cannot be kept there \(No space left on device\): free some space, .* --memory"
     with pytest.raises(CalibrationError, match=wanted):
-        Cuts([{"a": np.zeros(9)}], 0)
+        ActivationCache([{"a": np.zeros(9)}], 0)
     with pytest.raises(CalibrationError, match=wanted):
         convert(network(), images(40), memory=0, bench=False)
 

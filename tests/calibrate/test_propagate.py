@@ -199,7 +199,7 @@ def test_input_patches_are_those_of_a_full_run_of_the_converted_network(
         np.testing.assert_allclose(rows, wanted, rtol=1e-5, atol=5e-6)
         replace_layer(model, layer, worse(layer))
     propagation.close()
-    assert (propagation.cuts.spilled_bytes > 0) == (most_bytes < 2**30)
+    assert (propagation.cache.spilled_bytes > 0) == (most_bytes < 2**30)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -242,11 +242,11 @@ def test_a_segment_is_run_again_where_that_is_cheaper_than_the_disk(
     kept, all_once = patches(2**30, 1.0)
     again, recomputed = patches(room, 1.0)  # a byte a second
     spilled, from_disk = patches(room, 1e30)
-    assert recomputed.cuts.spilled_bytes == 0
+    assert recomputed.cache.spilled_bytes == 0
     assert from_disk.node_runs == all_once.node_runs
     if network not in {odd_cuts, two_inputs}:  # where nothing that is kept is read again
         assert recomputed.node_runs > all_once.node_runs
-        assert from_disk.cuts.spilled_bytes > 0
+        assert from_disk.cache.spilled_bytes > 0
     for one, two, three in zip(kept, again, spilled, strict=True):
         np.testing.assert_array_equal(one, two)
         np.testing.assert_array_equal(one, three)
@@ -312,7 +312,7 @@ def test_cuts_hold_what_the_way_ahead_reads_and_nothing_else() -> None:
     held = []
     for number, layer in enumerate(layers):
         propagation.advance(model, layer, layers[number + 1 :])
-        held.append(set(propagation.cuts.types))
+        held.append(set(propagation.cache.types))
         replace_layer(model, layer, worse(layer))
     # r0 is a residual of both sums, but the second sum lies behind the last layer and is never run.
     assert held == [{"x"}, {"r0"}, {"r0", "r1"}, {"r2"}]
