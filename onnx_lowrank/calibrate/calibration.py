@@ -35,7 +35,7 @@ from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import TargetResponses
-from onnx_lowrank.runtime.layer_latency import LayerClock
+from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.network import Feeds, Network, open_network
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.session import choose_provider
@@ -81,7 +81,7 @@ class Job:
     settings: Settings
     progress: Progress
     watch: Stopwatch
-    clock: LayerClock
+    clock: LayerTimer
     latency_batch: int
 
     @property
@@ -184,7 +184,7 @@ def prepare_job(
     positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
     probes = _probes(layers, positions, settings)
     batch = _latency_batch(network, settings, fixed)
-    clock = LayerClock(provider, batch, settings.latency_table, stored_bytes(network.model))
+    clock = LayerTimer(provider, batch, settings.latency_table, stored_bytes(network.model))
     return Job(
         network, samples, split, one_batch, layers, skipped, positions, probes, settings, progress, watch, clock, batch
     )

@@ -15,7 +15,7 @@ _PERIOD = 9973  # of the noise, repeated: fresh numbers for millions of weights 
 _Shape = tuple[tuple[int, ...], Geometry]  # of the weights, and how they move
 
 
-def stand_in(layer: Layer, plan: LayerPlan) -> Factors:
+def random_factors(layer: Layer, plan: LayerPlan) -> Factors:
     """A chain with the shapes and geometries of a layer as planned; one convolution where it is kept.
 
     Args:

@@ -31,7 +31,7 @@ from onnx_lowrank.ranks import (
     layer_options,
     select,
 )
-from onnx_lowrank.runtime.latency import latency_feeds, measure_layers, stand_in_network, time_conversion
+from onnx_lowrank.runtime.latency import latency_feeds, measure_layers, time_conversion, with_random_factors
 from onnx_lowrank.settings import METHODS
 from onnx_lowrank.solve.device import SolverDevice
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
@@ -110,7 +110,7 @@ def _by_count(job: Job, losses: Sequence[RankLosses]) -> RankPlan:
 
 def _slows_down(job: Job, plan: RankPlan) -> bool:
     """Whether the network might come out slower than it is; one that takes no time to speak of is not judged."""
-    latency = time_conversion(job, stand_in_network(job, plan))
+    latency = time_conversion(job, with_random_factors(job, plan))
     return latency.telling and latency.best_speedup < _CLEARLY_FASTER
 
 
@@ -152,7 +152,7 @@ def _balanced(job: Job, options: Sequence[Sequence[Option]], whole: float, fixed
     tried: dict[float, tuple[float, RankPlan]] = {}
     while len(tried) < _TRIES and (budget := max(budget, least)) not in tried:
         plan = _select(job, options, budget, whole, fixed)
-        found = time_conversion(job, stand_in_network(job, plan)).best_speedup
+        found = time_conversion(job, with_random_factors(job, plan)).best_speedup
         log.info("ranks for %.4g ms: measured speedup %.2f", budget, found)
         tried[budget] = found, plan
         if _CLOSE_ENOUGH[0] <= found / wanted <= _CLOSE_ENOUGH[1]:

@@ -17,7 +17,7 @@ from onnx_lowrank.graph import replace_layer
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
-from onnx_lowrank.layers.random_factors import stand_in
+from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.runtime.timing import Pace, Timing, time_in_turns
 
 log = logging.getLogger(__name__)
@@ -96,12 +96,12 @@ def time_conversions(job: Job, converted: Sequence[onnx.ModelProto | Path]) -> l
     return [Latency(before, each, job.latency_batch, job.network.provider.threads) for each in after]
 
 
-def stand_in_network(job: Job, plan: RankPlan) -> onnx.ModelProto:
+def with_random_factors(job: Job, plan: RankPlan) -> onnx.ModelProto:
     """The converted network with random weights in its factors: as fast as the real one, and there at once."""
     network = onnx.ModelProto()
     network.CopyFrom(job.network.model)
     for layer, entry in _factorized(job, plan):
-        replace_layer(network, layer, stand_in(layer, entry))
+        replace_layer(network, layer, random_factors(layer, entry))
     return network
 
 

@@ -23,7 +23,7 @@ from onnx_lowrank.errors import BudgetError, OutputError
 from onnx_lowrank.graph import input_shape, layer_model, write_text
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.layers.random_factors import stand_in
+from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.runtime.device import device_name, rank_block
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine, chain_key
 from onnx_lowrank.runtime.progress import Progress
@@ -43,7 +43,7 @@ _NETWORK_PACE = Pace(rounds=3, repeats=4, seconds=0.05)
 Chain = tuple[Layer, LayerPlan]
 
 
-class LayerClock:
+class LayerTimer:
     """Milliseconds of layers and their chains.
 
     Args:
@@ -155,7 +155,7 @@ class LayerClock:
         )
 
     def _time(self, layer: Layer, plan: LayerPlan) -> float:
-        model = layer_model(layer, stand_in(layer, plan), self._batch)
+        model = layer_model(layer, random_factors(layer, plan), self._batch)
         shape = input_shape(layer, self._batch)
         feeds = {"input": np.random.default_rng(0).random(shape).astype(layer.weight.dtype)}
         rest = np.zeros(self._rest * 2**18, np.float32)

@@ -18,7 +18,7 @@ import pytest
 from onnx_lowrank.graph import layer_model, replace_layer
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.layers.random_factors import stand_in
+from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.runtime.device import rank_block
 from tests.helpers import CPU, Array, build, filters, find, normal, relative, run
 
@@ -101,7 +101,7 @@ def converted(model: onnx.ModelProto, method: str) -> tuple[onnx.ModelProto, lis
     for layer in layers:
         if layer.channels == 3:
             continue
-        factors = stand_in(layer, LayerPlan(layer.name, method, **METHODS[method]))
+        factors = random_factors(layer, LayerPlan(layer.name, method, **METHODS[method]))
         replace_layer(copy, layer, factors)
         chains.append([f"{layer.name}/lowrank_{number}" for number in range(len(factors.convolutions))])
     return copy, chains
@@ -190,7 +190,7 @@ def test_what_is_optimized_computes_the_same(name: str) -> None:
 def test_a_layer_timed_alone_is_fused_as_it_is_in_the_network(method: str, tmp_path: Path) -> None:
     layers, _ = find(plain(), {"x": normal(0, 1, 3, SIZE, SIZE)})
     layer: Layer = layers[1]
-    factors = stand_in(layer, LayerPlan(layer.name, method, **METHODS.get(method, {})))
+    factors = random_factors(layer, LayerPlan(layer.name, method, **METHODS.get(method, {})))
     graph = optimized(layer_model(layer, factors, 1), tmp_path).graph
     found = convolutions(graph)
     assert [activation(node) for node in found] == [*[""] * (len(factors.convolutions) - 1), "Relu"]
@@ -204,7 +204,7 @@ def test_ranks_that_are_no_multiples_of_the_block_leave_the_layout(tmp_path: Pat
     model = plain()
     layers, _ = find(model, {"x": normal(0, 1, 3, SIZE, SIZE)})
     for layer in layers[1:]:
-        replace_layer(model, layer, stand_in(layer, LayerPlan(layer.name, "channel", channel=BLOCK + 1)))
+        replace_layer(model, layer, random_factors(layer, LayerPlan(layer.name, "channel", channel=BLOCK + 1)))
     graph = optimized(model, tmp_path).graph
     needs_blocked_layout(graph)
     kinds = {(first.op_type, second.op_type) for first, second in neighbours(graph)}

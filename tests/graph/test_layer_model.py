@@ -13,7 +13,7 @@ from onnx_lowrank.graph import layer_model
 from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import METHODS, LayerPlan
-from onnx_lowrank.layers.random_factors import stand_in
+from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.runtime.network import count_macs
 from onnx_lowrank.runtime.session import Session
 from tests.example_layers import conv_layer
@@ -37,7 +37,7 @@ def itself(layer: Layer) -> Factors:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_chain_with_its_neighbours(method: str, batch: int) -> None:
     layer = conv_layer(12, 8, (3, 5), (9, 10), strides=(2, 1))
-    model = layer_model(layer, stand_in(layer, LayerPlan("conv", method, **RANKS[method])), batch)
+    model = layer_model(layer, random_factors(layer, LayerPlan("conv", method, **RANKS[method])), batch)
     length = len(method.split("-")) + 1 if method != "kept" else 1
     assert [node.op_type for node in model.graph.node] == [*["Conv"] * length, "Relu", "GlobalAveragePool"]
     (spec,) = Session(model, CPU).inputs
@@ -61,7 +61,7 @@ def test_it_computes_what_the_layer_does() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_it_has_the_multiply_adds_of_the_chain(method: str) -> None:
     layer = conv_layer(12, 8, (3, 3), (9, 10))
-    model = layer_model(layer, stand_in(layer, LayerPlan("conv", method, **RANKS[method])), 2)
+    model = layer_model(layer, random_factors(layer, LayerPlan("conv", method, **RANKS[method])), 2)
     found = count_macs(model, {"input": normal(0, 2, 8, 9, 10)}, CPU)
     per_position = {
         "kept": 12 * 8 * 9,
@@ -76,7 +76,7 @@ def test_it_has_the_multiply_adds_of_the_chain(method: str) -> None:
 def test_the_layers_own_float_type(dtype: Any) -> None:
     layer = conv_layer(12, 8, (3, 3), (6, 6))
     layer = replace(layer, weight=layer.weight.astype(dtype), bias=layer.bias.astype(dtype))
-    model = layer_model(layer, stand_in(layer, LayerPlan("conv", "channel", channel=4)), 1)
+    model = layer_model(layer, random_factors(layer, LayerPlan("conv", "channel", channel=4)), 1)
     assert {numpy_helper.to_array(tensor).dtype for tensor in model.graph.initializer} == {np.dtype(dtype)}
     (output,) = run(model, {"input": normal(0, 1, 8, 6, 6, dtype=dtype)}).values()
     assert output.dtype == dtype

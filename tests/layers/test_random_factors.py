@@ -15,7 +15,7 @@ from onnx_lowrank.layers.cost import chain_macs, chain_parameters
 from onnx_lowrank.layers.factors import Factors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
-from onnx_lowrank.layers.random_factors import stand_in
+from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import solve_layer
@@ -68,7 +68,7 @@ def test_shapes_and_geometries_are_those_of_the_solved_chain(
     x = normal(1, 2, CHANNELS, *size)
     (layer,), _ = find(model, {"x": x})
     plan = planned(layer, method, channel, spatial)
-    factors = stand_in(layer, plan)
+    factors = random_factors(layer, plan)
     check_like(factors, solved(layer, plan))
     before = run(model, {"x": x})["y"]
     replace_layer(model, layer, factors)
@@ -84,7 +84,7 @@ def test_shapes_and_geometries_are_those_of_the_solved_chain(
 def test_the_chain_costs_what_is_planned(method: str) -> None:
     layer = conv_layer(24, 16, (3, 5), (10, 8), strides=(2, 1))
     plan = planned(layer, method, 5, 7)
-    factors = stand_in(layer, plan)
+    factors = random_factors(layer, plan)
     weights = sum(convolution.weight.size for convolution in factors.convolutions)
     assert weights + layer.filters == chain_parameters(layer, plan)
     heights = {"kept": [5], "channel": [5, 5], "spatial": [5, 5], "spatial-channel": [5, 5, 5]}[method]
@@ -95,7 +95,7 @@ def test_the_chain_costs_what_is_planned(method: str) -> None:
 
 def test_a_layer_that_is_kept_is_one_convolution_of_its_own_shape() -> None:
     layer = conv_layer(24, 16, (3, 5), (10, 8), strides=(2, 1))
-    (convolution,) = stand_in(layer, LayerPlan("conv")).convolutions
+    (convolution,) = random_factors(layer, LayerPlan("conv")).convolutions
     assert convolution.weight.shape == layer.weight.shape
     assert convolution.geometry == layer.geometry
     assert convolution.bias is not None
@@ -104,7 +104,9 @@ def test_a_layer_that_is_kept_is_one_convolution_of_its_own_shape() -> None:
 def test_the_same_every_time() -> None:
     layer = conv_layer(24, 16, (3, 3), (8, 8))
     plan = planned(layer, "spatial-channel", 5, 7)
-    for one, other in zip(stand_in(layer, plan).convolutions, stand_in(layer, plan).convolutions, strict=True):
+    for one, other in zip(
+        random_factors(layer, plan).convolutions, random_factors(layer, plan).convolutions, strict=True
+    ):
         np.testing.assert_array_equal(one.weight, other.weight)
 
 
@@ -112,7 +114,7 @@ def test_the_same_every_time() -> None:
 def test_what_passes_through_many_stand_ins_neither_fades_away_nor_overflows(method: str) -> None:
     """Numbers below 1e-38 are slow; infinite ones are no numbers."""
     layer = conv_layer(64, 64, (3, 3), (6, 6))
-    factors = stand_in(layer, planned(layer, method, 16, 16))
+    factors = random_factors(layer, planned(layer, method, 16, 16))
     x: Array = np.abs(normal(0, 1, 64, 6, 6))
     begin = float(np.sqrt(np.mean(x**2)))
     model = build(
@@ -142,7 +144,7 @@ def test_weights_are_spread_as_normal_noise_whatever_their_number(size: int) -> 
         positions=(1, 1),
         input_size=(1, 1),
     )
-    (convolution,) = stand_in(layer, LayerPlan("conv")).convolutions
+    (convolution,) = random_factors(layer, LayerPlan("conv")).convolutions
     assert convolution.weight.shape == (size, 1, 1, 1)
     assert np.isfinite(convolution.weight).all()
     if size > 1:

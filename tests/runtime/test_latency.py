@@ -22,9 +22,9 @@ from onnx_lowrank.runtime.latency import (
     Latency,
     latency_feeds,
     measure_layers,
-    stand_in_network,
     time_conversion,
     warn_if_slow,
+    with_random_factors,
 )
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine
 from onnx_lowrank.runtime.network import count_macs
@@ -95,7 +95,7 @@ def test_the_stand_in_has_the_multiply_adds_that_are_planned(job: Job, entries: 
         planned.append(LayerPlan(layer.name, method, **{kind: ranks[kind] for kind in kinds if kind in ranks}))
     plan = RankPlan(tuple(planned))
     before = job.network.model.SerializeToString()
-    found = stand_in_network(job, plan)
+    found = with_random_factors(job, plan)
     assert count_macs(found, job.one_batch, CPU) == sum(job.planned_macs(plan))
     assert job.network.model.SerializeToString() == before
     (output,) = run(found, job.one_batch).values()
@@ -106,7 +106,7 @@ def test_the_stand_in_has_the_multiply_adds_that_are_planned(job: Job, entries: 
 def test_the_stand_in_has_the_nodes_of_the_converted_network(job: Job) -> None:
     converted = convert(plain_network(), images(24, 8), plan=PLAN, samples=20, bench=False).model
     assert converted is not None
-    found = stand_in_network(job, PLAN)
+    found = with_random_factors(job, PLAN)
     assert list(found.graph.node) == list(converted.graph.node)
     shapes = [{tensor.name: list(tensor.dims) for tensor in each.graph.initializer} for each in (found, converted)]
     assert shapes[0] == shapes[1]
@@ -115,7 +115,7 @@ def test_the_stand_in_has_the_nodes_of_the_converted_network(job: Job) -> None:
 def test_a_stand_in_with_folded_nodes_residuals_and_a_head() -> None:
     job = job_for(network(), images(24))
     plan = RankPlan(tuple(LayerPlan(layer.name, "channel", 4) for layer in job.layers))
-    found = stand_in_network(job, plan)
+    found = with_random_factors(job, plan)
     onnx.checker.check_model(found, full_check=True)
     assert "BatchNormalization" not in {node.op_type for node in found.graph.node}
     assert count_macs(found, job.one_batch, CPU) == sum(job.planned_macs(plan))
@@ -125,7 +125,7 @@ def test_a_stand_in_with_folded_nodes_residuals_and_a_head() -> None:
 
 
 def test_the_original_and_the_converted_network_are_timed_together(job: Job, made_up: MadeUpClock) -> None:
-    converted = stand_in_network(job, PLAN)
+    converted = with_random_factors(job, PLAN)
     found = time_conversion(job, converted)
     assert made_up.networks == [[job.network.model, converted]]
     macs = sum(layer.macs for layer in job.layers), sum(job.planned_macs(PLAN))
@@ -322,7 +322,7 @@ def test_real_clocks_agree_that_a_hundredth_of_the_work_takes_less() -> None:
     weights = {"w0": filters(0, 64, 3, 3, 3), "w1": filters(1, 64, 64, 3, 3), "w2": filters(2, 64, 64, 3, 3)}
     job = job_for(build(text, weights), images(24, 32))
     plan = RankPlan((LayerPlan("c0"), *(LayerPlan(name, "channel", 1) for name in ("c1", "c2"))))
-    found = time_conversion(job, stand_in_network(job, plan))
+    found = time_conversion(job, with_random_factors(job, plan))
     assert found.speedup > 1.3
 
 

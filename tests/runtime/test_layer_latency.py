@@ -18,7 +18,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.runtime import layer_latency
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine, chain_key
-from onnx_lowrank.runtime.layer_latency import LayerClock
+from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.progress import Item, Silent
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.timing import Pace, Timing
@@ -45,9 +45,9 @@ def table_of(path: Path) -> LatencyTable:
     return LatencyTable.from_json(path.read_text(), "test")
 
 
-def clock_of(provider: Provider, batch: int, file: Path | None = None) -> LayerClock:
+def clock_of(provider: Provider, batch: int, file: Path | None = None) -> LayerTimer:
     """A clock for the layers of a small network."""
-    return LayerClock(provider, batch, file=file, network_bytes=2**18)
+    return LayerTimer(provider, batch, file=file, network_bytes=2**18)
 
 
 def key_of(layer: Layer, plan: LayerPlan, batch: int = 1) -> str:
@@ -138,15 +138,15 @@ def test_twice_the_network_passes_through_the_caches(
     """To the next power of two, and never more than 32 MB; none where it is not known."""
     for number, (size, end) in enumerate([(int(megabytes * 2**20), f", after {rest} MB"), (0, ", kept")]):
         file = tmp_path / f"{number}.json"
-        LayerClock(CPU, 1, file=file, network_bytes=size).measure(KEPT, Silent())
+        LayerTimer(CPU, 1, file=file, network_bytes=size).measure(KEPT, Silent())
         assert all(key.endswith(end) for key in table_of(file).milliseconds)
 
 
 def test_layers_of_networks_of_other_sizes_are_timed_anew(made_up: MadeUpClock, tmp_path: Path) -> None:
     file = tmp_path / "t.json"
-    LayerClock(CPU, 1, file=file, network_bytes=2**18).measure(KEPT, Silent())
-    assert LayerClock(CPU, 1, file=file, network_bytes=2**17).known(*KEPT[0])
-    assert not LayerClock(CPU, 1, file=file, network_bytes=2**22).known(*KEPT[0])
+    LayerTimer(CPU, 1, file=file, network_bytes=2**18).measure(KEPT, Silent())
+    assert LayerTimer(CPU, 1, file=file, network_bytes=2**17).known(*KEPT[0])
+    assert not LayerTimer(CPU, 1, file=file, network_bytes=2**22).known(*KEPT[0])
 
 
 # Whole networks

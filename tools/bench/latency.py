@@ -27,8 +27,8 @@ from onnx_lowrank.calibrate import collect_targets
 from onnx_lowrank.calibrate.calibration import Job, prepare_job
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.choose import choose_ranks, measure_errors
-from onnx_lowrank.runtime.latency import stand_in_network
-from onnx_lowrank.runtime.layer_latency import LayerClock
+from onnx_lowrank.runtime.latency import with_random_factors
+from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.progress import Silent
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.solve.device import solver_device
@@ -74,14 +74,14 @@ def _models(
     """The original, and a stand-in for every target."""
     yield "original", job.network.model
     provider = choose_provider(job.network.provider.name, threads)
-    clock = LayerClock(provider, 1, None, job.network.model.ByteSize())
+    clock = LayerTimer(provider, 1, None, job.network.model.ByteSize())
     here = replace(job, network=replace(job.network, provider=provider), clock=clock)
     for cost in ("macs", "latency"):
         for speedup in speedups:
             settings = replace(job.settings, cost=cost, speedup=speedup, bench=cost == "latency")
             plan = choose_ranks(replace(here, settings=settings), errors)
             macs = sum(layer.macs for layer in here.every_layer) / sum(here.planned_macs(plan))
-            yield f"{speedup:g}x by {cost} ({macs:.2f}x MACs)", stand_in_network(here, plan)
+            yield f"{speedup:g}x by {cost} ({macs:.2f}x MACs)", with_random_factors(here, plan)
 
 
 def _timed(
