@@ -26,7 +26,7 @@ from onnx_lowrank.calibrate.positions import Ints
 from onnx_lowrank.calibrate.taps import as_patches, clear_outside, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph.extract import ancestors, extract
-from onnx_lowrank.graph.index import reads
+from onnx_lowrank.graph.index import tensors_read
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import LARGEST, Patches, not_usable
 from onnx_lowrank.linalg.disk_arrays import ScratchFile, SpilledRows
@@ -151,7 +151,7 @@ class Propagation:
         at_hand = self.cache.types.keys() | {name for node in segment for name in node.output if name}
         wanted = {layer.input for layer in layers}
         rest = ancestors(model, wanted, at_hand)
-        return at_hand & (wanted | {name for node in rest for name in reads(node)})
+        return at_hand & (wanted | {name for node in rest for name in tensors_read(node)})
 
     def _open(self, model: onnx.ModelProto, layer: Layer, keep: set[str]) -> tuple[Session, list[str]]:
         """A session from the cut to the layer's sampled rows, and the cut tensors it reads."""
@@ -159,7 +159,7 @@ class Propagation:
         fresh = sorted(keep - types.keys())
         tap = patch_tap(layer, onnx.helper.np_dtype_to_tensor_dtype(layer.weight.dtype))
         nodes = [*ancestors(model, [layer.input, *fresh], types.keys()), *tap.nodes]
-        read = {name for node in nodes for name in reads(node)}
+        read = {name for node in nodes for name in tensors_read(node)}
         inputs = [name for name in types if name in read]
         values = [
             onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(types[name]), None)

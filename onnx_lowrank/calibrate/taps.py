@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank.calibrate.positions import Ints
-from onnx_lowrank.graph.index import own_name
+from onnx_lowrank.graph.index import probe_name
 from onnx_lowrank.layers.layer import Layer
 
 
@@ -55,7 +55,7 @@ def response_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
     """Feeds for a `response_tap`: positions of shape (N, P) of one batch."""
     image = np.arange(len(positions))[:, None] * (layer.filters * prod(layer.positions))
     place = positions * layer.filters if layer.channels_last else positions
-    return {own_name(layer.name, "positions"): (image + place)[:, :, None]}
+    return {probe_name(layer.name, "positions"): (image + place)[:, :, None]}
 
 
 def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
@@ -67,20 +67,20 @@ def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
         element_type: ONNX element type of the tensor.
     """
     parts = ("flat_shape", "offsets", "flat", "index", "rows")
-    flat_shape, offsets, flat, index, rows = (own_name(layer.name, "response", tensor, part) for part in parts)
+    flat_shape, offsets, flat, index, rows = (probe_name(layer.name, "response", tensor, part) for part in parts)
     step = 1 if layer.channels_last else prod(layer.positions)
     channel_offsets = np.arange(layer.filters).reshape(1, 1, -1) * step
     return Tap(
         nodes=[
             helper.make_node("Reshape", [tensor, flat_shape], [flat]),
-            helper.make_node("Add", [own_name(layer.name, "positions"), offsets], [index]),
+            helper.make_node("Add", [probe_name(layer.name, "positions"), offsets], [index]),
             helper.make_node("Gather", [flat, index], [rows]),
         ],
         constants=[
             numpy_helper.from_array(np.array([-1]), flat_shape),
             numpy_helper.from_array(channel_offsets, offsets),
         ],
-        inputs=[helper.make_tensor_value_info(own_name(layer.name, "positions"), TensorProto.INT64, None)],
+        inputs=[helper.make_tensor_value_info(probe_name(layer.name, "positions"), TensorProto.INT64, None)],
         output=helper.make_tensor_value_info(rows, element_type, None),
     )
 
@@ -89,7 +89,7 @@ def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
     """Feeds for a `patch_tap`: positions of shape (N, P) of one batch. What is not inside the image reads its edge."""
     place, _ = _kernel_points(layer, positions)
     image = np.arange(len(positions))[:, None, None, None] * prod(layer.input_size)
-    return {own_name(layer.name, "patches"): image + place}
+    return {probe_name(layer.name, "patches"): image + place}
 
 
 def patch_tap(layer: Layer, element_type: int) -> Tap:
@@ -99,8 +99,8 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
         layer: the layer; its ``input`` tensor is read.
         element_type: ONNX element type of that tensor.
     """
-    moved, shape, flat = (own_name(layer.name, "input", part) for part in ("moved", "flat_shape", "flat"))
-    rows, indices, axes = patch_rows(layer), own_name(layer.name, "patches"), len(layer.input_size)
+    moved, shape, flat = (probe_name(layer.name, "input", part) for part in ("moved", "flat_shape", "flat"))
+    rows, indices, axes = patch_rows(layer), probe_name(layer.name, "patches"), len(layer.input_size)
     nodes = [
         helper.make_node("Transpose", [layer.input], [moved], perm=[0, *range(2, axes + 2), 1]),
         helper.make_node("Reshape", [moved, shape], [flat]),
@@ -153,7 +153,7 @@ def _kernel_points(layer: Layer, positions: Ints) -> tuple[Ints, NDArray[np.bool
 
 def patch_rows(layer: Layer) -> str:
     """Name of what a `patch_tap` hands out."""
-    return own_name(layer.name, "input", "rows")
+    return probe_name(layer.name, "input", "rows")
 
 
 def leading_pads(layer: Layer) -> tuple[int, ...]:

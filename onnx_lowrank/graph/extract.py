@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from onnx_lowrank.graph.index import FIRST_WITH_ARITHMETIC, STANDARD, GraphIndex, first_output, reads
+from onnx_lowrank.graph.index import FIRST_WITH_ARITHMETIC, STANDARD, GraphIndex, node_key, tensors_read
 
 # Before this IR version every initializer had to be listed among the graph's inputs too.
 FIRST_IR_WITH_FREE_INITIALIZERS = 4
@@ -30,9 +30,9 @@ def extract(
         constants: initializers that ``extra`` reads.
     """
     given = {value.name for value in inputs}
-    needed = {value.name for value in outputs} | {name for node in extra for name in reads(node)}
+    needed = {value.name for value in outputs} | {name for node in extra for name in tensors_read(node)}
     nodes = [*ancestors(model, needed, given), *extra]
-    used = {name for node in nodes for name in reads(node)} - given
+    used = {name for node in nodes for name in tensors_read(node)} - given
     initializers = [tensor for tensor in model.graph.initializer if tensor.name in used]
     sparse = [tensor for tensor in model.graph.sparse_initializer if tensor.values.name in used]
     name = model.graph.name or "graph"
@@ -54,7 +54,7 @@ def ancestors(model: onnx.ModelProto, tensors: Iterable[str], given: Container[s
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             found.append(node)
-            needed.update(name for name in reads(node) if name not in given)
+            needed.update(name for name in tensors_read(node) if name not in given)
     return found[::-1]
 
 
@@ -82,16 +82,16 @@ def remove_orphans(model: onnx.ModelProto, tensors: Iterable[str]) -> None:
         node = index.producer.get(name)
         if node is None:
             gone.add(name)
-        if node is None or first_output(node) in dead_nodes:
+        if node is None or node_key(node) in dead_nodes:
             continue
         if any(readers.get(output, 0) or output in index.outputs for output in node.output if output):
             continue
-        dead_nodes.add(first_output(node))
+        dead_nodes.add(node_key(node))
         gone.update(node.output)
-        for read in dict.fromkeys(reads(node)):
+        for read in dict.fromkeys(tensors_read(node)):
             readers[read] -= 1
             waiting.append(read)
-    _delete(graph.node, lambda node: first_output(node) in dead_nodes)
+    _delete(graph.node, lambda node: node_key(node) in dead_nodes)
     _delete(graph.initializer, lambda tensor: tensor.name in dead_initializers)
     _delete(graph.input, lambda value: value.name in dead_initializers)
     _delete(graph.value_info, lambda value: value.name in gone)

@@ -18,9 +18,9 @@ from onnx_lowrank.graph.index import (
     FIRST_WITH_ARITHMETIC,
     GraphIndex,
     attribute,
-    first_output,
     fresh_name,
     inner_nodes,
+    node_key,
 )
 from onnx_lowrank.layers.activation import Activation, identity
 from onnx_lowrank.layers.layer import Geometry, Layer, SkippedLayer, pointwise
@@ -95,7 +95,7 @@ def node_names(model: onnx.ModelProto) -> list[str]:
         name = node.name
         if not name or uses[name] > 1:
             # An output may be called like another node, and a node may have none.
-            name = fresh_name(first_output(node) or f"{node.op_type}_{number}", taken)
+            name = fresh_name(node_key(node) or f"{node.op_type}_{number}", taken)
             taken.add(name)
         names.append(name)
     return names

@@ -56,14 +56,14 @@ class GraphIndex:
         self._places = {name: place for place, name in enumerate(self.producer)}
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
-            for name in dict.fromkeys(reads(node)):
+            for name in dict.fromkeys(tensors_read(node)):
                 self.consumers.setdefault(name, []).append(node)
         self.outputs = {value.name for value in graph.output}
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
         self.varying = {value.name for value in graph.input} - self.initializers.keys()
         for node in graph.node:
-            if not self.varying.isdisjoint(reads(node)):
+            if not self.varying.isdisjoint(tensors_read(node)):
                 self.varying.update(name for name in node.output if name)
 
     def only_consumer(self, tensor: str) -> onnx.NodeProto | None:
@@ -122,17 +122,17 @@ class GraphIndex:
         return np.asarray(value)
 
 
-def reads(node: onnx.NodeProto) -> Iterator[str]:
+def tensors_read(node: onnx.NodeProto) -> Iterator[str]:
     """Names of all tensors a node reads, those its subgraphs capture from outside included."""
     yield from (name for name in node.input if name)
     for graph in subgraphs(node):
         own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         own |= {name for inner in graph.node for name in inner.output}
-        inside = [name for inner in graph.node for name in reads(inner)]
+        inside = [name for inner in graph.node for name in tensors_read(inner)]
         yield from (name for name in [*inside, *(value.name for value in graph.output)] if name not in own)
 
 
-def first_output(node: onnx.NodeProto) -> str | None:
+def node_key(node: onnx.NodeProto) -> str | None:
     """What a node is known by; None where it makes nothing."""
     return next(filter(None, node.output), None)
 
@@ -155,7 +155,7 @@ def names_in_use(model: onnx.ModelProto) -> set[str]:
     return names
 
 
-def own_name(*parts: str) -> str:
+def probe_name(*parts: str) -> str:
     """A name for a tensor that is added to a network to look at it: none that a network has."""
     return "/".join(("onnx_lowrank:look", *parts))
 

@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 import onnx
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph.index import reads
+from onnx_lowrank.graph.index import tensors_read
 
 
 def sort_nodes(graph: onnx.GraphProto, where: str) -> None:
@@ -26,7 +26,7 @@ def sort_nodes(graph: onnx.GraphProto, where: str) -> None:
             if name in makers:
                 raise ModelError(f"{where}: two nodes make the tensor '{name}', one is wanted: export it again")
             makers[name] = number
-    waits = [{makers[name] for name in reads(node) if name in makers} for node in graph.node]
+    waits = [{makers[name] for name in tensors_read(node) if name in makers} for node in graph.node]
     if all(number > max(before, default=-1) for number, before in enumerate(waits)):
         return
     try:

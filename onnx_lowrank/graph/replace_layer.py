@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.extract import FIRST_IR_WITH_FREE_INITIALIZERS, initializer_input, remove_orphans
-from onnx_lowrank.graph.index import fresh_name, names_in_use, reads
+from onnx_lowrank.graph.index import fresh_name, names_in_use, tensors_read
 from onnx_lowrank.layers.factors import Convolution, Factors
 from onnx_lowrank.layers.layer import Layer
 
@@ -43,7 +43,7 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: Factors) -> Non
         tensor = output
     dead = [node for node in graph.node if node.output and node.output[0] in layer.nodes]
     place = list(graph.node).index(dead[0])
-    unread = [name for node in dead for name in reads(node)]
+    unread = [name for node in dead for name in tensors_read(node)]
     for position in reversed(range(len(graph.node))):
         if graph.node[position].output and graph.node[position].output[0] in layer.nodes:
             del graph.node[position]

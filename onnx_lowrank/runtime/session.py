@@ -19,7 +19,7 @@ from onnx import TensorProto
 
 from onnx_lowrank.errors import MissingDependencyError, ModelError
 from onnx_lowrank.graph.extract import extract
-from onnx_lowrank.graph.index import own_name
+from onnx_lowrank.graph.index import probe_name
 from onnx_lowrank.graph.tensors import is_external, values
 from onnx_lowrank.runtime.inputs import TensorSpec
 from onnx_lowrank.runtime.provider import NAMES, Provider
@@ -244,7 +244,7 @@ def observe_shapes(
     unknown = [name for name in tensors if name not in known]
     if not unknown:
         return {name: known[name] for name in tensors}
-    found = {name: own_name(name, "shape") for name in unknown}
+    found = {name: probe_name(name, "shape") for name in unknown}
     nodes = [onnx.helper.make_node("Shape", [name], [shape]) for name, shape in found.items()]
     outputs = [onnx.helper.make_tensor_value_info(shape, TensorProto.INT64, None) for shape in found.values()]
     inputs = [value for value in model.graph.input if value.name in feeds]

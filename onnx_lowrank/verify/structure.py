@@ -9,7 +9,7 @@ import onnx
 
 from onnx_lowrank.errors import VerificationError
 from onnx_lowrank.graph.extract import ancestors, initializer_input
-from onnx_lowrank.graph.index import reads
+from onnx_lowrank.graph.index import tensors_read
 from onnx_lowrank.graph.tensors import is_external, values
 
 
@@ -51,7 +51,7 @@ def check_untouched(original: onnx.ModelProto, written: onnx.ModelProto, replace
         before = ancestors(original, [output.name], ())
         if any(name in replaced for node in before for name in node.output):
             continue
-        read = {name for node in before for name in reads(node)}
+        read = {name for node in before for name in tensors_read(node)}
         weights = ([tensor for tensor in m.graph.initializer if tensor.name in read] for m in (original, written))
         if before != ancestors(written, [output.name], ()) or not _same_values(*weights):
             raise VerificationError(

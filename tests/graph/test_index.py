@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from onnx_lowrank.graph.index import GraphIndex, attribute, fresh_name, opset, reads
+from onnx_lowrank.graph.index import GraphIndex, attribute, fresh_name, opset, tensors_read
 from tests.helpers import build, normal
 
 # `If` captures `a` and `w` from outside; inside, the name `inner` is its own.
@@ -55,7 +55,7 @@ def test_a_tensor_that_the_graph_hands_out_has_no_only_consumer() -> None:
 
 def test_captures_of_subgraphs_are_reads() -> None:
     model = with_if()
-    assert sorted(set(reads(model.graph.node[2]))) == ["a", "b", "flag", "w"]
+    assert sorted(set(tensors_read(model.graph.node[2]))) == ["a", "b", "flag", "w"]
     assert [node.op_type for node in GraphIndex(model).consumers["a"]] == ["If"]
 
 
@@ -70,17 +70,17 @@ def test_captures_through_two_levels_and_loop_inputs() -> None:
             >
         }>
     }""")
-    assert sorted(set(reads(model.graph.node[1]))) == ["a", "go", "outside", "trips", "x"]
+    assert sorted(set(tensors_read(model.graph.node[1]))) == ["a", "go", "outside", "trips", "x"]
 
 
 def test_a_subgraph_that_hands_out_an_outer_tensor_reads_it() -> None:
     then = helper.make_graph([], "t", [], [value("outer")])
     node = helper.make_node("If", ["flag"], ["y"], then_branch=then, else_branch=then)
-    assert set(reads(node)) == {"flag", "outer"}
+    assert set(tensors_read(node)) == {"flag", "outer"}
 
 
 def test_left_out_inputs_are_no_reads() -> None:
-    assert list(reads(helper.make_node("Clip", ["x", "", "high"], ["y"]))) == ["x", "high"]
+    assert list(tensors_read(helper.make_node("Clip", ["x", "", "high"], ["y"]))) == ["x", "high"]
 
 
 def test_attribute_values() -> None:
