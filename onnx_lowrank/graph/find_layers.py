@@ -71,9 +71,7 @@ def find_layers(
             skipped.append(SkippedLayer(name, node.op_type, f"{node.op_type} is not supported", 0, 0))
             continue
         skipped += [
-            SkippedLayer(
-                f"{name}/{inner.name or first_output(inner)}", inner.op_type, f"inside the {node.op_type}", 0, 0
-            )
+            SkippedLayer(f"{name}/{inner.name or node_key(inner)}", inner.op_type, f"inside the {node.op_type}", 0, 0)
             for inner in inner_nodes(node)
             if inner.op_type in COUNTED | _UNSUPPORTED
         ]

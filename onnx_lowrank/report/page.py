@@ -101,7 +101,7 @@ def to_html(report: Report, figures: ReportFigures) -> str:
 
     Args:
         report: its numbers.
-        evidence: its curves and pictures.
+        figures: its curves and pictures.
 
     Raises:
         MissingDependencyError: Jinja2 or matplotlib is not installed.

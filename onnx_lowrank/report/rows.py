@@ -51,7 +51,7 @@ def layer_rows(report: Report, figures: ReportFigures) -> list[list[Cell]]:
 
     Args:
         report: its layers.
-        evidence: the shapes of their weights.
+        figures: the shapes of their weights.
     """
     shows = [show for _, show in _columns(report)]
     rows = [(number, layer, figures.kernels.get(layer.name)) for number, layer in enumerate(report.layers, 1)]

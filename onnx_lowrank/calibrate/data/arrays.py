@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.data.preprocess import shape_text
-from onnx_lowrank.calibrate.data.sources import ArrayColumn
+from onnx_lowrank.calibrate.data.sources import ArraySource
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.inputs import TensorSpec
 
 
-def join_batches(batches: Iterable[Any], inputs: Sequence[TensorSpec]) -> dict[str, ArrayColumn]:
+def join_batches(batches: Iterable[Any], inputs: Sequence[TensorSpec]) -> dict[str, ArraySource]:
     """Join batches, each copied as it comes, since a loader may fill the same array again.
 
     Args:
@@ -28,9 +28,9 @@ def join_batches(batches: Iterable[Any], inputs: Sequence[TensorSpec]) -> dict[s
     parts: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in inputs}
     for number, batch in enumerate(batches, start=1):
         where = f"batch {number}"
-        columns = array_columns(named_arrays(batch, inputs, where), inputs, where)
-        for name, column in columns.items():
-            parts[name].append(column.array.copy())
+        sources = array_sources(named_arrays(batch, inputs, where), inputs, where)
+        for name, source in sources.items():
+            parts[name].append(source.array.copy())
             first, this = (part.shape[1:] for part in (parts[name][0], parts[name][-1]))
             if this != first:
                 raise CalibrationError(
@@ -41,7 +41,7 @@ def join_batches(batches: Iterable[Any], inputs: Sequence[TensorSpec]) -> dict[s
             "batches: there are none: give at least one, and a new iterator where this one was read before"
         )
     joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return array_columns(joined, inputs, "batches")
+    return array_sources(joined, inputs, "batches")
 
 
 def named_arrays(batch: Any, inputs: Sequence[TensorSpec], where: str) -> dict[str, NDArray[Any]]:
@@ -64,9 +64,9 @@ def named_arrays(batch: Any, inputs: Sequence[TensorSpec], where: str) -> dict[s
         raise CalibrationError(f"{where}: cannot be made a numpy array ({error}): convert it before") from error
 
 
-def array_columns(
+def array_sources(
     arrays: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec], where: str
-) -> dict[str, ArrayColumn]:
+) -> dict[str, ArraySource]:
     """Arrays as samples.
 
     Args:
@@ -81,7 +81,7 @@ def array_columns(
     for spec in inputs:
         _check_array(arrays[spec.name], spec, f"{where}: input '{spec.name}'")
     check_lengths({spec.name: len(arrays[spec.name]) for spec in inputs}, where)
-    return {spec.name: ArrayColumn(arrays[spec.name], spec, where) for spec in inputs}
+    return {spec.name: ArraySource(arrays[spec.name], spec, where) for spec in inputs}
 
 
 def check_names(names: Iterable[str], inputs: Sequence[TensorSpec], where: str) -> None:

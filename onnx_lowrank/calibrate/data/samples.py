@@ -20,10 +20,10 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.data.archives import open_image_files, split_archive_path
-from onnx_lowrank.calibrate.data.arrays import array_columns, check_lengths, check_names, join_batches, named_arrays
+from onnx_lowrank.calibrate.data.arrays import array_sources, check_lengths, check_names, join_batches, named_arrays
 from onnx_lowrank.calibrate.data.preprocess import Preprocessing, image_layout
-from onnx_lowrank.calibrate.data.sources import ArrayColumn, ImageColumn, Indices
-from onnx_lowrank.calibrate.data.synthetic import SyntheticColumn, synthetic_columns
+from onnx_lowrank.calibrate.data.sources import ArraySource, ImageSource, Indices
+from onnx_lowrank.calibrate.data.synthetic import SyntheticSource, synthetic_sources
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layers.input_statistics import FirstResponses
 from onnx_lowrank.runtime.inputs import TensorSpec
@@ -38,36 +38,36 @@ class Samples:
     """Calibration data, any part of which can be read at any time and from any thread.
 
     Attributes:
-        columns: what each model input takes, by its name; all of the same length.
+        sources: what each model input takes, by its name; all of the same length.
         labels: class of each sample, shape (samples,): the position of its folder in the sorted order of the
             class folders; None without class folders.
         constants: the inputs that every batch feeds the same.
     """
 
-    columns: Mapping[str, ArrayColumn | ImageColumn | SyntheticColumn]
+    sources: Mapping[str, ArraySource | ImageSource | SyntheticSource]
     labels: NDArray[np.int64] | None = None
     constants: tuple[TensorSpec, ...] = ()
 
     @property
     def source(self) -> str:
         """Where the data come from: ``photos.tar (500 images)``; ``NAME=...`` each for several inputs."""
-        if len(self.columns) == 1:
-            return next(iter(self.columns.values())).source
-        return ", ".join(f"{name}={column.source}" for name, column in self.columns.items())
+        if len(self.sources) == 1:
+            return next(iter(self.sources.values())).source
+        return ", ".join(f"{name}={source.source}" for name, source in self.sources.items())
 
     @property
     def synthetic(self) -> bool:
         """Whether they are made up."""
-        return any(isinstance(column, SyntheticColumn) for column in self.columns.values())
+        return any(isinstance(source, SyntheticSource) for source in self.sources.values())
 
     @property
     def skipped(self) -> tuple[str, ...]:
         """Names of the images that `usable` found could not be decoded, each with the reason, sorted."""
-        return tuple(sorted({text for column in self.columns.values() for text in column.skipped}))
+        return tuple(sorted({text for source in self.sources.values() for text in source.skipped}))
 
     def __len__(self) -> int:
         """Count the samples, the unusable ones among them."""
-        return len(next(iter(self.columns.values())))
+        return len(next(iter(self.sources.values())))
 
     def usable(self, indices: Indices) -> NDArray[np.int64]:
         """Leave out samples whose image cannot be decoded; decodes each once to find out.
@@ -81,7 +81,7 @@ class Samples:
         Raises:
             CalibrationError: there are indices, but none of them is usable.
         """
-        good = np.logical_and.reduce([column.usable(indices) for column in self.columns.values()])
+        good = np.logical_and.reduce([source.usable(indices) for source in self.sources.values()])
         if len(indices) and not good.any():
             raise CalibrationError(
                 f"{self.source}: none of the {len(indices)} images tried can be decoded (the first: "
@@ -103,7 +103,7 @@ class Samples:
             CalibrationError: NaN or Inf in a sample, an image that cannot be decoded, or images of several
                 sizes for an input of open size.
         """
-        read = {name: column.read(indices) for name, column in self.columns.items()}
+        read = {name: source.read(indices) for name, source in self.sources.items()}
         return read | {spec.name: spec.constant(len(indices)) for spec in self.constants}
 
 
@@ -169,8 +169,8 @@ def synthetic_samples(
         CalibrationError: an input takes no images, or leaves their size open.
     """
     constants = tuple(spec for spec in inputs if spec.value is not None)
-    columns = synthetic_columns([spec for spec in inputs if spec.value is None], preprocessing, seed, first or {})
-    return Samples(columns, constants=constants)
+    sources = synthetic_sources([spec for spec in inputs if spec.value is None], preprocessing, seed, first or {})
+    return Samples(sources, constants=constants)
 
 
 def _open(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
@@ -180,11 +180,11 @@ def _open(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing
         check_names(data, inputs, "data")
         opened = {spec.name: _open_path(Path(data[spec.name]), [spec], preprocessing) for spec in inputs}
         check_lengths({name: len(samples) for name, samples in opened.items()}, "data")
-        columns = {name: samples.columns[name] for name, samples in opened.items()}
+        sources = {name: samples.sources[name] for name, samples in opened.items()}
         labels = (samples.labels for samples in opened.values() if samples.labels is not None)
-        return Samples(columns, next(labels, None))
+        return Samples(sources, next(labels, None))
     if isinstance(data, Mapping) or hasattr(data, "__array__"):
-        return Samples(array_columns(named_arrays(data, inputs, "data"), inputs, "data"))
+        return Samples(array_sources(named_arrays(data, inputs, "data"), inputs, "data"))
     if isinstance(data, Iterable):
         return Samples(join_batches(data, inputs))
     raise TypeError(f"data must be a path, a mapping or an iterable of batches, got {type(data).__name__}")
@@ -200,7 +200,7 @@ def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preproce
         arrays = _load(path, _read_npz)
         if len(arrays) == len(inputs) == 1:
             arrays = {inputs[0].name: next(iter(arrays.values()))}
-        return Samples(array_columns(arrays, inputs, str(path)))
+        return Samples(array_sources(arrays, inputs, str(path)))
     if len(inputs) != 1:
         names = ", ".join(spec.name for spec in inputs)
         raise CalibrationError(
@@ -210,10 +210,10 @@ def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preproce
     name = inputs[0].name
     if kind == ".npy":
         array = _load(path, partial(open_memmap, mode="r"))
-        return Samples(array_columns({name: array}, inputs, str(path)))
+        return Samples(array_sources({name: array}, inputs, str(path)))
     files = open_image_files(path)
-    column = ImageColumn(files, inputs[0], image_layout(inputs[0], preprocessing), preprocessing)
-    return Samples({name: column.sized()}, files.class_labels())
+    source = ImageSource(files, inputs[0], image_layout(inputs[0], preprocessing), preprocessing)
+    return Samples({name: source.sized()}, files.class_labels())
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:

@@ -28,7 +28,7 @@ Indices: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class ArrayColumn:
+class ArraySource:
     """Samples of one input in an array, in memory or mapped from a file.
 
     Attributes:
@@ -70,7 +70,7 @@ class ArrayColumn:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageColumn:
+class ImageSource:
     """Samples of one input as image files, decoded when read.
 
     Attributes:
@@ -131,7 +131,7 @@ class ImageColumn:
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
             return np.stack(list(pool.map(load, indices)))
 
-    def sized(self) -> ImageColumn:
+    def sized(self) -> ImageSource:
         """Give an input of open size that of the first image that decodes; the others must share it."""
         if self.layout.height and self.layout.width:
             return self

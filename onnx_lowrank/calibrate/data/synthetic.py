@@ -41,7 +41,7 @@ _TEXTURE = 0.12  # of the range of values, at most
 
 
 @dataclass(frozen=True, eq=False)
-class SyntheticColumn:
+class SyntheticSource:
     """Samples of one input that are made when they are read, each from its number alone.
 
     Attributes:
@@ -84,7 +84,7 @@ class SyntheticColumn:
             images = np.stack(list(pool.map(make, indices)))
         return images if self.colours is None else self.colours(images, channels_first=self.layout.channels_first)
 
-    def like(self, first: FirstResponses) -> SyntheticColumn:
+    def like(self, first: FirstResponses) -> SyntheticSource:
         """The same with the colours that a network's first statistics tell of."""
         if self.layout.dtype.kind != "f":
             return self
@@ -94,9 +94,9 @@ class SyntheticColumn:
         )
 
 
-def synthetic_columns(
+def synthetic_sources(
     inputs: Sequence[TensorSpec], preprocessing: Preprocessing, seed: int, first: Mapping[str, FirstResponses]
-) -> dict[str, SyntheticColumn]:
+) -> dict[str, SyntheticSource]:
     """Made-up images for every input.
 
     Args:
@@ -108,7 +108,7 @@ def synthetic_columns(
     Raises:
         CalibrationError: an input takes no images, or leaves their size open.
     """
-    columns = {}
+    sources = {}
     for spec in inputs:
         try:
             layout = image_layout(spec, preprocessing)
@@ -122,9 +122,9 @@ def synthetic_columns(
                 f"data: none given, and input '{spec.name}' {shape_text(spec)} leaves the size of images open: pass "
                 f"--data with images, or --input-shapes {spec.name}:1,3,224,224"
             )
-        column = SyntheticColumn(spec, layout, preprocessing, seed)
-        columns[spec.name] = column.like(first[spec.name]) if spec.name in first else column
-    return columns
+        source = SyntheticSource(spec, layout, preprocessing, seed)
+        sources[spec.name] = source.like(first[spec.name]) if spec.name in first else source
+    return sources
 
 
 def dead_leaves(generator: np.random.Generator) -> Image.Image:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnx_lowrank.calibrate import Samples
-from onnx_lowrank.calibrate.data.sources import ImageColumn
+from onnx_lowrank.calibrate.data.sources import ImageSource
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.torch.training.augment import augmented
 from onnx_lowrank.torch.training.settings import FinetuneSettings
@@ -162,7 +162,7 @@ class Lessons:
         if self.augment and not (key == _HELD_OUT_KEY and self.unseen):
             keys = [[self.seed, key, int(index)] for index in indices]
             for name, column in samples.columns.items():
-                if isinstance(column, ImageColumn):
+                if isinstance(column, ImageSource):
                     read[name] = augmented(read[name], keys, channels_first=column.layout.channels_first)
         tensors = [torch.from_numpy(np.ascontiguousarray(read[name])) for name in self.inputs]
         labels = None if samples.labels is None else torch.from_numpy(samples.labels[indices])

@@ -166,13 +166,13 @@ def test_every_mode_gives_the_size_asked_for(width: int, height: int, wide: int,
 
 
 def test_crop_keeps_the_centre_stretch_everything_pad_the_aspect_ratio() -> None:
-    columns = np.repeat(np.array([[10, 200, 200, 90]], dtype=np.uint8), 2, axis=0)  # twice as wide as high
-    image = Image.fromarray(columns)
+    sources = np.repeat(np.array([[10, 200, 200, 90]], dtype=np.uint8), 2, axis=0)  # twice as wide as high
+    image = Image.fromarray(sources)
     assert np.asarray(resize_image(image, (2, 2), RAW)).tolist() == [[200, 200]] * 2
     stretched = np.asarray(resize_image(image, (4, 4), replace(RAW, resize="stretch")))
-    np.testing.assert_array_equal(stretched, np.repeat(columns, 2, axis=0))
+    np.testing.assert_array_equal(stretched, np.repeat(sources, 2, axis=0))
     padded = np.asarray(resize_image(image, (4, 4), replace(RAW, resize="pad")))
-    np.testing.assert_array_equal(padded, np.vstack([0 * columns[:1], columns, 0 * columns[:1]]))
+    np.testing.assert_array_equal(padded, np.vstack([0 * sources[:1], sources, 0 * sources[:1]]))
 
 
 def test_a_thin_strip_does_not_grow_to_gigabytes() -> None:

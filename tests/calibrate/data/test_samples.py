@@ -22,7 +22,7 @@ from PIL import Image
 from onnx_lowrank.calibrate.data import archives
 from onnx_lowrank.calibrate.data.preprocess import preset
 from onnx_lowrank.calibrate.data.samples import Samples, iterate_batches, open_samples
-from onnx_lowrank.calibrate.data.sources import ArrayColumn, Indices
+from onnx_lowrank.calibrate.data.sources import ArraySource, Indices
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.inputs import TensorSpec
 
@@ -279,9 +279,9 @@ def test_npy_is_mapped_and_converted_when_read(tmp_path: Path) -> None:
     values = np.arange(10, dtype=">f8").reshape(5, 2)
     np.save(tmp_path / "rows.npy", values)
     samples = open_rows(tmp_path / "rows.npy")
-    column = samples.columns["rows"]
-    assert isinstance(column, ArrayColumn)
-    assert isinstance(column.array, np.memmap)
+    source = samples.sources["rows"]
+    assert isinstance(source, ArraySource)
+    assert isinstance(source.array, np.memmap)
     batch = samples.read(np.array([3, 1]))["rows"]
     assert batch.dtype == FLOAT32
     assert batch.tolist() == [[6, 7], [2, 3]]
@@ -502,7 +502,7 @@ def test_images_in_batches_are_the_same_from_many_threads(tmp_path: Path, kind: 
 def test_the_next_batch_is_read_while_the_current_one_is_used() -> None:
     started = [threading.Event() for _ in range(3)]
 
-    class Watched(ArrayColumn):
+    class Watched(ArraySource):
         def read(self, indices: Indices) -> NDArray[Any]:
             started[indices[0]].set()
             return super().read(indices)
