@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
 from onnx_lowrank.calibrate.calibration import Calibrated, Job, prepare_job
 from onnx_lowrank.graph import check_apart, check_writable, read_model, replace_layer, set_metadata, staged
-from onnx_lowrank.layers.factors import Factors
+from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
@@ -193,7 +193,7 @@ def _searched(known: Calibrated) -> Solved:
 
 def _solve_layers(
     known: Calibrated, plan: RankPlan, take: Callable[[str], TargetResponses], most_bytes: int
-) -> tuple[list[tuple[Layer, Factors]], float]:
+) -> tuple[list[tuple[Layer, FactorChain]], float]:
     """The layer loop: what reaches a layer, its factors, its place in the graph; and passes of the whole network."""
     job, converted = known.job, onnx.ModelProto()
     converted.CopyFrom(job.network.model)
@@ -217,12 +217,12 @@ def _solve_layers(
     return solved, passes
 
 
-def _factors(job: Job, layer: Layer, entry: LayerPlan, patches: Patches, targets: TargetResponses) -> Factors:
+def _factors(job: Job, layer: Layer, entry: LayerPlan, patches: Patches, targets: TargetResponses) -> FactorChain:
     """One layer, solved as planned and asked for."""
     return solve_layer(layer, LayerSamples(targets, patches), entry, job.settings.solver, job.settings.refine)
 
 
-def _rewritten(job: Job, solved: Sequence[tuple[Layer, Factors]]) -> onnx.ModelProto:
+def _rewritten(job: Job, solved: Sequence[tuple[Layer, FactorChain]]) -> onnx.ModelProto:
     """The original with all factors in their places, in its own types."""
     network = onnx.ModelProto()
     network.CopyFrom(job.network.original)

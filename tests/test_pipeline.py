@@ -17,7 +17,7 @@ from onnx_lowrank import LayerPlan, RankPlan, Result, Settings, compare, convert
 from onnx_lowrank.calibrate import Propagation
 from onnx_lowrank.calibrate.calibration import prepare_job
 from onnx_lowrank.errors import BudgetError, CalibrationError, ModelError, OutputError, RankError, VerificationError
-from onnx_lowrank.layers.factors import Convolution, Factors
+from onnx_lowrank.layers.factors import Convolution, FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
@@ -260,7 +260,7 @@ def test_layers_are_solved_with_what_the_converted_prefix_delivers(
     strayed = {}
     real = pipeline.solve_layer
 
-    def spy(layer: Layer, responses: LayerSamples, *more: Any) -> Factors:
+    def spy(layer: Layer, responses: LayerSamples, *more: Any) -> FactorChain:
         rows = applied(layer, responses.patches.reshape(len(responses.patches), -1))
         strayed[layer.name] = relative(responses.targets.responses, rows)
         return real(layer, responses, *more)
@@ -655,12 +655,12 @@ def break_factors(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Have the solver deliver weights times ``factor`` for the last layer."""
     real = pipeline.solve_layer
 
-    def broken(layer: Layer, *arguments: Any) -> Factors:
+    def broken(layer: Layer, *arguments: Any) -> FactorChain:
         factors = real(layer, *arguments)
         if layer.name != "conv3":
             return factors
         *first, last = factors.convolutions
-        return Factors((*first, Convolution(last.weight * factor, last.bias, last.geometry)), factors.errors)
+        return FactorChain((*first, Convolution(last.weight * factor, last.bias, last.geometry)), factors.errors)
 
     monkeypatch.setattr(pipeline, "solve_layer", broken)
 

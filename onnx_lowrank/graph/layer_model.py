@@ -11,13 +11,13 @@ import onnx
 from onnx import helper
 
 from onnx_lowrank.graph.replace_layer import factor_nodes
-from onnx_lowrank.layers.factors import Factors
+from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 
 _OPSET, _IR_VERSION = 13, 8
 
 
-def layer_model(layer: Layer, factors: Factors, batch: int) -> onnx.ModelProto:
+def layer_model(layer: Layer, factors: FactorChain, batch: int) -> onnx.ModelProto:
     """A model that runs a layer's chain alone.
 
     Args:

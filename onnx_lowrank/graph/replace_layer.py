@@ -15,11 +15,11 @@ from onnx import helper, numpy_helper
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.extract import FIRST_IR_WITH_FREE_INITIALIZERS, initializer_input, remove_orphans
 from onnx_lowrank.graph.index import fresh_name, names_in_use, tensors_read
-from onnx_lowrank.layers.factors import Convolution, Factors
+from onnx_lowrank.layers.factors import Convolution, FactorChain
 from onnx_lowrank.layers.layer import Layer
 
 
-def replace_layer(model: onnx.ModelProto, layer: Layer, factors: Factors) -> None:
+def replace_layer(model: onnx.ModelProto, layer: Layer, factors: FactorChain) -> None:
     """Put the solved chain in the layer's place, in the model itself.
 
     Args:

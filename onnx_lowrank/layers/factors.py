@@ -41,7 +41,7 @@ class SolveErrors:
 
 
 @dataclass(frozen=True, eq=False)
-class Factors:
+class FactorChain:
     """The solved chain of one layer.
 
     Attributes:

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Geometry, Layer, pointwise
 from onnx_lowrank.layers.plan import LayerPlan
 
@@ -15,7 +15,7 @@ _PERIOD = 9973  # of the noise, repeated: fresh numbers for millions of weights 
 _Shape = tuple[tuple[int, ...], Geometry]  # of the weights, and how they move
 
 
-def random_factors(layer: Layer, plan: LayerPlan) -> Factors:
+def random_factors(layer: Layer, plan: LayerPlan) -> FactorChain:
     """A chain with the shapes and geometries of a layer as planned; one convolution where it is kept.
 
     Args:
@@ -30,7 +30,7 @@ def random_factors(layer: Layer, plan: LayerPlan) -> Factors:
         weight = np.resize(noise * (2 / prod(shape[1:])) ** 0.5, shape)
         bias = np.zeros(layer.filters) if number == len(shapes) - 1 else None
         convolutions.append(Convolution(weight, bias, geometry, layer.groups))
-    return Factors(tuple(convolutions), SolveErrors(0.0, 0.0))
+    return FactorChain(tuple(convolutions), SolveErrors(0.0, 0.0))
 
 
 def _shapes(layer: Layer, plan: LayerPlan) -> list[_Shape]:

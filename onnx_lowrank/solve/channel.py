@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_lowrank.layers.factors import Convolution, Factors
+from onnx_lowrank.layers.factors import Convolution, FactorChain
 from onnx_lowrank.layers.layer import Layer, pointwise
 from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import Array, blocks, like, namespace
@@ -19,7 +19,7 @@ from onnx_lowrank.solve.truncated_svd import truncated_svd
 _BLOCK_ROWS = 6144  # patches read at a time: a multiple of the rows that kernels take, lest numbers depend on it
 
 
-def solve_channel(layer: Layer, responses: LayerSamples, rank: int, *, solver: str = "auto") -> Factors:
+def solve_channel(layer: Layer, responses: LayerSamples, rank: int, *, solver: str = "auto") -> FactorChain:
     """Solve a layer as a kh x kw convolution with ``rank`` filters and a 1 x 1 convolution.
 
     Args:
@@ -34,7 +34,7 @@ def solve_channel(layer: Layer, responses: LayerSamples, rank: int, *, solver: s
     rows = Rows.of(responses.targets, input_responses(layer, responses), layer.activation)
     data_free = truncated_svd(layer.weight, layer.bias, rank)
     factors, errors = reconstruct(rows, np.eye(layer.filters), data_free, solver=solver)
-    return Factors(channel_chain(layer, factors.on_host()), errors)
+    return FactorChain(channel_chain(layer, factors.on_host()), errors)
 
 
 def input_responses(layer: Layer, responses: LayerSamples) -> Array:

@@ -7,7 +7,7 @@ from math import hypot
 
 import numpy as np
 
-from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.responses import LayerSamples
@@ -18,7 +18,7 @@ from onnx_lowrank.solve.spatial_channel import solve_spatial
 
 def solve_layer(
     layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str = "auto", refinement: str = "fast"
-) -> Factors:
+) -> FactorChain:
     """Solve one layer as planned.
 
     Args:
@@ -41,7 +41,7 @@ def solve_layer(
     raise ValueError(f"{layer.op} '{layer.name}': nothing to solve for method {plan.method!r}")
 
 
-def _grouped(layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str, refinement: str) -> Factors:
+def _grouped(layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str, refinement: str) -> FactorChain:
     """Every group solved by itself at the same ranks; grouped convolutions of all of them."""
     chains, sizes = [], []
     for part, read, made in layer.parts:
@@ -51,7 +51,7 @@ def _grouped(layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str
         wanted = targets.responses if targets.residual is None else targets.responses + targets.residual
         sizes.append(float(namespace(wanted).sqrt(squares(part.activation(wanted)))))
     steps = zip(*(chain.convolutions for chain in chains), strict=True)
-    return Factors(tuple(map(_side_by_side, steps)), _of_all([chain.errors for chain in chains], sizes))
+    return FactorChain(tuple(map(_side_by_side, steps)), _of_all([chain.errors for chain in chains], sizes))
 
 
 def _side_by_side(parts: Sequence[Convolution]) -> Convolution:

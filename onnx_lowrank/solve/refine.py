@@ -11,7 +11,7 @@ about the same (`Whitening`) and start with a step of the right length.
 | code     | meaning                                                | shape         |
 |----------|--------------------------------------------------------|---------------|
 | features | g, vertical features of every kernel column            | (n, kw, k)    |
-| map      | M, see `Chain`                                         | (d, kw k)     |
+| map      | M, see `FactorMap`                                         | (d, kw k)     |
 | prior    | A                                                      | (d, kw k)     |
 | weight   | rho, of all rows                                       | scalar        |
 """
@@ -26,7 +26,7 @@ from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, outer
 from onnx_lowrank.linalg.lbfgs import minimize
 from onnx_lowrank.linalg.moments import row_blocks
 from onnx_lowrank.linalg.symmetric import with_ridge
-from onnx_lowrank.solve.chain import Chain, Whitening
+from onnx_lowrank.solve.factor_map import FactorMap, Whitening
 from onnx_lowrank.solve.nonlinear import Rows
 
 _CURVATURE = 4.0  # that the first step expects, of a mean squared response: too much of it only makes the step short
@@ -46,7 +46,7 @@ class Pull:
     weight: float
 
 
-def chain_error(chain: Chain, features: Array, rows: Rows) -> float:
+def chain_error(chain: FactorMap, features: Array, rows: Rows) -> float:
     """Relative error after the activation of a chain on features of shape (n, kw, k); infinite where targets are 0."""
     lost, _, _ = map_loss(chain.map, chain.offset, features, rows, gradient=False)
     size = float(squares(rows.targets))
@@ -54,8 +54,8 @@ def chain_error(chain: Chain, features: Array, rows: Rows) -> float:
 
 
 def refine(
-    chain: Chain, features: Array, rows: Rows, iterations: int, *, pull: Pull, inner: Array | None = None
-) -> Chain:
+    chain: FactorMap, features: Array, rows: Rows, iterations: int, *, pull: Pull, inner: Array | None = None
+) -> FactorMap:
     """Lower the error after the activation by moving all factors.
 
     Args:
@@ -101,7 +101,7 @@ def refine(
     return replace(refined, offset=refined.offset - refined.map @ mean)
 
 
-def _inner(chain: Chain, features: Array, mean: Array) -> Array:
+def _inner(chain: FactorMap, features: Array, mean: Array) -> Array:
     """Centred second moments of what T makes of the features, per row; ``mean`` is that of the features."""
     _, columns, size = features.shape
     T, total = like(chain.T, features), zeros((columns * len(chain.T),) * 2, features)

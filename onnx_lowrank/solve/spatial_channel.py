@@ -18,14 +18,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer, pointwise
 from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import Array, eye, in_float64, like, namespace
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 from onnx_lowrank.linalg.symmetric import leading_directions
-from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.channel import input_responses
+from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import FEW_RIDGES, Reconstruction, loses, reconstruct, too_few
 from onnx_lowrank.solve.reduced_rank import RankFactors
@@ -46,7 +46,7 @@ def solve_spatial(
     *,
     solver: str = "auto",
     refinement: str = "fast",
-) -> Factors:
+) -> FactorChain:
     """Solve a layer as kh x 1 with ``spatial`` filters, 1 x kw, and 1 x 1 where there is a channel rank.
 
     Args:
@@ -92,7 +92,7 @@ def solve_spatial(
     if most:
         chain = refine(chain, features, regressed, most, pull=pull, inner=inner)
         errors = SolveErrors(errors.linear, chain_error(chain, features, regressed))
-    return Factors(_convolutions(layer, replace(chain, T=chain.T @ basis)), errors)
+    return FactorChain(_convolutions(layer, replace(chain, T=chain.T @ basis)), errors)
 
 
 def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> Array:
@@ -106,13 +106,13 @@ def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> Array:
     return (directions.T @ weight.reshape(len(weight), -1)).reshape(channel, *weight.shape[1:])
 
 
-def _chain(mixture: Array, factors: RankFactors, channel: int | None) -> Chain:
+def _chain(mixture: Array, factors: RankFactors, channel: int | None) -> FactorMap:
     if channel is None:
-        return Chain(mixture, factors.P @ factors.Q, None, factors.offset)
-    return Chain(mixture, factors.Q, factors.P, factors.offset)
+        return FactorMap(mixture, factors.P @ factors.Q, None, factors.offset)
+    return FactorMap(mixture, factors.Q, factors.P, factors.offset)
 
 
-def _from_weights(layer: Layer, spatial: int, channel: int | None) -> Chain:
+def _from_weights(layer: Layer, spatial: int, channel: int | None) -> FactorMap:
     """The chain that knows no data, on whole columns."""
     weight, bias = np.asarray(layer.weight, np.float64), np.asarray(layer.bias, np.float64)
     P = None
@@ -120,21 +120,21 @@ def _from_weights(layer: Layer, spatial: int, channel: int | None) -> Chain:
         P = truncated_svd(weight, bias, channel).P
         weight = np.einsum("dr,dchw->rchw", P, weight, optimize=True)
     basis = vertical_basis(weight, spatial)
-    return Chain(basis, horizontal_map(weight, basis).reshape(len(weight), -1), P, bias)
+    return FactorMap(basis, horizontal_map(weight, basis).reshape(len(weight), -1), P, bias)
 
 
-def _unsolved(layer: Layer, chain: Chain, responses: LayerSamples, rows: Rows) -> Factors:
+def _unsolved(layer: Layer, chain: FactorMap, responses: LayerSamples, rows: Rows) -> FactorChain:
     error = _error(chain, responses, rows)
-    return Factors(_convolutions(layer, chain), SolveErrors(error, error))
+    return FactorChain(_convolutions(layer, chain), SolveErrors(error, error))
 
 
-def _error(chain: Chain, responses: LayerSamples, rows: Rows, first: int = 0) -> float:
+def _error(chain: FactorMap, responses: LayerSamples, rows: Rows, first: int = 0) -> float:
     """Relative error after the activation of a chain on whole columns, from row ``first`` on."""
     features = column_features(responses.patches, chain.T, rows.responses, first)
     return chain_error(replace(chain, T=np.eye(len(chain.T))), features, rows.part(slice(first, None)))
 
 
-def _as_in_the_paper(layer: Layer, responses: LayerSamples, rows: Rows, spatial: int, channel: int) -> Factors:
+def _as_in_the_paper(layer: Layer, responses: LayerSamples, rows: Rows, spatial: int, channel: int) -> FactorChain:
     """Channel decomposition, its filters split by their weights alone, then the last 1 x 1 solved again."""
     rows = rows.of_inputs(input_responses(layer, responses))
     found, _ = reconstruct(rows, np.eye(layer.filters), truncated_svd(layer.weight, layer.bias, channel))
@@ -148,10 +148,10 @@ def _as_in_the_paper(layer: Layer, responses: LayerSamples, rows: Rows, spatial:
     unsolved = RankFactors(first.P, np.eye(channel), bias)
     found, errors = reconstruct(rows.of_inputs(inner), first.P, unsolved)
     last = found.on_host()
-    return Factors(_convolutions(layer, Chain(basis, Q, last.P @ last.Q, last.offset)), errors)
+    return FactorChain(_convolutions(layer, FactorMap(basis, Q, last.P @ last.Q, last.offset)), errors)
 
 
-def _convolutions(layer: Layer, chain: Chain) -> tuple[Convolution, ...]:
+def _convolutions(layer: Layer, chain: FactorMap) -> tuple[Convolution, ...]:
     """A chain on whole columns as convolutions; all bias sits in the last."""
     chain = chain.on_host()
     height, width = layer.kernel

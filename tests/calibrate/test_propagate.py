@@ -14,7 +14,7 @@ from onnx_lowrank.calibrate.propagate import run_again
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import replace_layer
 from onnx_lowrank.graph.extract import ancestors
-from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer, pointwise
 from onnx_lowrank.linalg.disk_arrays import SpilledRows
 from onnx_lowrank.runtime.provider import Provider
@@ -145,7 +145,7 @@ NETWORKS = [odd_cuts, chain, residual, concatenation, two_inputs, captured, norm
 Network = Callable[[], tuple[onnx.ModelProto, Feeds]]
 
 
-def worse(layer: Layer) -> Factors:
+def worse(layer: Layer) -> FactorChain:
     """A chain that does not quite do what the layer does."""
     generator = np.random.default_rng(layer.filters)
     mixing = np.eye(layer.filters) + 0.2 * generator.normal(size=(layer.filters, layer.filters))
@@ -153,7 +153,7 @@ def worse(layer: Layer) -> Factors:
     bias = layer.bias + 0.1 * generator.normal(size=layer.filters)
     axes = len(layer.kernel)
     second = Convolution(mixing.reshape(*mixing.shape, *[1] * axes), bias, pointwise(axes))
-    return Factors((first, second), SolveErrors(0.0, 0.0))
+    return FactorChain((first, second), SolveErrors(0.0, 0.0))
 
 
 def original_layer_on(layer: Layer, tensor: Array) -> Array:
@@ -335,7 +335,7 @@ def test_responses_that_become_infinite_are_reported() -> None:
     propagation.advance(model, layers[0], layers[1:])
     broken = worse(layers[0])
     huge = Convolution(broken.convolutions[1].weight * 1e38, broken.convolutions[1].bias, pointwise(2))
-    replace_layer(model, layers[0], Factors((broken.convolutions[0], huge), broken.errors))
+    replace_layer(model, layers[0], FactorChain((broken.convolutions[0], huge), broken.errors))
     with pytest.raises(
         CalibrationError, match="Conv 'c1': its input is NaN, infinite or beyond 1e.15 in the converted"
     ):

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_lowrank.graph import layer_model
-from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import METHODS, LayerPlan
 from onnx_lowrank.layers.random_factors import random_factors
@@ -27,10 +27,10 @@ RANKS: dict[str, dict[str, int]] = {
 }
 
 
-def itself(layer: Layer) -> Factors:
+def itself(layer: Layer) -> FactorChain:
     """A chain of one: the layer as it is."""
     convolution = Convolution(layer.weight.astype(np.float64), layer.bias.astype(np.float64), layer.geometry)
-    return Factors((convolution,), SolveErrors(0.0, 0.0))
+    return FactorChain((convolution,), SolveErrors(0.0, 0.0))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import find_layers, replace_layer
-from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Geometry, Layer
 from tests.helpers import Array, build, filters, find, normal, relative, run
 
@@ -24,13 +24,13 @@ ERRORS = SolveErrors(0.0, 0.0)
 X = normal(1, 3, 3, 8, 7)
 
 
-def same(layer: Layer, seed: int = 0) -> Factors:
+def same(layer: Layer, seed: int = 0) -> FactorChain:
     """A chain of full rank with the layer's own map: an orthogonal mixing, then its inverse."""
     mixing, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(layer.filters, layer.filters)))
     weight = layer.weight.astype(np.float64)
     first = Convolution(np.tensordot(mixing, weight, 1), None, layer.geometry)
     bias = layer.bias.astype(np.float64)
-    return Factors((first, Convolution(mixing.T[:, :, None, None], bias, POINTWISE)), ERRORS)
+    return FactorChain((first, Convolution(mixing.T[:, :, None, None], bias, POINTWISE)), ERRORS)
 
 
 def replaced(model: onnx.ModelProto, x: Array = X) -> onnx.ModelProto:
@@ -91,7 +91,7 @@ def test_three_convolutions() -> None:
     (layer,), _ = find(model, {"x": X})
     two = same(layer)
     identity = Convolution(np.eye(5)[:, :, None, None], None, POINTWISE)
-    replace_layer(model, layer, Factors((two.convolutions[0], identity, two.convolutions[1]), ERRORS))
+    replace_layer(model, layer, FactorChain((two.convolutions[0], identity, two.convolutions[1]), ERRORS))
     assert [node.name.rpartition("/")[2] for node in model.graph.node] == ["lowrank_0", "lowrank_1", "lowrank_2", ""]
     assert relative(run(simple(), {"x": X})["y"], run(model, {"x": X})["y"]) < 2e-6
 
@@ -272,7 +272,7 @@ def test_weights_too_small_to_be_normal_become_zero() -> None:
     small = chain.convolutions[0].weight.copy()
     small.flat[:4] = [1e-39, -1e-39, np.finfo(np.float32).tiny, -np.finfo(np.float32).tiny]
     first = replace(chain.convolutions[0], weight=small)
-    replace_layer(model, layer, Factors((first, chain.convolutions[1]), ERRORS))
+    replace_layer(model, layer, FactorChain((first, chain.convolutions[1]), ERRORS))
     written = initializers(model)["features.0/lowrank_0/weight"]
     tiny = np.finfo(np.float32).tiny
     assert written.flat[:4].tolist() == [0, 0, tiny, -tiny]
@@ -292,7 +292,7 @@ def test_numbers_that_do_not_fit_the_type(value: float, part: str) -> None:
     with pytest.raises(
         ModelError, match=r"Conv 'features\.0': a solved weight does not fit float32: leave the layer out"
     ):
-        replace_layer(model, layer, Factors((chain.convolutions[0], last), ERRORS))
+        replace_layer(model, layer, FactorChain((chain.convolutions[0], last), ERRORS))
     assert model.SerializeToString() == before
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx_lowrank.graph import layer_model, replace_layer
 from onnx_lowrank.layers.activation import relu
 from onnx_lowrank.layers.cost import chain_macs, chain_parameters
-from onnx_lowrank.layers.factors import Factors
+from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
 from onnx_lowrank.layers.random_factors import random_factors
@@ -32,7 +32,7 @@ def planned(layer: Layer, method: str, channel: int, spatial: int) -> LayerPlan:
     return LayerPlan(layer.name, method, **{kind: ranks[kind] for kind in kinds if kind in ranks})
 
 
-def solved(layer: Layer, plan: LayerPlan) -> Factors:
+def solved(layer: Layer, plan: LayerPlan) -> FactorChain:
     """The chain that solving makes, from random rows."""
     patches = normal(1, 40, layer.channels, *layer.kernel)
     responses = patches.reshape(40, -1) @ layer.weight.reshape(layer.filters, -1).T + layer.bias
@@ -40,7 +40,7 @@ def solved(layer: Layer, plan: LayerPlan) -> Factors:
         return solve_layer(layer, LayerSamples(TargetResponses(responses), patches), plan, "weights")
 
 
-def check_like(found: Factors, wanted: Factors) -> None:
+def check_like(found: FactorChain, wanted: FactorChain) -> None:
     for mine, theirs in zip(found.convolutions, wanted.convolutions, strict=True):
         assert mine.weight.shape == theirs.weight.shape
         assert mine.geometry == theirs.geometry

@@ -17,7 +17,7 @@ from onnx_lowrank.layers.activation import Activation, hard_swish, identity, lea
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.moments import BLOCK_ROWS
 from onnx_lowrank.linalg.threads import one_thread
-from onnx_lowrank.solve.chain import Chain
+from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.refine import Pull, chain_error, map_loss, refine
 
@@ -40,12 +40,12 @@ def on_grid(generator: np.random.Generator, *shape: int) -> Array:
     return np.round(generator.normal(size=shape) / GRID) * GRID
 
 
-def random_chain(seed: int, filters: int, size: int, columns: int, spatial: int, channel: int | None) -> Chain:
+def random_chain(seed: int, filters: int, size: int, columns: int, spatial: int, channel: int | None) -> FactorMap:
     generator = np.random.default_rng(seed)
     last = filters if channel is None else channel
     P = None if channel is None else on_grid(generator, filters, channel)
     Q = on_grid(generator, last, columns * spatial)
-    return Chain(on_grid(generator, spatial, size), Q, P, on_grid(generator, filters))
+    return FactorMap(on_grid(generator, spatial, size), Q, P, on_grid(generator, filters))
 
 
 def random_rows(
@@ -57,7 +57,7 @@ def random_rows(
     return Rows.of(TargetResponses(responses, branch), np.zeros((count, 0), dtype), activation)
 
 
-def response(chain: Chain, features: Array, rows: Rows) -> Array:
+def response(chain: FactorMap, features: Array, rows: Rows) -> Array:
     """Before the activation, with the residual, by einsum: column by column, filter by filter."""
     spatial = len(chain.T)
     mixed = np.einsum("sk,nwk->nws", chain.T, features.astype(np.float64))
@@ -66,21 +66,21 @@ def response(chain: Chain, features: Array, rows: Rows) -> Array:
     return np.asarray(last + chain.offset + (0 if rows.offset is None else rows.offset))
 
 
-def squared_error(chain: Chain, features: Array, rows: Rows) -> float:
+def squared_error(chain: FactorMap, features: Array, rows: Rows) -> float:
     return float(np.square(rows.activation(response(chain, features, rows)) - rows.targets).sum())
 
 
-def relative_error(chain: Chain, features: Array, rows: Rows) -> float:
+def relative_error(chain: FactorMap, features: Array, rows: Rows) -> float:
     return float(np.sqrt(squared_error(chain, features, rows) / np.square(rows.targets.astype(np.float64)).sum()))
 
 
-def loss(chain: Chain, features: Array, rows: Rows) -> tuple[float, Array]:
+def loss(chain: FactorMap, features: Array, rows: Rows) -> tuple[float, Array]:
     """Squared error of a chain and its gradient, by way of its map."""
     lost, by_map, by_offset = map_loss(chain.map, chain.offset, features, rows)
     return lost, chain.pulled_back(by_map, by_offset).vector()
 
 
-def quotients(chain: Chain, features: Array, rows: Rows, step: float) -> Array:
+def quotients(chain: FactorMap, features: Array, rows: Rows, step: float) -> Array:
     """Central differences of the squared error, number by number."""
     vector = chain.vector()
     found = np.empty_like(vector)
@@ -94,7 +94,7 @@ def quotients(chain: Chain, features: Array, rows: Rows, step: float) -> Array:
     return found
 
 
-def crosses_a_bend(chain: Chain, features: Array, rows: Rows) -> bool:
+def crosses_a_bend(chain: FactorMap, features: Array, rows: Rows) -> bool:
     """Whether a step of any number takes an element from one piece of the activation to another."""
     vector, bends = chain.vector(), np.array(BENDS.get(rows.activation.name, ()))
 
@@ -175,7 +175,7 @@ def problem(
     seed: int = 0,
     residual: bool = False,
     noise: float = 0.1,
-) -> tuple[Chain, Array, Rows]:
+) -> tuple[FactorMap, Array, Rows]:
     """Responses of a map that no chain of these ranks has, and a chain some way off."""
     generator = np.random.default_rng(seed)
     filters, size, columns, spatial = 6, 5, 3, 2
@@ -188,12 +188,12 @@ def problem(
     first = weight.reshape(filters, columns, size)[:, :, :spatial].reshape(filters, -1)
     T, offset = np.eye(spatial, size), np.full(filters, 0.5)
     if channel is None:
-        return Chain(T, first, None, offset), features, rows
+        return FactorMap(T, first, None, offset), features, rows
     P, _ = np.linalg.qr(start.normal(size=(filters, channel)))
-    return Chain(T, P.T @ first, P, offset), features, rows
+    return FactorMap(T, P.T @ first, P, offset), features, rows
 
 
-def free(chain: Chain) -> Pull:
+def free(chain: FactorMap) -> Pull:
     """No pull."""
     return Pull(np.zeros_like(chain.map), 0.0)
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate.taps import leading_pads
 from onnx_lowrank.graph import replace_layer
 from onnx_lowrank.layers.activation import Activation, hard_swish, identity, relu, silu
-from onnx_lowrank.layers.factors import Factors
+from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Geometry, Layer
 from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import solve_layer
-from onnx_lowrank.solve.chain import Chain
+from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.spatial_channel import solve_spatial
 from tests.example_layers import conv_geometries, conv_layer
 from tests.helpers import build, filters, find, normal, relative, run
@@ -41,7 +41,7 @@ def _small_products() -> Iterator[None]:
         yield
 
 
-def on_patches(factors: Factors, patches: Array) -> Array:
+def on_patches(factors: FactorChain, patches: Array) -> Array:
     """The chain's response to patches, one factor after the other, float64."""
     first, second, *last = factors.convolutions
     response = np.einsum("kch,nchw->nkw", first.weight[..., 0], patches.astype(np.float64), optimize=True)
@@ -53,7 +53,7 @@ def on_patches(factors: Factors, patches: Array) -> Array:
     return np.asarray(response + bias)
 
 
-def activated_error(layer: Layer, factors: Factors, responses: LayerSamples) -> float:
+def activated_error(layer: Layer, factors: FactorChain, responses: LayerSamples) -> float:
     """``||r(Y + S) - r(Y' + S)|| / ||r(Y + S)||`` on these rows."""
     branch = responses.targets.residual
     offset = 0.0 if branch is None else branch.astype(np.float64)
@@ -104,7 +104,7 @@ def sampled(model: onnx.ModelProto, x: Array) -> tuple[Layer, LayerSamples]:
     return layer, LayerSamples(TargetResponses(response), patches)
 
 
-def converted(model: onnx.ModelProto, layer: Layer, factors: Factors, x: Array) -> Array:
+def converted(model: onnx.ModelProto, layer: Layer, factors: FactorChain, x: Array) -> Array:
     """Rows of the response of the model with the chain in the layer's place, as onnxruntime computes them."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -415,7 +415,7 @@ def test_few_rows_are_not_refined_where_that_does_worse_on_those_held_out(
     layer, responses = problem(relu(), count=60)
     unrefined = solve_spatial(layer, responses, SPATIAL, channel, refinement="none")
 
-    def spoilt(chain: Chain, *_: Any, **__: Any) -> Chain:
+    def spoilt(chain: FactorMap, *_: Any, **__: Any) -> FactorMap:
         return replace(chain, offset=chain.offset + 100)
 
     monkeypatch.setattr("onnx_lowrank.solve.spatial_channel.refine", spoilt)

@@ -22,8 +22,8 @@ from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, v
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.activation_steps import activation_step
-from onnx_lowrank.solve.chain import Chain
 from onnx_lowrank.solve.channel import input_responses
+from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.nonlinear import Rows, activated_error, prediction
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.refine import Pull, chain_error, refine
@@ -57,8 +57,10 @@ def rows_as_tensors(rows: Rows, tensor: Tensor) -> Rows:
     return Rows(tensor(rows.inputs), tensor(rows.responses), tensor(rows.targets), offset, rows.activation)
 
 
-def chain_as_tensors(chain: Chain, tensor: Tensor) -> Chain:
-    return Chain(tensor(chain.T), tensor(chain.Q), None if chain.P is None else tensor(chain.P), tensor(chain.offset))
+def chain_as_tensors(chain: FactorMap, tensor: Tensor) -> FactorMap:
+    return FactorMap(
+        tensor(chain.T), tensor(chain.Q), None if chain.P is None else tensor(chain.P), tensor(chain.offset)
+    )
 
 
 # The z step

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from onnx_lowrank import convert, pipeline
 from onnx_lowrank.errors import ModelError, VerificationError
 from onnx_lowrank.graph import replace_layer
-from onnx_lowrank.layers.factors import Factors
+from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 from tests.helpers import build, filters, run
 from tests.networks import images
@@ -36,7 +36,7 @@ def two_outputs(height: str = "12") -> onnx.ModelProto:
 def change(monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
     """Have the rewriting do more than it should."""
 
-    def replace_and_change(model: onnx.ModelProto, layer: Layer, factors: Factors) -> None:
+    def replace_and_change(model: onnx.ModelProto, layer: Layer, factors: FactorChain) -> None:
         replace_layer(model, layer, factors)
         what(model)
 

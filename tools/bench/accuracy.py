@@ -35,7 +35,7 @@ import onnxruntime
 import onnx_lowrank as olr
 from onnx_lowrank.graph import replace_layer
 from onnx_lowrank.layers.cost import chain_macs
-from onnx_lowrank.layers.factors import Convolution, Factors, SolveErrors
+from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer, pointwise
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
@@ -190,7 +190,7 @@ def _tucker_macs(layer: Layer, share: float) -> int:
     return min(layer.macs, before + prod(layer.positions) * prod(layer.kernel) * channels * filters + behind)
 
 
-def _tucker(layer: Layer, ranks: Ranks) -> Factors:
+def _tucker(layer: Layer, ranks: Ranks) -> FactorChain:
     from tensorly.decomposition import partial_tucker  # noqa: PLC0415 - only this row needs it
 
     (core, (filters, channels)), _ = partial_tucker(layer.weight.astype(np.float64), rank=list(ranks), modes=[0, 1])
@@ -199,7 +199,7 @@ def _tucker(layer: Layer, ranks: Ranks) -> Factors:
         Convolution(core, None, layer.geometry),
         Convolution(filters[:, :, None, None], layer.bias.astype(np.float64), pointwise(2)),
     )
-    return Factors(chain, SolveErrors(0.0, 0.0))
+    return FactorChain(chain, SolveErrors(0.0, 0.0))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _SMALLEST = 1e-6  # of the mean on the diagonal: filters may be dead, or say the
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class FactorMap:
     """The factors; see the table above."""
 
     T: Array
@@ -39,7 +39,7 @@ class Chain:
         horizontal = self._over_columns(self.Q, self.T)
         return horizontal if self.P is None else self.P @ horizontal
 
-    def pulled_back(self, gradient: Array, offset: Array) -> Chain:
+    def pulled_back(self, gradient: Array, offset: Array) -> FactorMap:
         """The gradient of every factor, from that of the map, shape (d, kw k), and that of the offset."""
         P = None
         if self.P is not None:
@@ -47,18 +47,18 @@ class Chain:
             gradient = self.P.T @ gradient
         by_column = gradient.reshape(-1, self.T.shape[1])
         T = self.Q.reshape(len(by_column), -1).T @ by_column
-        return Chain(T, (by_column @ self.T.T).reshape(self.Q.shape), P, offset)
+        return FactorMap(T, (by_column @ self.T.T).reshape(self.Q.shape), P, offset)
 
-    def astype(self, dtype: Any) -> Chain:
+    def astype(self, dtype: Any) -> FactorMap:
         """The same in another float type of the library."""
         return self.like(namespace(self.T).asarray(self.vector(), dtype=dtype))
 
-    def on_host(self) -> Chain:
+    def on_host(self) -> FactorMap:
         """The same in NumPy and in float64."""
         P = None if self.P is None else on_host(self.P)
-        return Chain(on_host(self.T), on_host(self.Q), P, on_host(self.offset))
+        return FactorMap(on_host(self.T), on_host(self.Q), P, on_host(self.offset))
 
-    def __add__(self, change: Chain) -> Chain:
+    def __add__(self, change: FactorMap) -> FactorMap:
         """Factor by factor."""
         return self.like(self.vector() + change.vector())
 
@@ -66,14 +66,14 @@ class Chain:
         """All numbers in a row."""
         return namespace(self.T).concat([part.reshape(-1) for part in self._parts()])
 
-    def like(self, vector: Array) -> Chain:
+    def like(self, vector: Array) -> FactorMap:
         """A chain of the same shapes with the numbers of ``vector``."""
         parts, first = [], 0
         for part in self._parts():
             size = prod(part.shape)
             parts.append(vector[first : first + size].reshape(part.shape))
             first += size
-        return Chain(parts[0], parts[1], None if self.P is None else parts[2], parts[-1])
+        return FactorMap(parts[0], parts[1], None if self.P is None else parts[2], parts[-1])
 
     def _parts(self) -> list[Array]:
         return [self.T, self.Q, *([] if self.P is None else [self.P]), self.offset]
@@ -106,7 +106,7 @@ class Whitening:
     P: tuple[Array, Array] | None
 
     @staticmethod
-    def of(chain: Chain, inner: Array, dtype: Any) -> Whitening:
+    def of(chain: FactorMap, inner: Array, dtype: Any) -> Whitening:
         """The one for what is near a chain.
 
         Args:
@@ -126,16 +126,16 @@ class Whitening:
             return Whitening(T, Q, None)
         return Whitening(T, Q, (inverse_root(chain.P.T @ chain.P), inverse_root(chain.Q @ inner @ chain.Q.T)))
 
-    def change(self, variables: Chain) -> Chain:
+    def change(self, variables: FactorMap) -> FactorMap:
         """How a chain changes with its variables."""
         T, Q, P = self.T.T @ variables.T, variables.Q @ self.Q, variables.P
         if self.P is not None and P is not None:
             Q, P = self.P[0].T @ Q, P @ self.P[1]
-        return Chain(T, Q, P, variables.offset)
+        return FactorMap(T, Q, P, variables.offset)
 
-    def gradient(self, gradient: Chain) -> Chain:
+    def gradient(self, gradient: FactorMap) -> FactorMap:
         """The gradient by the variables, from that by the chain's numbers."""
         T, Q, P = self.T @ gradient.T, gradient.Q @ self.Q.T, gradient.P
         if self.P is not None and P is not None:
             Q, P = self.P[0] @ Q, P @ self.P[1].T
-        return Chain(T, Q, P, gradient.offset)
+        return FactorMap(T, Q, P, gradient.offset)

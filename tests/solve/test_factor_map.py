@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.solve.chain import Chain, Whitening
+from onnx_lowrank.solve.factor_map import FactorMap, Whitening
 from tests.solve.test_refine import random_chain
 
 Array = NDArray[Any]
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 DOUBLE = np.dtype(np.float64)
 
 
-def dot(one: Chain, other: Chain) -> float:
+def dot(one: FactorMap, other: FactorMap) -> float:
     return float(one.vector() @ other.vector())
 
 
