@@ -161,9 +161,9 @@ class Lessons:
             log.warning("images that cannot be decoded are left out: %s", "; ".join(samples.skipped[:3]))
         if self.augment and not (key == _HELD_OUT_KEY and self.unseen):
             keys = [[self.seed, key, int(index)] for index in indices]
-            for name, column in samples.columns.items():
-                if isinstance(column, ImageSource):
-                    read[name] = augmented(read[name], keys, channels_first=column.layout.channels_first)
+            for name, source in samples.sources.items():
+                if isinstance(source, ImageSource):
+                    read[name] = augmented(read[name], keys, channels_first=source.layout.channels_first)
         tensors = [torch.from_numpy(np.ascontiguousarray(read[name])) for name in self.inputs]
         labels = None if samples.labels is None else torch.from_numpy(samples.labels[indices])
         total = len(indices) if self.share.of == 1 else len(batch)

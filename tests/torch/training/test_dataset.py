@@ -38,7 +38,7 @@ def numbered(count: int) -> Samples:
 
 
 def divided(data: Samples, /, share: Share | None = None, fixed: int | None = None, **changes: Any) -> Lessons:
-    return divide(data, tuple(data.columns), FinetuneSettings(**changes), share or Share(), fixed)
+    return divide(data, tuple(data.sources), FinetuneSettings(**changes), share or Share(), fixed)
 
 
 def numbers(batches: Iterator[Batch]) -> list[list[int]]:
@@ -99,7 +99,7 @@ def test_a_number_of_samples_is_drawn_from_all() -> None:
 def test_other_samples_may_judge(fixed: int | None, processes: int) -> None:
     """Then all of the data are trained on; of the others as many judge as are of use."""
     judges = replace(numbered(30), labels=np.arange(30))
-    names = tuple(judges.columns)
+    names = tuple(judges.sources)
     lessons = divide(numbered(50), names, FinetuneSettings(batch_size=8), Share(0, processes), fixed, judges)
     assert sorted(lessons.training) == list(range(50))
     assert sorted(lessons.held_out) == (list(range(30)) if not fixed else sorted(lessons.held_out))
@@ -125,7 +125,7 @@ def test_those_who_judge_must_be_able_to(training: int, judging: int, learn: str
     samples, judges = numbered(training), numbered(judging)
     samples = replace(samples, labels=np.zeros(training, np.int64))
     with pytest.raises(CalibrationError) as caught:
-        divide(samples, tuple(samples.columns), FinetuneSettings(learn=learn), Share(0, 2), None, judges)
+        divide(samples, tuple(samples.sources), FinetuneSettings(learn=learn), Share(0, 2), None, judges)
     assert str(caught.value).startswith(text)
 
 
@@ -307,7 +307,7 @@ def test_images_are_flipped_and_shifted_by_their_number(folder: Path, spec: Tens
 def test_samples_of_their_own_judge_as_they_are(folder: Path) -> None:
     """They were never seen, so nothing need be done against knowing them by heart."""
     samples, judges = (open_samples(folder, [IMAGE], ZERO_ONE) for _ in range(2))
-    names = tuple(samples.columns)
+    names = tuple(samples.sources)
     lessons = divide(samples, names, FinetuneSettings(batch_size=5), Share(), None, judges)
     known = as_floats(pictures(24)[by_file()], IMAGE)
     found = np.concatenate([batch.inputs[0].numpy() for batch in lessons.check()])
