@@ -1,4 +1,4 @@
-"""The whole method: collect, choose ranks, then layer by layer propagate, solve, rewrite; verify, report.
+"""The whole method: collect, choose ranks, then layer by layer propagate, solve, replace; verify, report.
 
 `convert` is the place to start reading. Stages never call each other; they meet here.
 """
@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,46 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
-from onnx_lowrank.calibrate.calibration import Calibrated, Job, prepare_job
-from onnx_lowrank.graph import check_apart, check_writable, read_model, replace_layer, set_metadata, staged
+from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
+from onnx_lowrank.calibrate.split import MOST_HELD_OUT
+from onnx_lowrank.graph import (
+    check_apart,
+    check_writable,
+    read_model,
+    replace_layer,
+    set_metadata,
+    staged,
+    write_texts,
+)
+from onnx_lowrank.graph.eligible import layers_that_pay, layers_with_enough_rows, wanted_layers
+from onnx_lowrank.graph.tensors import stored_bytes
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
+from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
-from onnx_lowrank.ranks.choose import choose_ranks, measure_errors
-from onnx_lowrank.ranks.search import Search, largest_speedup
-from onnx_lowrank.report.build import Outcome, account, figures
+from onnx_lowrank.linalg.threads import side_by_side
+from onnx_lowrank.ranks import energy_losses
+from onnx_lowrank.ranks.choose import choose_ranks
+from onnx_lowrank.ranks.search import largest_speedup
+from onnx_lowrank.report.build import Measurements, build_figures, build_report
+from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.device import free_on_device
-from onnx_lowrank.runtime.latency import Latency, time_conversion, warn_if_slow
+from onnx_lowrank.runtime.latency import ConversionTimer, warn_if_slow
+from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.memory import within
-from onnx_lowrank.runtime.progress import Progress, Silent
+from onnx_lowrank.runtime.monitor import Monitor
+from onnx_lowrank.runtime.network import Feeds, Network, open_network
+from onnx_lowrank.runtime.progress import Progress
+from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
-from onnx_lowrank.solve.device import solver_device
-from onnx_lowrank.verify import AccuracyLoss
-from onnx_lowrank.verify.cached_session import Runnable
-from onnx_lowrank.verify.conversion import cached_original, loss_on, verified_loss, verify_conversion, warn_if_few
+from onnx_lowrank.solve.device import SolverDevice, solver_device
+from onnx_lowrank.solve.rank_losses import measure_rank_losses
+from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable
+from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few, warn_if_lost
 from onnx_lowrank.version import __version__
 
 
@@ -46,7 +66,7 @@ def convert(
     settings: Settings | None = None,
     *,
     preprocessing: Preprocessing | None = None,
-    output: str | Path | None = None,
+    output: str | Path | OutputFiles | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     **changes: Any,
@@ -56,10 +76,11 @@ def convert(
     Args:
         model: path of an ONNX file, or a model; not changed.
         data: sample inputs: path of an image folder, archive, ``.npy`` or ``.npz``; ``{input name: path}``; or an
-            iterable of batches ``{input name: array}``, first axis = samples. None: made-up images.
+            iterable of batches ``{input name: array}``, first axis = samples. None: synthetic images.
         settings: how to convert.
         preprocessing: of images; pixels / 255 if not given.
-        output: where to write the result, once it is verified; an existing file is replaced. None writes nothing.
+        output: where to write the result, once it is verified; an existing file is replaced. `OutputFiles` to write
+            reports and the plan too. None writes nothing.
         dry_run: stop after choosing ranks.
         progress: watches the stages.
         **changes: fields of `Settings` to change, as in ``convert(model, data, speedup=4)``.
@@ -74,212 +95,377 @@ def convert(
     References:
         Zhang, Zou, He, Sun 2015, arXiv:1505.06798.
     """
-    with conversion(
-        model,
-        data,
-        replace(settings or Settings(), **changes),
-        preprocessing=preprocessing,
-        output=output,
-        dry_run=dry_run,
-        progress=progress,
-    ) as result:
+    settings, files, monitor = replace(settings or Settings(), **changes), OutputFiles.of(output), Monitor(progress)
+    if files.model is not None and not dry_run:
+        check_writable(files.model, force=True)
+    with threadpool_limits(settings.threads):
+        network, layers, calibration = open_conversion(model, data, preprocessing, settings)
+        if files.model is not None:
+            check_apart(network.original, files.model)
+        timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
+        targets = collect(network, layers, calibration, monitor)
+        losses = rank_losses(layers, targets, settings, device, monitor)
+        targets = calibration.rows_of(targets)
+        choose = partial(choose_ranks, layers, losses, timer=timer)
+        solve = partial(solve_network, network, layers, device=device)
+        if settings.max_drop is not None:
+            converted = search_speedup(choose, solve, network, layers, calibration, targets, settings, monitor)
+        else:
+            with monitor.measure("ranks"):
+                converted = ConvertedNetwork(settings, choose(settings))
+            if not dry_run:
+                converted = solve(converted.plan, calibration, targets, settings, monitor)
+        if dry_run:
+            result = report_on(replace(converted, model=None), network, layers, losses, calibration, timer, monitor)
+            write_texts(files.texts(result))
+            return result
+        original = CachedSession(open_for_comparison(network, network.model))
+        with verified(converted, files.model, original, network, layers, calibration, monitor) as (file, checked):
+            finished = timed(checked, file, network, layers, timer, monitor)
+            result = report_on(finished, network, layers, losses, calibration, timer, monitor, file)
+            result = result.written_to(files.model)
+            write_texts(files.texts(result))
         return result
 
 
-@contextmanager
-def conversion(
-    model: str | Path | onnx.ModelProto,
-    data: Any,
-    settings: Settings,
-    *,
-    preprocessing: Preprocessing | None = None,
-    output: str | Path | None = None,
-    dry_run: bool = False,
-    progress: Progress | None = None,
-) -> Iterator[Result]:
-    """What `convert` does; the written file gets its name when the block ends well, and goes away when it does not.
-
-    Yields:
-        What `convert` returns, to be written beside.
-    """
-    if output is not None and not dry_run:
-        check_writable(Path(output), force=True)
-    with threadpool_limits(settings.threads):
-        job = prepare_job(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
-        if output is not None:
-            check_apart(job.network.original, Path(output))
-        known = calibrate(job)
-        found = None if settings.max_drop is None else _searched(known)
-        plan = found.plan if found else planned(known)
-        if dry_run:
-            outcome = found.outcome if found else Outcome()
-            yield Result(None, plan, account(job, plan, outcome), figures(job, known.losses))
-            return
-        solved = found or solve(known, plan, known.targets.pop)
-        job = solved.job
-        with checked(solved, output) as (file, outcome):
-            with job.watch.measure("bench"):
-                latency = _time(job, plan, file)
-            report = account(job, plan, replace(outcome, latency=latency), output)
-            yield Result(solved.network, plan, report, figures(job, known.losses, outcome.comparison, file))
-
-
-def calibrate(job: Job) -> Calibrated:
-    """What is measured once for all targets: responses of the original, and what pairs of ranks cost each layer."""
-    with job.watch.measure("collect"):
-        batches, network = job.batches(job.split.calibration, "collect"), job.network
-        targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider, job.probes)
-    place = solver_device(job.network.provider)
-    with job.watch.measure("ranks"):
-        losses = measure_errors(job, targets, place)
-    return Calibrated(job, {name: found.first() for name, found in targets.items()}, losses, place)
-
-
-def planned(known: Calibrated) -> RankPlan:
-    """Method and ranks of every layer, within the budget of the target."""
-    with known.job.watch.measure("ranks"):
-        return choose_ranks(known.job, known.losses)
-
-
 @dataclass(frozen=True, eq=False)
-class Solved:
+class ConvertedNetwork:
     """A network with its layers solved as planned, not yet written.
 
     Attributes:
-        job: the conversion.
+        settings: how it was converted; after a search, with the speedup that was found.
         plan: its ranks.
-        network: in the original's types.
-        outcome: errors of the layers, passes that took, the search for the target if there was one.
+        model: in the original's types; None for a dry run.
+        measurements: errors of its layers and passes that it took.
     """
 
-    job: Job
+    settings: Settings
     plan: RankPlan
-    network: onnx.ModelProto
-    outcome: Outcome
+    model: onnx.ModelProto | None = None
+    measurements: Measurements = field(default_factory=Measurements)
+
+    @property
+    def solved(self) -> onnx.ModelProto:
+        """The model of what is no dry run."""
+        if self.model is None:
+            raise ValueError("a dry run has no model")
+        return self.model
 
 
-def solve(known: Calibrated, plan: RankPlan, take: Callable[[str], TargetResponses]) -> Solved:
-    """Solve the layers as planned and put their factors in their places.
+def open_conversion(
+    model: str | Path | onnx.ModelProto,
+    data: Any,
+    preprocessing: Preprocessing | None,
+    settings: Settings,
+    max_held_out: int = MOST_HELD_OUT,
+) -> tuple[Network, LayerSet, CalibrationSet]:
+    """Open a model and its samples, and find its layers.
 
     Args:
-        known: the conversion.
-        plan: its ranks.
-        take: the targets of a layer by its name; that of a conversion with one target gives them up, to free memory.
+        model: path, or a model.
+        data: sample inputs; None for synthetic images.
+        preprocessing: of images; pixels / 255 if not given.
+        settings: how to convert.
+        max_held_out: samples to verify with, at most.
+
+    Returns:
+        The network, its layers, and the samples with the positions that are sampled of each layer.
+
+    Raises:
+        ModelError: the model cannot be read or run, or there is nothing in it to factorize.
+        CalibrationError: the data cannot be used, or have no class folders where labels are wanted.
     """
-    job = known.job
-    held = sum(targets.nbytes for targets in known.targets.values())
-    solved, passes = _solve_layers(known, plan, take, within(job.settings.memory, held))
-    converted = _rewritten(job, solved)
-    _sign(converted, job, plan)
-    return Solved(job, plan, converted, Outcome({layer.name: factors.errors for layer, factors in solved}, passes))
+    provider = choose_provider(settings.provider, settings.threads)
+    network = open_network(model, provider, settings.input_shapes, settings.constant_inputs)
+    calibration = calibration_set(network, data, preprocessing or preset("zero-one"), settings, max_held_out)
+    layers = network.layers(calibration.one_batch)
+    if settings.plan is None:
+        layers = layers_with_enough_rows(layers_that_pay(layers), calibration.images)
+    layers = wanted_layers(layers, settings.include, settings.exclude)
+    return network, layers, calibration.with_positions(layers.eligible, settings)
 
 
-def _searched(known: Calibrated) -> Solved:
-    """The network of the largest speedup whose loss on samples set aside for that stays within what is allowed."""
-    job, original = known.job, cached_original(known.job)
-    warn_if_few(job)
+def conversion_timer(
+    network: Network, calibration: CalibrationSet, settings: Settings, monitor: Monitor
+) -> ConversionTimer:
+    """Open what measures milliseconds: of one sample, or of as many as the model or the input shapes say.
 
-    def attempt(speedup: float, *, quick: bool) -> tuple[Solved, AccuracyLoss]:
-        target = known.at(speedup).quick() if quick else known.at(speedup)
-        solved = solve(target, planned(target), target.targets.__getitem__)
-        return solved, loss_on(job, job.split.search, solved.network, original)
+    Args:
+        network: the original.
+        calibration: samples to time it with.
+        settings: where known latencies are kept.
+        monitor: watches.
 
-    with job.watch.measure("search"):
-        search = largest_speedup(attempt, job.settings.max_drop or 0.0)
-    found = search.made
-    outcome = replace(found.outcome, search=Search(search.speedup, None, search.drop, search.tried))
-    return replace(found, job=replace(found.job, watch=job.watch), outcome=outcome)
+    Raises:
+        BudgetError: the latency table cannot be used.
+    """
+    shapes = settings.input_shapes
+    shape = shapes.get(network.sampled[0].name) or shapes.get("")
+    batch = network.fixed_batch or (shape[0] if shape else 1)
+    layer_timer = LayerTimer(network.provider, batch, settings.latency_table, stored_bytes(network.model))
+    return ConversionTimer(network, calibration.repeated(batch), layer_timer, monitor)
 
 
-def _solve_layers(
-    known: Calibrated, plan: RankPlan, take: Callable[[str], TargetResponses], most_bytes: int
-) -> tuple[list[tuple[Layer, FactorChain]], float]:
-    """The layer loop: what reaches a layer, its factors, its place in the graph; and passes of the whole network."""
-    job, converted = known.job, onnx.ModelProto()
-    converted.CopyFrom(job.network.model)
-    batches = iterate_batches(job.samples, job.split.calibration, job.split.batch_size)
-    most = most_bytes, free_on_device(job.network.provider) // 2
-    prefix = converted if job.settings.asymmetric else job.network.model
-    todo = [(layer, entry) for layer, entry in zip(job.layers, plan, strict=True) if entry.method != "kept"]
-    later = [layer for layer, _ in todo]
-    solved = []
-    with closing(Propagation(batches, job.positions, job.network.provider, *most)) as propagation:
-        for layer, entry in job.progress.track(todo, "solve", len(todo)):
+def collect(
+    network: Network, layers: LayerSet, calibration: CalibrationSet, monitor: Monitor
+) -> dict[str, TargetResponses]:
+    """Collect what the original delivers at the sampled positions of every eligible layer, in one pass, by name."""
+    with monitor.measure("collect"):
+        batches = calibration.batches(calibration.split.calibration, monitor, "collect")
+        positions, probes = calibration.positions, calibration.probes
+        return collect_targets(network.model, layers.eligible, positions, batches, network.provider, probes)
+
+
+def rank_losses(
+    layers: LayerSet,
+    targets: Mapping[str, TargetResponses],
+    settings: Settings,
+    device: SolverDevice,
+    monitor: Monitor,
+) -> list[RankLosses]:
+    """Measure what pairs of ranks cost every eligible layer in accuracy; the same for every speedup.
+
+    Args:
+        layers: the network's.
+        targets: sampled responses by layer name.
+        settings: what rank selection goes by.
+        device: where to work.
+        monitor: counts the seconds.
+    """
+
+    def measure(layer: Layer) -> RankLosses:
+        return device.run(partial(measure_rank_losses, layer), targets[layer.name])
+
+    with monitor.measure("ranks"):
+        if settings.selection == "energy":
+            return [energy_losses(layer, targets[layer.name].responses) for layer in layers.eligible]
+        if device.one_by_one:
+            return [measure(layer) for layer in layers.eligible]
+        return side_by_side(measure, layers.eligible)
+
+
+def solve_network(
+    network: Network,
+    layers: LayerSet,
+    plan: RankPlan,
+    calibration: CalibrationSet,
+    targets: dict[str, TargetResponses],
+    settings: Settings,
+    monitor: Monitor,
+    device: SolverDevice,
+) -> ConvertedNetwork:
+    """Solve the layers as planned, one after the other, each fed with what the converted prefix really delivers.
+
+    Args:
+        network: the original.
+        layers: its layers.
+        plan: their ranks.
+        calibration: the samples.
+        targets: what the original delivers, by layer name; emptied on the way, to free memory.
+        settings: how to solve.
+        monitor: watches.
+        device: where to solve.
+    """
+    converted, solved = onnx.ModelProto(), []
+    converted.CopyFrom(network.model)
+    prefix = converted if settings.asymmetric else network.model
+    chains = plan.factorized(layers.eligible)
+    later = [layer for layer, _ in chains]
+    with closing(_propagation(network, calibration, targets, settings)) as propagation:
+        for layer, ranks in monitor.track(chains, "solve", len(chains)):
             later = later[1:]
-            with job.watch.measure("propagate"):
+            with monitor.measure("propagate"):
                 patches = propagation.advance(prefix, layer, later)
-            with job.watch.measure("solve"):
-                factors = known.place.run(partial(_factors, job, layer, entry, patches), take(layer.name))
+            with monitor.measure("solve"):
+                factors = device.run(partial(_solve, layer, ranks, patches, settings), targets.pop(layer.name))
                 replace_layer(converted, layer, factors)
                 solved.append((layer, factors))
                 del patches  # or they would lie beside those of the next layer
-    passes = propagation.node_runs / (len(converted.graph.node) * len(job.split.calibration))
-    return solved, passes
+    passes = propagation.node_runs / (len(converted.graph.node) * calibration.images)
+    errors = {layer.name: factors.errors for layer, factors in solved}
+    model = _assemble(network, solved, calibration.one_batch)
+    _sign(model, plan, settings)
+    return ConvertedNetwork(settings, plan, model, Measurements(errors, passes))
 
 
-def _factors(job: Job, layer: Layer, entry: LayerPlan, patches: Patches, targets: TargetResponses) -> FactorChain:
-    """One layer, solved as planned and asked for."""
-    return solve_layer(layer, LayerSamples(targets, patches), entry, job.settings.solver, job.settings.refine)
+def _propagation(
+    network: Network, calibration: CalibrationSet, targets: Mapping[str, TargetResponses], settings: Settings
+) -> Propagation:
+    """Open the front of a conversion at the network's inputs, with the memory that the settings leave it."""
+    batches = iterate_batches(calibration.samples, calibration.split.calibration, calibration.split.batch_size)
+    max_bytes = within(settings.memory, held=sum(each.nbytes for each in targets.values()))
+    max_resident_bytes = free_on_device(network.provider) // 2
+    return Propagation(batches, calibration.positions, network.provider, max_bytes, max_resident_bytes)
 
 
-def _rewritten(job: Job, solved: Sequence[tuple[Layer, FactorChain]]) -> onnx.ModelProto:
-    """The original with all factors in their places, in its own types."""
-    network = onnx.ModelProto()
-    network.CopyFrom(job.network.original)
-    layers = job.network.in_own_types([layer for layer, _ in solved], job.one_batch)
+def _solve(
+    layer: Layer, ranks: LayerPlan, patches: Patches, settings: Settings, targets: TargetResponses
+) -> FactorChain:
+    return solve_layer(layer, LayerSamples(targets, patches), ranks, settings.solver, settings.refine)
+
+
+def _assemble(network: Network, solved: Sequence[tuple[Layer, FactorChain]], one_batch: Feeds) -> onnx.ModelProto:
+    """Put all factors in their places in the original, in its own types."""
+    model = onnx.ModelProto()
+    model.CopyFrom(network.original)
+    layers = network.in_own_types([layer for layer, _ in solved], one_batch)
     for layer, (_, factors) in zip(layers, solved, strict=True):
-        replace_layer(network, layer, factors)
-    return network
+        replace_layer(model, layer, factors)
+    return model
 
 
-def _sign(converted: onnx.ModelProto, job: Job, plan: RankPlan) -> None:
+def _sign(model: onnx.ModelProto, plan: RankPlan, settings: Settings) -> None:
     """Say in the model's metadata how it was made."""
-    settings = job.settings
     target = "plan" if settings.plan else f"speedup {settings.speedup:g} ({settings.cost})"
     if settings.max_drop is not None:
         target = f"max-drop {settings.max_drop:g}, {target}"
     entries = {"version": __version__, "target": target, "seed": str(settings.seed), "plan": plan.to_json()}
-    set_metadata(converted, {f"onnx_lowrank.{key}": value for key, value in entries.items()})
+    set_metadata(model, {f"onnx_lowrank.{key}": value for key, value in entries.items()})
 
 
-@contextmanager
-def checked(
-    solved: Solved, output: str | Path | None, original: Runnable | None = None
-) -> Iterator[tuple[Path, Outcome]]:
-    """The network as a file that has been verified; it gets its name when the block ends well.
+def search_speedup(
+    choose: Callable[[Settings], RankPlan],
+    solve: Callable[..., ConvertedNetwork],
+    network: Network,
+    layers: LayerSet,
+    calibration: CalibrationSet,
+    targets: dict[str, TargetResponses],
+    settings: Settings,
+    monitor: Monitor,
+) -> ConvertedNetwork:
+    """Convert to the largest speedup whose loss stays within what is allowed, on samples set aside for that.
 
     Args:
-        solved: the network.
-        output: its final place; None for one that goes away.
-        original: what to compare it with, see `onnx_lowrank.verify.conversion.cached_original`.
+        choose: chooses ranks for a speedup.
+        solve: solves a plan, see `solve_network`.
+        network: the original.
+        layers: its layers.
+        calibration: the samples.
+        targets: what the original delivers, by layer name.
+        settings: how to convert, and the loss that is allowed.
+        monitor: watches.
 
-    Yields:
-        The file, and how it compares with the original.
+    Raises:
+        BudgetError: no speedup stays within it.
     """
-    job = solved.job
-    with _written(solved.network, output) as file:
-        with job.watch.measure("verify"):
-            original = original or cached_original(job)
-            outcome = replace(solved.outcome, comparison=verify_conversion(job, solved.plan, file, original))
-            if outcome.search is not None:
-                outcome = replace(outcome, drop=verified_loss(job, file, original))
-        yield file, outcome
+    samples, max_drop = calibration.split.search, settings.max_drop or 0.0
+    warn_if_few(len(samples), max_drop)
+    original = CachedSession(open_for_comparison(network, network.model))
+    half = calibration.with_half_the_images(layers.eligible)
+
+    def attempt(speedup: float, *, quick: bool) -> tuple[ConvertedNetwork, AccuracyLoss]:
+        used, aim, own_monitor = half if quick else calibration, replace(settings, speedup=speedup), monitor.restarted()
+        converted = solve(choose(aim), used, used.rows_of(targets), aim, own_monitor)
+        batches, truth = calibration.batches(samples, own_monitor, "judge"), calibration.truth(samples)
+        return converted, loss_of(network, converted.solved, original, batches, truth)
+
+    with monitor.measure("search"):
+        search = largest_speedup(attempt, max_drop)
+    best = search.network
+    return replace(best, measurements=replace(best.measurements, search=search))
 
 
 @contextmanager
-def _written(model: onnx.ModelProto, output: str | Path | None) -> Iterator[Path]:
-    """The model as a file to verify: beside its final place, or in a folder that goes away."""
+def verified(
+    converted: ConvertedNetwork,
+    output: Path | None,
+    original: Runnable,
+    network: Network,
+    layers: LayerSet,
+    calibration: CalibrationSet,
+    monitor: Monitor,
+) -> Iterator[tuple[Path, ConvertedNetwork]]:
+    """Write a converted network and verify the file, which gets its name when the block ends well.
+
+    Args:
+        converted: the converted network.
+        output: the file's final place; None for one that goes away.
+        original: runs the original, see `open_for_comparison`.
+        network: the original.
+        layers: its layers.
+        calibration: the samples.
+        monitor: watches.
+
+    Yields:
+        The file, in a folder of its own, and the converted network with what was measured of it.
+
+    Raises:
+        VerificationError: the written file is not as it should be.
+        OutputError: it cannot be written.
+    """
+    held_out, measurements = calibration.split.held_out, converted.measurements
+    truth = calibration.truth(held_out)
     with (
         tempfile.TemporaryDirectory() as folder,
-        staged(model, Path(output or Path(folder) / "model.onnx")) as file,
+        staged(converted.solved, output or Path(folder) / "model.onnx") as file,
     ):
-        yield file
+        with monitor.measure("verify"):
+            batches = calibration.batches(held_out, monitor, "verify")
+            comparison = verify_conversion(
+                file, network, layers, converted.plan, calibration.one_batch, original, batches, truth
+            )
+            measurements = replace(measurements, comparison=comparison)
+            if measurements.search is not None:
+                batches = calibration.batches(held_out, monitor, "judge")
+                loss = loss_of(network, read_model(file), original, batches, truth)
+                warn_if_lost(loss, converted.settings.max_drop or 0.0)
+                measurements = replace(measurements, loss=loss)
+        yield file, replace(converted, measurements=measurements)
 
 
-def _time(job: Job, plan: RankPlan, file: Path) -> Latency | None:
-    """Time the written file against the original, where that is wanted and this is the machine it was made for."""
-    if not job.settings.bench or job.clock.foreign:
-        return None
-    latency = time_conversion(job, job.network.as_run(read_model(file)))
-    warn_if_slow(job, plan, latency)
-    return latency
+def timed(
+    converted: ConvertedNetwork,
+    file: Path,
+    network: Network,
+    layers: LayerSet,
+    timer: ConversionTimer,
+    monitor: Monitor,
+) -> ConvertedNetwork:
+    """Time the written file against the original, where that is wanted and this is the machine it was made for.
+
+    Args:
+        converted: the converted network.
+        file: it, written.
+        network: the original.
+        layers: its layers.
+        timer: measures milliseconds.
+        monitor: watches.
+
+    Returns:
+        The converted network with its latency.
+    """
+    settings = converted.settings
+    if not settings.bench or timer.layers.foreign:
+        return converted
+    with monitor.measure("bench"):
+        latency = timer.time(network.as_run(read_model(file)))
+        warn_if_slow(latency, layers, converted.plan, settings, timer)
+    return replace(converted, measurements=replace(converted.measurements, latency=latency))
+
+
+def report_on(
+    converted: ConvertedNetwork,
+    network: Network,
+    layers: LayerSet,
+    losses: Sequence[RankLosses],
+    calibration: CalibrationSet,
+    timer: ConversionTimer,
+    monitor: Monitor,
+    file: Path | None = None,
+) -> Result:
+    """Report on a conversion.
+
+    Args:
+        converted: the converted network.
+        network: the original.
+        layers: its layers.
+        losses: what pairs of ranks cost each eligible layer.
+        calibration: the samples.
+        timer: measures milliseconds.
+        monitor: watches.
+        file: the converted network, written, in a folder of its own; None for a dry run.
+    """
+    settings, plan, measurements = converted.settings, converted.plan, converted.measurements
+    report = build_report(network, layers, plan, calibration, settings, measurements, timer.layers, monitor)
+    figures = build_figures(network, layers.eligible, losses, measurements.comparison, file)
+    return Result(converted.model, plan, report, figures)

@@ -1,197 +1,179 @@
-"""A conversion under way: what is fixed before the first layer is solved, and what is measured for every target."""
+"""The samples of a conversion: opened, split, and sampled at seeded positions of every layer."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from math import ceil, prod
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate import (
-    Preprocessing,
-    Samples,
+from onnx_lowrank.calibrate.data.preprocess import Preprocessing
+from onnx_lowrank.calibrate.data.samples import Samples, iterate_batches, open_samples, synthetic_samples
+from onnx_lowrank.calibrate.positions import Ints, draw_positions
+from onnx_lowrank.calibrate.split import (
+    MOST_HELD_OUT,
+    MOST_SEARCHED,
+    MOST_VERIFIED,
     Split,
     default_batch,
-    iterate_batches,
     layer_positions,
-    open_samples,
     split_samples,
-    synthetic_samples,
 )
-from onnx_lowrank.calibrate.positions import Ints, draw_positions
-from onnx_lowrank.calibrate.split import MOST_HELD_OUT, MOST_SEARCHED, MOST_VERIFIED
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import first_responses
-from onnx_lowrank.graph.eligible import choose_layers, leave_narrow_groups
-from onnx_lowrank.graph.tensors import stored_bytes
-from onnx_lowrank.layers import cost
-from onnx_lowrank.layers.layer import Layer, SkippedLayer
-from onnx_lowrank.layers.plan import RankPlan
-from onnx_lowrank.layers.rank_losses import RankLosses
+from onnx_lowrank.graph.eligible import too_few_rows
+from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import TargetResponses
-from onnx_lowrank.runtime.layer_latency import LayerTimer
-from onnx_lowrank.runtime.network import Feeds, Network, open_network
-from onnx_lowrank.runtime.progress import Progress
-from onnx_lowrank.runtime.session import choose_provider
-from onnx_lowrank.runtime.stopwatch import Stopwatch
+from onnx_lowrank.runtime.monitor import Monitor
+from onnx_lowrank.runtime.network import Feeds, Network
 from onnx_lowrank.settings import Settings
-from onnx_lowrank.solve.device import SolverDevice
 
 log = logging.getLogger(__name__)
 
-_ROWS_AT_LEAST = 10  # per filter: with fewer, the solver fits noise
-_PROBE_ROWS = 1_500  # rows whose input patches rank selection gets to see
-_QUICK_IMAGES = 100  # with fewer, quick solving takes them all
+_PROBED_ROWS = 1_500  # rows whose input patches rank selection gets to see
+_MIN_QUICK_IMAGES = 100  # a quick conversion never solves with fewer
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """A conversion under way: what is fixed before the first layer is solved.
+class CalibrationSet:
+    """The samples of a conversion and what each is used for.
 
     Attributes:
-        network: the original.
         samples: the data.
         split: which samples are used for what.
-        one_batch: the smallest batch the model takes, whose sizes stand for all.
-        layers: those up for factorization, in the order they are converted.
-        skipped: those that stay.
+        one_batch: the smallest batch the network takes, by input name; its sizes stand for all.
+        labels: whether outputs are judged by the class folders of the data.
         positions: per layer name, sampled positions of every calibration image, shape (images, P).
-        probes: per layer name, which of them also have their input patch kept for rank selection.
-        settings: how to convert.
-        progress: watches the stages.
-        watch: seconds by stage.
-        clock: milliseconds of layers.
-        latency_batch: samples per run where latency is measured.
+        probes: per layer name, which of them also have their input patch kept for rank selection, shape (p,).
     """
 
-    network: Network
     samples: Samples
     split: Split
     one_batch: dict[str, NDArray[Any]]
-    layers: list[Layer]
-    skipped: list[SkippedLayer]
-    positions: Mapping[str, Ints]
-    probes: Mapping[str, Ints]
-    settings: Settings
-    progress: Progress
-    watch: Stopwatch
-    clock: LayerTimer
-    latency_batch: int
+    labels: bool = False
+    positions: Mapping[str, Ints] = field(default_factory=dict)
+    probes: Mapping[str, Ints] = field(default_factory=dict)
 
     @property
-    def every_layer(self) -> list[Layer | SkippedLayer]:
-        """Layers up for factorization, then those that stay."""
-        return [*self.layers, *self.skipped]
+    def images(self) -> int:
+        """Number of samples to solve with."""
+        return len(self.split.calibration)
 
-    def batches(self, indices: Any, stage: str) -> Iterator[dict[str, Any]]:
-        """Samples as batches, counted as progress of a stage."""
-        total = -(-len(indices) // self.split.batch_size)
-        return iter(self.progress.track(iterate_batches(self.samples, indices, self.split.batch_size), stage, total))
+    @property
+    def smallest_batch(self) -> int:
+        """Number of samples that the network takes at a time, at least."""
+        return len(next(iter(self.one_batch.values())))
+
+    def batches(self, indices: NDArray[np.int64], monitor: Monitor, stage: str) -> Iterator[dict[str, Any]]:
+        """Iterate over samples in batches, counted as progress of a stage."""
+        total = ceil(len(indices) / self.split.batch_size)
+        return monitor.track(iterate_batches(self.samples, indices, self.split.batch_size), stage, total)
 
     def truth(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Classes of samples, where they are to be judged by them."""
-        return self.samples.labels[indices] if self.settings.labels and self.samples.labels is not None else None
+        """Return the classes of samples, where outputs are judged by them."""
+        return self.samples.labels[indices] if self.labels and self.samples.labels is not None else None
 
-    def planned_macs(self, plan: RankPlan) -> list[int]:
-        """Multiply-adds per image of every layer as planned, then of every skipped one."""
-        planned = [cost.chain_macs(layer, entry) for layer, entry in zip(self.layers, plan, strict=True)]
-        return planned + [layer.macs for layer in self.skipped]
+    def repeated(self, count: int) -> dict[str, NDArray[Any]]:
+        """Return one batch of ``count`` calibration samples, repeated where there are too few."""
+        return self.samples.read(np.resize(self.split.calibration, count))
 
+    def with_positions(self, layers: Sequence[Layer], settings: Settings) -> CalibrationSet:
+        """Return the same samples with positions drawn for layers.
 
-@dataclass(frozen=True, eq=False)
-class Calibrated:
-    """What is measured once for all targets.
-
-    Attributes:
-        job: the conversion, with the settings of one target.
-        targets: what the original network delivers, by layer name.
-        losses: what pairs of ranks cost each layer in accuracy.
-        place: where layers are solved.
-    """
-
-    job: Job
-    targets: dict[str, TargetResponses]
-    losses: list[RankLosses]
-    place: SolverDevice
-
-    def at(self, speedup: float) -> Calibrated:
-        """The same for another speedup, with a stopwatch of its own."""
-        settings = replace(self.job.settings, speedup=speedup)
-        return replace(self, job=replace(self.job, settings=settings, watch=Stopwatch()))
-
-    def quick(self) -> Calibrated:
-        """The same, to be solved in less time: on half of the images.
-
-        All images stay where half of them are few, or too few for a layer with a row per image.
+        Args:
+            layers: the layers to sample.
+            settings: number of positions, seed, and whether spatial ranks come into question.
         """
-        job = self.job
-        images = len(job.split.calibration) // 2
-        images -= images % len(next(iter(job.one_batch.values())))
-        if images < _QUICK_IMAGES or _with_enough_rows(job.layers, [], images)[1]:
+        positions = layer_positions(layers, self.images, settings.positions, settings.seed)
+        with_probes = settings.plan is not None or settings.method != "channel"
+        probes = probe_positions(layers, positions, settings.seed) if with_probes else {}
+        return replace(self, positions=positions, probes=probes)
+
+    def with_half_the_images(self, layers: Sequence[Layer]) -> CalibrationSet:
+        """Return the first half of the calibration images, in whole batches.
+
+        All images stay where half of them are few, or too few for a layer with one row per image.
+        """
+        images = self.images // 2
+        images -= images % self.smallest_batch
+        if images < _MIN_QUICK_IMAGES or any(too_few_rows(layer, images) for layer in layers):
             return self
-        rows = {name: images * drawn.shape[1] for name, drawn in job.positions.items()}
-        split = replace(job.split, calibration=job.split.calibration[:images])
-        positions = {name: drawn[:images] for name, drawn in job.positions.items()}
-        targets = {name: found.first(rows[name]) for name, found in self.targets.items()}
-        return replace(self, job=replace(job, split=split, positions=positions), targets=targets)
+        split = replace(self.split, calibration=self.split.calibration[:images])
+        return replace(self, split=split, positions={name: drawn[:images] for name, drawn in self.positions.items()})
+
+    def rows_of(self, targets: Mapping[str, TargetResponses]) -> dict[str, TargetResponses]:
+        """Return the rows that belong to the calibration images, which come first.
+
+        Args:
+            targets: sampled responses by layer name, of these images or of more.
+        """
+        return {name: each.first(self.positions[name].size) for name, each in targets.items()}
 
 
-def prepare_job(
-    model: str | Path | onnx.ModelProto,
+def calibration_set(
+    network: Network,
     data: Any,
-    settings: Settings,
     preprocessing: Preprocessing,
-    progress: Progress,
-    held_out: int = MOST_HELD_OUT,
-) -> Job:
-    """Everything up to the first full pass: model, data, layers, sampled positions.
+    settings: Settings,
+    max_held_out: int = MOST_HELD_OUT,
+) -> CalibrationSet:
+    """Open and split the samples of a conversion.
 
     Args:
-        model: path, or a model.
-        data: sample inputs; None for made-up images.
-        settings: how to convert.
+        network: what they are fed to.
+        data: sample inputs; None for synthetic images.
         preprocessing: of images.
-        progress: watches the stages.
-        held_out: samples to verify with, at most.
+        settings: how to convert.
+        max_held_out: samples to verify with, at most.
 
     Raises:
-        ModelError: the model cannot be read or run, or there is nothing in it to factorize.
         CalibrationError: the data cannot be used, or have no class folders where labels are wanted.
     """
-    watch = Stopwatch()
-    provider = choose_provider(settings.provider, settings.threads)
-    network = open_network(model, provider, settings.input_shapes, settings.constant_inputs)
-    samples = _samples(network, data, preprocessing, settings)
+    samples = _open(network, data, preprocessing, settings)
     generator = np.random.default_rng(settings.seed)
-    most = (held_out, 0) if settings.max_drop is None else (MOST_VERIFIED, MOST_SEARCHED)
-    batch_size = settings.batch_size or default_batch(network.sampled, provider.batch_elements)
+    most = (max_held_out, 0) if settings.max_drop is None else (MOST_VERIFIED, MOST_SEARCHED)
+    batch_size = settings.batch_size or default_batch(network.sampled, network.provider.batch_elements)
     split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *most)
-    first = network.sampled[0]
-    fixed = first.shape[0] if first.shape else None
-    one_batch = samples.read(split.calibration[: fixed or 1])
-    if not fixed and split.batch_size > 1 and len(split.calibration) > 1:
-        split = _within_reach(network, split, one_batch, samples.read(split.calibration[:2]))
-    found = network.layers(one_batch)
-    if settings.plan is None:
-        found = _with_enough_rows(*leave_narrow_groups(*found), len(split.calibration))
-    layers, skipped = choose_layers(*found, settings.include, settings.exclude)
-    positions = layer_positions(layers, len(split.calibration), settings.positions, settings.seed)
-    probes = _probes(layers, positions, settings)
-    batch = _latency_batch(network, settings, fixed)
-    clock = LayerTimer(provider, batch, settings.latency_table, stored_bytes(network.model))
-    return Job(
-        network, samples, split, one_batch, layers, skipped, positions, probes, settings, progress, watch, clock, batch
-    )
+    one_batch = samples.read(split.calibration[: network.fixed_batch or 1])
+    if not network.fixed_batch and split.batch_size > 1 and len(split.calibration) > 1:
+        split = _batches_that_fit(network, split, one_batch, samples.read(split.calibration[:2]))
+    return CalibrationSet(samples, split, one_batch, settings.labels)
 
 
-def _samples(network: Network, data: Any, preprocessing: Preprocessing, settings: Settings) -> Samples:
-    """The data, or made-up images where there are none; said aloud."""
+def probe_positions(layers: Sequence[Layer], positions: Mapping[str, Ints], seed: int) -> dict[str, Ints]:
+    """Draw a few of the sampled positions of every image, for layers that can have spatial ranks.
+
+    Args:
+        layers: in the order of the conversion; each has a random stream of its own.
+        positions: sampled positions by layer name, shape (images, P).
+        seed: of the drawing.
+
+    Returns:
+        By layer name, which of the P positions, ascending, shape (p,).
+    """
+    probes = {}
+    for number, layer in enumerate(layers):
+        images, count = positions[layer.name].shape
+        if layer.separable:
+            generator = np.random.default_rng([seed, number, 1])
+            probes[layer.name] = draw_positions(generator, 1, count, ceil(_PROBED_ROWS / images))[0]
+    return probes
+
+
+def _batches_that_fit(network: Network, split: Split, one: Feeds, two: Feeds) -> Split:
+    """Return the split with single samples as batches where the network takes no others."""
+    if network.takes_batches(one, two):
+        return split
+    log.info("the network takes one sample at a time, although its inputs say otherwise")
+    return replace(split, batch_size=1)
+
+
+def _open(network: Network, data: Any, preprocessing: Preprocessing, settings: Settings) -> Samples:
+    """Open the data, or make synthetic images where there are none, with a warning."""
     if data is not None:
         samples = open_samples(data, network.inputs, preprocessing)
         if settings.labels and samples.labels is None:
@@ -199,54 +181,10 @@ def _samples(network: Network, data: Any, preprocessing: Preprocessing, settings
         return samples
     if settings.labels:
         raise CalibrationError("data: none given, --labels reads their class folders: pass --data or drop --labels")
-    found = {spec.name: first_responses(network.model, spec.name) for spec in network.sampled}
-    first = {name: each for name, each in found.items() if each is not None}
-    samples = synthetic_samples(network.inputs, preprocessing, settings.seed, first)
+    statistics = {spec.name: first_responses(network.model, spec.name) for spec in network.sampled}
+    known = {name: each for name, each in statistics.items() if each is not None}
+    samples = synthetic_samples(network.inputs, preprocessing, settings.seed, known)
     log.warning(
         "no data: made-up images take their place, real ones do better: pass --data with some of what it is for"
     )
     return samples
-
-
-def _within_reach(network: Network, split: Split, one: Feeds, two: Feeds) -> Split:
-    """The split with single samples as batches where the network takes no others."""
-    if network.takes_batches(one, two):
-        return split
-    log.info("the network takes one sample at a time, although its inputs say otherwise")
-    return replace(split, batch_size=1)
-
-
-def _latency_batch(network: Network, settings: Settings, fixed: int | None) -> int:
-    """Samples per run where latency is measured: as the model or ``--input-shapes`` says, else one."""
-    shapes = settings.input_shapes
-    shape = shapes.get(network.sampled[0].name) or shapes.get("")
-    return fixed or (shape[0] if shape else 1)
-
-
-def _with_enough_rows(
-    layers: list[Layer], skipped: list[SkippedLayer], images: int
-) -> tuple[list[Layer], list[SkippedLayer]]:
-    """Leave out layers with a row or so per image where so few images say too little; others have rows enough."""
-    kept = []
-    for layer in layers:
-        rows = images * prod(layer.positions)
-        once = layer.channels_last or prod(layer.positions) == 1
-        if once and rows < _ROWS_AT_LEAST * layer.filters:
-            reason = f"{rows} rows of samples are too few for {layer.filters} filters: {_ROWS_AT_LEAST} each are wanted"
-            skipped = [*skipped, layer.stays(reason)]
-        else:
-            kept.append(layer)
-    return kept, skipped
-
-
-def _probes(layers: list[Layer], positions: Mapping[str, Ints], settings: Settings) -> dict[str, Ints]:
-    """A few of every image's positions, for the layers where spatial ranks come into question."""
-    if settings.plan is None and settings.method == "channel":
-        return {}
-    probes = {}
-    for number, layer in enumerate(layers):
-        images, count = positions[layer.name].shape
-        if layer.separable:
-            generator = np.random.default_rng([settings.seed, number, 1])
-            probes[layer.name] = draw_positions(generator, 1, count, ceil(_PROBE_ROWS / images))[0]
-    return probes

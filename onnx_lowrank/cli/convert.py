@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 from rich.console import Console
 
 from onnx_lowrank import pipeline
-from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan, report_text
+from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan
 from onnx_lowrank.cli.options import (
     FilePath,
     check_cost,
@@ -28,8 +27,8 @@ from onnx_lowrank.cli.options import (
 )
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
-from onnx_lowrank.graph import staged_text
 from onnx_lowrank.report import headline, layer_table
+from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.settings import REFINEMENTS, Settings
 from onnx_lowrank.version import __version__
@@ -82,17 +81,11 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     options["max_drop"] = read_share(options["max_drop"], "--max-drop")
     plan = read_plan(plan_file) if plan_file else None
     settings = Settings(plan=plan, **read_inputs(options), **options)
-    with (
-        watching(quiet=quiet) as watch,
-        pipeline.conversion(
-            model, data, settings, preprocessing=preprocessing, output=output, dry_run=dry_run, progress=watch
-        ) as result,
-        ExitStack() as beside,  # closed first: what is written beside the model is there before it, or nothing is
-    ):
-        for report in reports:
-            beside.enter_context(staged_text(report, report_text(result, report)))
-        if save_plan:
-            beside.enter_context(staged_text(save_plan, result.plan.to_json()))
+    files = OutputFiles(output, reports, save_plan)
+    with watching(quiet=quiet) as watch:
+        result = pipeline.convert(
+            model, data, settings, preprocessing=preprocessing, output=files, dry_run=dry_run, progress=watch
+        )
     if not quiet:
         _show(result)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnx_lowrank.errors import OutputError, RankError
 from onnx_lowrank.graph import check_writable
 from onnx_lowrank.layers.plan import RankPlan
-from onnx_lowrank.report import check_page_packages, to_markdown
-from onnx_lowrank.report.result import Result
+from onnx_lowrank.report import check_page_packages
 
 _REPORT_ENDINGS = (".json", ".md", ".html")
 
@@ -66,25 +65,6 @@ def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
         check_writable(folder, force=False)
 
 
-@contextlib.contextmanager
-def made_folder(folder: Path, names: Sequence[str]) -> Iterator[None]:
-    """A folder that is there inside the block; a new one goes away again where the block fails, with files so named."""
-    new = not folder.exists()
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}): choose another place") from error
-    try:
-        yield
-    except BaseException:
-        if new:
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                for name in names:
-                    (folder / name).unlink(missing_ok=True)
-                folder.rmdir()
-        raise
-
-
 def check_report_ending(path: Path) -> None:
     """Refuse a report in a format that there is not, or that cannot be made here.
 
@@ -99,17 +79,6 @@ def check_report_ending(path: Path) -> None:
         )
     if path.suffix.lower() == ".html":
         check_page_packages(f"--report {path}")
-
-
-def report_text(result: Result, path: Path) -> str:
-    """A report in the format that the ending of its file names."""
-    match path.suffix.lower():
-        case ".html":
-            return result.to_html()
-        case ".md":
-            return to_markdown(result.report)
-        case _:
-            return result.report.to_json()
 
 
 def read_plan(path: Path) -> RankPlan:

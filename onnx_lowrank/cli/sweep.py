@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from onnx_lowrank.cli.files import check_folder, check_outputs, made_folder
+from onnx_lowrank.cli.files import check_folder, check_outputs
 from onnx_lowrank.cli.options import (
     FilePath,
     check_cost,
@@ -27,14 +24,9 @@ from onnx_lowrank.cli.options import (
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands import sweep as sweeps
-from onnx_lowrank.errors import MissingDependencyError
-from onnx_lowrank.graph import staged_text
-from onnx_lowrank.report import CurveReport, check_page_packages, curve_table, quick_text
+from onnx_lowrank.commands.sweep import SweepFiles
+from onnx_lowrank.report import CurveReport, curve_table, quick_text
 from onnx_lowrank.settings import REFINEMENTS, Settings
-
-log = logging.getLogger(__name__)
-
-_JSON, _PAGE = "sweep.json", "sweep.html"
 
 
 class Speedups(click.ParamType):
@@ -78,53 +70,24 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     force = options.pop("force")
     options.pop("debug")
     check_cost(options)
-    places = {each: folder / f"{model.stem}-{each:g}x.onnx" for each in speedups if models}
-    reports = [place.with_suffix(".json") for place in places.values()]
-    names = [_JSON, _PAGE, *(path.name for path in [*places.values(), *reports])]
-    check_folder(folder, names, force=force)
+    files = SweepFiles.of(folder, model, speedups if models else ())
+    check_folder(folder, files.names, force=force)
     if model.is_file() and folder.is_dir():
         reads = [model, *data_files(options["data"], options["data_loader"])]
-        others = [folder / name for name in names]
+        others = [folder / name for name in files.names]
         check_outputs(reads, None, force=force, others=others, table=options["latency_table"])
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
     refine = options.pop("refine")
     settings = Settings(refine=refine or "fast", **read_inputs(options), **options)
-    targets = sweeps.SweepGoals(speedups, quick=not models and refine is None, keep=models, places=places)
-    with (
-        watching(quiet=quiet) as watch,
-        _pages() as pages,
-        made_folder(folder, names),
-        sweeps.sweeping(model, data, settings, targets, preprocessing=preprocessing, progress=watch) as found,
-        ExitStack() as beside,  # closed first, as in a conversion
-    ):
-        for path, text in _texts(folder, found, pages=pages).items():
-            beside.enter_context(staged_text(path, text))
+    quick = not models and refine is None
+    with watching(quiet=quiet) as watch:
+        found = sweeps.sweep(
+            model, data, speedups, settings, preprocessing=preprocessing, models=models, quick=quick, output=folder,
+            progress=watch,
+        )  # fmt: skip
     if not quiet:
         _show(found.report, folder)
-
-
-@contextmanager
-def _pages() -> Iterator[bool]:
-    """Whether a page can be made here; said aloud where it cannot."""
-    try:
-        check_page_packages(_PAGE)
-    except MissingDependencyError as error:
-        log.warning("%s is written alone: %s", _JSON, error)
-        yield False
-    else:
-        yield True
-
-
-def _texts(folder: Path, found: sweeps.Sweep, *, pages: bool) -> dict[Path, str]:
-    """Everything that is written but models, by its place."""
-    texts = {folder / _JSON: found.report.to_json()}
-    if pages:
-        texts[folder / _PAGE] = found.to_html()
-    for result in found.results:
-        if result.report.output is not None:
-            texts[Path(result.report.output).with_suffix(".json")] = result.report.to_json()
-    return texts
 
 
 def _show(report: CurveReport, folder: Path) -> None:

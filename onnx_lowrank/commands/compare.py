@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnx_lowrank.calibrate import (
-    Preprocessing,
-    default_batch,
-    draw_samples,
-    iterate_batches,
-    open_samples,
-    preset,
-)
+from onnx_lowrank.calibrate import Preprocessing, default_batch, draw_samples, iterate_batches, open_samples, preset
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.runtime.network import open_network
 from onnx_lowrank.runtime.progress import Progress, Silent
@@ -41,7 +35,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     constant_inputs: Mapping[str, Sequence[float]] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Fidelity of model B to model A on data, and the accuracy of both.
+    """Measure the fidelity of model B to model A on data, and the accuracy of both.
 
     Args:
         a: the reference.
@@ -76,16 +70,16 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     if labels and opened.labels is None:
         raise CalibrationError(f"data {opened.source}: no class folders, which --labels reads: drop --labels")
     batch_size = batch_size or default_batch(first.sampled, where.batch_elements)
-    chosen, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
+    indices, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
     sessions = [Session(_with_outputs(each.model, tensors, each.name), where, name=each.name) for each in networks]
-    total = -(-len(chosen) // batch_size)
-    batches = (progress or Silent()).track(iterate_batches(opened, chosen, batch_size), "compare", total)
-    truth = opened.labels[chosen] if labels and opened.labels is not None else None
+    total = ceil(len(indices) / batch_size)
+    batches = (progress or Silent()).track(iterate_batches(opened, indices, batch_size), "compare", total)
+    truth = opened.labels[indices] if labels and opened.labels is not None else None
     return compare_outputs(sessions[0], sessions[1], batches, truth)
 
 
 def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str], name: str) -> onnx.ModelProto:
-    """The model with inner tensors among its outputs."""
+    """Add inner tensors of a model to its outputs."""
     known = {output for node in model.graph.node for output in node.output}
     have = {value.name for value in model.graph.output}
     for tensor in tensors:

@@ -12,17 +12,14 @@ import onnx
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from onnx_lowrank.calibrate import (
-    Preprocessing,
-    collect_targets,
-    preset,
-)
-from onnx_lowrank.calibrate.calibration import prepare_job
-from onnx_lowrank.graph.eligible import leave_narrow_groups
+from onnx_lowrank.calibrate import Preprocessing
+from onnx_lowrank.graph.eligible import layers_that_pay
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.pipeline import collect, open_conversion
 from onnx_lowrank.ranks import ranks_keeping, response_energies
+from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import open_network
-from onnx_lowrank.runtime.progress import Progress, Silent
+from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import Settings
 
@@ -112,28 +109,26 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
             samples=samples, batch_size=batch_size, seed=seed, provider=provider, threads=threads, method="channel",
             input_shapes=shapes, constant_inputs=constants,
         )  # fmt: skip
-        return _with_energies(model, data, settings, preprocessing or preset("zero-one"), progress or Silent())
+        return _with_energies(model, data, settings, preprocessing, progress)
     network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs)
-    layers, skipped = leave_narrow_groups(*network.layers(network.zeros()))
-    every: list[Layer | SkippedLayer] = [*layers, *skipped]
-    return Inspection(tuple(network.in_order(every)))
+    layers = layers_that_pay(network.layers(network.zeros()))
+    return Inspection(tuple(network.in_order(layers.every)))
 
 
 def _with_energies(
     model: str | Path | onnx.ModelProto,
     data: Any,
     settings: Settings,
-    preprocessing: Preprocessing,
-    progress: Progress,
+    preprocessing: Preprocessing | None,
+    progress: Progress | None,
 ) -> Inspection:
-    """One pass over the samples that a conversion would be calibrated with."""
+    """Run one pass over the samples that a conversion would be calibrated with."""
     with threadpool_limits(settings.threads):
-        job = prepare_job(model, data, settings, preprocessing, progress)
-        batches, network = job.batches(job.split.calibration, "collect"), job.network
-        targets = collect_targets(network.model, job.layers, job.positions, batches, network.provider)
-        energies = {each.name: response_energies(each, targets[each.name].responses) for each in job.layers}
-    source = f"{len(job.split.calibration)} samples of {job.samples.source}"
-    return Inspection(tuple(network.in_order(job.every_layer)), energies, source)
+        network, layers, calibration = open_conversion(model, data, preprocessing, settings)
+        targets = collect(network, layers, calibration, Monitor(progress))
+        energies = {layer.name: response_energies(layer, targets[layer.name].responses) for layer in layers.eligible}
+    source = f"{calibration.images} samples of {calibration.samples.source}"
+    return Inspection(tuple(network.in_order(layers.every)), energies, source)
 
 
 def _row(row: Layer | SkippedLayer) -> dict[str, Any]:

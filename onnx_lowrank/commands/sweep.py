@@ -1,10 +1,10 @@
-"""Several targets from one calibration: what accuracy costs."""
+"""Several speedups from one calibration: what accuracy costs."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,47 +12,45 @@ from typing import Any
 import onnx
 from threadpoolctl import threadpool_limits
 
-from onnx_lowrank.calibrate import Preprocessing, preset
-from onnx_lowrank.calibrate.calibration import Calibrated, Job, prepare_job
+from onnx_lowrank.calibrate import Preprocessing
 from onnx_lowrank.calibrate.split import MOST_CALIBRATION, MOST_HELD_OUT
-from onnx_lowrank.errors import BudgetError, CalibrationError, LowRankError, VerificationError
-from onnx_lowrank.graph import check_apart
-from onnx_lowrank.pipeline import Solved, calibrate, checked, planned, solve
-from onnx_lowrank.report import CurvePoint, CurveReport, curve_to_html, with_front
-from onnx_lowrank.report.build import Outcome, account, figures
+from onnx_lowrank.errors import (
+    BudgetError,
+    CalibrationError,
+    LowRankError,
+    MissingDependencyError,
+    VerificationError,
+)
+from onnx_lowrank.graph import check_apart, new_folder, write_texts
+from onnx_lowrank.layers.layer_set import LayerSet
+from onnx_lowrank.pipeline import (
+    ConvertedNetwork,
+    collect,
+    conversion_timer,
+    open_conversion,
+    rank_losses,
+    report_on,
+    solve_network,
+    verified,
+)
+from onnx_lowrank.ranks.choose import choose_ranks
+from onnx_lowrank.report import Calibration, CurvePoint, CurveReport, check_page_packages, curve_to_html, with_front
+from onnx_lowrank.report.build import calibration_report
 from onnx_lowrank.report.result import Result
-from onnx_lowrank.runtime.latency import Latency, time_conversions, warn_if_slow
-from onnx_lowrank.runtime.progress import Progress, Silent
+from onnx_lowrank.runtime.latency import ConversionTimer, warn_if_slow
+from onnx_lowrank.runtime.monitor import Monitor
+from onnx_lowrank.runtime.network import Network
+from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.settings import Settings
-from onnx_lowrank.verify import Comparison
-from onnx_lowrank.verify.conversion import cached_original
+from onnx_lowrank.solve.device import solver_device
+from onnx_lowrank.verify import CachedSession, Comparison
+from onnx_lowrank.verify.conversion import open_for_comparison
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
 
-_PER_CALIBRATION_IMAGE = 2  # held-out samples: 100 tell agreements of 95 and of 97 % apart badly
-
-
-@dataclass(frozen=True)
-class SweepGoals:
-    """What a sweep goes for.
-
-    Attributes:
-        speedups: each above 1.
-        quick: solve on half of the images, where they are many: in less time, and little worse.
-        keep: whether converted networks are handed back.
-        places: by speedup, where the converted network is to be written.
-    """
-
-    speedups: Sequence[float]
-    quick: bool
-    keep: bool = False
-    places: Mapping[float, Path] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.speedups:
-            raise BudgetError("speedups: none given, wanted some numbers above 1: try --speedups 2,3,4,5")
+_HELD_OUT_PER_CALIBRATION_IMAGE = 2  # 100 held-out samples tell agreements of 95 and of 97 % apart badly
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +78,68 @@ class Sweep:
         return curve_to_html(self.report)
 
 
+@dataclass(frozen=True)
+class SweepFiles:
+    """The files of a sweep, in one folder.
+
+    Attributes:
+        folder: where they go.
+        models: converted models by speedup; none where they are not asked for.
+        page: whether pages can be made here.
+    """
+
+    folder: Path
+    models: Mapping[float, Path] = field(default_factory=dict)
+    page: bool = True
+
+    @staticmethod
+    def of(folder: Path, model: str | Path | onnx.ModelProto, speedups: Sequence[float]) -> SweepFiles:
+        """Name the files of a sweep; log a warning where no page can be made.
+
+        Args:
+            folder: where they go.
+            model: the original; converted models are named after its file.
+            speedups: of the models that are to be written.
+        """
+        stem = "model" if isinstance(model, onnx.ModelProto) else Path(model).stem
+        return SweepFiles(folder, {each: folder / f"{stem}-{each:g}x.onnx" for each in speedups})
+
+    @property
+    def json(self) -> Path:
+        """The numbers."""
+        return self.folder / "sweep.json"
+
+    @property
+    def html(self) -> Path:
+        """The page."""
+        return self.folder / "sweep.html"
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all files that may be written."""
+        reports = [path.with_suffix(".json") for path in self.models.values()]
+        return [path.name for path in (self.json, self.html, *self.models.values(), *reports)]
+
+    def checked(self) -> SweepFiles:
+        """Return the same without a page where none can be made here, with a warning."""
+        try:
+            check_page_packages(self.html.name)
+        except MissingDependencyError as error:
+            log.warning("%s is written alone: %s", self.json.name, error)
+            return replace(self, page=False)
+        return self
+
+    def texts(self, sweep: Sweep) -> dict[Path, str]:
+        """Return the contents of all files but the models."""
+        texts = {self.json: sweep.report.to_json()}
+        if self.page:
+            texts[self.html] = sweep.to_html()
+        for result in sweep.results:
+            if result.report.output is not None:
+                texts[Path(result.report.output).with_suffix(".json")] = result.report.to_json()
+        return texts
+
+
 def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
     model: str | Path | onnx.ModelProto,
     data: Any = None,
@@ -89,22 +149,25 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
     preprocessing: Preprocessing | None = None,
     models: bool = False,
     quick: bool | None = None,
+    output: str | Path | None = None,
     progress: Progress | None = None,
     **changes: Any,
 ) -> Sweep:
-    """Convert a network to several targets and say what each costs and loses.
+    """Convert a network to several speedups and say what each costs and loses.
 
-    Data, responses, errors of truncation and latencies are read and measured once for all of them.
+    Data, responses, losses of ranks and latencies are read and measured once for all of them.
 
     Args:
         model: path of an ONNX file, or a model; not changed.
         data: sample inputs, as for `onnx_lowrank.convert`.
-        speedups: the targets. One that cannot be met has an error in the place of numbers.
+        speedups: the targets, each above 1. One that cannot be met has an error in the place of numbers.
         settings: how to convert; ``speedup`` in it plays no part.
         preprocessing: of images; pixels / 255 if not given.
-        models: hand the converted networks back.
-        quick: solve on half of the images, where they are many, which takes less time: for networks that are looked
-            at and thrown away. None for that unless ``models`` are asked for.
+        models: keep the converted networks.
+        quick: solve on half of the images, where they are many, which takes less time and is little worse: for
+            networks that are looked at and thrown away. None for that unless ``models`` are asked for.
+        output: folder to write ``sweep.json`` and ``sweep.html`` into, made if need be, and the converted networks with
+            a report each where ``models`` are asked for. None writes nothing.
         progress: watches the stages.
         **changes: fields of `Settings` to change, as in ``sweep(model, data, labels=True)``.
 
@@ -115,129 +178,145 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         LowRankError: anything the user can fix; that of the smallest speedup where none can be met.
         TypeError, ValueError: wrong settings.
     """
-    targets = SweepGoals(speedups, quick=not models if quick is None else quick, keep=models)
-    chosen = replace(settings or Settings(), **changes)
-    with sweeping(model, data, chosen, targets, preprocessing=preprocessing, progress=progress) as found:
-        return found
+    settings, monitor = replace(settings or Settings(), **changes), Monitor(progress)
+    _check(speedups, settings)
+    speedups = sorted(set(speedups))
+    with threadpool_limits(settings.threads), contextlib.ExitStack() as stack:
+        files = None if output is None else SweepFiles.of(Path(output), model, speedups if models else ()).checked()
+        if files is not None:
+            stack.enter_context(new_folder(files.folder, files.names))
+        held_out = max(MOST_HELD_OUT, _HELD_OUT_PER_CALIBRATION_IMAGE * (settings.samples or MOST_CALIBRATION))
+        network, layers, calibration = open_conversion(model, data, preprocessing, settings, held_out)
+        for path in files.models.values() if files else ():
+            check_apart(network.original, path)
+        timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
+        targets = collect(network, layers, calibration, monitor)
+        losses = rank_losses(layers, targets, settings, device, monitor)
+        solve_on = calibration
+        if quick if quick is not None else not models:
+            solve_on = calibration.with_half_the_images(layers.eligible)
+        original = CachedSession(open_for_comparison(network, network.model))
+        attempts = []
+        for speedup in speedups:
+            aim, place = replace(settings, speedup=speedup), files.models.get(speedup) if files else None
+            attempt = _Attempt(speedup, monitor.restarted())
+            log.info("target %gx", speedup)
+            try:
+                plan, rows = choose_ranks(layers, losses, aim, timer), solve_on.rows_of(targets)
+                converted = solve_network(network, layers, plan, solve_on, rows, aim, attempt.monitor, device)
+                checked = verified(converted, place, original, network, layers, solve_on, attempt.monitor)
+                file, converted = stack.enter_context(checked)
+            except (BudgetError, CalibrationError, VerificationError) as error:
+                log.warning("target %gx is left out: %s", speedup, error)
+                attempts.append(replace(attempt, seconds=attempt.monitor.total, error=error))
+            else:
+                attempts.append(replace(attempt, seconds=attempt.monitor.total, file=file, converted=converted))
+        _raise_where_all_failed(attempts)
+        attempts = _timed(attempts, network, layers, settings, timer)
+        results = {}
+        for attempt in attempts:
+            if (met := attempt.converted) is not None:
+                result = report_on(met, network, layers, losses, solve_on, timer, attempt.monitor, attempt.file)
+                results[attempt.speedup] = result.written_to(files.models.get(attempt.speedup) if files else None)
+        report = _curve(attempts, results, settings, calibration_report(network, calibration), solve_on.images)
+        finished = Sweep(replace(report, seconds=monitor.total), tuple(results.values()) if models else ())
+        if files is not None:
+            write_texts(files.texts(finished))
+        return finished
 
 
-@contextmanager
-def sweeping(
-    model: str | Path | onnx.ModelProto,
-    data: Any,
-    settings: Settings,
-    targets: SweepGoals,
-    *,
-    preprocessing: Preprocessing | None = None,
-    progress: Progress | None = None,
-) -> Iterator[Sweep]:
-    """What `sweep` does; files get their names when the block ends well, and go away when it does not.
-
-    Yields:
-        What `sweep` returns, to be written beside.
-    """
+def _check(speedups: Sequence[float], settings: Settings) -> None:
+    """Raise for speedups that cannot be wanted, and for settings that fix them otherwise."""
+    if not speedups:
+        raise BudgetError("speedups: none given, wanted some numbers above 1: try --speedups 2,3,4,5")
     if settings.plan is not None or settings.max_drop is not None:
         raise ValueError("a sweep chooses ranks for its speedups: leave plan and max_drop out")
-    speedups = sorted(set(targets.speedups))
-    for speedup in speedups:
-        replace(settings, speedup=speedup)  # refuses what is none
-    with threadpool_limits(settings.threads), ExitStack() as files:
-        most = max(MOST_HELD_OUT, _PER_CALIBRATION_IMAGE * (settings.samples or MOST_CALIBRATION))
-        job = prepare_job(model, data, settings, preprocessing or preset("zero-one"), progress or Silent(), most)
-        for place in targets.places.values():
-            check_apart(job.network.original, place)
-        known = calibrate(job)
-        found = list(_converted(known, speedups, targets, files))
-        yield _swept(known, targets, _timed(job, found))
+    for speedup in sorted(set(speedups)):
+        replace(settings, speedup=speedup)  # raises for an invalid value
 
 
 @dataclass(frozen=True, eq=False)
-class _Target:
-    """What came of one target: a network or an error."""
+class _Attempt:
+    """A conversion to one speedup: a network or an error.
+
+    Attributes:
+        speedup: the target.
+        monitor: counts its seconds by stage.
+        seconds: that it took in all.
+        converted: the network.
+        file: it, written, in a folder of its own.
+        error: why there is none.
+    """
 
     speedup: float
-    seconds: float
-    solved: Solved | None = None
-    outcome: Outcome = field(default_factory=Outcome)
+    monitor: Monitor
+    seconds: float = 0.0
+    converted: ConvertedNetwork | None = None
     file: Path | None = None
     error: LowRankError | None = None
 
 
-def _converted(
-    known: Calibrated, speedups: Sequence[float], targets: SweepGoals, files: ExitStack
-) -> Iterator[_Target]:
-    """Every target, one by one; one that is out of reach does not stop the others, unless all are."""
-    original, errors = cached_original(known.job), []
-    for speedup in speedups:
-        target = known.at(speedup)
-        target = target.quick() if targets.quick else target
-        log.info("target %gx", speedup)
-        try:
-            solved = solve(target, planned(target), target.targets.__getitem__)
-            file, outcome = files.enter_context(checked(solved, targets.places.get(speedup), original))
-        except (BudgetError, CalibrationError, VerificationError) as error:
-            errors.append(error)
-            log.warning("target %gx is left out: %s", speedup, error)
-            yield _Target(speedup, target.job.watch.total, error=error)
-        else:
-            yield _Target(speedup, target.job.watch.total, solved, outcome, file)
-    if len(errors) == len(speedups):
+def _raise_where_all_failed(attempts: Sequence[_Attempt]) -> None:
+    """Raise the error of the smallest speedup where none could be met; one out of reach does not stop the others."""
+    errors = [attempt.error for attempt in attempts if attempt.error is not None]
+    if len(errors) == len(attempts):
         raise errors[0]
 
 
-def _timed(job: Job, found: Sequence[_Target]) -> list[_Target]:
-    """The targets with their latencies, measured in turns, so that all stand against the same original."""
-    met = [each for each in found if each.solved is not None]
-    if not job.settings.bench or job.clock.foreign:
-        return list(found)
-    latencies = time_conversions(job, [job.network.as_run(each.solved.network) for each in met if each.solved])
-    timed = {each.speedup: _with_latency(each, latency) for each, latency in zip(met, latencies, strict=True)}
-    return [timed.get(each.speedup, each) for each in found]
+def _timed(
+    attempts: Sequence[_Attempt], network: Network, layers: LayerSet, settings: Settings, timer: ConversionTimer
+) -> list[_Attempt]:
+    """Measure latencies in turns, so that all networks stand against the same original."""
+    if not settings.bench or timer.layers.foreign:
+        return list(attempts)
+    networks = [attempt.converted for attempt in attempts if attempt.converted is not None]
+    latencies = iter(timer.time_all([network.as_run(each.solved) for each in networks]))
+    timed = []
+    for attempt in attempts:
+        if (converted := attempt.converted) is not None:
+            latency = next(latencies)
+            warn_if_slow(latency, layers, converted.plan, converted.settings, timer)
+            measurements = replace(converted.measurements, latency=latency)
+            timed.append(replace(attempt, converted=replace(converted, measurements=measurements)))
+        else:
+            timed.append(attempt)
+    return timed
 
 
-def _with_latency(target: _Target, latency: Latency) -> _Target:
-    if target.solved is not None:
-        warn_if_slow(target.solved.job, target.solved.plan, latency)
-    return replace(target, outcome=replace(target.outcome, latency=latency))
-
-
-def _swept(known: Calibrated, targets: SweepGoals, found: Sequence[_Target]) -> Sweep:
-    """The account of a sweep."""
-    points, results = [], []
-    for each in found:
-        if each.solved is None:
-            points.append(CurvePoint(each.speedup, each.seconds, error=str(each.error)))
-            continue
-        report = account(each.solved.job, each.solved.plan, each.outcome, targets.places.get(each.speedup))
-        comparison = each.outcome.comparison
-        points.append(CurvePoint.of_report(report, _accuracy(comparison, 1), each.seconds))
-        if targets.keep:
-            shown = figures(each.solved.job, known.losses, comparison, each.file)
-            results.append(Result(each.solved.network, each.solved.plan, report, shown))
-    return Sweep(_report(known, found, with_front(points, known.job.settings.cost)), tuple(results))
-
-
-def _report(known: Calibrated, found: Sequence[_Target], points: tuple[CurvePoint, ...]) -> CurveReport:
-    job = known.job
-    solved, outcome = next((each.solved, each.outcome) for each in found if each.solved is not None)
-    comparison, latency = outcome.comparison, outcome.latency
-    before = account(job, solved.plan, Outcome())
+def _curve(
+    attempts: Sequence[_Attempt],
+    results: Mapping[float, Result],
+    settings: Settings,
+    calibration: Calibration,
+    solved_images: int,
+) -> CurveReport:
+    """Put the numbers of all speedups together; the seconds of the whole are not known yet."""
+    points = []
+    for attempt in attempts:
+        if attempt.converted is None:
+            points.append(CurvePoint(attempt.speedup, attempt.seconds, error=str(attempt.error)))
+        else:
+            accuracy = _accuracy(attempt.converted.measurements.comparison, 1)
+            points.append(CurvePoint.of_report(results[attempt.speedup].report, accuracy, attempt.seconds))
+    first = next(attempt.converted.measurements for attempt in attempts if attempt.converted is not None)
+    report = next(iter(results.values())).report
+    comparison, latency = first.comparison, first.latency
     return CurveReport(
         version=__version__,
-        seed=job.settings.seed,
-        input=job.network.name,
-        cost=job.settings.cost,
-        calibration=before.calibration,
-        refine=solved.job.settings.refine,
-        solved_images=len(solved.job.split.calibration),
+        seed=settings.seed,
+        input=report.input,
+        cost=settings.cost,
+        calibration=calibration,
+        refine=settings.refine,
+        solved_images=solved_images,
         held_out=comparison.images if comparison else 0,
-        macs=before.macs[0],
-        parameters=before.parameters[0],
+        macs=report.macs[0],
+        parameters=report.parameters[0],
         milliseconds=None if latency is None else latency.before.median_ms,
         accuracy=_accuracy(comparison, 0),
         latency=None if latency is None else {"batch": latency.batch, "threads": latency.threads or None},
-        points=points,
-        seconds=job.watch.total,
+        points=with_front(points, settings.cost),
+        seconds=0.0,
         peak_memory_bytes=peak_memory_bytes(),
     )
 

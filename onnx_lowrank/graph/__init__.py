@@ -7,7 +7,16 @@ from onnx_lowrank.graph.layer_model import input_shape, layer_model
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
 from onnx_lowrank.graph.read import read_model
 from onnx_lowrank.graph.replace_layer import replace_layer
-from onnx_lowrank.graph.write import check_apart, check_writable, set_metadata, staged, staged_text, write_text
+from onnx_lowrank.graph.write import (
+    check_apart,
+    check_writable,
+    new_folder,
+    set_metadata,
+    staged,
+    staged_text,
+    write_text,
+    write_texts,
+)
 
 __all__ = [
     "check_apart",
@@ -19,6 +28,7 @@ __all__ = [
     "input_shape",
     "is_in_other_precision",
     "layer_model",
+    "new_folder",
     "node_names",
     "read_model",
     "replace_layer",
@@ -27,4 +37,5 @@ __all__ = [
     "staged_text",
     "weighted_tensors",
     "write_text",
+    "write_texts",
 ]

@@ -3,72 +3,90 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import prod
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.layer_set import LayerSet
 
 # 3x3 kernels, onnxruntime on AVX2, chains of 1.8 times fewer multiply-adds: with groups of 16 channels they
 # take 1.6 times as long as the layer, with groups of 32 they are 1.3 times as fast, of 64 and 128 1.6 and 1.8 times.
-NARROWEST_GROUP = 32
+MIN_GROUP_CHANNELS = 32
+_MIN_ROWS_PER_FILTER = 10  # with fewer, the solver fits noise
+
+Reason = Callable[[Layer], str | None]  # why a layer stays; None where it need not
 
 
-def choose_layers(
-    layers: Sequence[Layer], skipped: Sequence[SkippedLayer], include: Sequence[str], exclude: Sequence[str]
-) -> tuple[list[Layer], list[SkippedLayer]]:
-    """Leave out the layers the user does not want touched.
+def wanted_layers(layers: LayerSet, include: Sequence[str], exclude: Sequence[str]) -> LayerSet:
+    """Leave out the layers that the user does not want touched.
 
     Args:
-        layers: those that can be factorized.
-        skipped: those that stay already.
+        layers: all layers.
         include: regular expressions, matched anywhere in the name; none means every layer.
         exclude: the same for layers to leave out.
 
     Raises:
         ModelError: an expression is invalid or matches no layer, or no layer is left.
     """
-    every: list[Layer | SkippedLayer] = [*layers, *skipped]
-    names = [each.name for each in every]
-    wanted, unwanted = _expressions("include", include, names), _expressions("exclude", exclude, names)
-    chosen, left = [], list(skipped)
-    for layer in layers:
-        reason = next((f"excluded by '{each.pattern}'" for each in unwanted if each.search(layer.name)), None)
-        if reason is None and wanted and not any(each.search(layer.name) for each in wanted):
-            reason = "not among the included layers"
-        if reason is None:
-            chosen.append(layer)
-        else:
-            left.append(layer.stays(reason))
-    if not chosen:
-        reasons = "; ".join(f"'{each.name}': {each.reason}" for each in left[:3])
+    names = [layer.name for layer in layers.every]
+    included, excluded = _expressions("include", include, names), _expressions("exclude", exclude, names)
+
+    def reason(layer: Layer) -> str | None:
+        for expression in excluded:
+            if expression.search(layer.name):
+                return f"excluded by '{expression.pattern}'"
+        if included and not any(expression.search(layer.name) for expression in included):
+            return "not among the included layers"
+        return None
+
+    chosen = _without(layers, reason)
+    if not chosen.eligible:
+        reasons = "; ".join(f"'{layer.name}': {layer.reason}" for layer in chosen.skipped[:3])
         raise ModelError(
             f"no layer can be factorized ({reasons or 'the graph has no Conv'}): "
             "see all reasons with 'onnx-lowrank inspect', check --include and --exclude"
         )
-    return chosen, left
+    return chosen
 
 
-def leave_narrow_groups(
-    layers: Sequence[Layer], skipped: Sequence[SkippedLayer]
-) -> tuple[list[Layer], list[SkippedLayer]]:
-    """Leave out convolutions in many small groups, which no thin chain makes faster.
+def layers_that_pay(layers: LayerSet) -> LayerSet:
+    """Leave out convolutions in many small groups, which no thin chain makes faster."""
+    return _without(layers, _narrow_groups)
+
+
+def layers_with_enough_rows(layers: LayerSet, images: int) -> LayerSet:
+    """Leave out layers with about one row per image where so few images say too little.
 
     Args:
-        layers: those that can be factorized.
-        skipped: those that stay already.
+        layers: all layers.
+        images: number of samples to solve with.
     """
-    narrow = [layer for layer in layers if layer.groups > 1 and _width(layer) < NARROWEST_GROUP]
-    reasons = {
-        layer.name: f"{layer.groups} groups of {_width(layer)} channels: they pay from {NARROWEST_GROUP} channels on"
-        for layer in narrow
-    }
-    kept = [layer for layer in layers if layer.name not in reasons]
-    return kept, [*skipped, *(layer.stays(reasons[layer.name]) for layer in narrow)]
+    return _without(layers, lambda layer: too_few_rows(layer, images))
 
 
-def _width(layer: Layer) -> int:
-    """Channels of a group, read or made, whichever are fewer."""
-    return min(layer.channels, layer.filters) // layer.groups
+def too_few_rows(layer: Layer, images: int) -> str | None:
+    """Say why a layer cannot be solved from so few images; None where it can. Others have rows enough."""
+    rows = images * prod(layer.positions)
+    once = layer.channels_last or prod(layer.positions) == 1
+    if once and rows < _MIN_ROWS_PER_FILTER * layer.filters:
+        return f"{rows} rows of samples are too few for {layer.filters} filters: {_MIN_ROWS_PER_FILTER} each are wanted"
+    return None
+
+
+def _without(layers: LayerSet, reason: Reason) -> LayerSet:
+    """Move the layers that have a reason to stay to those that are skipped."""
+    reasons = {layer.name: reason(layer) for layer in layers.eligible}
+    eligible = [layer for layer in layers.eligible if reasons[layer.name] is None]
+    stay = [layer.stays(text) for layer in layers.eligible if (text := reasons[layer.name]) is not None]
+    return LayerSet(eligible, [*layers.skipped, *stay])
+
+
+def _narrow_groups(layer: Layer) -> str | None:
+    channels = min(layer.channels, layer.filters) // layer.groups  # of a group, read or written, whichever are fewer
+    if layer.groups == 1 or channels >= MIN_GROUP_CHANNELS:
+        return None
+    return f"{layer.groups} groups of {channels} channels: they pay from {MIN_GROUP_CHANNELS} channels on"
 
 
 def _expressions(option: str, patterns: Sequence[str], names: Sequence[str]) -> list[re.Pattern[str]]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -117,8 +117,48 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    with staged_text(path, text):
-        pass
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write text files of which each is there whole or not at all, and none where one cannot be written.
+
+    Args:
+        texts: contents by path.
+
+    Raises:
+        OutputError: one of them cannot be written.
+    """
+    with contextlib.ExitStack() as staged_files:
+        for path, text in texts.items():
+            staged_files.enter_context(staged_text(path, text))
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """Make a folder where there is none; it goes away again where the block fails.
+
+    Args:
+        folder: to make.
+        names: of the files in it that go away with it.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    new = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}): choose another place") from error
+    try:
+        yield
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                for name in names:
+                    (folder / name).unlink(missing_ok=True)
+                folder.rmdir()
+        raise
 
 
 def _write(model: onnx.ModelProto, file: Path) -> None:

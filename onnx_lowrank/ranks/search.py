@@ -1,96 +1,132 @@
 """The largest speedup whose loss stays within what is allowed: bisection on a logarithmic scale.
 
-Losses grow with the speedup, up to noise. Quick attempts, solved roughly, bring it down to a range; what they find is
-then tried as it will be written, and moved up or down until it holds there.
+Losses grow with the speedup, up to noise. Quick attempts, on fewer images, narrow it down to a range; the largest of
+them that holds is then attempted as it will be written, and moved up or down until it holds there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from math import sqrt
 from typing import Generic, Protocol, TypeVar
 
 from onnx_lowrank.errors import BudgetError
-from onnx_lowrank.verify import AccuracyLoss
 
 SMALLEST, LARGEST = 1.05, 64.0
 _FIRST = 2.0
 _STEP = 1.06
-_QUICK_ENOUGH, _ENOUGH = 1.1, 1.03  # ratio of the smallest speedup that fails to the largest that holds
-
-_Step = Callable[[float], float]
-Made_co = TypeVar("Made_co", covariant=True)
-Made = TypeVar("Made")
+_QUICK_RATIO, _FINAL_RATIO = 1.1, 1.03  # of the smallest speedup that fails to the largest that holds, at the end
 
 
-class Attempt(Protocol[Made_co]):
-    """Converts at a speedup and judges."""
+class Loss(Protocol):
+    """What a network has lost; its text is part of error messages."""
 
-    def __call__(self, speedup: float, *, quick: bool) -> tuple[Made_co, AccuracyLoss]:
-        """What was made, and its loss; raises BudgetError where the speedup is out of reach."""
+    @property
+    def value(self) -> float:
+        """The loss, as a share."""
         ...
 
 
+LossT = TypeVar("LossT", bound=Loss)
+Network = TypeVar("Network")
+Loss_co = TypeVar("Loss_co", bound=Loss, covariant=True)
+Network_co = TypeVar("Network_co", covariant=True)
+
+
 @dataclass(frozen=True)
-class Search(Generic[Made]):
-    """What a search found.
+class Search(Generic[Network, LossT]):
+    """A finished search.
 
     Attributes:
         speedup: the largest whose loss is within what is allowed.
-        made: at that speedup, not quickly.
-        drop: its loss on the samples that were searched with.
+        network: converted at that speedup, not quickly.
+        loss: of that network, on the samples that are searched with.
         tried: speedups and losses in the order they were tried, quick ones first.
     """
 
     speedup: float
-    made: Made
-    drop: AccuracyLoss
+    network: Network
+    loss: LossT
     tried: tuple[tuple[float, float], ...]
 
 
-def largest_speedup(attempt: Attempt[Made], allowed: float) -> Search[Made]:
+class Convert(Protocol[Network_co, Loss_co]):
+    """Converts at a speedup and judges the result."""
+
+    def __call__(self, speedup: float, *, quick: bool) -> tuple[Network_co, Loss_co]:
+        """Return the converted network and its loss; raise BudgetError where the speedup is out of reach."""
+        ...
+
+
+def largest_speedup(convert: Convert[Network, LossT], allowed: float) -> Search[Network, LossT]:
     """Search for the largest speedup whose loss is within what is allowed.
 
     Args:
-        attempt: converts at a speedup.
-        allowed: largest loss.
+        convert: converts at a speedup and judges the result.
+        allowed: largest loss, as a share.
 
     Raises:
         BudgetError: not even `SMALLEST` holds.
     """
-    found: list[Search[Made]] = []
-    tried: list[tuple[float, AccuracyLoss]] = []
+    attempts = _Attempts(convert, allowed)
+    rough = _largest(attempts.hold_quickly, _FIRST, (lambda speedup: speedup**2, sqrt), _QUICK_RATIO)
+    first = min((rough or SMALLEST) * _STEP, LARGEST)
+    _largest(attempts.hold, first, (lambda speedup: speedup * _STEP, lambda speedup: speedup / _STEP), _FINAL_RATIO)
+    if attempts.best is None:
+        raise BudgetError(attempts.failure())
+    speedup, network, loss = attempts.best
+    return Search(speedup, network, loss, tuple((speedup, loss.value) for speedup, loss in attempts.tried))
 
-    def holds(speedup: float, *, quick: bool) -> bool:
+
+class _Attempts(Generic[Network, LossT]):
+    """Converts at speedups and remembers how much each lost, and the best network that holds."""
+
+    def __init__(self, convert: Convert[Network, LossT], allowed: float) -> None:
+        self._convert, self._allowed = convert, allowed
+        self.best: tuple[float, Network, LossT] | None = None
+        self.tried: list[tuple[float, LossT]] = []
+
+    def hold_quickly(self, speedup: float) -> bool:
+        return self._attempt(speedup, quick=True) is not None
+
+    def hold(self, speedup: float) -> bool:
+        attempt = self._attempt(speedup, quick=False)
+        if attempt is not None and (self.best is None or speedup > self.best[0]):
+            self.best = speedup, *attempt
+        return attempt is not None
+
+    def _attempt(self, speedup: float, *, quick: bool) -> tuple[Network, LossT] | None:
+        """Convert at a speedup; None where it is out of reach or loses more than is allowed."""
         try:
-            made, drop = attempt(speedup, quick=quick)
+            network, loss = self._convert(speedup, quick=quick)
         except BudgetError:
-            return False
-        tried.append((speedup, drop))
-        good = drop.value <= allowed
-        if good and not quick and (not found or speedup > found[0].speedup):
-            found[:] = [Search(speedup, made, drop, ())]
-        return good
+            return None
+        self.tried.append((speedup, loss))
+        return (network, loss) if loss.value <= self._allowed else None
 
-    roughly = _narrowed(partial(holds, quick=True), _FIRST, (lambda each: each**2, sqrt), _QUICK_ENOUGH)
-    steps = (lambda each: each * _STEP, lambda each: each / _STEP)
-    _narrowed(partial(holds, quick=False), min((roughly or SMALLEST) * _STEP, LARGEST), steps, _ENOUGH)
-    if not found:
-        raise BudgetError(_none_holds(allowed, tried))
-    best = found[0]
-    return Search(best.speedup, best.made, best.drop, tuple((speedup, drop.value) for speedup, drop in tried))
+    def failure(self) -> str:
+        allowed = f"max-drop {self._allowed:g}"
+        if not self.tried:
+            return f"{allowed}: no speedup of {SMALLEST:g} or more can be reached: most is in layers that stay"
+        speedup, loss = min(reversed(self.tried), key=lambda each: each[0])
+        return (
+            f"{allowed}: no speedup of {SMALLEST:g} or more stays within it; the smallest tried, "
+            f"{speedup:.2f}: {loss}: allow more, or solve with more --samples"
+        )
 
 
-def _narrowed(holds: Callable[[float], bool], first: float, steps: tuple[_Step, _Step], enough: float) -> float | None:
-    """The largest speedup that holds, up to a factor ``enough``; None where not even the smallest does.
+_Step = Callable[[float], float]
+
+
+def _largest(holds: Callable[[float], bool], first: float, steps: tuple[_Step, _Step], ratio: float) -> float | None:
+    """Find the largest speedup that holds, up to a factor ``ratio``; None where not even the smallest does.
 
     Args:
         holds: whether a speedup does.
         first: where to begin.
         steps: the next speedup up and the next one down, until one holds and its neighbour does not.
-        enough: ratio of the two to end with.
+        ratio: of the two to end with.
     """
     up, down = steps
     if holds(first):
@@ -110,17 +146,7 @@ def _narrowed(holds: Callable[[float], bool], first: float, steps: tuple[_Step, 
             if not holds(SMALLEST):
                 return None
             low = SMALLEST
-    while high / low > enough:
+    while high / low > ratio:
         middle = sqrt(low * high)
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low
-
-
-def _none_holds(allowed: float, tried: list[tuple[float, AccuracyLoss]]) -> str:
-    if not tried:
-        return f"max-drop {allowed:g}: no speedup of {SMALLEST:g} or more can be reached: most is in layers that stay"
-    speedup, drop = min(reversed(tried), key=lambda each: each[0])
-    return (
-        f"max-drop {allowed:g}: no speedup of {SMALLEST:g} or more stays within it; the smallest tried, "
-        f"{speedup:.2f}: {drop}: allow more, or solve with more --samples"
-    )

@@ -1,8 +1,8 @@
-"""What a conversion hands back."""
+"""The result of a conversion."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ class Result:
     report: Report
     evidence: ReportFigures
 
+    def written_to(self, path: Path | None) -> Result:
+        """Return the same result with the path of the written model in its report; None for no path."""
+        return replace(self, report=replace(self.report, output=None if path is None else str(path)))
+
     def save(self, path: str | Path) -> None:
         """Write the converted model; the file is there whole or not at all.
 
@@ -42,11 +46,11 @@ class Result:
             pass
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON report as a dictionary."""
+        """Return the JSON report as a dictionary."""
         return self.report.to_dict()
 
     def to_html(self) -> str:
-        """The report as one HTML page with charts, which loads nothing; needs the extra ``report``.
+        """Return the report as one HTML page with charts, which loads nothing; needs the extra ``report``.
 
         Raises:
             MissingDependencyError: Jinja2 or matplotlib is not installed.

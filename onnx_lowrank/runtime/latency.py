@@ -1,32 +1,35 @@
-"""What a conversion brings in milliseconds: the original and the converted network, timed in turns."""
+"""Measure what a conversion brings in milliseconds: the original and converted networks, timed in turns."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate.calibration import Job
 from onnx_lowrank.graph import replace_layer
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.random_factors import random_factors
+from onnx_lowrank.runtime.layer_latency import LayerTimer
+from onnx_lowrank.runtime.network import Network
+from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.timing import Pace, Timing, time_in_turns
+from onnx_lowrank.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _PACE = Pace(rounds=3, repeats=5, seconds=0.03, enough=2.5)
-_WORTH_A_WARNING = 0.8  # of the speedup in multiply-adds
-_NEARLY = 0.95  # of the speedup in milliseconds that was asked for
-_MOST_NAMED = 3
-_SHORTEST_MS = 0.3
+_MIN_SHARE_OF_MACS_SPEEDUP = 0.8  # less is worth a warning
+_MIN_SHARE_OF_REQUESTED_SPEEDUP = 0.95  # likewise, where milliseconds were asked for
+_MAX_LAYERS_NAMED = 3
+_MIN_TELLING_MS = 0.3
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Latency:
 
     Attributes:
         before: of the original.
-        after: of the converted one.
+        after: of the converted network.
         batch: samples per run.
         threads: within an operator; 0 for onnxruntime's choice.
     """
@@ -48,7 +51,7 @@ class Latency:
     @property
     def telling(self) -> bool:
         """Whether the original takes long enough for its time to be that of its operators, not that between them."""
-        return self.before.median_ms >= _SHORTEST_MS
+        return self.before.median_ms >= _MIN_TELLING_MS
 
     @property
     def speedup(self) -> float:
@@ -61,7 +64,7 @@ class Latency:
         return self.before.best_ms / self.after.best_ms
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry of ``latency`` in the JSON report."""
+        """Return the entry of ``latency`` in the JSON report."""
         return {
             "before_ms": self.before.median_ms,
             "after_ms": self.after.median_ms,
@@ -71,90 +74,126 @@ class Latency:
         }
 
 
-def time_conversion(job: Job, converted: onnx.ModelProto | Path) -> Latency:
-    """Time the original and a converted network in turns.
+class ConversionTimer:
+    """Times a network against what it is converted into, and its layers one by one.
 
     Args:
-        job: the conversion.
-        converted: the result, or a stand-in for it.
+        network: the original.
+        feeds: the batch that whole networks are timed with.
+        layer_timer: times single layers, with batches of the same size.
+        progress: watches.
+
+    Attributes:
+        layers: the timer of single layers.
     """
-    return time_conversions(job, [converted])[0]
+
+    def __init__(
+        self, network: Network, feeds: Mapping[str, NDArray[Any]], layer_timer: LayerTimer, progress: Progress
+    ) -> None:
+        self._network, self._feeds, self._progress = network, feeds, progress
+        self.layers = layer_timer
+
+    def time(self, converted: onnx.ModelProto | Path) -> Latency:
+        """Time the original and a converted network in turns.
+
+        Args:
+            converted: the network, as it runs here.
+        """
+        return self.time_all([converted])[0]
+
+    def time_all(self, converted: Sequence[onnx.ModelProto | Path]) -> list[Latency]:
+        """Time the original and several converted networks, all in turns, so that the original is timed but once.
+
+        Args:
+            converted: the networks, as they run here.
+
+        Returns:
+            One latency for each of them, in order.
+        """
+        models, provider = [self._network.model, *converted], self._network.provider
+        before, *after = time_in_turns(models, [self._feeds] * len(models), provider, _PACE)
+        return [Latency(before, timing, self.layers.batch, provider.threads) for timing in after]
+
+    def time_plan(self, layers: Sequence[Layer], plan: RankPlan) -> Latency:
+        """Time the network as planned before it is solved: chains of random weights are as fast.
+
+        Args:
+            layers: the layers that the plan is for.
+            plan: their methods and ranks.
+        """
+        return self.time(with_random_factors(self._network.model, layers, plan))
+
+    def original_ms(self) -> float:
+        """Return the milliseconds of the original, timed where that has not been done before."""
+        return self.layers.network(self._network.model, self._feeds)
+
+    def measure(self, chains: Sequence[tuple[Layer, LayerPlan]]) -> None:
+        """Time layers as planned, where that has not been done before."""
+        self.layers.measure(chains, self._progress)
+
+    def measure_layers(self, layers: Sequence[Layer], plan: RankPlan) -> None:
+        """Time every layer, and its chain where it is factorized."""
+        self.measure([*((layer, LayerPlan(layer.name)) for layer in layers), *plan.factorized(layers)])
 
 
-def time_conversions(job: Job, converted: Sequence[onnx.ModelProto | Path]) -> list[Latency]:
-    """Time the original and several converted networks, all in turns, so that the original is timed but once.
+def with_random_factors(model: onnx.ModelProto, layers: Sequence[Layer], plan: RankPlan) -> onnx.ModelProto:
+    """Return the converted network with random weights in its factors: as fast as the real one, and there at once.
 
     Args:
-        job: the conversion.
-        converted: the networks.
-
-    Returns:
-        One for each of them, in order.
+        model: the original; not changed.
+        layers: the layers that the plan is for.
+        plan: their methods and ranks.
     """
-    models = [job.network.model, *converted]
-    before, *after = time_in_turns(models, [latency_feeds(job)] * len(models), job.network.provider, _PACE)
-    return [Latency(before, each, job.latency_batch, job.network.provider.threads) for each in after]
-
-
-def with_random_factors(job: Job, plan: RankPlan) -> onnx.ModelProto:
-    """The converted network with random weights in its factors: as fast as the real one, and there at once."""
     network = onnx.ModelProto()
-    network.CopyFrom(job.network.model)
-    for layer, entry in _factorized(job, plan):
+    network.CopyFrom(model)
+    for layer, entry in plan.factorized(layers):
         replace_layer(network, layer, random_factors(layer, entry))
     return network
 
 
-def measure_layers(job: Job, plan: RankPlan) -> None:
-    """Time every layer, and its chain where it is factorized."""
-    pairs = _factorized(job, plan)
-    job.clock.measure([*((layer, LayerPlan(layer.name)) for layer in job.layers), *pairs], job.progress)
-
-
-def warn_if_slow(job: Job, plan: RankPlan, latency: Latency) -> None:
-    """Say in words where the measured speedup falls short of what was asked for, or well short of the multiply-adds.
+def warn_if_slow(
+    latency: Latency, layers: LayerSet, plan: RankPlan, settings: Settings, timer: ConversionTimer
+) -> None:
+    """Warn where the measured speedup falls short of what was asked for, or well short of the multiply-adds.
 
     Args:
-        job: the conversion.
-        plan: its ranks.
-        latency: measured with them.
+        latency: measured.
+        layers: the network's.
+        plan: their ranks.
+        settings: what was asked for.
+        timer: times the layers to blame.
     """
-    if job.settings.cost == "latency" and job.settings.plan is None:
-        if latency.speedup < _NEARLY * job.settings.speedup:
+    if settings.cost == "latency" and settings.plan is None:
+        if latency.speedup < _MIN_SHARE_OF_REQUESTED_SPEEDUP * settings.speedup:
             log.warning(
                 "measured speedup %.2f, %g was asked for: other work on this machine spoils the timing, try again",
                 latency.speedup,
-                job.settings.speedup,
+                settings.speedup,
             )
         return
-    macs_speedup = sum(layer.macs for layer in job.every_layer) / max(1, sum(job.planned_macs(plan)))
-    if not latency.telling or latency.speedup >= _WORTH_A_WARNING * macs_speedup:
+    macs_speedup = layers.macs / max(1, sum(layers.planned_macs(plan)))
+    if not latency.telling or latency.speedup >= _MIN_SHARE_OF_MACS_SPEEDUP * macs_speedup:
         return
-    measure_layers(job, plan)
-    lost = [chain for chain in _factorized(job, plan) if _lost(job, *chain) > 0]
-    lost = sorted(lost, key=lambda chain: -_lost(job, *chain))[:_MOST_NAMED]
-    named = "; most is lost in " * bool(lost) + ", ".join(
-        f"{layer.op} '{layer.name}' {job.clock.milliseconds(layer, LayerPlan(layer.name)):.3g} -> "
-        f"{job.clock.milliseconds(layer, entry):.3g} ms at {layer.macs / cost.chain_macs(layer, entry):.1f}x fewer MACs"
-        for layer, entry in lost
-    )
+    timer.measure_layers(layers.eligible, plan)
+    named = _slowest_chains(plan.factorized(layers.eligible), timer.layers)
     log.warning(
         "measured speedup %.2f is under %.0f %% of the %.2f that multiply-adds promise%s: "
         "--cost latency spends milliseconds instead, --exclude leaves layers out",
-        latency.speedup, 100 * _WORTH_A_WARNING, macs_speedup, named,
+        latency.speedup, 100 * _MIN_SHARE_OF_MACS_SPEEDUP, macs_speedup, named and f"; most is lost in {named}",
     )  # fmt: skip
 
 
-def _lost(job: Job, layer: Layer, entry: LayerPlan) -> float:
-    """Milliseconds that a chain takes longer than its multiply-adds would at the layer's pace."""
-    kept = job.clock.milliseconds(layer, LayerPlan(layer.name))
-    return job.clock.milliseconds(layer, entry) - kept * cost.chain_macs(layer, entry) / layer.macs
+def _slowest_chains(chains: Sequence[tuple[Layer, LayerPlan]], timer: LayerTimer) -> str:
+    """Name the chains that lose most against their multiply-adds at the layer's pace; empty where none does."""
 
+    def lost_ms(chain: tuple[Layer, LayerPlan]) -> float:
+        layer, entry = chain
+        kept = timer.milliseconds(layer, LayerPlan(layer.name))
+        return timer.milliseconds(layer, entry) - kept * cost.chain_macs(layer, entry) / layer.macs
 
-def _factorized(job: Job, plan: RankPlan) -> list[tuple[Layer, LayerPlan]]:
-    return [(layer, entry) for layer, entry in zip(job.layers, plan, strict=True) if entry.method != "kept"]
-
-
-def latency_feeds(job: Job) -> dict[str, NDArray[Any]]:
-    """One batch of the size that latency is measured at, samples repeated where there are too few."""
-    return job.samples.read(np.resize(job.split.calibration, job.latency_batch))
+    slow = sorted((chain for chain in chains if lost_ms(chain) > 0), key=lambda chain: -lost_ms(chain))
+    return ", ".join(
+        f"{layer.op} '{layer.name}' {timer.milliseconds(layer, LayerPlan(layer.name)):.3g} -> "
+        f"{timer.milliseconds(layer, entry):.3g} ms at {layer.macs / cost.chain_macs(layer, entry):.1f}x fewer MACs"
+        for layer, entry in slow[:_MAX_LAYERS_NAMED]
+    )

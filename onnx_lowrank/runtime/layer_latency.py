@@ -53,12 +53,15 @@ class LayerTimer:
         network_bytes: size of the network the layers are in. Between two runs of a layer the rest of it goes through
             the processor's caches, so that weights are read from memory anew; something as large does so here.
 
+    Attributes:
+        batch: samples per run.
+
     Raises:
         BudgetError: the file is no table.
     """
 
     def __init__(self, provider: Provider, batch: int, file: Path | None = None, network_bytes: int = 0) -> None:
-        self._provider, self._batch = provider, batch
+        self._provider, self.batch = provider, batch
         megabytes = min(_MOST_MEGABYTES, ceil(_TRAFFIC * network_bytes / 2**20)) if provider.name == "cpu" else 0
         self._rest = 2 ** ceil(log2(megabytes)) if megabytes else 0
         self._here = Machine(provider.name, device_name(provider), provider.threads, version(), rank_block(provider))
@@ -133,7 +136,7 @@ class LayerTimer:
         return self._table.milliseconds[key]
 
     def _key(self, layer: Layer, plan: LayerPlan) -> str:
-        key = chain_key(layer, plan, self._batch)
+        key = chain_key(layer, plan, self.batch)
         return f"{key}, after {self._rest} MB" if self._rest else key
 
     def _distrust(self, wanted: Mapping[str, Chain]) -> None:
@@ -155,8 +158,8 @@ class LayerTimer:
         )
 
     def _time(self, layer: Layer, plan: LayerPlan) -> float:
-        model = layer_model(layer, random_factors(layer, plan), self._batch)
-        shape = input_shape(layer, self._batch)
+        model = layer_model(layer, random_factors(layer, plan), self.batch)
+        shape = input_shape(layer, self.batch)
         feeds = {"input": np.random.default_rng(0).random(shape).astype(layer.weight.dtype)}
         rest = np.zeros(self._rest * 2**18, np.float32)
 

@@ -22,7 +22,8 @@ from onnx_lowrank.graph import (
     read_model,
     weighted_tensors,
 )
-from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.runtime.inputs import (
     Constants,
     Shapes,
@@ -66,8 +67,8 @@ class Network:
     provider: Provider
     inputs: tuple[TensorSpec, ...]
 
-    def layers(self, feeds: Feeds) -> tuple[list[Layer], list[SkippedLayer]]:
-        """Layers that can be factorized, and all others with their reasons.
+    def layers(self, feeds: Feeds) -> LayerSet:
+        """Find the layers that can be factorized, and all others with their reasons.
 
         Args:
             feeds: one batch of inputs; sizes that the model leaves open are taken from it.
@@ -105,6 +106,12 @@ class Network:
         except ModelError:
             return False
         return all(_doubled(before[name], after[name]) for name in tensors)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Samples that the model takes at a time; None where that is open."""
+        first = self.sampled[0]
+        return first.shape[0] if first.shape else None
 
     @property
     def sampled(self) -> tuple[TensorSpec, ...]:
@@ -197,18 +204,16 @@ def _that_runs(
 
 def count_macs(model: onnx.ModelProto, feeds: Feeds, provider: Provider) -> int:
     """Multiply-adds per image of every Conv, Gemm and MatMul with constant weights."""
-    layers, skipped = _layers(model, feeds, provider, "model")
-    return sum(layer.macs for layer in layers) + sum(layer.macs for layer in skipped)
+    return _layers(model, feeds, provider, "model").macs
 
 
-def _layers(
-    model: onnx.ModelProto, feeds: Feeds, provider: Provider, name: str
-) -> tuple[list[Layer], list[SkippedLayer]]:
+def _layers(model: onnx.ModelProto, feeds: Feeds, provider: Provider, name: str) -> LayerSet:
     tensors = weighted_tensors(model)
-    found = find_layers(model, observe_shapes(model, feeds, tensors, provider) if tensors else {}, _samples(feeds))
-    if not any(found):
+    shapes = observe_shapes(model, feeds, tensors, provider) if tensors else {}
+    layers = LayerSet(*find_layers(model, shapes, _samples(feeds)))
+    if not layers.every:
         raise ModelError(f"{name}: no Conv, Gemm or MatMul in the graph: there is nothing to factorize")
-    return found
+    return layers
 
 
 def _samples(feeds: Feeds) -> int:

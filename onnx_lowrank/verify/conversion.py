@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.calibrate.calibration import Job
 from onnx_lowrank.errors import ModelError, VerificationError
 from onnx_lowrank.graph import read_model
+from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import RankPlan
-from onnx_lowrank.runtime.network import Feeds, count_macs
+from onnx_lowrank.runtime.network import Feeds, Network, count_macs
 from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.verify import (
     AccuracyLoss,
@@ -24,100 +25,25 @@ from onnx_lowrank.verify import (
     measure_loss,
     share_interval,
 )
-from onnx_lowrank.verify.cached_session import CachedSession, Runnable
+from onnx_lowrank.verify.cached_session import Runnable
 
 log = logging.getLogger(__name__)
 
 WORST_ERROR = 1.0  # relative; an output of zeros would be as close
 _PICKS = "NonMaxSuppression"
-_PICTURES = 12  # held-out images that the page shows with what both models make of them, at most
+_MAX_PICTURES = 12  # held-out images that the page shows with the predictions of both models
 _LONGER = 32  # by which open axes are stretched: networks halve their maps up to five times
 
 
-def cached_original(job: Job) -> CachedSession:
-    """The original, to compare several networks with."""
-    return CachedSession(_session(job, job.network.model))
+def open_for_comparison(network: Network, model: onnx.ModelProto) -> Session:
+    """Open a model whose outputs are compared; it also hands out what objects are picked from.
 
-
-def verify_conversion(job: Job, plan: RankPlan, file: Path, original: Runnable | None = None) -> Comparison:
-    """Read the written file back, check its graph, run it on samples it was not solved with and at other sizes.
+    What is picked may differ in number: which of many overlapping boxes is best may turn on the last digit, so the
+    boxes themselves are compared.
 
     Args:
-        job: the conversion.
-        plan: its ranks.
-        file: what was written.
-        original: see `cached_original`; None to run it for this once.
-
-    Raises:
-        VerificationError: anything about it is not as it should be.
-    """
-    network = job.network
-    try:
-        written = read_model(file)
-    except ModelError as error:
-        raise VerificationError(f"written model: cannot be read back: {error}") from error
-    check_structure(network.original, written)
-    check_untouched(network.original, written, _replaced(job, plan))
-    runs = network.as_run(written)
-    found, expected = count_macs(runs, job.one_batch, network.provider), sum(job.planned_macs(plan))
-    if found != expected:
-        raise VerificationError(f"written model: {found} multiply-adds, the plan makes {expected}: please report this")
-    sessions = original or _session(job, network.model), _session(job, runs)
-    held_out = job.split.held_out
-    comparison = compare_outputs(*sessions, job.batches(held_out, "verify"), job.truth(held_out), _PICTURES)
-    _check_errors(runs, comparison)
-    _check_other_sizes(job, sessions, comparison)
-    return comparison
-
-
-def loss_on(job: Job, indices: NDArray[np.int64], network: onnx.ModelProto, original: Runnable) -> AccuracyLoss:
-    """What a converted network loses on some samples.
-
-    Args:
-        job: the conversion.
-        indices: of the samples.
-        network: in the original's types.
-        original: what to compare it with, see `cached_original`.
-    """
-    session = _session(job, job.network.as_run(network))
-    return measure_loss(original, session, job.batches(indices, "judge"), job.truth(indices))
-
-
-def warn_if_few(job: Job) -> None:
-    """Say aloud where not even a network that loses nothing could be told from one that loses more than is allowed."""
-    count, allowed = len(job.split.search), job.settings.max_drop or 0.0
-    most = share_interval(0, count)[1]
-    if most > allowed:
-        log.warning(
-            "max-drop %g: %d samples to search with tell losses below %.2g from none badly: add samples",
-            allowed, count, most,
-        )  # fmt: skip
-
-
-def verified_loss(job: Job, file: Path, original: Runnable) -> AccuracyLoss:
-    """The loss of what a search found, on samples that neither it nor the solver has seen; said aloud where it is more.
-
-    Args:
-        job: the conversion.
-        file: what was written.
-        original: as for `loss_on`.
-    """
-    drop, allowed = loss_on(job, job.split.held_out, read_model(file), original), job.settings.max_drop or 0.0
-    if drop.interval is not None and drop.interval[0] > allowed:
-        log.warning("max-drop %g is kept on the samples searched with, but not on others: %s", allowed, drop)
-    return drop
-
-
-def _replaced(job: Job, plan: RankPlan) -> set[str]:
-    """Outputs of the nodes that factors take the place of."""
-    pairs = zip(job.layers, plan, strict=True)
-    return {name for layer, entry in pairs if entry.method != "kept" for name in layer.nodes}
-
-
-def _session(job: Job, model: onnx.ModelProto) -> Session:
-    """A model that also hands out what objects are picked from: what is picked may differ in number.
-
-    Which of many overlapping boxes is best may turn on the last digit, so the boxes themselves are compared.
+        network: the original, which says where to run.
+        model: it, or a converted one, as it runs here.
     """
     have = {value.name for value in model.graph.output} | {tensor.name for tensor in model.graph.initializer}
     read = [name for node in model.graph.node if node.op_type == _PICKS for name in node.input[:2]]
@@ -126,7 +52,95 @@ def _session(job: Job, model: onnx.ModelProto) -> Session:
         shown.CopyFrom(model)
         shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
         model = shown
-    return Session(model, job.network.provider)
+    return Session(model, network.provider)
+
+
+def verify_conversion(
+    file: Path,
+    network: Network,
+    layers: LayerSet,
+    plan: RankPlan,
+    one_batch: Feeds,
+    original: Runnable,
+    batches: Iterable[Feeds],
+    truth: NDArray[np.int64] | None,
+) -> Comparison:
+    """Read the written file back, check its graph, run it on samples it was not solved with and at other sizes.
+
+    Args:
+        file: the written file.
+        network: the original.
+        layers: its layers.
+        plan: their ranks.
+        one_batch: the smallest batch that the network takes.
+        original: runs the original, see `open_for_comparison`.
+        batches: held-out samples to compare both on.
+        truth: their classes, shape (samples,); None where they are not known.
+
+    Raises:
+        VerificationError: anything about it is not as it should be.
+    """
+    try:
+        written = read_model(file)
+    except ModelError as error:
+        raise VerificationError(f"written model: cannot be read back: {error}") from error
+    check_structure(network.original, written)
+    replaced = {name for layer, _ in plan.factorized(layers.eligible) for name in layer.nodes}
+    check_untouched(network.original, written, replaced)
+    runs = network.as_run(written)
+    macs, planned = count_macs(runs, one_batch, network.provider), sum(layers.planned_macs(plan))
+    if macs != planned:
+        raise VerificationError(f"written model: {macs} multiply-adds, the plan makes {planned}: please report this")
+    converted = open_for_comparison(network, runs)
+    comparison = compare_outputs(original, converted, batches, truth, _MAX_PICTURES)
+    _check_errors(runs, comparison)
+    _check_other_sizes(network, one_batch, (original, converted), comparison)
+    return comparison
+
+
+def loss_of(
+    network: Network,
+    converted: onnx.ModelProto,
+    original: Runnable,
+    batches: Iterable[Feeds],
+    truth: NDArray[np.int64] | None,
+) -> AccuracyLoss:
+    """Measure what a converted network loses on some samples.
+
+    Args:
+        network: the original.
+        converted: the converted network, in the original's types.
+        original: runs the original, see `open_for_comparison`.
+        batches: the samples.
+        truth: their classes, shape (samples,); None where they are not known.
+    """
+    return measure_loss(original, open_for_comparison(network, network.as_run(converted)), batches, truth)
+
+
+def warn_if_few(samples: int, max_drop: float) -> None:
+    """Warn where not even a network that loses nothing could be told from one that loses more than is allowed.
+
+    Args:
+        samples: number of samples that a search judges by.
+        max_drop: the loss that is allowed, as a share.
+    """
+    smallest = share_interval(0, samples)[1]
+    if smallest > max_drop:
+        log.warning(
+            "max-drop %g: %d samples to search with tell losses below %.2g from none badly: add samples",
+            max_drop, samples, smallest,
+        )  # fmt: skip
+
+
+def warn_if_lost(loss: AccuracyLoss, max_drop: float) -> None:
+    """Warn where samples that neither the search nor the solver has seen show more than the loss that is allowed.
+
+    Args:
+        loss: on these samples.
+        max_drop: the loss that is allowed, as a share.
+    """
+    if loss.interval is not None and loss.interval[0] > max_drop:
+        log.warning("max-drop %g is kept on the samples searched with, but not on others: %s", max_drop, loss)
 
 
 def _check_errors(written: onnx.ModelProto, comparison: Comparison) -> None:
@@ -144,39 +158,41 @@ def _float_outputs(model: onnx.ModelProto) -> set[str]:
     return {value.name for value in model.graph.output if value.type.tensor_type.elem_type in kinds}
 
 
-def _check_other_sizes(job: Job, sessions: tuple[Runnable, Runnable], comparison: Comparison) -> None:
+def _check_other_sizes(
+    network: Network, one_batch: Feeds, sessions: tuple[Runnable, Runnable], comparison: Comparison
+) -> None:
     """Where axes are open, see that shapes and types are the original's at other sizes too, if it takes them."""
-    for feeds in _other_sizes(job):
+    for feeds in _other_sizes(network, one_batch):
         shapes = {name: values.shape for name, values in feeds.items()}
         try:
-            wanted = sessions[0].run(feeds)
+            expected = sessions[0].run(feeds)
         except ModelError:
             log.debug("the original network does not take inputs of shape %s", shapes)
             continue
         try:
-            found = sessions[1].run(feeds)
+            actual = sessions[1].run(feeds)
         except ModelError as error:
             raise VerificationError(f"written model: fails on inputs of shape {shapes}: {error}") from error
         for name in comparison.outputs:
-            before, after = ((each[name].shape, each[name].dtype) for each in (wanted, found))
+            before, after = ((outputs[name].shape, outputs[name].dtype) for outputs in (expected, actual))
             if before != after:
                 raise VerificationError(
                     f"output '{name}': {after} on inputs of shape {shapes}, the original network makes {before}"
                 )
 
 
-def _other_sizes(job: Job) -> list[Feeds]:
-    """A batch twice as long, and open axes that are longer; only what differs from the sizes that are known."""
-    found: list[Feeds] = []
+def _other_sizes(network: Network, one_batch: Feeds) -> list[Feeds]:
+    """Return a batch twice as long, and one whose open axes are longer; only what differs from the known sizes."""
+    batches: list[Feeds] = []
     for twice, longer in ((True, 0), (False, _LONGER)):
         feeds = {}
-        for spec in job.network.sampled:
-            values = job.one_batch[spec.name]
+        for spec in network.sampled:
+            values = one_batch[spec.name]
             by = [longer if axis else twice * len(values) for axis in range(values.ndim)]
             more = [(0, 0 if size else each) for size, each in zip(spec.shape, by, strict=True)]
             feeds[spec.name] = np.pad(values, more, mode="wrap") if more else values
-        if any(values.shape != job.one_batch[name].shape for name, values in feeds.items()):
+        if any(values.shape != one_batch[name].shape for name, values in feeds.items()):
             samples = len(next(iter(feeds.values())))
-            constants = {spec.name: spec.constant(samples) for spec in job.samples.constants}
-            found.append(feeds | constants)
-    return found
+            constants = {spec.name: spec.constant(samples) for spec in network.inputs if spec.value is not None}
+            batches.append(feeds | constants)
+    return batches

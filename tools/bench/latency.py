@@ -23,13 +23,14 @@ from typing import Any
 import onnx
 
 import onnx_lowrank as olr
-from onnx_lowrank.calibrate import collect_targets
-from onnx_lowrank.calibrate.calibration import Job, prepare_job
+from onnx_lowrank.calibrate.calibration import CalibrationSet
+from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.rank_losses import RankLosses
-from onnx_lowrank.ranks.choose import choose_ranks, measure_errors
+from onnx_lowrank.pipeline import collect, conversion_timer, open_conversion, rank_losses
+from onnx_lowrank.ranks.choose import choose_ranks
+from onnx_lowrank.runtime import network as runtime
 from onnx_lowrank.runtime.latency import with_random_factors
-from onnx_lowrank.runtime.layer_latency import LayerTimer
-from onnx_lowrank.runtime.progress import Silent
+from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.solve.device import solver_device
 from yardsticks import NETWORKS, Network
@@ -48,40 +49,45 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
     network = NETWORKS[arguments.network](arguments.shared)
-    job, errors = _prepared(network, arguments.provider)
+    settings = olr.Settings(samples=network.samples, provider=arguments.provider, bench=False)
+    calibrated = _calibrated(network, settings)
     rows: list[dict[str, Any]] = []
     for threads in arguments.threads:
-        models = dict(_models(job, errors, arguments.speedups, threads))
+        models = dict(_models(*calibrated, replace(settings, threads=threads), arguments.speedups))
         for batch in arguments.batches:
             rows += _timed(models, arguments, threads, batch)
             if arguments.json:
                 arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def _prepared(network: Network, provider: str) -> tuple[Job, list[RankLosses]]:
-    """All that is the same for every target."""
-    settings = olr.Settings(samples=network.samples, provider=provider, bench=False)
-    job = prepare_job(network.model, network.data, settings, network.preprocessing, Silent())
-    batches = job.batches(job.split.calibration, "collect")
-    where = job.network.provider
-    targets = collect_targets(job.network.model, job.layers, job.positions, batches, where, job.probes)
-    return job, measure_errors(job, targets, solver_device(where))
+def _calibrated(
+    network: Network, settings: olr.Settings
+) -> tuple[runtime.Network, LayerSet, CalibrationSet, list[RankLosses]]:
+    """Measure all that is the same for every target."""
+    opened, layers, calibration = open_conversion(network.model, network.data, network.preprocessing, settings)
+    targets = collect(opened, layers, calibration, Monitor())
+    losses = rank_losses(layers, targets, settings, solver_device(opened.provider), Monitor())
+    return opened, layers, calibration, losses
 
 
 def _models(
-    job: Job, errors: Sequence[RankLosses], speedups: Sequence[float], threads: int
+    network: runtime.Network,
+    layers: LayerSet,
+    calibration: CalibrationSet,
+    losses: Sequence[RankLosses],
+    settings: olr.Settings,
+    speedups: Sequence[float],
 ) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """The original, and a stand-in for every target."""
-    yield "original", job.network.model
-    provider = choose_provider(job.network.provider.name, threads)
-    clock = LayerTimer(provider, 1, None, job.network.model.ByteSize())
-    here = replace(job, network=replace(job.network, provider=provider), clock=clock)
+    """Yield the original, and a network of random factors for every target."""
+    yield "original", network.model
+    here = replace(network, provider=choose_provider(network.provider.name, settings.threads))
+    timer = conversion_timer(here, calibration, settings, Monitor())
     for cost in ("macs", "latency"):
         for speedup in speedups:
-            settings = replace(job.settings, cost=cost, speedup=speedup, bench=cost == "latency")
-            plan = choose_ranks(replace(here, settings=settings), errors)
-            macs = sum(layer.macs for layer in here.every_layer) / sum(here.planned_macs(plan))
-            yield f"{speedup:g}x by {cost} ({macs:.2f}x MACs)", with_random_factors(here, plan)
+            aim = replace(settings, cost=cost, speedup=speedup, bench=cost == "latency")
+            plan = choose_ranks(layers, losses, aim, timer)
+            macs = layers.macs / sum(layers.planned_macs(plan))
+            yield f"{speedup:g}x by {cost} ({macs:.2f}x MACs)", with_random_factors(here.model, layers.eligible, plan)
 
 
 def _timed(
