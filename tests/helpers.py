@@ -16,11 +16,15 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnx_lowrank.calibrate import preset
+from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.graph import find_layers, weighted_tensors
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.runtime.network import open_network
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import observe_shapes
 from onnx_lowrank.runtime.timing import Pace, Timing
+from onnx_lowrank.settings import Settings
 
 Array = NDArray[Any]
 Feeds = dict[str, Array]
@@ -143,11 +147,13 @@ class MadeUpClock:
         milliseconds: of a model.
         layers: models of single layers, in the order they were timed.
         networks: the networks that were timed together, in that order.
+        feeds: what each of them was fed.
     """
 
     milliseconds: Callable[[onnx.ModelProto | Path], float]
     layers: list[onnx.ModelProto] = field(default_factory=list)
     networks: list[list[onnx.ModelProto | Path]] = field(default_factory=list)
+    feeds: list[list[Feeds]] = field(default_factory=list)
 
     def __call__(
         self,
@@ -165,6 +171,7 @@ class MadeUpClock:
             self.layers += models
         else:
             self.networks.append(list(models))
+            self.feeds.append(list(feeds))
         return [Timing(((self.milliseconds(model),),)) for model in models]
 
 
@@ -177,6 +184,11 @@ def set_clock(
         monkeypatch.setattr(f"onnx_lowrank.{module}.time_in_turns", clock)
     monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.user_cache_path", lambda name: cache / name)
     return clock
+
+
+def samples_of(model: onnx.ModelProto | str, data: Any, **settings: Any) -> CalibrationSet:
+    """The samples that a conversion with these settings is calibrated, verified and searched with."""
+    return calibration_set(open_network(model, CPU, {}), data, preset("zero-one"), Settings(**settings))
 
 
 def plain_network(convolutions: int = 5, channels: int = 32, size: int = 8) -> onnx.ModelProto:

@@ -15,12 +15,12 @@ from onnx import numpy_helper
 
 from onnx_lowrank import LayerPlan, RankPlan, Result, Settings, compare, convert, inspect, pipeline, preset
 from onnx_lowrank.calibrate import Propagation
-from onnx_lowrank.calibrate.calibration import prepare_job
 from onnx_lowrank.errors import BudgetError, CalibrationError, ModelError, OutputError, RankError, VerificationError
 from onnx_lowrank.layers.factors import Convolution, FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
+from onnx_lowrank.pipeline import open_conversion
 from onnx_lowrank.ranks import choose, depth_weights
 from onnx_lowrank.runtime.progress import Silent
 from onnx_lowrank.runtime.provider import Provider
@@ -221,7 +221,7 @@ def test_interface_metadata_and_versions_are_kept() -> None:
     metadata = {each.key: each.value for each in result.metadata_props}
     assert metadata["author"] == "me"
     assert metadata["onnx_lowrank.target"] == "speedup 2 (macs)"
-    assert RankPlan.from_json(metadata["onnx_lowrank.layers.plan"]).matched(find(model, {"x": images(0, 1)})[0])
+    assert RankPlan.from_json(metadata["onnx_lowrank.plan"]).matched(find(model, {"x": images(0, 1)})[0])
 
 
 def test_before_ir_version_4() -> None:
@@ -760,7 +760,7 @@ def test_batches_are_as_large_as_the_provider_wants(monkeypatch: pytest.MonkeyPa
             return super().track(items, stage, total)
 
     settings = Settings(provider="cpu", samples=28)
-    assert prepare_job(network(), {"x": images(0)}, settings, preset("raw"), Silent()).split.batch_size == 7
+    assert open_conversion(network(), {"x": images(0)}, preset("raw"), settings)[2].split.batch_size == 7
     model = network()
     compare(model, model, {"x": images(0)}, provider="cpu", progress=Watched())
     assert totals == [6]  # 40 images

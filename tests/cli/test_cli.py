@@ -282,7 +282,7 @@ def test_a_bug_is_one_line_too(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(pipeline, "conversion", broken)
+    monkeypatch.setattr(pipeline, "convert", broken)
     assert "unexpected ZeroDivisionError: oops: run again with --debug" in fails(
         folder, "in.onnx", "o.onnx", "--data", "data.npy"
     )

@@ -11,14 +11,11 @@ import onnx
 import pytest
 from PIL import Image
 
-from onnx_lowrank import convert, preset
-from onnx_lowrank.calibrate.calibration import prepare_job
+from onnx_lowrank import convert
 from onnx_lowrank.ranks import search
-from onnx_lowrank.runtime.progress import Silent
-from onnx_lowrank.settings import Settings
 from onnx_lowrank.verify.intervals import paired_interval, share_interval
 from tests.command_line import call, fails, works
-from tests.helpers import relative, run
+from tests.helpers import relative, run, samples_of
 from tests.networks import images, network
 
 COUNT = 700
@@ -46,14 +43,14 @@ def test_what_is_found_holds_and_little_more_does_not(folder: Path) -> None:
     assert report["speedup"]["macs"] >= found["speedup"] > 1.05
     assert [found["speedup"], found["found"]] in found["tried"]
     assert all(drop > 0.03 for speedup, drop in found["tried"][-4:] if speedup > found["speedup"])
-    job = prepare_job("in.onnx", "data.npy", Settings(max_drop=0.03, **HOW), preset("zero-one"), Silent())
-    split = job.split
+    calibration = samples_of("in.onnx", "data.npy", max_drop=0.03, **HOW)
+    split = calibration.split
     assert not set(split.search) & set(split.calibration) | set(split.search) & set(split.held_out)
     for indices, drop, interval in (
         (split.search, "found", "interval"),
         (split.held_out, "verified_drop", "verified_interval"),
     ):
-        feeds = job.samples.read(indices)
+        feeds = calibration.samples.read(indices)
         classes = [run(onnx.load(name), feeds)["scores"].argmax(1) for name in ("in.onnx", "out.onnx")]
         other = int((classes[0] != classes[1]).sum())
         assert found[drop] == pytest.approx(other / len(indices), abs=1e-12, rel=0)
@@ -94,13 +91,10 @@ def test_losses_of_top_1_with_labels(tmp_path: Path) -> None:
     drop = found.report.max_drop
     assert drop is not None
     assert drop["loss"] == "loss of top-1"
-    job = prepare_job(
-        model, tmp_path / "photos", Settings(max_drop=0.05, labels=True, **HOW), preset("zero-one"), Silent()
-    )
-    indices = job.split.held_out
+    calibration = samples_of(model, tmp_path / "photos", max_drop=0.05, labels=True, **HOW)
+    indices = calibration.split.held_out
     assert found.model is not None
-    assert job.samples.labels is not None
-    feeds, wanted = job.samples.read(indices), job.samples.labels[indices]
+    feeds, wanted = calibration.samples.read(indices), calibration.truth(indices)
     before, after = (run(some, feeds)["scores"].argmax(1) == wanted for some in (model, found.model))
     lost, won = int((before & ~after).sum()), int((~before & after).sum())
     assert drop["verified_drop"] == pytest.approx((lost - won) / len(indices), abs=1e-12, rel=0)
@@ -117,8 +111,8 @@ def test_relative_errors_of_networks_without_classes() -> None:
     drop = found.report.max_drop
     assert drop is not None
     assert (drop["loss"], drop["found"] <= 0.1) == ("relative error", True)
-    job = prepare_job(model, {"x": data}, Settings(max_drop=0.1, **HOW), preset("zero-one"), Silent())
-    feeds = job.samples.read(job.split.held_out)
+    calibration = samples_of(model, {"x": data}, max_drop=0.1, **HOW)
+    feeds = calibration.samples.read(calibration.split.held_out)
     assert found.model is not None
     error = relative(run(model, feeds)["r3"], run(found.model, feeds)["r3"])
     assert drop["verified_drop"] == pytest.approx(error, rel=1e-4, abs=0)

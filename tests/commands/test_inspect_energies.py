@@ -10,11 +10,10 @@ import onnx
 import pytest
 import scipy.linalg
 
-from onnx_lowrank import inspect, preset
-from onnx_lowrank.calibrate.calibration import prepare_job
+from onnx_lowrank import inspect
 from onnx_lowrank.errors import CalibrationError, ModelError
+from onnx_lowrank.pipeline import open_conversion
 from onnx_lowrank.ranks import ranks_keeping
-from onnx_lowrank.runtime.progress import Silent
 from onnx_lowrank.settings import Settings
 from tests.command_line import call, fails, works
 from tests.helpers import build, filters, run, sampled
@@ -36,14 +35,14 @@ def test_ranks_are_those_of_the_singular_values(folder: Path) -> None:
     found = json.loads(works("inspect", "in.onnx", "--energy", "--data", "data.npy", "--json", "--quiet").stdout)
     assert found["source"] == "48 samples of data.npy (60 samples)"
     settings = Settings(provider="cpu", method="channel")
-    job = prepare_job(network(), images(), settings, preset("zero-one"), Silent())
-    feeds = job.samples.read(job.split.calibration)
+    _, opened, calibration = open_conversion(network(), images(), None, settings)
+    feeds = calibration.samples.read(calibration.split.calibration)
     layers = {layer["name"]: layer for layer in found["layers"]}
-    for layer in job.layers:
+    for layer in opened.eligible:
         if len(layer.positions) != 2:
             continue
         response = run(network(), feeds, [layer.response])[layer.response]
-        rows = sampled(response, job.positions[layer.name]).astype(np.float64)
+        rows = sampled(response, calibration.positions[layer.name]).astype(np.float64)
         squares = scipy.linalg.svdvals(rows - rows.mean(0)) ** 2
         kept = np.cumsum(squares) / squares.sum()
         for share in SHARES:

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from PIL import Image
 
-from onnx_lowrank import LayerPlan, RankPlan, Sweep, convert, pipeline, preset, sweep
-from onnx_lowrank.calibrate.calibration import prepare_job
+from onnx_lowrank import LayerPlan, RankPlan, Sweep, convert, pipeline, sweep
 from onnx_lowrank.errors import BudgetError, CalibrationError, VerificationError
-from onnx_lowrank.runtime.progress import Silent
+from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.settings import Settings
-from tests.helpers import plain_network, relative, run, set_clock, work
+from onnx_lowrank.solve.device import SolverDevice
+from tests.helpers import plain_network, relative, run, samples_of, set_clock, work
 from tests.networks import images, network
 
 HOW: dict[str, Any] = {"bench": False, "provider": "cpu", "threads": 1}
@@ -49,10 +49,10 @@ def test_the_original_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         calls.append(name)
         return real(*args)
 
-    for name in ("collect_targets", "measure_errors", "solve_layer"):
+    for name in ("collect_targets", "measure_rank_losses", "solve_layer"):
         monkeypatch.setattr(pipeline, name, partial(counted, name, getattr(pipeline, name)))
     swept((1.5, 2, 3, 4))
-    assert (calls.count("collect_targets"), calls.count("measure_errors")) == (1, 1)
+    assert (calls.count("collect_targets"), calls.count("measure_rank_losses")) == (1, 3)  # once a layer
     assert calls.count("solve_layer") >= 8
 
 
@@ -110,13 +110,16 @@ def test_quick_points_take_half_of_many_images(monkeypatch: pytest.MonkeyPatch) 
 def test_half_of_the_images_are_the_first_ones() -> None:
     """Rows, positions and images still belong together: at full rank the network comes out as it was."""
     model, data = plain_network(convolutions=2), images(260, 8)
-    settings = Settings(samples=200, **HOW)
-    job = prepare_job(model, data, settings, preset("zero-one"), Silent())
-    known = pipeline.calibrate(job).quick()
+    settings, monitor = Settings(samples=200, **HOW), Monitor()
+    original, layers, calibration = pipeline.open_conversion(model, data, None, settings)
+    targets = pipeline.collect(original, layers, calibration, monitor)
+    half = calibration.with_half_the_images(layers.eligible)
+    assert (calibration.images, half.images) == (200, 100)
     ranks = {"c0": 27, "c1": 32}
-    plan = RankPlan(tuple(LayerPlan(layer.name, "channel", channel=ranks[layer.name]) for layer in job.layers))
-    solved = pipeline.solve(known, plan, known.targets.__getitem__)
-    assert relative(run(model, {"x": data})["y"], run(solved.network, {"x": data})["y"]) < 1e-3
+    plan = RankPlan(tuple(LayerPlan(layer.name, "channel", channel=ranks[layer.name]) for layer in layers.eligible))
+    rows = half.rows_of(targets)
+    solved = pipeline.solve_network(original, layers, plan, half, rows, settings, monitor, SolverDevice()).solved
+    assert relative(run(model, {"x": data})["y"], run(solved, {"x": data})["y"]) < 1e-3
 
 
 def test_a_target_out_of_reach_does_not_stop_the_others() -> None:
@@ -185,11 +188,11 @@ def test_accuracy_on_samples_that_nothing_was_solved_with(tmp_path: Path) -> Non
     photos(tmp_path / "photos")
     model = network()
     found = sweep(model, tmp_path / "photos", (1.5, 3), labels=True, models=True, **HOW)
-    job = prepare_job(model, tmp_path / "photos", Settings(**HOW), preset("zero-one"), Silent(), 512)
-    held_out = job.split.held_out
+    calibration = samples_of(model, tmp_path / "photos", **HOW)
+    held_out = calibration.split.held_out
     assert found.report.held_out == len(held_out) == 30
-    assert job.samples.labels is not None
-    truth, feeds = job.samples.labels[held_out], job.samples.read(held_out)
+    assert calibration.samples.labels is not None
+    truth, feeds = calibration.samples.labels[held_out], calibration.samples.read(held_out)
 
     def accuracy(some: onnx.ModelProto) -> dict[str, float]:
         return {"top1": float((run(some, feeds)["scores"].argmax(1) == truth).mean()), "top5": 1.0}

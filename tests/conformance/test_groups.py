@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank import LayerPlan, RankPlan, convert, inspect
 from onnx_lowrank.errors import BudgetError, ModelError, RankError
-from onnx_lowrank.graph.eligible import NARROWEST_GROUP
+from onnx_lowrank.graph.eligible import MIN_GROUP_CHANNELS
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import largest_ranks
 from tests.helpers import build, filters, normal, relative, run
@@ -130,7 +130,7 @@ def test_ranks_are_chosen_within_the_budget() -> None:
 
 
 def test_narrow_groups_stay_unless_a_plan_says_otherwise() -> None:
-    width = NARROWEST_GROUP // 2
+    width = MIN_GROUP_CHANNELS // 2
     graph = "g (float[N,32,9,9] x) => (float[N,32,7,7] y) { c = Conv<group=2>(x, w)  y = Relu(c) }"
     model, data = build(graph, {"w": filters(0, 32, width, 3, 3)}), images(20, size=9, channels=32)
     (row,) = inspect(model).rows

@@ -12,9 +12,9 @@ import onnx
 import pytest
 
 from onnx_lowrank import LayerPlan, RankPlan, Result, convert, inspect
-from onnx_lowrank.calibrate.calibration import Job
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.ranks import choose
+from onnx_lowrank.runtime.latency import ConversionTimer, Latency
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine
 from tests.helpers import (
     MadeUpClock,
@@ -269,11 +269,11 @@ def test_of_all_that_was_tried_the_nearest_is_taken(monkeypatch: pytest.MonkeyPa
     """A clock on which no try is any good: 1.4, 1.2, 1.9, ... instead of 2."""
     speedups = iter([1.4, 1.2, 1.9, 1.6, 2.6, 1.3])
     tried: list[RankPlan] = []
-    real = choose.with_random_factors
+    real = ConversionTimer.time_plan
 
-    def spy(job: Job, plan: RankPlan) -> onnx.ModelProto:
+    def spy(timer: ConversionTimer, layers: Any, plan: RankPlan) -> Latency:
         tried.append(plan)
-        return real(job, plan)
+        return real(timer, layers, plan)
 
     def milliseconds(model: onnx.ModelProto | Path) -> float:
         if is_one_layer(model):
@@ -281,7 +281,7 @@ def test_of_all_that_was_tried_the_nearest_is_taken(monkeypatch: pytest.MonkeyPa
         return blocked(plain_network()) / (1 if len(work(model)) == 5 else next(speedups))
 
     monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: BLOCK)
-    monkeypatch.setattr(choose, "stand_in_network", spy)
+    monkeypatch.setattr(ConversionTimer, "time_plan", spy)
     set_clock(monkeypatch, tmp_path, milliseconds)
     result = by_time(plain_network(), dry_run=True, speedup=2.0)
     assert 4 <= len(tried) <= 6

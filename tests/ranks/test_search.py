@@ -49,8 +49,8 @@ def test_it_finds_the_limit(limit: float, rough: float) -> None:
     attempts = Attempts(at(limit, max(1.06, rough * limit)))
     found = largest_speedup(attempts, 0.01)
     assert limit / 1.035 <= found.speedup <= limit * (1 + 1e-9)
-    assert found.made == f"whole at {found.speedup:.3f}"
-    assert found.drop.value <= 0.01 * (1 + 1e-9)
+    assert found.network == f"whole at {found.speedup:.3f}"
+    assert found.loss.value <= 0.01 * (1 + 1e-9)
     assert [speedup for speedup, _ in found.tried] == [speedup for speedup, _ in attempts.made]
     assert len(attempts.made) <= 18
     assert sum(not quick for _, quick in attempts.made) <= 7

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -15,20 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnx_lowrank import RankPlan, Settings, convert
-from onnx_lowrank.calibrate import preset
-from onnx_lowrank.calibrate.calibration import Job, prepare_job
+from onnx_lowrank.calibrate.calibration import CalibrationSet
+from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
-from onnx_lowrank.runtime.latency import (
-    Latency,
-    latency_feeds,
-    measure_layers,
-    time_conversion,
-    warn_if_slow,
-    with_random_factors,
-)
+from onnx_lowrank.pipeline import conversion_timer, open_conversion
+from onnx_lowrank.runtime.latency import ConversionTimer, Latency, warn_if_slow, with_random_factors
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine
-from onnx_lowrank.runtime.network import count_macs
+from onnx_lowrank.runtime.layer_latency import LayerTimer
+from onnx_lowrank.runtime.monitor import Monitor
+from onnx_lowrank.runtime.network import Network, count_macs, open_network
 from onnx_lowrank.runtime.progress import Silent
+from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.runtime.timing import Timing
 from tests.helpers import (
     CPU,
@@ -57,10 +54,24 @@ PLAN = RankPlan(
 RATE = 1e5  # multiply-adds in a millisecond
 
 
-def job_for(model: onnx.ModelProto, samples: Any = None, **changes: Any) -> Job:
-    chosen = {"samples": 20, "provider": "cpu", "threads": 1} | changes
-    data = images(24, 8) if samples is None else samples
-    return prepare_job(model, data, Settings(**chosen), preset("zero-one"), Silent())
+class Opened(NamedTuple):
+    """A network to time, its layers, one batch for it, and its timer."""
+
+    network: Network
+    layers: LayerSet
+    feeds: dict[str, Any]
+    timer: ConversionTimer
+
+
+def opened(model: onnx.ModelProto, size: int = 8) -> Opened:
+    network = open_network(model, choose_provider("cpu", 1), {})
+    feeds = {"x": images(1, size)}
+    timer = ConversionTimer(network, feeds, LayerTimer(network.provider, 1), Silent())
+    return Opened(network, network.layers(feeds), feeds, timer)
+
+
+def slow_warning(opened: Opened, latency: Latency, **settings: Any) -> None:
+    warn_if_slow(latency, opened.layers, PLAN, Settings(**settings), opened.timer)
 
 
 def by_macs(model: onnx.ModelProto | Path) -> float:
@@ -74,8 +85,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MadeUpClock:
 
 
 @pytest.fixture
-def job(made_up: MadeUpClock) -> Job:
-    return job_for(plain_network())
+def plain(made_up: MadeUpClock) -> Opened:
+    return opened(plain_network())
 
 
 def latency(before: float, after: float) -> Latency:
@@ -87,48 +98,52 @@ def latency(before: float, after: float) -> Latency:
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(METHODS), st.integers(1, 24), st.integers(1, 24)), min_size=5, max_size=5))
-def test_the_stand_in_has_the_multiply_adds_that_are_planned(job: Job, entries: list[tuple[str, int, int]]) -> None:
+def test_random_factors_have_the_multiply_adds_that_are_planned(
+    plain: Opened, entries: list[tuple[str, int, int]]
+) -> None:
     planned = []
-    for layer, (method, channel, spatial) in zip(job.layers, entries, strict=True):
+    for layer, (method, channel, spatial) in zip(plain.layers.eligible, entries, strict=True):
         kinds, largest = method.split("-"), largest_ranks(layer)
         ranks = {"channel": min(channel, largest["channel"]), "spatial": min(spatial, largest["spatial"])}
         planned.append(LayerPlan(layer.name, method, **{kind: ranks[kind] for kind in kinds if kind in ranks}))
     plan = RankPlan(tuple(planned))
-    before = job.network.model.SerializeToString()
-    found = with_random_factors(job, plan)
-    assert count_macs(found, job.one_batch, CPU) == sum(job.planned_macs(plan))
-    assert job.network.model.SerializeToString() == before
-    (output,) = run(found, job.one_batch).values()
-    assert output.shape == run(job.network.model, job.one_batch)["y"].shape
+    model = plain.network.model
+    before = model.SerializeToString()
+    found = with_random_factors(model, plain.layers.eligible, plan)
+    assert count_macs(found, plain.feeds, CPU) == sum(plain.layers.planned_macs(plan))
+    assert model.SerializeToString() == before
+    (output,) = run(found, plain.feeds).values()
+    assert output.shape == run(model, plain.feeds)["y"].shape
     assert np.isfinite(output).all()
 
 
-def test_the_stand_in_has_the_nodes_of_the_converted_network(job: Job) -> None:
+def test_random_factors_have_the_nodes_of_the_converted_network(plain: Opened) -> None:
     converted = convert(plain_network(), images(24, 8), plan=PLAN, samples=20, bench=False).model
     assert converted is not None
-    found = with_random_factors(job, PLAN)
+    found = with_random_factors(plain.network.model, plain.layers.eligible, PLAN)
     assert list(found.graph.node) == list(converted.graph.node)
     shapes = [{tensor.name: list(tensor.dims) for tensor in each.graph.initializer} for each in (found, converted)]
     assert shapes[0] == shapes[1]
 
 
-def test_a_stand_in_with_folded_nodes_residuals_and_a_head() -> None:
-    job = job_for(network(), images(24))
-    plan = RankPlan(tuple(LayerPlan(layer.name, "channel", 4) for layer in job.layers))
-    found = with_random_factors(job, plan)
+def test_random_factors_with_folded_nodes_residuals_and_a_head() -> None:
+    original, layers, feeds, _ = opened(network(), 12)
+    plan = RankPlan(tuple(LayerPlan(layer.name, "channel", 4) for layer in layers.eligible))
+    found = with_random_factors(original.model, layers.eligible, plan)
     onnx.checker.check_model(found, full_check=True)
     assert "BatchNormalization" not in {node.op_type for node in found.graph.node}
-    assert count_macs(found, job.one_batch, CPU) == sum(job.planned_macs(plan))
+    assert count_macs(found, feeds, CPU) == sum(layers.planned_macs(plan))
 
 
 # Both networks in turns
 
 
-def test_the_original_and_the_converted_network_are_timed_together(job: Job, made_up: MadeUpClock) -> None:
-    converted = with_random_factors(job, PLAN)
-    found = time_conversion(job, converted)
-    assert made_up.networks == [[job.network.model, converted]]
-    macs = sum(layer.macs for layer in job.layers), sum(job.planned_macs(PLAN))
+def test_the_original_and_the_converted_network_are_timed_together(plain: Opened, made_up: MadeUpClock) -> None:
+    converted = with_random_factors(plain.network.model, plain.layers.eligible, PLAN)
+    found = plain.timer.time(converted)
+    assert made_up.networks == [[plain.network.model, converted]]
+    assert plain.timer.time_plan(plain.layers.eligible, PLAN) == found
+    macs = plain.layers.macs, sum(plain.layers.planned_macs(PLAN))
     assert found.to_dict() == {
         "before_ms": pytest.approx(macs[0] / RATE),
         "after_ms": pytest.approx(macs[1] / RATE),
@@ -138,9 +153,9 @@ def test_the_original_and_the_converted_network_are_timed_together(job: Job, mad
     }
 
 
-def test_a_file_is_timed_as_it_is_on_the_disk(job: Job, made_up: MadeUpClock, tmp_path: Path) -> None:
-    onnx.save(job.network.model, tmp_path / "same.onnx")
-    assert time_conversion(job, tmp_path / "same.onnx").speedup == 1
+def test_a_file_is_timed_as_it_is_on_the_disk(plain: Opened, tmp_path: Path) -> None:
+    onnx.save(plain.network.model, tmp_path / "same.onnx")
+    assert plain.timer.time(tmp_path / "same.onnx").speedup == 1
 
 
 def test_default_threads_are_none_in_the_report() -> None:
@@ -153,6 +168,14 @@ def test_networks_that_take_no_time_tell_nothing(before: float, telling: bool) -
 
 
 # Batches
+
+
+def calibrated(
+    model: onnx.ModelProto, data: Any, **changes: Any
+) -> tuple[Network, LayerSet, CalibrationSet, ConversionTimer]:
+    chosen = Settings(samples=20, provider="cpu", threads=1, **changes)
+    original, layers, calibration = open_conversion(model, data, None, chosen)
+    return original, layers, calibration, conversion_timer(original, calibration, chosen, Monitor())
 
 
 @pytest.mark.parametrize(
@@ -168,27 +191,31 @@ def test_networks_that_take_no_time_tell_nothing(before: float, telling: bool) -
 def test_the_batch_is_that_of_the_model_or_of_the_shape_that_was_given(
     made_up: MadeUpClock, batch: str, shapes: dict[str, tuple[int, ...]], wanted: int
 ) -> None:
-    job = job_for(network(batch), images(24), input_shapes=shapes)
-    assert job.latency_batch == wanted
-    feeds = latency_feeds(job)
+    original, layers, calibration, timer = calibrated(network(batch), images(24), input_shapes=shapes)
+    assert timer.layers.batch == wanted
+    feeds = calibration.repeated(wanted)
     assert {name: values.shape for name, values in feeds.items()} == {"x": (wanted, 3, 12, 12)}
     if batch == "N":
-        np.testing.assert_array_equal(feeds["x"], images(24)[job.split.calibration[:wanted]])
-    measure_layers(job, RankPlan(tuple(LayerPlan(layer.name) for layer in job.layers)))
+        np.testing.assert_array_equal(feeds["x"], images(24)[calibration.split.calibration[:wanted]])
+    timer.measure_layers(layers.eligible, RankPlan(tuple(LayerPlan(layer.name) for layer in layers.eligible)))
     batches = [model.graph.input[0].type.tensor_type.shape.dim[0].dim_value for model in made_up.layers]
     assert set(batches) == {wanted}
-    assert time_conversion(job, job.network.model).to_dict()["batch"] == wanted
+    assert timer.time(original.model).to_dict()["batch"] == wanted
+    timer.original_ms()
+    assert [values.shape for values in made_up.feeds[-1][-1].values()] == [(wanted, 3, 12, 12)]
 
 
-def test_several_inputs_grow_together() -> None:
+def test_several_inputs_grow_together(made_up: MadeUpClock) -> None:
     model = build(
         """g (float[N,3,8,8] a, float[N,3,8,8] b) => (float[N,8,8,8] y)
             { s = Add(a, b)  c = Conv<pads=[1,1,1,1]>(s, w)  y = Relu(c) }""",
         {"w": filters(0, 8, 3, 3, 3)},
     )
     data = {"a": images(24, 8), "b": images(24, 8, seed=1)}
-    job = job_for(model, data, input_shapes={"a": (5, 3, 8, 8), "b": (5, 3, 8, 8)})
-    assert {name: values.shape for name, values in latency_feeds(job).items()} == dict.fromkeys("ab", (5, 3, 8, 8))
+    original, _, _, timer = calibrated(model, data, input_shapes={"a": (5, 3, 8, 8), "b": (5, 3, 8, 8)})
+    timer.time(original.model)
+    (feeds, _) = made_up.feeds[-1]
+    assert {name: values.shape for name, values in feeds.items()} == dict.fromkeys("ab", (5, 3, 8, 8))
 
 
 # Warnings
@@ -199,28 +226,28 @@ def warned(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_below_four_fifths_of_the_multiply_adds_there_is_a_warning(
-    job: Job, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
+    plain: Opened, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    speedup = sum(layer.macs for layer in job.layers) / sum(job.planned_macs(PLAN))
+    speedup = plain.layers.macs / sum(plain.layers.planned_macs(PLAN))
     assert speedup > 1.5
-    warn_if_slow(job, PLAN, latency(10, 10 / (0.81 * speedup)))
+    slow_warning(plain, latency(10, 10 / (0.81 * speedup)))
     assert warned(caplog) == ""
     assert made_up.layers == []  # nothing needs to be looked at
-    warn_if_slow(job, PLAN, latency(10, 10 / (0.79 * speedup)))
+    slow_warning(plain, latency(10, 10 / (0.79 * speedup)))
     text = f"measured speedup {0.79 * speedup:.2f} is under 80 % of the {speedup:.2f} that multiply-adds promise"
     assert warned(caplog).startswith(text)
     assert "--cost latency spends milliseconds instead, --exclude leaves layers out" in warned(caplog)
 
 
 def test_what_takes_no_time_is_no_reason_to_warn(
-    job: Job, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
+    plain: Opened, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warn_if_slow(job, PLAN, latency(0.2, 0.4))
+    slow_warning(plain, latency(0.2, 0.4))
     assert warned(caplog) == ""
 
 
 def test_the_layers_at_fault_are_named_with_their_times(
-    job: Job, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
+    plain: Opened, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost = {"c2": 9.0, "c4": 5.0, "c1": 2.0}
     first_filters = {"c1": (8, 32, 3, 3), "c2": (12, 32, 3, 1), "c4": (4, 32, 3, 3)}
@@ -231,19 +258,21 @@ def test_the_layers_at_fault_are_named_with_their_times(
         return by_macs(model) + sum(lost[name] for name in names)
 
     made_up.milliseconds = milliseconds
-    warn_if_slow(job, PLAN, latency(10, 10))
+    slow_warning(plain, latency(10, 10))
     named = warned(caplog).partition("most is lost in ")[2].partition(": --cost")[0].split(", ")
-    after = dict(zip((entry.name for entry in PLAN), job.planned_macs(PLAN), strict=True))
-    kept = job.layers[1].macs
+    after = dict(zip((entry.name for entry in PLAN), plain.layers.planned_macs(PLAN), strict=True))
+    kept = plain.layers.eligible[1].macs
     assert named == [
         f"Conv '{name}' {kept / RATE:.3g} -> {after[name] / RATE + ms:.3g} ms at {kept / after[name]:.1f}x fewer MACs"
         for name, ms in lost.items()
     ]
 
 
-def test_no_layer_is_named_that_loses_nothing(job: Job, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_layer_is_named_that_loses_nothing(
+    plain: Opened, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
+) -> None:
     made_up.milliseconds = by_macs
-    warn_if_slow(job, PLAN, latency(10, 10))
+    slow_warning(plain, latency(10, 10))
     assert re.fullmatch(
         r"measured speedup 1\.00 is under 80 % of the \d\.\d\d that multiply-adds promise: --cost latency .*",
         warned(caplog),
@@ -251,12 +280,11 @@ def test_no_layer_is_named_that_loses_nothing(job: Job, made_up: MadeUpClock, ca
 
 
 def test_ranks_chosen_by_time_are_held_against_the_time_that_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
+    plain: Opened, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    job = job_for(plain_network(), cost="latency", speedup=3.0)
-    warn_if_slow(job, PLAN, latency(10, 10 / 2.86))
+    slow_warning(plain, latency(10, 10 / 2.86), cost="latency", speedup=3.0)
     assert warned(caplog) == ""
-    warn_if_slow(job, PLAN, latency(10, 10 / 2.8))
+    slow_warning(plain, latency(10, 10 / 2.8), cost="latency", speedup=3.0)
     assert warned(caplog).startswith("measured speedup 2.80, 3 was asked for")
     assert made_up.layers == []
 
@@ -320,10 +348,9 @@ def test_real_clocks_agree_that_a_hundredth_of_the_work_takes_less() -> None:
         y = GlobalAveragePool(r2)
     }"""
     weights = {"w0": filters(0, 64, 3, 3, 3), "w1": filters(1, 64, 64, 3, 3), "w2": filters(2, 64, 64, 3, 3)}
-    job = job_for(build(text, weights), images(24, 32))
+    large = opened(build(text, weights), 32)
     plan = RankPlan((LayerPlan("c0"), *(LayerPlan(name, "channel", 1) for name in ("c1", "c2"))))
-    found = time_conversion(job, with_random_factors(job, plan))
-    assert found.speedup > 1.3
+    assert large.timer.time_plan(large.layers.eligible, plan).speedup > 1.3
 
 
 def test_the_made_up_clock_counts_as_the_package_does() -> None:

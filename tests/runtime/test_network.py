@@ -5,10 +5,7 @@ import onnx
 import pytest
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph.eligible import choose_layers
-from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.runtime.network import count_macs, open_network
-from tests.example_layers import conv_layer
 from tests.helpers import CPU, build, filters, normal
 
 
@@ -23,10 +20,6 @@ def network(size: str = "h,w") -> onnx.ModelProto:
     )
 
 
-def names(layers: list[Layer] | list[SkippedLayer]) -> list[str]:
-    return [layer.name for layer in layers]
-
-
 # Shapes of inputs
 
 
@@ -35,10 +28,11 @@ def test_open_axes_are_filled_in(name: str) -> None:
     opened = open_network(network(), CPU, {name: (1, 3, 8, 6)})
     assert [spec.shape for spec in opened.inputs] == [(None, 3, 8, 6)]
     assert opened.zeros()["x"].shape == (1, 3, 8, 6)
-    layers, skipped = opened.layers(opened.zeros())
-    assert (names(layers), names(skipped)) == (["c"], ["y"])
-    assert layers[0].positions == (8, 6)
-    assert skipped[0].macs == 48 * 4 * 9
+    layers = opened.layers(opened.zeros())
+    ((layer,), (skipped,)) = layers.eligible, layers.skipped
+    assert (layer.name, skipped.name) == ("c", "y")
+    assert layer.positions == (8, 6)
+    assert skipped.macs == 48 * 4 * 9
 
 
 def test_open_axes_without_a_shape() -> None:
@@ -83,43 +77,3 @@ def test_zeros_have_the_inputs_types() -> None:
 def test_multiply_adds_do_not_depend_on_the_batch() -> None:
     for batch in (1, 5):
         assert count_macs(network("8,6"), {"x": normal(0, batch, 3, 8, 6)}, CPU) == 48 * 9 * (12 + 4)
-
-
-# Which layers
-
-LAYERS = [conv_layer(4, 4, (3, 3), (8, 8), name=name) for name in ("stem.conv", "body.0.conv", "body.1.conv")]
-SKIPPED = [SkippedLayer("head.fc", "Gemm", "fully connected layers are not factorized", 10, 10)]
-
-
-@pytest.mark.parametrize(
-    ("include", "exclude", "chosen"),
-    [
-        ([], [], ["stem.conv", "body.0.conv", "body.1.conv"]),
-        (["body"], [], ["body.0.conv", "body.1.conv"]),
-        (["^stem", r"\.1\."], [], ["stem.conv", "body.1.conv"]),
-        ([], ["stem|head"], ["body.0.conv", "body.1.conv"]),
-        (["body"], ["0"], ["body.1.conv"]),
-        (["body", "head"], ["0"], ["body.1.conv"]),
-    ],
-)
-def test_include_and_exclude(include: list[str], exclude: list[str], chosen: list[str]) -> None:
-    kept, left = choose_layers(LAYERS, SKIPPED, include, exclude)
-    assert names(kept) == chosen
-    assert sorted(names(kept) + names(left)) == sorted(names(LAYERS) + names(SKIPPED))
-    assert left[0] == SKIPPED[0]
-    assert sum(layer.macs for layer in (*kept, *left)) == sum(layer.macs for layer in (*LAYERS, *SKIPPED))  # type: ignore[attr-defined]
-
-
-def test_the_reason_is_the_users_word() -> None:
-    _, left = choose_layers(LAYERS, SKIPPED, ["body"], ["0"])
-    assert {layer.name: layer.reason for layer in left[1:]} == {
-        "stem.conv": "not among the included layers",
-        "body.0.conv": "excluded by '0'",
-    }
-
-
-def test_the_word_of_an_expression_that_matches_nothing() -> None:
-    with pytest.raises(
-        ModelError, match=r"--include 'tail': matches none of the 4 layers \(stem\.conv, body\.0\.conv, "
-    ):
-        choose_layers(LAYERS, SKIPPED, ["body", "tail"], [])

@@ -1,0 +1,64 @@
+"""Which layers may be factorized: the user's word, and the rows there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.eligible import layers_with_enough_rows, wanted_layers
+from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.layers.layer_set import LayerSet
+from tests.example_layers import conv_layer
+
+LAYERS = [conv_layer(4, 4, (3, 3), (8, 8), name=name) for name in ("stem.conv", "body.0.conv", "body.1.conv")]
+SKIPPED = [SkippedLayer("head.fc", "Gemm", "fully connected layers are not factorized", 10, 10)]
+ALL = LayerSet(LAYERS, SKIPPED)
+
+
+def names(layers: Sequence[Layer | SkippedLayer]) -> list[str]:
+    return [layer.name for layer in layers]
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "chosen"),
+    [
+        ([], [], ["stem.conv", "body.0.conv", "body.1.conv"]),
+        (["body"], [], ["body.0.conv", "body.1.conv"]),
+        (["^stem", r"\.1\."], [], ["stem.conv", "body.1.conv"]),
+        ([], ["stem|head"], ["body.0.conv", "body.1.conv"]),
+        (["body"], ["0"], ["body.1.conv"]),
+        (["body", "head"], ["0"], ["body.1.conv"]),
+    ],
+)
+def test_include_and_exclude(include: list[str], exclude: list[str], chosen: list[str]) -> None:
+    layers = wanted_layers(ALL, include, exclude)
+    assert names(layers.eligible) == chosen
+    assert sorted(names(layers.every)) == sorted(names(ALL.every))
+    assert layers.skipped[0] == SKIPPED[0]
+    assert (layers.macs, layers.parameters) == (ALL.macs, ALL.parameters)
+
+
+def test_the_reason_is_the_users_word() -> None:
+    skipped = wanted_layers(ALL, ["body"], ["0"]).skipped
+    assert {layer.name: layer.reason for layer in skipped[1:]} == {
+        "stem.conv": "not among the included layers",
+        "body.0.conv": "excluded by '0'",
+    }
+
+
+def test_the_word_of_an_expression_that_matches_nothing() -> None:
+    with pytest.raises(
+        ModelError, match=r"--include 'tail': matches none of the 4 layers \(stem\.conv, body\.0\.conv, "
+    ):
+        wanted_layers(ALL, ["body", "tail"], [])
+
+
+def test_layers_with_one_row_per_image_need_ten_rows_per_filter() -> None:
+    once = conv_layer(4, 4, (3, 3), (1, 1), name="once")
+    layers = LayerSet([*LAYERS, once], SKIPPED)
+    assert layers_with_enough_rows(layers, 40).eligible == [*LAYERS, once]
+    left = layers_with_enough_rows(layers, 39)
+    assert left.eligible == LAYERS
+    assert left.skipped[-1].reason == "39 rows of samples are too few for 4 filters: 10 each are wanted"
