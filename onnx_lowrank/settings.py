@@ -85,10 +85,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not isfinite(self.speedup) or self.speedup <= 1:
-            raise BudgetError(f"speedup: got {self.speedup:g}, wanted a number above 1: try --speedup 4")
+            raise BudgetError(f"speedup: got {self.speedup:g}, wanted a number above 1: try `speedup=4`")
         if self.max_drop is not None and not 0 < self.max_drop < 1:
             raise BudgetError(
-                f"max-drop: got {self.max_drop:g}, wanted a share above 0 and below 1: try --max-drop 0.01 or 1%"
+                f"`max_drop`: got {self.max_drop:g}, wanted a share above 0 and below 1: try `max_drop=0.01`"
             )
         if self.max_drop is not None and self.plan is not None:
             raise ValueError(

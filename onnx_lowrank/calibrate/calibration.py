@@ -195,15 +195,15 @@ def _samples(network: Network, data: Any, preprocessing: Preprocessing, settings
     if data is not None:
         samples = open_samples(data, network.inputs, preprocessing)
         if settings.labels and samples.labels is None:
-            raise CalibrationError(f"data {samples.source}: no class folders, which --labels reads: drop --labels")
+            raise CalibrationError(f"data {samples.source}: no class folders, which `labels` reads: drop `labels`")
         return samples
     if settings.labels:
-        raise CalibrationError("data: none given, --labels reads their class folders: pass --data or drop --labels")
+        raise CalibrationError("data: none given, `labels` reads their class folders: pass `data` or drop `labels`")
     found = {spec.name: first_responses(network.model, spec.name) for spec in network.sampled}
     first = {name: each for name, each in found.items() if each is not None}
     samples = synthetic_samples(network.inputs, preprocessing, settings.seed, first)
     log.warning(
-        "no data: made-up images take their place, real ones do better: pass --data with some of what it is for"
+        "no data: made-up images take their place, real ones do better: pass `data` with some of what it is for"
     )
     return samples
 
@@ -217,7 +217,7 @@ def _within_reach(network: Network, split: Split, one: Feeds, two: Feeds) -> Spl
 
 
 def _latency_batch(network: Network, settings: Settings, fixed: int | None) -> int:
-    """Samples per run where latency is measured: as the model or ``--input-shapes`` says, else one."""
+    """Samples per run where latency is measured: as the model or ``input_shapes`` says, else one."""
     shapes = settings.input_shapes
     shape = shapes.get(network.sampled[0].name) or shapes.get("")
     return fixed or (shape[0] if shape else 1)

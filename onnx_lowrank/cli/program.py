@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.errors import LowRankError, VerificationError
 from onnx_lowrank.runtime.session import silence
 
@@ -25,7 +26,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; errors end the process with their exit code."""
-        with _exit_codes(debug=ctx.params["debug"]):
+        with _exit_codes(flags(ctx), debug=ctx.params["debug"]):
             silence()
             return super().invoke(ctx)
 
@@ -83,7 +84,7 @@ class Program(click.Group):
 
 
 @contextmanager
-def _exit_codes(*, debug: bool) -> Iterator[None]:
+def _exit_codes(words: dict[str, str], *, debug: bool) -> Iterator[None]:
     try:
         yield
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
@@ -91,9 +92,9 @@ def _exit_codes(*, debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         _end("interrupted: nothing was written", INTERRUPTED, debug=debug)
     except VerificationError as error:
-        _end(str(error), _NOT_VERIFIED, debug=debug)
+        _end(with_flags(str(error), words), _NOT_VERIFIED, debug=debug)
     except LowRankError as error:
-        _end(str(error), _FIXABLE, debug=debug)
+        _end(with_flags(str(error), words), _FIXABLE, debug=debug)
     except MemoryError as error:
         _end(f"out of memory ({error}): lower --batch-size, --samples or --input-shapes", _FIXABLE, debug=debug)
     except Exception as error:  # a bug, which --debug is for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 from rich.console import Console
 
 from onnx_lowrank.cli.files import check_folder, check_outputs, made_folder
+from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
     FilePath,
     check_cost,
@@ -98,7 +100,7 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
         sweeps.sweeping(model, data, settings, targets, preprocessing=preprocessing, progress=watch) as found,
         ExitStack() as beside,  # closed first, as in a conversion
     ):
-        for path, text in _texts(folder, found, pages=pages).items():
+        for path, text in _texts(folder, _in_flags(found), pages=pages).items():
             beside.enter_context(staged_text(path, text))
     if not quiet:
         _show(found.report, folder)
@@ -114,6 +116,15 @@ def _pages() -> Iterator[bool]:
         yield False
     else:
         yield True
+
+
+def _in_flags(found: sweeps.Sweep) -> sweeps.Sweep:
+    """Return a sweep that says with flags why a target was not met."""
+    words = flags(click.get_current_context())
+    points = tuple(
+        replace(point, error=point.error and with_flags(point.error, words)) for point in found.report.points
+    )
+    return replace(found, report=replace(found.report, points=points))
 
 
 def _texts(folder: Path, found: sweeps.Sweep, *, pages: bool) -> dict[Path, str]:

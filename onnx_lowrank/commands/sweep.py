@@ -52,7 +52,7 @@ class SweepGoals:
 
     def __post_init__(self) -> None:
         if not self.speedups:
-            raise BudgetError("speedups: none given, wanted some numbers above 1: try --speedups 2,3,4,5")
+            raise BudgetError("speedups: none given, wanted some numbers above 1: try `speedups=[2, 3, 4, 5]`")
 
 
 @dataclass(frozen=True, eq=False)

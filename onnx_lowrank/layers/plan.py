@@ -76,7 +76,7 @@ class RankPlan:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RankError(
                 f"{where}: not a rank plan ({type(error).__name__}: {error}), wanted "
-                '{"layers": [{"name": ..., "method": ..., "ranks": {...}}]}: write one with --save-plan'
+                '{"layers": [{"name": ..., "method": ..., "ranks": {...}}]}: write one with `RankPlan.to_json`'
             ) from error
 
     def matched(self, layers: Sequence[Layer]) -> RankPlan:
@@ -91,7 +91,7 @@ class RankPlan:
         if unknown:
             raise RankError(
                 f"plan: no layer '{unknown[0]}' that can be factorized, the model has "
-                f"{', '.join(sorted(known)[:4])}, ...: list them with 'onnx-lowrank inspect'"
+                f"{', '.join(sorted(known)[:4])}, ...: list them with `inspect`"
             )
         if len(entries) != len(self.layers):
             raise RankError("plan: a layer is named twice: leave one entry per layer")

@@ -163,7 +163,7 @@ def _balanced(job: Job, options: Sequence[Sequence[Option]], whole: float, fixed
         largest = max(each[0] for each in tried.values())
         raise BudgetError(
             f"speedup {wanted:g} cannot be reached, the largest that can is {largest:.2f} "
-            f"(measured; {max(0, fixed):.4g} of {whole:.4g} ms are in layers that stay): lower --speedup"
+            f"(measured; {max(0, fixed):.4g} of {whole:.4g} ms are in layers that stay): lower `speedup`"
         )
     return plan
 
@@ -192,7 +192,7 @@ def _select(job: Job, options: Sequence[Sequence[Option]], budget: float, whole:
         unit = "ms" if job.settings.cost == "latency" else job.settings.cost
         raise BudgetError(
             f"speedup {job.settings.speedup:g} cannot be reached, the largest that can is {whole / least:.2f} "
-            f"({whole:.4g} {unit}, of which {max(0, fixed):.4g} are in layers that stay): lower --speedup"
+            f"({whole:.4g} {unit}, of which {max(0, fixed):.4g} are in layers that stay): lower `speedup`"
         ) from error
     return RankPlan(tuple(option.plan for option in chosen))
 

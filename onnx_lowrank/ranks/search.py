@@ -122,5 +122,5 @@ def _none_holds(allowed: float, tried: list[tuple[float, AccuracyLoss]]) -> str:
     speedup, drop = min(reversed(tried), key=lambda each: each[0])
     return (
         f"max-drop {allowed:g}: no speedup of {SMALLEST:g} or more stays within it; the smallest tried, "
-        f"{speedup:.2f}: {drop}: allow more, or solve with more --samples"
+        f"{speedup:.2f}: {drop}: allow more, or solve with more `samples`"
     )

@@ -140,7 +140,7 @@ def warn_if_slow(job: Job, plan: RankPlan, latency: Latency) -> None:
     )
     log.warning(
         "measured speedup %.2f is under %.0f %% of the %.2f that multiply-adds promise%s: "
-        "--cost latency spends milliseconds instead, --exclude leaves layers out",
+        "`cost='latency'` spends milliseconds instead, `exclude` leaves layers out",
         latency.speedup, 100 * _WORTH_A_WARNING, macs_speedup, named,
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ def test_layers_left_out_are_kept() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"layers": [{"name": "a"}]}', '{"layers": 3}', "not json"])
 def test_what_is_no_plan(text: str) -> None:
-    with pytest.raises(RankError, match=r"my\.json: not a rank plan .*: write one with --save-plan"):
+    with pytest.raises(RankError, match=r"my\.json: not a rank plan .*: write one with `RankPlan.to_json`"):
         RankPlan.from_json(text, "my.json")
 
 

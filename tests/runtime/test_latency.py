@@ -209,7 +209,7 @@ def test_below_four_fifths_of_the_multiply_adds_there_is_a_warning(
     warn_if_slow(job, PLAN, latency(10, 10 / (0.79 * speedup)))
     text = f"measured speedup {0.79 * speedup:.2f} is under 80 % of the {speedup:.2f} that multiply-adds promise"
     assert warned(caplog).startswith(text)
-    assert "--cost latency spends milliseconds instead, --exclude leaves layers out" in warned(caplog)
+    assert "`cost='latency'` spends milliseconds instead, `exclude` leaves layers out" in warned(caplog)
 
 
 def test_what_takes_no_time_is_no_reason_to_warn(
@@ -232,7 +232,7 @@ def test_the_layers_at_fault_are_named_with_their_times(
 
     made_up.milliseconds = milliseconds
     warn_if_slow(job, PLAN, latency(10, 10))
-    named = warned(caplog).partition("most is lost in ")[2].partition(": --cost")[0].split(", ")
+    named = warned(caplog).partition("most is lost in ")[2].partition(": `cost")[0].split(", ")
     after = dict(zip((entry.name for entry in PLAN), job.planned_macs(PLAN), strict=True))
     kept = job.layers[1].macs
     assert named == [
@@ -245,7 +245,7 @@ def test_no_layer_is_named_that_loses_nothing(job: Job, made_up: MadeUpClock, ca
     made_up.milliseconds = by_macs
     warn_if_slow(job, PLAN, latency(10, 10))
     assert re.fullmatch(
-        r"measured speedup 1\.00 is under 80 % of the \d\.\d\d that multiply-adds promise: --cost latency .*",
+        r"measured speedup 1\.00 is under 80 % of the \d\.\d\d that multiply-adds promise: `cost='latency'` .*",
         warned(caplog),
     )
 

@@ -32,7 +32,7 @@ from onnx_lowrank.version import __version__
 log = logging.getLogger(__name__)
 
 _NONE_BETTER = "no epoch was better than the network as it came, which is kept: try more data or more epochs"
-_OTHERS = ", and if the original was trained on these, judge by others: --validation"
+_OTHERS = ", and if the original was trained on these, judge by others: `validation`"
 
 
 @dataclass(frozen=True)
