@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import click
 from rich.console import Console
 
 from onnx_lowrank.cli.files import check_folder, check_outputs, made_folder
+from onnx_lowrank.cli.help import off_switch, option
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
     FilePath,
@@ -37,6 +39,7 @@ from onnx_lowrank.settings import REFINEMENTS, Settings
 log = logging.getLogger(__name__)
 
 _JSON, _PAGE = "sweep.json", "sweep.html"
+_SPEEDUPS = ",".join(f"{target:g}" for target in signature(sweeps.sweep).parameters["speedups"].default)
 
 
 class Speedups(click.ParamType):
@@ -60,16 +63,17 @@ class Speedups(click.ParamType):
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
 @click.argument("folder", type=FilePath(), metavar="OUT_DIR")
-@click.option("--speedups", type=Speedups(), default="2,3,4,5", metavar="X,X,...", help="targets  [2,3,4,5]")
-@click.option("--models", is_flag=True, help="write the converted models too")
-@click.option("--labels", is_flag=True, help="accuracy; classes are the folders of images")
+@option("--speedups", type=Speedups(), default=_SPEEDUPS, metavar="X,X,...", help="Targets.")
+@option("--models", is_flag=True, help="Write the converted models too.")
+@option("--labels", is_flag=True, help="Measure accuracy; folders are classes.")
 @method_options
-@click.option("--refine", type=click.Choice(REFINEMENTS), metavar="|".join(REFINEMENTS),
-              help="[fast, half of the samples; --models: all]")  # fmt: skip
+@option("--refine", type=click.Choice(REFINEMENTS), advanced=True,
+        show_default=f"{Settings.refine}, with half of the samples",
+        help="How long factors are refined; once set, and with --models, on all samples.")  # fmt: skip
 @data_options
 @layer_options
-@click.option("--no-bench", "bench", is_flag=True, default=True, flag_value=False)
-@click.option("--force", is_flag=True, help="measure no latency; overwrite files")
+@off_switch("--no-bench", advanced=True, help="Do not measure latency.")
+@option("--force", is_flag=True, help="Overwrite files.")
 @run_options
 def sweep(model: Path, folder: Path, **options: Any) -> None:
     """Convert to several targets from one calibration and show what each costs.
@@ -90,9 +94,11 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
         check_outputs(reads, None, force=force, others=others, table=options["latency_table"])
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
-    refine = options.pop("refine")
-    settings = Settings(refine=refine or "fast", **read_inputs(options), **options)
-    targets = sweeps.SweepGoals(speedups, quick=not models and refine is None, keep=models, places=places)
+    quick = not models and options["refine"] is None
+    if options["refine"] is None:
+        del options["refine"]
+    settings = Settings(**read_inputs(options), **options)
+    targets = sweeps.SweepGoals(speedups, quick=quick, keep=models, places=places)
     with (
         watching(quiet=quiet) as watch,
         _pages() as pages,

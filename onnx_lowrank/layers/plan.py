@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from onnx_lowrank.errors import RankError
 from onnx_lowrank.layers.layer import Layer
 
-METHODS = ("kept", "channel", "spatial", "spatial-channel")
+Factorization = Literal["channel", "spatial", "spatial-channel"]
+METHODS = ("kept", *get_args(Factorization))
 _RANKS = {
     "kept": (),
     "channel": ("channel",),

@@ -31,6 +31,7 @@ from onnx_lowrank.runtime.latency import with_random_factors
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.progress import Silent
 from onnx_lowrank.runtime.session import choose_provider
+from onnx_lowrank.settings import ProviderName
 from onnx_lowrank.solve.device import solver_device
 from yardsticks import NETWORKS, Network
 
@@ -58,7 +59,7 @@ def main() -> None:
                 arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def _prepared(network: Network, provider: str) -> tuple[Job, list[RankLosses]]:
+def _prepared(network: Network, provider: ProviderName) -> tuple[Job, list[RankLosses]]:
     """All that is the same for every target."""
     settings = olr.Settings(samples=network.samples, provider=provider, bench=False)
     job = prepare_job(network.model, network.data, settings, network.preprocessing, Silent())

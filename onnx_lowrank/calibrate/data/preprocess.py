@@ -73,6 +73,7 @@ _PRESETS = (
     Preprocessing("minus-one-one", 1 / 127.5, (1.0,)),
     Preprocessing("raw"),
 )
+PRESETS = tuple(preprocessing.name for preprocessing in _PRESETS)
 
 
 def preset(name: str) -> Preprocessing:

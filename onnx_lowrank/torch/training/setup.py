@@ -20,12 +20,12 @@ from onnx_lowrank.calibrate import Preprocessing, open_samples, preset
 from onnx_lowrank.errors import CalibrationError, MissingDependencyError, ModelError, OutputError, VerificationError
 from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.session import Session, choose_provider
+from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.module.to_module import OnnxModule, to_torch
 from onnx_lowrank.torch.training.balance import balance, factor_pairs
 from onnx_lowrank.torch.training.dataset import Batch, Lessons, Share, divide
 from onnx_lowrank.torch.training.normalize import LEAST_BATCH, Normalized, places_of
 from onnx_lowrank.torch.training.objective import Objective, converted_tensors, ends_in_softmax
-from onnx_lowrank.torch.training.settings import FinetuneSettings
 from onnx_lowrank.torch.training.trainer import Trainer, as_list, for_training
 
 log = logging.getLogger(__name__)

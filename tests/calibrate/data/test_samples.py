@@ -321,7 +321,7 @@ def test_several_inputs_from_several_paths(tmp_path: Path) -> None:
         open_samples({"rows": tmp_path / "short.npy", "photo": path}, [PHOTO, ROWS], RAW)
     with pytest.raises(CalibrationError, match="data: holds photos, rows, the model's inputs are photo, rows"):
         open_samples({"rows": "r.npy", "photos": path}, [PHOTO, ROWS], RAW)
-    with pytest.raises(CalibrationError, match=r"data for one input, the model has photo, rows: pass `data={'NAME': PATH}`"):
+    with pytest.raises(CalibrationError, match=r"for one input, the model has photo, rows: pass `data={'NAME': PATH}`"):
         open_samples(path, [PHOTO, ROWS], RAW)
 
 
