@@ -1,4 +1,4 @@
-"""Every knob of a conversion and its default, once."""
+"""Every setting of a conversion and of fine-tuning, with its default."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from pathlib import Path
+from typing import Literal, get_args
 
 from onnx_lowrank.errors import BudgetError
-from onnx_lowrank.layers.plan import RankPlan
+from onnx_lowrank.layers.plan import Factorization, RankPlan
 
-COSTS = ("macs", "latency", "params")
-METHODS = ("auto", "spatial-channel", "channel", "spatial")
-REFINEMENTS = ("none", "fast", "full")
-SOLVERS = ("auto", "nonlinear", "linear", "weights", "paper")
-SELECTIONS = ("error", "energy")
+Cost = Literal["macs", "latency", "params"]
+Method = Literal["auto", Factorization]
+Refinement = Literal["none", "fast", "full"]
+Solver = Literal["auto", "nonlinear", "linear", "weights", "paper"]
+Selection = Literal["error", "energy"]
+ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
+COSTS, METHODS, REFINEMENTS = get_args(Cost), get_args(Method), get_args(Refinement)
+SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
+
+Lesson = Literal["original", "labels", "both"]
+Precision = Literal["auto", "fp32", "bf16"]
+Trainer = Literal["auto", "cpu", "cuda"]
+LESSONS, PRECISIONS, TRAINERS = get_args(Lesson), get_args(Precision), get_args(Trainer)
 
 
 @dataclass(frozen=True)
@@ -59,14 +68,14 @@ class Settings:
     """
 
     speedup: float = 4.0
-    cost: str = "macs"
-    method: str = "auto"
+    cost: Cost = "macs"
+    method: Method = "auto"
     samples: int | None = None
     positions: int | None = None
     memory: float | None = None
     batch_size: int | None = None
     seed: int = 0
-    provider: str = "auto"
+    provider: ProviderName = "auto"
     threads: int | None = None
     rank_multiple: int | None = None
     include: tuple[str, ...] = ()
@@ -76,19 +85,19 @@ class Settings:
     plan: RankPlan | None = None
     bench: bool = True
     latency_table: Path | None = None
-    refine: str = "fast"
-    solver: str = "auto"
-    selection: str = "error"
+    refine: Refinement = "fast"
+    solver: Solver = "auto"
+    selection: Selection = "error"
     asymmetric: bool = True
     max_drop: float | None = None
     labels: bool = False
 
     def __post_init__(self) -> None:
         if not isfinite(self.speedup) or self.speedup <= 1:
-            raise BudgetError(f"speedup: got {self.speedup:g}, wanted a number above 1: try --speedup 4")
+            raise BudgetError(f"speedup: got {self.speedup:g}, wanted a number above 1: try `speedup=4`")
         if self.max_drop is not None and not 0 < self.max_drop < 1:
             raise BudgetError(
-                f"max-drop: got {self.max_drop:g}, wanted a share above 0 and below 1: try --max-drop 0.01 or 1%"
+                f"`max_drop`: got {self.max_drop:g}, wanted a share above 0 and below 1: try `max_drop=0.01`"
             )
         if self.max_drop is not None and self.plan is not None:
             raise ValueError(
@@ -110,3 +119,69 @@ class Settings:
             raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
         if self.selection == "energy" and self.method != "channel":
             raise ValueError(f"selection 'energy' knows channel ranks only, got method {self.method!r}: use 'channel'")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How to fine-tune.
+
+    Attributes:
+        learn: what from: ``original``: what the original network makes of the samples, which needs no labels;
+            ``labels``: the class folders of the data; ``both``.
+        epochs: passes over the training samples.
+        batch_size: samples per step, over all processes. A fixed batch in the model goes first.
+        learning_rate: length of a step relative to a weight, at its highest; None to find it in short trials. It rises
+            for a twentieth of the steps and falls along a cosine to nothing.
+        temperature: that softens the scores of classifiers before they are compared; 0 compares outputs as they are.
+        match: weight of the differences at the converted layers themselves, beside those of the outputs.
+        normalize: put batch normalization behind convolutions while training, which is folded into their weights in
+            the end; with batches of less than 16 samples there is none.
+        augment: flip and shift images at random.
+        samples: to use at all; None for all.
+        held_out: share of the samples that is never trained on, by which the best epoch is chosen.
+        patience: epochs without an improvement after which to stop; None for never.
+        seed: of all randomness.
+        provider: ``auto``, ``cpu`` or ``cuda``.
+        precision: of the forward pass: ``fp32``, ``bf16``, or ``auto``: the latter where a GPU has it.
+        threads: of PyTorch; None for all.
+        input_shapes: shape by input name, where the model leaves axes open.
+        constant_inputs: numbers by name of the inputs that are always fed the same.
+
+    Raises:
+        ValueError: a field is out of its range.
+    """
+
+    learn: Lesson = "original"
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float | None = None
+    temperature: float = 4.0
+    match: float = 0.0
+    normalize: bool = True
+    augment: bool = True
+    samples: int | None = None
+    held_out: float = 0.1
+    patience: int | None = None
+    seed: int = 0
+    provider: Trainer = "auto"
+    precision: Precision = "auto"
+    threads: int | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    constant_inputs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "samples", "patience", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("temperature", "match"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < inf:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be a share between 0 and 1, got {self.held_out}")
+        choices = {"learn": LESSONS, "precision": PRECISIONS, "provider": TRAINERS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

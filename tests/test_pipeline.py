@@ -606,7 +606,7 @@ def test_a_model_with_nothing_to_factorize() -> None:
 
 @pytest.mark.parametrize("speedup", [1, 0.5, -2, float("nan"), float("inf")])
 def test_speedups_that_are_none(speedup: float) -> None:
-    with pytest.raises(BudgetError, match=r"speedup: got .*, wanted a number above 1: try --speedup 4"):
+    with pytest.raises(BudgetError, match=r"speedup: got .*, wanted a number above 1: try `speedup=4`"):
         converted(network(), speedup=speedup)
 
 
@@ -631,7 +631,7 @@ def test_unknown_settings() -> None:
 
 
 def test_too_few_samples() -> None:
-    with pytest.raises(CalibrationError, match="40 usable samples, wanted 50: add samples or lower --samples"):
+    with pytest.raises(CalibrationError, match="40 usable samples, wanted 50: add samples or lower `samples`"):
         converted(network(), samples=50)
 
 
@@ -667,7 +667,7 @@ def break_factors(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
 
 def test_a_model_that_is_far_off_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_factors(monkeypatch, -9.0)
-    message = r"output 'y': relative error \d.* on 10 held-out samples, at most 1 is wanted: lower --speedup"
+    message = r"output 'y': relative error \d.* on 10 held-out samples, at most 1 is wanted: lower `speedup`"
     with pytest.raises(VerificationError, match=message):
         converted(network(), output=tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ import click
 from latex2mathml.converter import convert
 
 from onnx_lowrank.cli import program
+from onnx_lowrank.cli.help import ALL_OPTIONS
 
 _CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
 _BLOCK = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
@@ -17,7 +18,7 @@ _HELP = re.compile(r"^::: help ?([\w-]*)$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace ``$$...$$`` and ``$...$`` outside of code, and ``::: help NAME`` by what ``NAME --help`` prints."""
+    """Replace ``$$...$$`` and ``$...$`` outside of code, and ``::: help NAME`` by what ``NAME --help-all`` prints."""
     markdown = _HELP.sub(lambda found: f"```text\n{_help(found[1])}\n```", markdown)
     parts = _CODE.split(markdown)
     parts[::2] = [_equations(part) for part in parts[::2]]
@@ -28,7 +29,9 @@ def _help(name: str) -> str:
     outer = click.Context(program, info_name="onnx-lowrank")
     command = program.get_command(outer, name)
     assert command is not None, name
-    return command.get_help(command.context_class(command, parent=outer, info_name=name, max_content_width=100))
+    context = command.context_class(command, parent=outer, info_name=name, max_content_width=100)
+    context.meta[ALL_OPTIONS] = True
+    return command.get_help(context)
 
 
 def _equations(text: str) -> str:

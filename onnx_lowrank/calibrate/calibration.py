@@ -177,7 +177,7 @@ def _open(network: Network, data: Any, preprocessing: Preprocessing, settings: S
     if data is not None:
         samples = open_samples(data, network.inputs, preprocessing)
         if settings.labels and samples.labels is None:
-            raise CalibrationError(f"data {samples.source}: no class folders, which --labels reads: drop --labels")
+            raise CalibrationError(f"data {samples.source}: no class folders, which `labels` reads: drop `labels`")
         return samples
     if settings.labels:
         raise CalibrationError("data: none given, --labels reads their class folders: pass --data or drop --labels")
@@ -185,6 +185,6 @@ def _open(network: Network, data: Any, preprocessing: Preprocessing, settings: S
     known = {name: each for name, each in statistics.items() if each is not None}
     samples = synthetic_samples(network.inputs, preprocessing, settings.seed, known)
     log.warning(
-        "no data: made-up images take their place, real ones do better: pass --data with some of what it is for"
+        "no data: made-up images take their place, real ones do better: pass `data` with some of what it is for"
     )
     return samples

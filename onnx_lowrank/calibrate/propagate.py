@@ -213,6 +213,6 @@ def _finite(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
     if not_usable(rows):
         raise CalibrationError(
             f"{layer.op} '{layer.name}': its input is NaN, infinite or beyond {LARGEST:g} in the converted network: "
-            "convert at a lower speedup, or leave the layers before it out with --exclude"
+            "convert at a lower speedup, or leave the layers before it out with `exclude`"
         )
     return rows

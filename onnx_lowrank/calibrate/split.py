@@ -75,14 +75,14 @@ def split_samples(
     step = fixed or 1
     if wanted and wanted < step:
         raise CalibrationError(
-            f"data {samples.source}: {wanted} samples wanted, the model takes batches of {step}: raise --samples"
+            f"data {samples.source}: {wanted} samples wanted, the model takes batches of {step}: raise `samples`"
         )
     order = generator.permutation(len(samples))
     most = wanted or max(step, MOST_CALIBRATION)
     others = max(step, most_held_out) + (max(step, most_searched) if most_searched else 0)
     usable = _usable(samples, order[: most + others])
     if len(usable) < (wanted or step):
-        lower = f"wanted {wanted}: add samples or lower --samples"
+        lower = f"wanted {wanted}: add samples or lower `samples`"
         wish = lower if wanted else f"the model takes batches of {step}: add samples"
         raise CalibrationError(f"data {samples.source}: {len(usable)} usable samples, {wish}")
     kept_back = max(2 * step, min(others, len(usable) // 2)) if most_searched else min(others, len(usable) // 5)
@@ -108,8 +108,8 @@ def _parted(
     count = min(max(step, most_searched), 2 * len(rest) // 3) // step * step
     if not count or len(rest) - count < step:
         raise CalibrationError(
-            f"data {source}: {len(rest)} samples are left beside those to solve with, --max-drop wants some to search "
-            "with and others to verify with: add samples or lower --samples"
+            f"data {source}: {len(rest)} samples are left beside those to solve with, `max_drop` wants some to search "
+            "with and others to verify with: add samples or lower `samples`"
         )
     return rest[:count], rest[count:]
 
@@ -141,7 +141,7 @@ def draw_samples(
     step = fixed or 1
     if wanted and wanted > len(samples):
         raise CalibrationError(
-            f"data {samples.source}: {len(samples)} samples, wanted {wanted}: add samples or lower --samples"
+            f"data {samples.source}: {len(samples)} samples, wanted {wanted}: add samples or lower `samples`"
         )
     usable = _usable(samples, generator.permutation(len(samples))[:wanted])
     chosen = usable[: len(usable) // step * step]

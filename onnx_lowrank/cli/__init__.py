@@ -15,6 +15,7 @@
     loader.py    --data-loader file.py:function
     files.py     plans and reports on the disk
     watch.py     progress and log lines on stderr
+    messages.py  flags in messages of the library, which name settings as Python does
 """
 
 from __future__ import annotations

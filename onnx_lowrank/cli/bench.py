@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from onnx_lowrank.cli.options import FilePath, provider_options, read_inputs, shape_options
+from onnx_lowrank.cli.help import option, setting
+from onnx_lowrank.cli.options import FilePath, debug_option, provider_options, read_inputs, shape_options
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.commands.bench import Benchmark, bench
 from onnx_lowrank.linalg.threads import threads_text
@@ -17,13 +18,19 @@ from onnx_lowrank.runtime.timing import Pace
 
 @click.command("bench", cls=Command, epilog="Example: onnx-lowrank bench model.onnx fast.onnx --threads 1")
 @click.argument("models", type=FilePath(), metavar="A.onnx [B.onnx ...]", nargs=-1, required=True)
-@click.option("--batch-size", type=click.IntRange(1), metavar="B", help="samples per run  [1]")
+@option(
+    "--batch-size",
+    type=click.IntRange(1),
+    metavar="B",
+    show_default="1",
+    help="Samples per run.",
+)
 @shape_options
-@click.option("--rounds", type=click.IntRange(1), default=5, metavar="N", help="times the models take turns  [5]")
-@click.option("--repeats", type=click.IntRange(1), default=10, metavar="N", help="runs per round, at least  [10]")
-@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@setting("--rounds", Pace, type=click.IntRange(1), metavar="N", help="How often the models take turns.")
+@setting("--repeats", Pace, type=click.IntRange(1), metavar="N", help="Runs of a model per round, at least.")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
 @provider_options
-@click.option("--debug", is_flag=True, help="print tracebacks")
+@debug_option
 def bench_command(models: tuple[Path, ...], **options: Any) -> None:
     """Measure latency: models in turns, one session alive at a time.
 

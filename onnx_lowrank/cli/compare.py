@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from onnx_lowrank.cli.help import option
 from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
@@ -15,13 +16,18 @@ from onnx_lowrank.commands import compare as command
 from onnx_lowrank.verify import Comparison
 
 
-@click.command("compare", cls=Command, epilog="Example: onnx-lowrank compare a.onnx b.onnx --data images/ --labels")
+@click.command(
+    "compare",
+    cls=Command,
+    short_help="Measure how close one model is to another on data.",
+    epilog="Example: onnx-lowrank compare a.onnx b.onnx --data images/ --labels",
+)
 @click.argument("first", type=FilePath(), metavar="A.onnx")
 @click.argument("second", type=FilePath(), metavar="B.onnx")
 @data_options
-@click.option("--labels", is_flag=True, help="accuracy of both; classes are the folders of the images")
-@click.option("--tensor", "tensors", multiple=True, metavar="NAME", help="an inner tensor of both graphs; repeatable")
-@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@option("--labels", is_flag=True, help="Measure accuracy; folders are classes.")
+@option("--tensor", "tensors", multiple=True, metavar="NAME", help="Compare an inner tensor too; repeatable.")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
 @run_options
 def compare(first: Path, second: Path, **options: Any) -> None:
     """Measure the fidelity of B to A on data; with --labels the accuracy of both."""

@@ -39,29 +39,30 @@ from onnx_lowrank.version import __version__
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.onnx", required=False)
-@click.option("--speedup", metavar="X", help="original / converted cost, above 1  [4]")
-@click.option("--max-drop", metavar="D")
-@click.option("--labels", is_flag=True, help="or the largest that loses D (1%); of top-1")
+@option("--speedup", metavar="X", show_default=f"{Settings.speedup:g}",
+        help="How many times cheaper.")  # fmt: skip
+@option("--max-drop", metavar="D", help="Or: the largest that loses D at most (1%).")
+@option("--labels", is_flag=True, help="Count that loss in top-1; folders are classes.")
 @method_options
-@click.option("--refine", type=click.Choice(REFINEMENTS), default="fast", metavar="|".join(REFINEMENTS),
-              help="of factors, after the closed form")  # fmt: skip
+@setting("--refine", type=click.Choice(REFINEMENTS), advanced=True, help="How long factors are refined.")
 @data_options
 @layer_options
-@click.option("--plan", "plan_file", type=FilePath(), metavar="FILE")
-@click.option("--save-plan", type=FilePath(), metavar="FILE", help="reuse / write the rank plan (JSON)")
-@click.option("--report", "reports", type=FilePath(), multiple=True, metavar="FILE")
-@click.option("--force", is_flag=True, help="report, .json, .md, .html; overwrite OUT")
-@click.option("--no-bench", "bench", is_flag=True, default=True, flag_value=False)
-@click.option("--dry-run", is_flag=True, help="measure no latency; choose ranks and stop")
+@option("--plan", type=FilePath(), metavar="FILE", advanced=True, help="Use the ranks of a rank plan (JSON).")
+@option("--save-plan", type=FilePath(), metavar="FILE", advanced=True, help="Write the rank plan (JSON).")
+@option("--report", "reports", type=FilePath(), multiple=True, metavar="FILE",
+        help="Write .json, .md or .html; repeatable.")  # fmt: skip
+@off_switch("--no-bench", advanced=True, help="Do not measure latency.")
+@option("--dry-run", is_flag=True, help="Choose ranks, show them and stop.")
+@option("--force", is_flag=True, help="Overwrite OUT.onnx.")
 @run_options
-@click.version_option(__version__, prog_name="onnx-lowrank", help="show the version")
+@click.version_option(__version__, prog_name="onnx-lowrank", help="Show the version and exit.")
 def convert(model: Path, output: Path | None, **options: Any) -> None:
     """Make a CNN in ONNX faster by low-rank factorization, without training.
 
     OUT.onnx does the same with a fraction of the multiply-adds.
     """
     dry_run, quiet = options.pop("dry_run"), options.pop("quiet")
-    reports, save_plan, plan_file = options.pop("reports"), options.pop("save_plan"), options.pop("plan_file")
+    reports, save_plan, plan_file = options.pop("reports"), options.pop("save_plan"), options.pop("plan")
     force = options.pop("force")
     options.pop("debug")
     if output is None and not dry_run:
@@ -77,7 +78,8 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         check_outputs(reads, output, force=force, others=others, table=options["latency_table"])
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
-    options["speedup"] = read_speedup("4" if options["speedup"] is None else options["speedup"])
+    if (speedup := options.pop("speedup")) is not None:
+        options["speedup"] = read_speedup(speedup)
     options["max_drop"] = read_share(options["max_drop"], "--max-drop")
     plan = read_plan(plan_file) if plan_file else None
     settings = Settings(plan=plan, **read_inputs(options), **options)

@@ -9,7 +9,8 @@ import click
 
 from onnx_lowrank.cli.extra import torch_part
 from onnx_lowrank.cli.files import check_outputs
-from onnx_lowrank.cli.options import FilePath, InputShape, by_name
+from onnx_lowrank.cli.help import option
+from onnx_lowrank.cli.options import FilePath, InputShape, by_name, show_options
 from onnx_lowrank.cli.program import Command
 
 
@@ -21,10 +22,15 @@ from onnx_lowrank.cli.program import Command
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.pt2")
-@click.option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W", help="where axes are open")
-@click.option("--force", is_flag=True, help="overwrite OUT.pt2")
-@click.option("--quiet", is_flag=True)
-@click.option("--debug", is_flag=True, help="print less; print tracebacks")
+@option(
+    "--input-shapes",
+    type=InputShape(),
+    multiple=True,
+    metavar="NAME:1,3,H,W",
+    help="Shape of an input whose axes are open.",
+)
+@option("--force", is_flag=True, help="Overwrite OUT.pt2.")
+@show_options
 def export_torch(model: Path, output: Path, **options: Any) -> None:
     """Write a network as a program for PyTorch: torch.export.load(OUT.pt2).module()."""
     check_outputs([model], output, force=options["force"], others=[])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,23 @@ import click
 
 from onnx_lowrank.cli.extra import torch_part
 from onnx_lowrank.cli.files import check_outputs
-from onnx_lowrank.cli.options import FilePath, data_files, data_options, read_data, read_inputs, read_preprocessing
+from onnx_lowrank.cli.help import off_switch, option, setting
+from onnx_lowrank.cli.options import (
+    FilePath,
+    data_files,
+    data_options,
+    read_data,
+    read_inputs,
+    read_preprocessing,
+    show_options,
+)
 from onnx_lowrank.cli.program import INTERRUPTED, Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.errors import OutputError
 from onnx_lowrank.graph import staged, staged_text
+from onnx_lowrank.settings import LESSONS, PRECISIONS, TRAINERS, FinetuneSettings
 
-_LESSONS = ("original", "labels", "both")
+tuning = partial(setting, settings=FinetuneSettings)
 _CHECKPOINT = ".checkpoint"  # behind the name of OUT
 
 
@@ -30,33 +41,30 @@ _CHECKPOINT = ".checkpoint"  # behind the name of OUT
 @click.argument("converted", type=FilePath(), metavar="CONVERTED.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.onnx")
 @data_options
-@click.option("--learn", type=click.Choice(_LESSONS), default="original", metavar="|".join(_LESSONS),
-              help="from the original's outputs, or class folders")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(1), default=10, metavar="N")
-@click.option("--patience", type=click.IntRange(1), metavar="N", help="at most [10]; after N without improvement stop")
-@click.option("--batch-size", type=click.IntRange(1), default=128, metavar="B")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), metavar="X", help="[128]; found if not given")
-@click.option("--temperature", type=click.FloatRange(0), default=4.0, metavar="T")
-@click.option(
-    "--match", type=click.FloatRange(0), default=0.0, metavar="W", help="of soft targets [4]; weight of layers"
-)
-@click.option("--no-normalize", "normalize", is_flag=True, default=True, flag_value=False,
-              help="no batch normalization while training")  # fmt: skip
-@click.option("--no-augment", "augment", is_flag=True, default=True, flag_value=False, help="no flips and shifts")
-@click.option("--samples", type=click.IntRange(1), metavar="N")
-@click.option("--held-out", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1, metavar="SHARE",
-              help="used at all; of these never trained on [0.1]")  # fmt: skip
-@click.option("--validation", multiple=True, metavar="[NAME=]PATH", help="judge by these instead, none held out")
-@click.option("--resume", is_flag=True, help="go on from OUT.onnx.checkpoint, if there is one")
-@click.option("--report", type=FilePath(), metavar="FILE.json")
-@click.option("--force", is_flag=True, help="what happened; overwrite OUT.onnx")
-@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", metavar="auto|cpu|cuda")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", metavar="auto|fp32|bf16",
-              help="where; of forward passes")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1, 256), metavar="N")
-@click.option("--seed", type=click.IntRange(0), default=0, metavar="S", help="of PyTorch; of all randomness")
-@click.option("--quiet", is_flag=True)
-@click.option("--debug", is_flag=True, help="print less; print tracebacks")
+@tuning("--learn", type=click.Choice(LESSONS), help="What from; labels are class folders.")
+@tuning("--epochs", type=click.IntRange(1), metavar="N", help="Passes over the samples at most.")
+@tuning("--patience", type=click.IntRange(1), metavar="N", help="Stop after N epochs without improvement.")
+@tuning("--batch-size", type=click.IntRange(1), metavar="B", advanced=True, help="Samples per step.")
+@tuning("--learning-rate", type=click.FloatRange(0, min_open=True), metavar="X", advanced=True,
+        show_default="found in short trials", help="Length of a step.")  # fmt: skip
+@tuning("--temperature", type=click.FloatRange(0), metavar="T", advanced=True,
+        help="Softens the scores of classifiers before they are compared.")  # fmt: skip
+@tuning("--match", type=click.FloatRange(0), metavar="W", advanced=True,
+        help="Weight of the differences at the converted layers.")  # fmt: skip
+@off_switch("--no-normalize", advanced=True, help="Train without batch normalization.")
+@off_switch("--no-augment", advanced=True, help="Do not flip and shift images.")
+@tuning("--samples", type=click.IntRange(1), metavar="N", help="How many samples to use.")
+@tuning("--held-out", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
+        help="Share of them to judge by.")  # fmt: skip
+@option("--validation", multiple=True, metavar="[NAME=]PATH", help="Judge by these instead; none are held out.")
+@option("--resume", is_flag=True, help="Go on from OUT.onnx.checkpoint, if it exists.")
+@option("--report", type=FilePath(), metavar="FILE.json", help="Write a report.")
+@option("--force", is_flag=True, help="Overwrite OUT.onnx.")
+@tuning("--provider", type=click.Choice(TRAINERS), help="Where to train.")
+@tuning("--precision", type=click.Choice(PRECISIONS), advanced=True, help="Precision of forward passes.")
+@tuning("--threads", type=click.IntRange(1, 256), metavar="N", advanced=True, help="Threads of PyTorch.")
+@tuning("--seed", type=click.IntRange(0), metavar="S", advanced=True, help="Seed of all randomness.")
+@show_options
 def finetune(original: Path, converted: Path, output: Path, **options: Any) -> None:
     """Train CONVERTED to do what ORIGINAL does, without labels, and write it to OUT.
 
@@ -77,7 +85,7 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
     validation = read_data(options.pop("validation"), None)
     part = torch_part()
     try:
-        settings = part.FinetuneSettings(**read_inputs(options), **options)
+        settings = FinetuneSettings(**read_inputs(options), **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     with watching(quiet=quiet) as watch:

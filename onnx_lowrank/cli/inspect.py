@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnx_lowrank.cli.help import option
 from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
@@ -27,9 +28,9 @@ from onnx_lowrank.report import short_name, short_number
     epilog="Example: onnx-lowrank inspect model.onnx",
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
-@click.option("--energy", is_flag=True, help="what ranks keep of the responses to --data")
+@option("--energy", is_flag=True, help="Show the ranks that keep shares of the responses to --data.")
 @data_options
-@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
 @run_options
 def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
     """List every Conv, Gemm and MatMul: what can be factorized, and why the others stay."""

@@ -6,19 +6,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, get_args
 
 import click
 from click.shell_completion import CompletionItem
 
 from onnx_lowrank.calibrate import Preprocessing, preset
+from onnx_lowrank.calibrate.data.preprocess import PRESETS, ChannelOrder, Resize
+from onnx_lowrank.cli.help import Function, option, setting
 from onnx_lowrank.cli.loader import load_batches
 from onnx_lowrank.errors import BudgetError
-from onnx_lowrank.settings import COSTS, METHODS
+from onnx_lowrank.settings import COSTS, METHODS, PROVIDERS
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-PRESETS = ("imagenet", "keras-caffe", "zero-one", "minus-one-one", "raw")
 _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
 
 
@@ -117,27 +116,30 @@ def _number(text: str) -> float:
 
 
 def method_options(function: Function) -> Function:
-    """What a speedup counts, and how layers may be factorized."""
+    """Add what a speedup counts, and how layers may be factorized."""
     return _with(
         function,
-        click.option("--cost", type=click.Choice(COSTS), default="macs", metavar="NAME"),
-        click.option("--latency-table", type=FilePath(), metavar="F", help="macs, params, latency; its table of times"),
-        click.option("--method", type=click.Choice(METHODS), default="auto", metavar="NAME",
-                     help="auto, channel, spatial or spatial-channel"),
+        setting("--cost", type=click.Choice(COSTS), help="What speedup counts."),
+        setting("--latency-table", type=FilePath(), metavar="FILE", advanced=True,
+                help="Measured latencies to read and add to, for --cost latency."),
+        setting("--method", type=click.Choice(METHODS), advanced=True, help="Factorizations allowed."),
     )  # fmt: skip
 
 
 def layer_options(function: Function) -> Function:
-    """Which layers are factorized, and how they are sampled."""
+    """Add which layers are factorized, and how they are sampled."""
     return _with(
         function,
-        click.option("--positions", type=click.IntRange(1), metavar="P"),
-        click.option("--memory", type=click.FloatRange(0), metavar="GB",
-                     help="sampled per image and layer; RAM for cuts"),
-        click.option("--rank-multiple", type=RankMultiple(), default="auto", metavar="K|auto",
-                     help="ranks are multiples of K"),
-        click.option("--include", multiple=True, metavar="RE"),
-        click.option("--exclude", multiple=True, metavar="RE", help="layers whose name matches; repeatable"),
+        setting("--include", multiple=True, metavar="REGEX", advanced=True,
+                help="Factorize only layers whose name matches; repeatable."),
+        setting("--exclude", multiple=True, metavar="REGEX", advanced=True,
+                help="Leave layers whose name matches; repeatable."),
+        option("--rank-multiple", type=RankMultiple(), default="auto", metavar="K|auto", advanced=True,
+               help="Make ranks multiples of K."),
+        setting("--positions", type=click.IntRange(1), metavar="P", advanced=True,
+                help="Positions sampled per image and layer."),
+        setting("--memory", type=click.FloatRange(0), metavar="GB", advanced=True,
+                help="Memory for cached tensors; the rest goes to disk."),
     )  # fmt: skip
 
 
@@ -178,30 +180,34 @@ def read_share(text: str | None, option: str) -> float | None:
 
 
 def data_options(function: Function) -> Function:
-    """Where samples come from and how images are prepared."""
+    """Add where samples come from and how images are prepared."""
     return _with(
         function,
-        click.option("--data", multiple=True, metavar="PATH", help="images, .npy, .npz, .zip, .tar; NAME=PATH"),
-        click.option("--data-loader", metavar="FILE:FUNC", help="your generator of batches; runs it"),
-        click.option("--preset", "preset_name", type=click.Choice(PRESETS), default="zero-one", metavar="NAME",
-                     help="of images: imagenet, zero-one, raw ..."),
-        click.option("--mean", type=Numbers(), metavar="M"),
-        click.option("--std", type=Numbers(), metavar="S"),
-        click.option("--scale", type=float, metavar="X", help="(pixel * scale - mean) / std"),
-        click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), metavar="C"),
-        click.option("--resize", type=click.Choice(["crop", "stretch", "pad"]), metavar="R",
-                     help="rgb or bgr; crop, stretch or pad"),
+        option("--data", multiple=True, metavar="PATH",
+               help="Images: folder, .zip, .tar. Arrays: .npy, .npz. Or NAME=PATH for each input."),
+        option("--data-loader", metavar="FILE:FUNC", advanced=True,
+               help="A Python function that yields batches; this runs your code."),
+        option("--preset", "preset_name", type=click.Choice(PRESETS), default="zero-one",
+               help="How pixels are scaled."),
+        option("--scale", type=float, metavar="X", advanced=True, help="As in (pixel * scale - mean) / std."),
+        option("--mean", type=Numbers(), metavar="M,...", advanced=True, help="One number, or one per channel."),
+        option("--std", type=Numbers(), metavar="S,...", advanced=True, help="One number, or one per channel."),
+        option("--channel-order", type=click.Choice(get_args(ChannelOrder)), advanced=True,
+               help="Order of the model's channels."),
+        option("--resize", type=click.Choice(get_args(Resize)), advanced=True,
+               help="How images get the size of the input."),
         shape_options,
     )  # fmt: skip
 
 
 def shape_options(function: Function) -> Function:
-    """What is fed where the model or the data do not say it."""
+    """Add what is fed where neither the model nor the data say it."""
     return _with(
         function,
-        click.option("--input-shapes", type=InputShape(), multiple=True, metavar="S"),
-        click.option("--input", "constant_inputs", type=Constant(), multiple=True, metavar="N=V",
-                     help="NAME:1,3,H,W for open axes; a constant input"),
+        option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W", advanced=True,
+               help="Shape of an input whose axes are open."),
+        option("--input", "constant_inputs", type=Constant(), multiple=True, metavar="NAME=VALUE", advanced=True,
+               help="Feed an input always the same."),
     )  # fmt: skip
 
 
@@ -214,26 +220,35 @@ def read_inputs(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def provider_options(function: Function) -> Function:
-    """Where things run."""
+    """Add where things run."""
     return _with(
         function,
-        click.option("--provider", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), default="auto",
-                     metavar="NAME"),
-        click.option("--threads", type=click.IntRange(1, 256), metavar="N",
-                     help="auto, cpu, cuda or tensorrt; threads"),
-    )  # fmt: skip
+        setting("--provider", type=click.Choice(PROVIDERS), help="Where to run."),
+        setting("--threads", type=click.IntRange(1, 256), metavar="N", advanced=True, help="Threads to use."),
+    )
+
+
+def show_options(function: Function) -> Function:
+    """Add how much is shown."""
+    return _with(
+        function,
+        option("--quiet", is_flag=True, advanced=True, help="Print warnings and errors only."),
+        debug_option,
+    )
+
+
+debug_option = option("--debug", is_flag=True, advanced=True, help="Print tracebacks.")
 
 
 def run_options(function: Function) -> Function:
-    """Where and how things run, and what is shown."""
+    """Add where and how things run, and how much is shown."""
     return _with(
         function,
-        click.option("--samples", type=click.IntRange(1), metavar="N"),
-        click.option("--batch-size", type=click.IntRange(1), metavar="B", help="samples used; samples per pass"),
+        setting("--samples", type=click.IntRange(1), metavar="N", help="How many samples to use."),
+        setting("--batch-size", type=click.IntRange(1), metavar="B", advanced=True, help="Samples per forward pass."),
         provider_options,
-        click.option("--seed", type=click.IntRange(0), default=0, metavar="S"),
-        click.option("--quiet", is_flag=True),
-        click.option("--debug", is_flag=True, help="of all randomness; print less; tracebacks"),
+        setting("--seed", type=click.IntRange(0), metavar="S", advanced=True, help="Seed of all randomness."),
+        show_options,
     )
 
 
@@ -283,6 +298,6 @@ def read_preprocessing(options: dict[str, Any]) -> Preprocessing:
 
 def _with(function: Function, *options: Callable[[Function], Function]) -> Function:
     """A command's function with options, in the order of its help."""
-    for option in reversed(options):
-        function = option(function)
+    for decorate in reversed(options):
+        function = decorate(function)
     return function

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from onnx_lowrank.cli.help import help_all
+from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.errors import LowRankError, VerificationError
 from onnx_lowrank.runtime.session import silence
 
@@ -18,29 +20,17 @@ _CONVERT = ""  # what the command without a name of its own goes by inside a `Pr
 
 
 class Command(click.Command):
-    """A command whose errors are one line, and whose help is short.
+    """A command whose errors are one line, and whose help comes in two lengths."""
 
-    An option without a help text shares the row of the next one that has one.
-    """
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.params.append(help_all())
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; errors end the process with their exit code."""
-        with _exit_codes(debug=ctx.params["debug"]):
+        with _exit_codes(flags(ctx), debug=ctx.params["debug"]):
             silence()
             return super().invoke(ctx)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the rows of the options."""
-        rows, names = [], []
-        for option in self.get_params(ctx):
-            if not isinstance(option, click.Option):
-                continue
-            names.append(" ".join(filter(None, (option.opts[0], option.metavar))))
-            if option.help is not None:
-                rows.append((", ".join(names), option.help))
-                names = []
-        with formatter.section("Options"):
-            formatter.write_dl(rows)
 
 
 class _Unnamed(click.Context):
@@ -69,7 +59,7 @@ class Program(click.Group):
     """Named commands, and one that runs when the first word names none of them."""
 
     def __init__(self, default: click.Command, commands: Iterable[click.Command]) -> None:
-        super().__init__(commands=list(commands), add_help_option=False)
+        super().__init__(commands=list(commands), add_help_option=False, context_settings={"show_default": True})
         self._default = default
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -83,7 +73,7 @@ class Program(click.Group):
 
 
 @contextmanager
-def _exit_codes(*, debug: bool) -> Iterator[None]:
+def _exit_codes(words: dict[str, str], *, debug: bool) -> Iterator[None]:
     try:
         yield
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
@@ -91,9 +81,9 @@ def _exit_codes(*, debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         _end("interrupted: nothing was written", INTERRUPTED, debug=debug)
     except VerificationError as error:
-        _end(str(error), _NOT_VERIFIED, debug=debug)
+        _end(with_flags(str(error), words), _NOT_VERIFIED, debug=debug)
     except LowRankError as error:
-        _end(str(error), _FIXABLE, debug=debug)
+        _end(with_flags(str(error), words), _FIXABLE, debug=debug)
     except MemoryError as error:
         _end(f"out of memory ({error}): lower --batch-size, --samples or --input-shapes", _FIXABLE, debug=debug)
     except Exception as error:  # a bug, which --debug is for

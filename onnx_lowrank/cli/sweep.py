@@ -50,16 +50,17 @@ class Speedups(click.ParamType):
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
 @click.argument("folder", type=FilePath(), metavar="OUT_DIR")
-@click.option("--speedups", type=Speedups(), default="2,3,4,5", metavar="X,X,...", help="targets  [2,3,4,5]")
-@click.option("--models", is_flag=True, help="write the converted models too")
-@click.option("--labels", is_flag=True, help="accuracy; classes are the folders of images")
+@option("--speedups", type=Speedups(), default=_SPEEDUPS, metavar="X,X,...", help="Targets.")
+@option("--models", is_flag=True, help="Write the converted models too.")
+@option("--labels", is_flag=True, help="Measure accuracy; folders are classes.")
 @method_options
-@click.option("--refine", type=click.Choice(REFINEMENTS), metavar="|".join(REFINEMENTS),
-              help="[fast, half of the samples; --models: all]")  # fmt: skip
+@option("--refine", type=click.Choice(REFINEMENTS), advanced=True,
+        show_default=f"{Settings.refine}, with half of the samples",
+        help="How long factors are refined; once set, and with --models, on all samples.")  # fmt: skip
 @data_options
 @layer_options
-@click.option("--no-bench", "bench", is_flag=True, default=True, flag_value=False)
-@click.option("--force", is_flag=True, help="measure no latency; overwrite files")
+@off_switch("--no-bench", advanced=True, help="Do not measure latency.")
+@option("--force", is_flag=True, help="Overwrite files.")
 @run_options
 def sweep(model: Path, folder: Path, **options: Any) -> None:
     """Convert to several targets from one calibration and show what each costs.

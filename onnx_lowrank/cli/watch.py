@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import click
 from rich import progress
 from rich.console import Console
 
+from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.runtime.progress import Item
 
 _LINE_INTERVAL_S = 5.0
@@ -25,19 +27,21 @@ class Watch(logging.Handler):
     Args:
         console: where to write.
         quiet: show warnings only.
+        words: of the command line, by Python name, which messages are shown in.
     """
 
-    def __init__(self, console: Console, *, quiet: bool) -> None:
+    def __init__(self, console: Console, *, quiet: bool, words: dict[str, str]) -> None:
         super().__init__(logging.WARNING if quiet else logging.INFO)
         self._console = console
         self._quiet = quiet
+        self._words = words
         self._waiting: list[str] | None = []
         self._warned: set[str] = set()
         self._bars: progress.Progress | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a log record."""
-        text = record.getMessage()
+        text = with_flags(record.getMessage(), self._words)
         if record.levelno >= logging.WARNING:
             if text not in self._warned:
                 self._warned.add(text)
@@ -98,7 +102,7 @@ def watching(*, quiet: bool) -> Iterator[Watch]:
     Yields:
         The `onnx_lowrank.runtime.progress.Progress` to hand on.
     """
-    watch = Watch(Console(stderr=True), quiet=quiet)
+    watch = Watch(Console(stderr=True), quiet=quiet, words=flags(click.get_current_context()))
     logger = logging.getLogger("onnx_lowrank")
     level = logger.level
     logger.addHandler(watch)

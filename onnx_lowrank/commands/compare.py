@@ -64,11 +64,11 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         raise ModelError(f"compare: {first.name} takes {list(first.inputs)}, {second.name} {list(second.inputs)}")
     if data is None:
         raise CalibrationError(
-            "data: none given, sample inputs are wanted: pass --data with a folder of images, .npy, .npz, .zip or .tar"
+            "data: none given, sample inputs are wanted: pass `data` with a folder of images, .npy, .npz, .zip or .tar"
         )
     opened = open_samples(data, first.inputs, preprocessing or preset("zero-one"))
     if labels and opened.labels is None:
-        raise CalibrationError(f"data {opened.source}: no class folders, which --labels reads: drop --labels")
+        raise CalibrationError(f"data {opened.source}: no class folders, which `labels` reads: drop `labels`")
     batch_size = batch_size or default_batch(first.sampled, where.batch_elements)
     indices, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
     sessions = [Session(_with_outputs(each.model, tensors, each.name), where, name=each.name) for each in networks]
@@ -84,7 +84,7 @@ def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str], name: str) -> 
     have = {value.name for value in model.graph.output}
     for tensor in tensors:
         if tensor not in known:
-            raise ModelError(f"--tensor '{tensor}': {name} has no such tensor: name one that both graphs have")
+            raise ModelError(f"`tensors` '{tensor}': {name} has no such tensor: name one that both graphs have")
     extra = [onnx.ValueInfoProto(name=tensor) for tensor in dict.fromkeys(tensors) if tensor not in have]
     model.graph.output.extend(extra)
     return model

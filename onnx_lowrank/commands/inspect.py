@@ -21,7 +21,7 @@ from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import open_network
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.session import choose_provider
-from onnx_lowrank.settings import Settings
+from onnx_lowrank.settings import ProviderName, Settings
 
 SHARES = (0.9, 0.95, 0.99, 0.999)  # of the energy, whose ranks are said
 
@@ -77,7 +77,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
     samples: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
-    provider: str = "auto",
+    provider: ProviderName = "auto",
     threads: int | None = None,
     progress: Progress | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,

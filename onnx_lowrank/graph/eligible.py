@@ -45,7 +45,7 @@ def wanted_layers(layers: LayerSet, include: Sequence[str], exclude: Sequence[st
         reasons = "; ".join(f"'{layer.name}': {layer.reason}" for layer in chosen.skipped[:3])
         raise ModelError(
             f"no layer can be factorized ({reasons or 'the graph has no Conv'}): "
-            "see all reasons with 'onnx-lowrank inspect', check --include and --exclude"
+            "see all reasons with `inspect`, check `include` and `exclude`"
         )
     return chosen
 
@@ -95,11 +95,11 @@ def _expressions(option: str, patterns: Sequence[str], names: Sequence[str]) -> 
         try:
             expression = re.compile(pattern)
         except re.error as error:
-            raise ModelError(f"--{option} '{pattern}': not a regular expression ({error}): correct it") from error
+            raise ModelError(f"`{option}` '{pattern}': not a regular expression ({error}): correct it") from error
         if not any(expression.search(name) for name in names):
             raise ModelError(
-                f"--{option} '{pattern}': matches none of the {len(names)} layers ({', '.join(names[:3])}, ...): "
-                "see their names with 'onnx-lowrank inspect'"
+                f"`{option}` '{pattern}': matches none of the {len(names)} layers ({', '.join(names[:3])}, ...): "
+                "see their names with `inspect`"
             )
         compiled.append(expression)
     return compiled

@@ -116,7 +116,7 @@ def _typed(values: NDArray[np.float64], layer: Layer) -> NDArray[np.floating]:
     if not np.isfinite(values).all() or np.abs(values).max(initial=0) > limits.max:
         raise ModelError(
             f"{layer.op} '{layer.name}': a solved weight does not fit {layer.weight.dtype}: "
-            "leave the layer out with --exclude, or convert the float32 model"
+            "leave the layer out with `exclude`, or convert the float32 model"
         )
     typed: NDArray[np.floating] = np.where(np.abs(values) < limits.tiny, 0, values).astype(layer.weight.dtype)
     return typed

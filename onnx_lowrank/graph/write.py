@@ -32,7 +32,7 @@ def check_writable(path: Path, *, force: bool) -> None:
     if exists and not is_file:
         raise OutputError(f"{path}: is a device or a pipe, which renaming would replace: choose the name of a file")
     if exists and not force:
-        raise OutputError(f"{path}: exists already: choose another name, or overwrite it with --force")
+        raise OutputError(f"{path}: exists already: choose another name, or overwrite it with `force`")
     if not has_folder:
         raise OutputError(f"{path}: folder '{path.parent}' does not exist: make it first")
     if not os.access(path.parent, os.W_OK):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from onnx_lowrank.errors import RankError
 from onnx_lowrank.layers.layer import Layer
 
-METHODS = ("kept", "channel", "spatial", "spatial-channel")
+Factorization = Literal["channel", "spatial", "spatial-channel"]
+METHODS = ("kept", *get_args(Factorization))
 _RANKS = {
     "kept": (),
     "channel": ("channel",),
@@ -76,7 +77,7 @@ class RankPlan:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RankError(
                 f"{where}: not a rank plan ({type(error).__name__}: {error}), wanted "
-                '{"layers": [{"name": ..., "method": ..., "ranks": {...}}]}: write one with --save-plan'
+                '{"layers": [{"name": ..., "method": ..., "ranks": {...}}]}: write one with `RankPlan.to_json`'
             ) from error
 
     def matched(self, layers: Sequence[Layer]) -> RankPlan:
@@ -91,7 +92,7 @@ class RankPlan:
         if unknown:
             raise RankError(
                 f"plan: no layer '{unknown[0]}' that can be factorized, the model has "
-                f"{', '.join(sorted(known)[:4])}, ...: list them with 'onnx-lowrank inspect'"
+                f"{', '.join(sorted(known)[:4])}, ...: list them with `inspect`"
             )
         if len(entries) != len(self.layers):
             raise RankError("plan: a layer is named twice: leave one entry per layer")

@@ -94,5 +94,5 @@ def _explained() -> Iterator[None]:
     except OSError as error:
         raise CalibrationError(
             f"temporary folder '{tempfile.gettempdir()}': tensors that do not fit into memory cannot be kept there "
-            f"({error.strerror}): free some space, name another folder in TMPDIR, raise --memory or lower --samples"
+            f"({error.strerror}): free some space, name another folder in TMPDIR, raise `memory` or lower `samples`"
         ) from error

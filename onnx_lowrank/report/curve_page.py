@@ -121,7 +121,7 @@ def _making(report: CurveReport) -> Iterator[tuple[str, str]]:
         yield "Its latency", f"{report.milliseconds:.3g} ms, {where}"
     yield "Speedups count", {"macs": "multiply-adds", "params": "parameters"}.get(report.cost, "measured milliseconds")
     yield "Calibrated with", f"{calibration.images} samples of {calibration.source}, on {calibration.provider}"
-    yield "Solved", f"with {report.solved_images} samples, --refine {report.refine}"
+    yield "Solved", f"with {report.solved_images} samples, refinement {report.refine}"
     yield "Verified on", f"{report.held_out} {'made-up' if calibration.synthetic else 'held-out'} samples"
     yield "Seed", str(report.seed)
     yield "Seconds", f"{report.seconds:.1f}"

@@ -40,6 +40,11 @@ class TensorSpec:
         return np.repeat(self.value, samples, axis=0) if by_sample else self.value
 
 
+def shape_hint(name: str, sizes: str = "1,3,224,224") -> str:
+    """Return how to set the shape of an input, as messages show it."""
+    return f"`input_shapes={{'{name}': ({sizes})}}`"
+
+
 def with_axes(
     inputs: Sequence[TensorSpec], unknown: Collection[str], shapes: Shapes, where: str
 ) -> tuple[TensorSpec, ...]:
@@ -58,7 +63,7 @@ def with_axes(
     for spec in inputs:
         given = shapes.get(spec.name) or (shapes.get("") if len(inputs) == 1 else None)
         if spec.name in unknown and given is None:
-            raise ModelError(f"{where}: input '{spec.name}' has no shape: pass --input-shapes {spec.name}:1,3,224,224")
+            raise ModelError(f"{where}: input '{spec.name}' has no shape: pass {shape_hint(spec.name)}")
         found.append(replace(spec, shape=(None,) * len(given)) if spec.name in unknown and given else spec)
     return tuple(found)
 
@@ -79,7 +84,7 @@ def with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpe
         shapes = {sampled[0].name: shapes[""]}
     for name in shapes:
         if name not in known:
-            raise ModelError(f"--input-shapes: {_no_input(name, inputs)}")
+            raise ModelError(f"`input_shapes`: {_no_input(name, inputs)}")
     filled = []
     for spec in inputs:
         shape = shapes.get(spec.name)
@@ -90,7 +95,7 @@ def with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpe
             own in {None, given} for own, given in zip(spec.shape, shape, strict=True)
         )
         if not fits:
-            raise ModelError(f"--input-shapes: {list(shape)} does not fit input '{spec.name}' {list(spec.shape)}")
+            raise ModelError(f"`input_shapes`: {list(shape)} does not fit input '{spec.name}' {list(spec.shape)}")
         # The first axis counts samples: the model says whether it is fixed, not the example shape.
         filled.append(replace(spec, shape=(spec.shape[0], *shape[1:])))
     return tuple(filled)
@@ -108,12 +113,12 @@ def with_constants(inputs: Sequence[TensorSpec], values: Constants) -> tuple[Ten
     """
     unknown = sorted(values.keys() - {spec.name for spec in inputs})
     if unknown:
-        raise ModelError(f"--input: {_no_input(unknown[0], inputs)}")
+        raise ModelError(f"`constant_inputs`: {_no_input(unknown[0], inputs)}")
     found = [
         replace(spec, value=_constant(spec, values[spec.name])) if spec.name in values else spec for spec in inputs
     ]
     if inputs and all(spec.value is not None for spec in found):
-        raise ModelError("--input: all inputs are constant, at least one is wanted that samples are fed to")
+        raise ModelError("`constant_inputs`: all inputs are constant, at least one is wanted that samples are fed to")
     return tuple(found)
 
 
@@ -132,7 +137,7 @@ def _constant(spec: TensorSpec, numbers: Sequence[float]) -> NDArray[Any]:
     whole = not np.issubdtype(spec.dtype, np.integer) or np.array_equal(found, found.astype(spec.dtype))
     if not (fits and whole):
         raise ModelError(
-            f"--input {spec.name}: {', '.join(map(str, found.ravel()[:4]))} found, {spec.dtype} of shape "
+            f"`constant_inputs` {spec.name}: {', '.join(map(str, found.ravel()[:4]))} found, {spec.dtype} of shape "
             f"{[size or '?' for size in spec.shape]} wanted: give one number for all, or every one"
         )
     return value
@@ -147,5 +152,5 @@ def known_shape(spec: TensorSpec, where: str) -> tuple[int, ...]:
     shape = tuple(size or 1 if axis == 0 else size for axis, size in enumerate(spec.shape))
     if None in shape:
         text = ",".join(str(size or "?") for size in shape)
-        raise ModelError(f"{where}: input '{spec.name}' has open axes ({text}): pass --input-shapes {spec.name}:{text}")
+        raise ModelError(f"{where}: input '{spec.name}' has open axes ({text}): pass {shape_hint(spec.name, text)}")
     return tuple(size for size in shape if size is not None)

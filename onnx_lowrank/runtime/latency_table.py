@@ -70,7 +70,7 @@ class LatencyTable:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BudgetError(
                 f"{where}: not a latency table ({type(error).__name__}: {error}): "
-                "let --latency-table write a new one under another name"
+                "let `latency_table` write a new one under another name"
             ) from error
 
 

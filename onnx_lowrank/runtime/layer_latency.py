@@ -153,8 +153,8 @@ class LayerTimer:
 
     def _lacks(self, count: int, first: str) -> str:
         return (
-            f"--latency-table {self._file}: measured on {self.machine}, lacks {count} entries, {first} first; here is "
-            f"{self._here}: complete it there, with the same command and --dry-run"
+            f"`latency_table` {self._file}: measured on {self.machine}, lacks {count} entries, {first} first; here is "
+            f"{self._here}: complete it there, with the same command and `dry_run`"
         )
 
     def _time(self, layer: Layer, plan: LayerPlan) -> float:
@@ -177,9 +177,9 @@ class LayerTimer:
         except (OSError, UnicodeDecodeError) as error:
             if self._is_cache:
                 return LatencyTable(self._here)
-            raise BudgetError(f"--latency-table {self._file}: cannot be read ({error}): check the path") from error
+            raise BudgetError(f"`latency_table` {self._file}: cannot be read ({error}): check the path") from error
         if not self._is_cache:
-            return LatencyTable.from_json(text, f"--latency-table {self._file}")
+            return LatencyTable.from_json(text, f"`latency_table` {self._file}")
         with contextlib.suppress(BudgetError):  # a broken cache is none
             return LatencyTable.from_json(text, "cache")
         return LatencyTable(self._here)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WHAT_TO_CHECK = (
-    "check the driver and the CUDA, cuDNN and TensorRT libraries, or use --provider cpu "
+    "check the driver and the CUDA, cuDNN and TensorRT libraries, or use `provider='cpu'` "
     "(pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN)"
 )
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

@@ -55,9 +55,9 @@ except ImportError as _error:
             raise MissingDependencyError(_reason)
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 else:
+    from onnx_lowrank.settings import FinetuneSettings
     from onnx_lowrank.torch.module.export import export_torch, save_program
     from onnx_lowrank.torch.module.from_module import from_torch
     from onnx_lowrank.torch.module.to_module import OnnxModule, to_torch
     from onnx_lowrank.torch.training.finetune import Epoch, Finetuned, finetune
     from onnx_lowrank.torch.training.objective import Marks
-    from onnx_lowrank.torch.training.settings import FinetuneSettings

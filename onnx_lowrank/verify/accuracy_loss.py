@@ -110,7 +110,7 @@ def _add(sums: Sums, ours: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDAr
 def _of_numbers(sums: Sums, images: int) -> AccuracyLoss:
     joined = [np.concatenate(parts, axis=1) for parts in sums.values()]
     if not joined:
-        raise ModelError("max-drop: no output of numbers has the same shape in both models: ask for --speedup instead")
+        raise ModelError("max-drop: no output of numbers has the same shape in both models: ask for `speedup` instead")
     differences, sizes = max(joined, key=_error)
     return AccuracyLoss(_error([differences, sizes]), ratio_interval(differences, sizes), images, _ERROR)
 

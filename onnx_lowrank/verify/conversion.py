@@ -149,7 +149,7 @@ def _check_errors(written: onnx.ModelProto, comparison: Comparison) -> None:
         if name in _float_outputs(written) and not fidelity.relative_error <= WORST_ERROR:
             raise VerificationError(
                 f"output '{name}': relative error {fidelity.relative_error:.3g} on {comparison.images} held-out "
-                f"samples, at most {WORST_ERROR:g} is wanted: lower --speedup or add samples; nothing was written"
+                f"samples, at most {WORST_ERROR:g} is wanted: lower `speedup` or add samples; nothing was written"
             )
 
 

@@ -181,7 +181,7 @@ def top_hits(scores: NDArray[Any], truth: NDArray[np.int64], name: str) -> NDArr
     """
     if scores.ndim != 2 or scores.shape[1] <= truth.max():
         raise ModelError(
-            f"output '{name}': shape {scores.shape} does not score {truth.max() + 1} classes: compare without --labels"
+            f"output '{name}': shape {scores.shape} does not score {truth.max() + 1} classes: compare without `labels`"
         )
     ranked = np.argsort(-scores, axis=1, kind="stable")
     return np.stack([(ranked[:, :top] == truth[:, None]).any(axis=1) for top in _TOP])

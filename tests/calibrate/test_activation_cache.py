@@ -161,7 +161,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_full_disk_is_an_error_in_words(full_disk: None) -> None:
-    wanted = r"temporary folder '.*': .* cannot be kept there \(No space left on device\): free some space, .* --memory"
+    wanted = r"temporary folder '.*': .* cannot be kept there \(No space left on device\): free some space, .* `memory`"
     with pytest.raises(CalibrationError, match=wanted):
         ActivationCache([{"a": np.zeros(9)}], 0)
     with pytest.raises(CalibrationError, match=wanted):

@@ -98,8 +98,8 @@ def test_too_few_samples_to_search_with() -> None:
     with pytest.raises(CalibrationError) as caught:
         split_samples(rows(31), [OPEN], np.random.default_rng(0), 30, None, 10, 10)
     assert str(caught.value) == (
-        "data data (31 samples): 1 samples are left beside those to solve with, --max-drop wants some to search with "
-        "and others to verify with: add samples or lower --samples"
+        "data data (31 samples): 1 samples are left beside those to solve with, `max_drop` wants some to search with "
+        "and others to verify with: add samples or lower `samples`"
     )
 
 
@@ -155,7 +155,7 @@ def test_fewer_samples_than_a_fixed_batch() -> None:
 
 
 def test_fewer_samples_wanted_than_a_fixed_batch() -> None:
-    with pytest.raises(CalibrationError, match=r"3 samples wanted, the model takes batches of 4: raise --samples"):
+    with pytest.raises(CalibrationError, match=r"3 samples wanted, the model takes batches of 4: raise `samples`"):
         split(100, fixed(4), wanted=3)
 
 

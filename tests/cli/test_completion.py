@@ -29,7 +29,7 @@ def offered(*words: str) -> list[str]:
         (["ins"], ["plain,inspect", "file,ins"]),
         (["model.onnx", "ins"], ["file,ins"]),
         (["model.onnx", "out.onnx", "--sp"], ["plain,--speedup"]),
-        (["model.onnx", "--method", "spatial"], ["plain,spatial-channel", "plain,spatial"]),
+        (["model.onnx", "--method", "spatial"], ["plain,spatial", "plain,spatial-channel"]),
         (["inspect", "ins"], ["file,ins"]),
         (["bench", "a.onnx", "--th"], ["plain,--threads"]),
     ],

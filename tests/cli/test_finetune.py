@@ -264,6 +264,7 @@ def test_help_fits_a_screen_and_shows_an_example() -> None:
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
     assert "  Example: onnx-lowrank finetune a.onnx b.onnx c.onnx --data train/" in lines
+    lines = works("finetune", "--help-all").stdout.splitlines()
     for given, _ in OPTIONS.values():
         assert any(given[0] in line for line in lines), given[0]
     lines = works("export-torch", "--help").stdout.splitlines()

@@ -104,7 +104,9 @@ def test_batches(seen: list[Any], batch: str, changes: dict[str, Any], wanted: i
 
 def test_axes_that_are_open(seen: list[Any]) -> None:
     model = build(OPEN, {"k": filters(0, 4, 3, 3, 3)})
-    with pytest.raises(ModelError, match=r"input 'x' has open axes \(1,3,\?,\?\): pass --input-shapes x:1,3,\?,\?"):
+    with pytest.raises(
+        ModelError, match=r"input 'x' has open axes \(1,3,\?,\?\): pass `input_shapes={'x': \(1,3,\?,\?\)}`"
+    ):
         bench([model], provider="cpu")
     bench([model], provider="cpu", input_shapes={"x": (2, 3, 9, 10)})
     assert shapes(seen) == [{"x": (2, 3, 9, 10)}]

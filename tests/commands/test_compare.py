@@ -73,12 +73,12 @@ def test_compare_inner_tensors() -> None:
     assert found.outputs["d"].relative_error == pytest.approx(relative(*inner), rel=1e-4)
     assert found.outputs["d"].agreement is None
     assert a.SerializeToString() == before
-    with pytest.raises(ModelError, match="--tensor 'nowhere': <model> has no such tensor"):
+    with pytest.raises(ModelError, match="`tensors` 'nowhere': <model> has no such tensor"):
         compare(a, b, {"x": X}, tensors=["nowhere"])
 
 
 def test_compare_with_labels_needs_class_folders() -> None:
-    with pytest.raises(CalibrationError, match="no class folders, which --labels reads: drop --labels"):
+    with pytest.raises(CalibrationError, match="no class folders, which `labels` reads: drop `labels`"):
         compare(network(), network(), {"x": X}, labels=True)
 
 

@@ -149,7 +149,9 @@ def test_speedups_that_are_none(speedup: float) -> None:
 
 
 def test_no_speedups() -> None:
-    with pytest.raises(BudgetError, match=r"speedups: none given, wanted some numbers above 1: try --speedups 2,3,4,5"):
+    with pytest.raises(
+        BudgetError, match=r"speedups: none given, wanted some numbers above 1: try `speedups=\[2, 3, 4, 5\]`"
+    ):
         swept(())
 
 
@@ -205,7 +207,7 @@ def test_accuracy_on_samples_that_nothing_was_solved_with(tmp_path: Path) -> Non
 
 
 def test_labels_want_class_folders() -> None:
-    with pytest.raises(CalibrationError, match="no class folders, which --labels reads: drop --labels"):
+    with pytest.raises(CalibrationError, match="no class folders, which `labels` reads: drop `labels`"):
         swept(labels=True)
-    with pytest.raises(CalibrationError, match="data: none given, --labels reads their class folders"):
+    with pytest.raises(CalibrationError, match="data: none given, `labels` reads their class folders"):
         sweep(network(), None, (2,), labels=True, **HOW)

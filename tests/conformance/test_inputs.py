@@ -135,10 +135,13 @@ def test_constants_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("constants", "message"),
     [
-        ({"sise": [1]}, "--input: no input 'sise', the model has factor, size, x"),
-        ({"size": [1, 2]}, r"--input size: 1, 2 found, int64 of shape \[4\] wanted: give one number for all, or every"),
-        ({"size": [1, 16, 12, 12.5]}, "--input size: 1.0, 16.0, 12.0, 12.5 found, int64 of shape"),
-        ({"x": [0], "size": [1], "factor": [1]}, "--input: all inputs are constant, at least one is wanted"),
+        ({"sise": [1]}, "`constant_inputs`: no input 'sise', the model has factor, size, x"),
+        (
+            {"size": [1, 2]},
+            r"`constant_inputs` size: 1, 2 found, int64 of shape \[4\] wanted: give one number for all, or every",
+        ),
+        ({"size": [1, 16, 12, 12.5]}, "`constant_inputs` size: 1.0, 16.0, 12.0, 12.5 found, int64 of shape"),
+        ({"x": [0], "size": [1], "factor": [1]}, "`constant_inputs`: all inputs are constant, at least one is wanted"),
     ],
 )
 def test_constants_that_do_not_fit(constants: dict[str, list[float]], message: str) -> None:
@@ -147,9 +150,11 @@ def test_constants_that_do_not_fit(constants: dict[str, list[float]], message: s
 
 
 def test_a_missing_input_may_be_a_constant() -> None:
-    with pytest.raises(CalibrationError, match="the model's inputs are factor, size, x: .* --input NAME=VALUE"):
+    with pytest.raises(
+        CalibrationError, match="the model's inputs are factor, size, x: .* `constant_inputs={'NAME': VALUE}`"
+    ):
         convert(sized(), {"x": images(8)})
-    with pytest.raises(CalibrationError, match="the model has x, size, factor: .* --input NAME=VALUE"):
+    with pytest.raises(CalibrationError, match="the model has x, size, factor: .* `constant_inputs={'NAME': VALUE}`"):
         convert(sized(), Path("x.npy").resolve().parent)
 
 
@@ -180,7 +185,7 @@ def test_a_network_without_inputs() -> None:
 def test_inputs_whose_number_of_axes_is_open() -> None:
     model = build("g (float[N,3,12,12] x) => (float[N,8,10,10] y) { y = Conv(x, w) }", {"w": filters(0, 8, 3, 3, 3)})
     model.graph.input[0].type.tensor_type.ClearField("shape")
-    with pytest.raises(ModelError, match="input 'x' has no shape: pass --input-shapes x:1,3,224,224"):
+    with pytest.raises(ModelError, match=r"input 'x' has no shape: pass `input_shapes={'x': \(1,3,224,224\)}`"):
         inspect(model)
     assert inspect(model, input_shapes={"": (1, 3, 12, 12)}).macs == 100 * 8 * 27
     result = convert(model, images(30), speedup=1.5, input_shapes={"x": (1, 3, 12, 12)}, bench=False, rank_multiple=1)

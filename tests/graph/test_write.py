@@ -137,7 +137,7 @@ def test_a_name_without_a_folder_is_in_the_current_one(tmp_path: Path, monkeypat
 
 def test_an_existing_file_is_refused_without_force(tmp_path: Path) -> None:
     (tmp_path / "out.onnx").touch()
-    with pytest.raises(OutputError, match=r"out\.onnx: exists already: .* overwrite it with --force"):
+    with pytest.raises(OutputError, match=r"out\.onnx: exists already: .* overwrite it with `force`"):
         check_writable(tmp_path / "out.onnx", force=False)
     check_writable(tmp_path / "out.onnx", force=True)
 

@@ -43,7 +43,7 @@ def test_a_plan_is_paired_with_its_own_layers_only(layers: list[Layer]) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"layers": [{"name": "a"}]}', '{"layers": 3}', "not json"])
 def test_what_is_no_plan(text: str) -> None:
-    with pytest.raises(RankError, match=r"my\.json: not a rank plan .*: write one with --save-plan"):
+    with pytest.raises(RankError, match=r"my\.json: not a rank plan .*: write one with `RankPlan.to_json`"):
         RankPlan.from_json(text, "my.json")
 
 

@@ -224,8 +224,8 @@ def test_a_table_is_read_as_it_was_written() -> None:
     ],
 )
 def test_what_is_no_table(text: str) -> None:
-    with pytest.raises(BudgetError, match=r"^--latency-table t: not a latency table \(.*: let --latency-table write"):
-        LatencyTable.from_json(text, "--latency-table t")
+    with pytest.raises(BudgetError, match=r"^`latency_table` t: not a latency table \(.*: let `latency_table` write"):
+        LatencyTable.from_json(text, "`latency_table` t")
 
 
 @pytest.mark.parametrize(

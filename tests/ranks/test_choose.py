@@ -308,7 +308,7 @@ def test_whatever_the_layers_do_not_account_for_is_fixed(monkeypatch: pytest.Mon
         by_time(plain_network(), speedup=2.0)
     text = str(caught.value)
     assert text.startswith("speedup 2 cannot be reached, the largest that can is 1.")
-    assert f"(measured; {fixed:.4g} of {2 * fixed:.4g} ms are in layers that stay): lower --speedup" in text
+    assert f"(measured; {fixed:.4g} of {2 * fixed:.4g} ms are in layers that stay): lower `speedup`" in text
     result = by_time(plain_network(), speedup=1.4)
     assert 1.39 <= result.to_dict()["speedup"]["latency"] <= 1.5
 

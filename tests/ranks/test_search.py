@@ -77,7 +77,7 @@ def test_where_none_holds_the_smallest_one_tried_is_named() -> None:
         largest_speedup(Attempts(always(0.125, 0.25)), 0.01)
     assert str(caught.value) == (
         "max-drop 0.01: no speedup of 1.05 or more stays within it; the smallest tried, 1.05: "
-        "loss 12.50% (95 % interval 6.25% .. 25.00%) on 1000 samples: allow more, or solve with more --samples"
+        "loss 12.50% (95 % interval 6.25% .. 25.00%) on 1000 samples: allow more, or solve with more `samples`"
     )
 
 

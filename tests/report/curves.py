@@ -19,7 +19,7 @@ def point(requested: float, right: float | None = None, *, agreement: float | No
     return CurvePoint(requested, 2.5, macs, PARAMETERS // 2, ms, speedups, outputs, accuracy, "out/n-2x.onnx")
 
 
-MISSED = CurvePoint(900.0, 0.1, error="speedup 900 cannot be reached, the largest that can is 12.00: lower --speedup")
+MISSED = CurvePoint(900.0, 0.1, error="speedup 900 cannot be reached, the largest that can is 12.00: lower `speedup`")
 POINTS = (point(2, 0.95), point(3, 0.93), point(4, 0.91), point(5, 0.92), MISSED)
 
 

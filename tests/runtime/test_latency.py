@@ -236,7 +236,7 @@ def test_below_four_fifths_of_the_multiply_adds_there_is_a_warning(
     slow_warning(plain, latency(10, 10 / (0.79 * speedup)))
     text = f"measured speedup {0.79 * speedup:.2f} is under 80 % of the {speedup:.2f} that multiply-adds promise"
     assert warned(caplog).startswith(text)
-    assert "--cost latency spends milliseconds instead, --exclude leaves layers out" in warned(caplog)
+    assert "`cost='latency'` spends milliseconds instead, `exclude` leaves layers out" in warned(caplog)
 
 
 def test_what_takes_no_time_is_no_reason_to_warn(
@@ -274,7 +274,7 @@ def test_no_layer_is_named_that_loses_nothing(
     made_up.milliseconds = by_macs
     slow_warning(plain, latency(10, 10))
     assert re.fullmatch(
-        r"measured speedup 1\.00 is under 80 % of the \d\.\d\d that multiply-adds promise: --cost latency .*",
+        r"measured speedup 1\.00 is under 80 % of the \d\.\d\d that multiply-adds promise: `cost='latency'` .*",
         warned(caplog),
     )
 

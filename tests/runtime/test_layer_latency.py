@@ -173,7 +173,7 @@ def test_a_network_is_timed_once_for_each_shape_and_each_weight(made_up: MadeUpC
 
 def test_a_network_that_a_table_from_elsewhere_does_not_know(made_up: MadeUpClock, tmp_path: Path) -> None:
     clock = clock_of(CPU, 1, foreign_table(tmp_path / "t.json"))
-    message = r"--latency-table .*t\.json: measured on a board on the bench, cpu, 4 threads, onnxruntime 1\.0, lacks 1 "
+    message = r"`latency_table` .*t\.json: measured on a board on the bench, cpu, 4 threads, onnxruntime 1\.0, lacks 1 "
     with pytest.raises(BudgetError, match=message + r"entries, the network itself \(network \w{16}, x 1x3x6x6\) first"):
         clock.network(NETWORK, {"x": normal(0, 1, 3, 6, 6)})
     assert made_up.networks == []
@@ -232,10 +232,10 @@ def test_a_table_from_elsewhere_that_lacks_something(made_up: MadeUpClock, tmp_p
         clock.measure([*KEPT, CHAIN], Silent())
     text = str(caught.value)
     assert text.startswith(
-        f"--latency-table {file}: measured on a board on the bench, cpu, 4 threads, onnxruntime 1.0,"
+        f"`latency_table` {file}: measured on a board on the bench, cpu, 4 threads, onnxruntime 1.0,"
     )
     assert f"lacks 2 entries, Conv 'large' ({key_of(*KEPT[1])}) first; here is " in text
-    assert text.endswith("complete it there, with the same command and --dry-run")
+    assert text.endswith("complete it there, with the same command and `dry_run`")
     assert "\n" not in text
     assert made_up.layers == []
     assert file.read_bytes() == before
@@ -267,13 +267,13 @@ def test_another_machine_is_any_that_is_not_alike_in_all(
 def test_a_file_that_is_no_table(made_up: MadeUpClock, tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "t.json"
     file.write_bytes(content)
-    with pytest.raises(BudgetError, match=rf"^--latency-table .*t\.json: {message}"):
+    with pytest.raises(BudgetError, match=rf"^`latency_table` .*t\.json: {message}"):
         clock_of(CPU, 1, file)
     assert file.read_bytes() == content
 
 
 def test_a_table_that_cannot_be_read(made_up: MadeUpClock, tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match=r"--latency-table .*: cannot be read \(.*\): check the path"):
+    with pytest.raises(BudgetError, match=r"`latency_table` .*: cannot be read \(.*\): check the path"):
         clock_of(CPU, 1, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(BudgetError, match="cannot be read"):

@@ -37,7 +37,7 @@ def test_open_axes_are_filled_in(name: str) -> None:
 
 def test_open_axes_without_a_shape() -> None:
     with pytest.raises(
-        ModelError, match=r"<model>: input 'x' has open axes \(1,3,\?,\?\): pass --input-shapes x:1,3,\?,\?"
+        ModelError, match=r"<model>: input 'x' has open axes \(1,3,\?,\?\): pass `input_shapes={'x': \(1,3,\?,\?\)}`"
     ):
         open_network(network(), CPU, {}).zeros()
 
@@ -46,7 +46,7 @@ def test_a_fixed_batch_stays_whatever_the_example_says() -> None:
     model = build("g (float[4,3,h] x) => (float[4,3,h] y) { y = Relu(x) }")
     (spec,) = open_network(model, CPU, {"x": (4, 3, 7)}).inputs
     assert spec.shape == (4, 3, 7)
-    with pytest.raises(ModelError, match=r"--input-shapes: \[1, 3, 7\] does not fit input 'x' \[4, 3, None\]"):
+    with pytest.raises(ModelError, match=r"`input_shapes`: \[1, 3, 7\] does not fit input 'x' \[4, 3, None\]"):
         open_network(model, CPU, {"x": (1, 3, 7)})
 
 
@@ -57,10 +57,10 @@ def test_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
 
 
 def test_shapes_of_unknown_inputs() -> None:
-    with pytest.raises(ModelError, match="--input-shapes: no input 'image', the model has x"):
+    with pytest.raises(ModelError, match="`input_shapes`: no input 'image', the model has x"):
         open_network(network(), CPU, {"image": (1, 3, 8, 8)})
     two = build("g (float[N] a, float[N] b) => (float[N] y) { y = Add(a, b) }")
-    with pytest.raises(ModelError, match="--input-shapes: no input '', the model has a, b"):
+    with pytest.raises(ModelError, match="`input_shapes`: no input '', the model has a, b"):
         open_network(two, CPU, {"": (1,)})
 
 

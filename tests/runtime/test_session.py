@@ -194,7 +194,7 @@ def test_a_provider_that_is_installed_but_does_not_start(
         assert choose_provider("auto").name == "cpu"
     assert caplog.messages == [
         "CUDA is installed but does not start, the CPU is taken: check the driver and the CUDA, cuDNN and TensorRT "
-        "libraries, or use --provider cpu (pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN)"
+        "libraries, or use `provider='cpu'` (pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN)"
     ]
 
 

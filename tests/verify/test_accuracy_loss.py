@@ -86,7 +86,7 @@ def test_what_cannot_be_judged() -> None:
     one, other = Made(a=lambda x: x), Made(a=lambda x: x[:1])
     with pytest.raises(ModelError, match="max-drop: no output of numbers has the same shape in both models"):
         measure_loss(one, other, batches(normal(0, 6, 3, 2, 2), 3))
-    with pytest.raises(ModelError, match="does not score 4 classes: compare without --labels"):
+    with pytest.raises(ModelError, match="does not score 4 classes: compare without `labels`"):
         measure_loss(one, one, batches(normal(0, 4, 3, 2, 2), 4), np.arange(4))
 
 

@@ -94,7 +94,8 @@ def check_names(names: Iterable[str], inputs: Sequence[TensorSpec], where: str) 
     if found != wanted:
         raise CalibrationError(
             f"{where}: holds {', '.join(found) or 'nothing'}, the model's inputs are {', '.join(wanted)}: "
-            f"give one array or path for each of them, by name, and no others; or a constant: --input NAME=VALUE"
+            "give one array or path for each of them, by name, and no others; "
+            "or a constant: `constant_inputs={'NAME': VALUE}`"
         )
 
 

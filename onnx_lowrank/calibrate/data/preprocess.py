@@ -60,7 +60,7 @@ class Preprocessing:
         if not all(map(isfinite, (self.scale, *self.mean, *self.std))) or 0 in self.std:
             raise CalibrationError(
                 f"preprocessing: scale {self.scale}, mean {self.mean}, std {self.std}: "
-                f"finite numbers are wanted, and no 0 in std: correct --scale, --mean or --std"
+                f"finite numbers are wanted, and no 0 in std: correct `scale`, `mean` or `std`"
             )
         if not 0 < self.crop_share <= 1:
             raise CalibrationError(f"preprocessing: crop_share must lie in (0, 1], got {self.crop_share}: correct it")
@@ -73,6 +73,7 @@ _PRESETS = (
     Preprocessing("minus-one-one", 1 / 127.5, (1.0,)),
     Preprocessing("raw"),
 )
+PRESETS = tuple(preprocessing.name for preprocessing in _PRESETS)
 
 
 def preset(name: str) -> Preprocessing:
@@ -123,7 +124,7 @@ def image_layout(spec: TensorSpec, preprocessing: Preprocessing) -> ImageLayout:
         found = "both" if candidates else "none"
         raise CalibrationError(
             f"{where}: shape {shape_text(spec)} found, four axes wanted for images, either the second or the "
-            f"last with 1 or 3 channels (that holds for {found}): {remedy}, or set --input-shapes"
+            f"last with 1 or 3 channels (that holds for {found}): {remedy}, or set `input_shapes`"
         )
     if spec.dtype != np.uint8 and not np.issubdtype(spec.dtype, np.floating):
         raise CalibrationError(f"{where}: type {spec.dtype}: images become float or uint8 inputs only: {remedy}")
@@ -132,7 +133,7 @@ def image_layout(spec: TensorSpec, preprocessing: Preprocessing) -> ImageLayout:
         if spec.dtype != np.uint8 and len(values) not in (1, channels):
             raise CalibrationError(
                 f"{where}: {option} of preprocessing '{preprocessing.name}' has {len(values)} values, the "
-                f"input {channels} channel(s): pass --{option} with one value, or one per channel"
+                f"input {channels} channel(s): pass `{option}` with one value, or one per channel"
             )
     height, width = spec.shape[2:4] if candidates == [1] else spec.shape[1:3]
     return ImageLayout(spec.dtype, channels, height, width, candidates == [1])

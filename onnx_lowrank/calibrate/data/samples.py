@@ -205,7 +205,7 @@ def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preproce
         names = ", ".join(spec.name for spec in inputs)
         raise CalibrationError(
             f"{path}: data for one input, the model has {names}: "
-            "pass NAME=PATH for each, .npz, or --input NAME=VALUE for a constant"
+            "pass `data={'NAME': PATH}` for each, .npz, or `constant_inputs={'NAME': VALUE}` for a constant"
         )
     name = inputs[0].name
     if kind == ".npy":

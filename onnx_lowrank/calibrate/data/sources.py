@@ -20,7 +20,7 @@ from onnx_lowrank.calibrate.data.preprocess import (
     image_array,
 )
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.runtime.inputs import TensorSpec
+from onnx_lowrank.runtime.inputs import TensorSpec, shape_hint
 
 DECODING_THREADS = 4
 
@@ -156,6 +156,6 @@ class ImageSource:
             example = ("1,{0},224,224" if self.layout.channels_first else "1,224,224,{0}").format(self.layout.channels)
             raise CalibrationError(
                 f"{self.files.source}: {name} is {found}, others are {wanted}, and input '{self.spec.name}' "
-                f"has no fixed size: pass one, as in --input-shapes {self.spec.name}:{example}"
+                f"has no fixed size: pass one, as in {shape_hint(self.spec.name, example)}"
             )
         return image

@@ -30,7 +30,7 @@ from onnx_lowrank.calibrate.data.preprocess import ImageLayout, Preprocessing, i
 from onnx_lowrank.calibrate.data.sources import DECODING_THREADS, Indices
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layers.input_statistics import FirstResponses
-from onnx_lowrank.runtime.inputs import TensorSpec
+from onnx_lowrank.runtime.inputs import TensorSpec, shape_hint
 
 _LOOKED_AT = 64  # images whose colours are compared with the network's statistics
 COUNT = 320  # a fifth of them to verify with
@@ -115,12 +115,12 @@ def synthetic_sources(
         except CalibrationError as error:
             raise CalibrationError(
                 f"data: none given, and there is nothing to make up for input '{spec.name}' {shape_text(spec)}, which "
-                "takes no images: pass --data with sample inputs"
+                "takes no images: pass `data` with sample inputs"
             ) from error
         if not (layout.height and layout.width):
             raise CalibrationError(
                 f"data: none given, and input '{spec.name}' {shape_text(spec)} leaves the size of images open: pass "
-                f"--data with images, or --input-shapes {spec.name}:1,3,224,224"
+                f"`data` with images, or {shape_hint(spec.name)}"
             )
         source = SyntheticSource(spec, layout, preprocessing, seed)
         sources[spec.name] = source.like(first[spec.name]) if spec.name in first else source

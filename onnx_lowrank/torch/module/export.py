@@ -44,7 +44,7 @@ def export_torch(
         text = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{network.name}: torch.export cannot follow it ({type(error).__name__}: {text}): give all sizes with "
-            "--input-shapes, or simplify the model, with onnxslim for example"
+            "`input_shapes`, or simplify the model, with onnxslim for example"
         ) from error
 
 

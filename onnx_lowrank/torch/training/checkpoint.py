@@ -70,7 +70,7 @@ class Checkpoint:
                 notes = json.loads(file.metadata()["notes"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise OutputError(f"{path}: not a checkpoint ({error}): delete it, or start without --resume") from error
+            raise OutputError(f"{path}: not a checkpoint ({error}): delete it, or start without `resume`") from error
         state, momentum, best = (
             {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.partition("/")[0] == part}
             for part in _PARTS

@@ -15,8 +15,8 @@ from torch import Tensor
 from onnx_lowrank.calibrate import Samples
 from onnx_lowrank.calibrate.data.sources import ImageSource
 from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.training.augment import augmented
-from onnx_lowrank.torch.training.settings import FinetuneSettings
 
 log = logging.getLogger(__name__)
 

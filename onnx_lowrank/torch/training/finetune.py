@@ -21,18 +21,18 @@ from onnx_lowrank.calibrate import Preprocessing
 from onnx_lowrank.graph import read_model, staged
 from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.runtime.stopwatch import Stopwatch
+from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.module.from_module import from_torch
 from onnx_lowrank.torch.training.checkpoint import Checkpoint
 from onnx_lowrank.torch.training.learning_rate import find_learning_rate
 from onnx_lowrank.torch.training.objective import Marks
-from onnx_lowrank.torch.training.settings import FinetuneSettings
 from onnx_lowrank.torch.training.setup import Course, prepare_course
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
 
 _NONE_BETTER = "no epoch was better than the network as it came, which is kept: try more data or more epochs"
-_OTHERS = ", and if the original was trained on these, judge by others: --validation"
+_OTHERS = ", and if the original was trained on these, judge by others: `validation`"
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from onnx_lowrank.calibrate import Preprocessing, open_samples, preset
 from onnx_lowrank.errors import CalibrationError, MissingDependencyError, ModelError, OutputError, VerificationError
 from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.session import Session, choose_provider
+from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.module.to_module import OnnxModule, to_torch
 from onnx_lowrank.torch.training.balance import balance, factor_pairs
 from onnx_lowrank.torch.training.dataset import Batch, Lessons, Share, divide
 from onnx_lowrank.torch.training.normalize import LEAST_BATCH, Normalized, places_of
 from onnx_lowrank.torch.training.objective import Objective, converted_tensors, ends_in_softmax
-from onnx_lowrank.torch.training.settings import FinetuneSettings
 from onnx_lowrank.torch.training.trainer import Trainer, as_list, for_training
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Course:
             if ours[key] != other.get(key):
                 raise OutputError(
                     f"{where}: checkpoint of another training ({key}: {other.get(key)} there, {ours[key]} here): start "
-                    "without --resume, or go on with the same options"
+                    "without `resume`, or go on with the same options"
                 )
 
     def verify(self, model: onnx.ModelProto, weights: Mapping[str, Tensor]) -> None:
@@ -123,7 +123,7 @@ def prepare_course(
     if first.inputs != second.inputs:
         raise ModelError(f"{first.name} takes {list(first.inputs)}, {second.name} {list(second.inputs)}: take its own")
     if data is None:
-        raise CalibrationError("data: none given, samples to train on are wanted: pass --data")
+        raise CalibrationError("data: none given, samples to train on are wanted: pass `data`")
     preprocessing = preprocessing or preset("zero-one")
     samples = open_samples(data, first.inputs, preprocessing)
     teacher, student = to_torch(original, torch.float32), to_torch(converted, torch.float32)
@@ -181,7 +181,8 @@ def _tensors(lessons: Lessons, names: Sequence[str]) -> Iterator[tuple[str, Tens
 def _accelerator(settings: FinetuneSettings) -> Accelerator:
     if settings.provider == "cuda" and not torch.cuda.is_available():
         raise MissingDependencyError(
-            "--provider cuda: PyTorch finds no CUDA device: install a build of PyTorch with CUDA, or use --provider cpu"
+            "`provider='cuda'`: PyTorch finds no CUDA device: install a build of PyTorch with CUDA, "
+            "or use `provider='cpu'`"
         )
     return Accelerator(cpu=settings.provider == "cpu")
 

@@ -137,9 +137,9 @@ def test_images_do_not_become_integers() -> None:
 
 
 def test_mean_must_fit_the_channels_unless_unused() -> None:
-    with pytest.raises(CalibrationError, match=r"mean of preprocessing 'imagenet' has 3 values.*1 channel.*--mean"):
+    with pytest.raises(CalibrationError, match=r"mean of preprocessing 'imagenet' has 3 values.*1 channel.*`mean`"):
         image_layout(TensorSpec("x", FLOAT32, (1, 1, 8, 8)), preset("imagenet"))
-    with pytest.raises(CalibrationError, match=r"std of .* has 2 values.*3 channel.*--std"):
+    with pytest.raises(CalibrationError, match=r"std of .* has 2 values.*3 channel.*`std`"):
         image_layout(TensorSpec("x", FLOAT32, (1, 3, 8, 8)), replace(RAW, std=(1.0, 2.0)))
     assert image_layout(TensorSpec("x", UINT8, (1, 1, 8, 8)), preset("imagenet")).channels == 1
 

@@ -161,13 +161,15 @@ def test_inputs_of_open_size_take_the_size_all_images_share(tmp_path: Path) -> N
     path = write(tmp_path, "folder", files)
     samples = open_samples(path, [TensorSpec("photo", FLOAT32, (None, 3, None, None))], RAW)
     assert samples.read([1, 2])["photo"].shape == (2, 3, 5, 6)
-    text = r"3.png is 5 x 6, others are 6 x 5, .*no fixed size: pass one, as in --input-shapes photo:1,3,224,224"
+    text = (
+        r"3.png is 5 x 6, others are 6 x 5, .*no fixed size: pass one, as in `input_shapes={'photo': \(1,3,224,224\)}`"
+    )
     with pytest.raises(CalibrationError, match=text):
         samples.usable([1, 3])
     with pytest.raises(CalibrationError, match=text):
         samples.read([3])
     last = open_samples(path, [TensorSpec("photo", FLOAT32, (None, None, None, 1))], RAW)
-    with pytest.raises(CalibrationError, match="--input-shapes photo:1,224,224,1"):
+    with pytest.raises(CalibrationError, match=r"`input_shapes={'photo': \(1,224,224,1\)}`"):
         last.read([3])
 
 
@@ -319,7 +321,7 @@ def test_several_inputs_from_several_paths(tmp_path: Path) -> None:
         open_samples({"rows": tmp_path / "short.npy", "photo": path}, [PHOTO, ROWS], RAW)
     with pytest.raises(CalibrationError, match="data: holds photos, rows, the model's inputs are photo, rows"):
         open_samples({"rows": "r.npy", "photos": path}, [PHOTO, ROWS], RAW)
-    with pytest.raises(CalibrationError, match=r"data for one input, the model has photo, rows: pass NAME=PATH"):
+    with pytest.raises(CalibrationError, match=r"for one input, the model has photo, rows: pass `data={'NAME': PATH}`"):
         open_samples(path, [PHOTO, ROWS], RAW)
 
 

@@ -102,10 +102,14 @@ def test_constant_inputs_need_no_images() -> None:
         (
             (None, 40),
             np.float32,
-            r"nothing to make up for input 'x' \(samples, 40\), which takes no images: pass --data",
+            r"nothing to make up for input 'x' \(samples, 40\), which takes no images: pass `data`",
         ),
         ((None, 3, 8, 8), np.int64, "nothing to make up for input 'x'"),
-        ((None, 3, None, None), np.float32, r"leaves the size of images open: .* --input-shapes x:1,3,224,224"),
+        (
+            (None, 3, None, None),
+            np.float32,
+            r"leaves the size of images open: .* `input_shapes={'x': \(1,3,224,224\)}`",
+        ),
     ],
 )
 def test_inputs_that_nothing_can_be_made_up_for(shape: tuple[int | None, ...], dtype: Any, message: str) -> None:

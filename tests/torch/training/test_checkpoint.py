@@ -88,7 +88,7 @@ def wrong(path: Path) -> str:
         Checkpoint.read(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: not a checkpoint (")
-    assert text.endswith("): delete it, or start without --resume")
+    assert text.endswith("): delete it, or start without `resume`")
     return text
 
 

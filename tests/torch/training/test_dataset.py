@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate import Samples, open_samples, preset
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.inputs import TensorSpec
+from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.training.augment import augmented
 from onnx_lowrank.torch.training.dataset import MOST_HELD_OUT, Batch, Lessons, Share, divide
-from onnx_lowrank.torch.training.settings import FinetuneSettings
 from tests.torch.pairs import save_classes
 
 Array = NDArray[Any]

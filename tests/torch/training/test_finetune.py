@@ -218,12 +218,12 @@ def test_a_rate_that_is_much_too_high_leaves_the_network_as_it_came(caplog: pyte
     assert result.after == result.before
     assert_same_weights(result.model, made.converted)
     assert "no epoch was better than the network as it came, which is kept" in caplog.text
-    assert "judge by others: --validation" in caplog.text
+    assert "judge by others: `validation`" in caplog.text
     assert len(result.epochs) <= 3
     caplog.clear()
     assert trained(made, learning_rate=1e4, validation=made.samples).best == 0
     assert "which is kept" in caplog.text
-    assert "--validation" not in caplog.text  # others have judged already
+    assert "`validation`" not in caplog.text  # others have judged already
 
 
 def test_a_training_that_falls_apart_is_ended(caplog: pytest.LogCaptureFixture) -> None:

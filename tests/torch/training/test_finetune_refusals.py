@@ -27,7 +27,7 @@ finetune_module = import_module("onnx_lowrank.torch.training.finetune")  # its n
 
 def test_no_data_is_said() -> None:
     made = pair("scores")
-    with pytest.raises(CalibrationError, match="data: none given, samples to train on are wanted: pass --data"):
+    with pytest.raises(CalibrationError, match="data: none given, samples to train on are wanted: pass `data`"):
         finetune(made.original, made.converted, None, QUICK)
 
 
@@ -94,7 +94,7 @@ def test_a_network_written_otherwise_than_trained_is_refused(monkeypatch: pytest
 
 def test_a_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MissingDependencyError, match="--provider cuda: PyTorch finds no CUDA device"):
+    with pytest.raises(MissingDependencyError, match="`provider='cuda'`: PyTorch finds no CUDA device"):
         trained(pair("scores"), provider="cuda")
 
 

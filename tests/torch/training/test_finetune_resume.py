@@ -161,7 +161,7 @@ def test_a_checkpoint_of_other_options_is_refused(
     with pytest.raises(OutputError) as caught:
         trained(pair("scores"), checkpoint=path, resume=True, **OTHER[name])
     assert str(caught.value) == (
-        f"{path}: checkpoint of another training ({name}: {old} there, {new} here): start without --resume, or go on "
+        f"{path}: checkpoint of another training ({name}: {old} there, {new} here): start without `resume`, or go on "
         "with the same options"
     )
     assert path.read_bytes() == content

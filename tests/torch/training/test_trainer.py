@@ -17,11 +17,11 @@ from torch import Tensor
 
 from onnx_lowrank.calibrate import open_samples, preset
 from onnx_lowrank.runtime.session import Session
+from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch import to_torch
 from onnx_lowrank.torch.training.dataset import Lessons, Share, divide
 from onnx_lowrank.torch.training.normalize import Normalized, places_of
 from onnx_lowrank.torch.training.objective import Objective
-from onnx_lowrank.torch.training.settings import FinetuneSettings
 from onnx_lowrank.torch.training.trainer import Trainer, for_training
 from tests.helpers import CPU, build, filters, normal
 from tests.networks import images

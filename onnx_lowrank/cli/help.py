@@ -1,0 +1,74 @@
+"""Help in two lengths: ``--help`` shows what a newcomer needs, ``--help-all`` every option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import click
+
+from onnx_lowrank.settings import Settings
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+ALL_OPTIONS = "onnx_lowrank.all_options"  # in the meta of a context whose help is to show every option
+
+
+class Option(click.Option):
+    """An option that ``--help`` may leave out. The shell completes it all the same, unlike a hidden one of click.
+
+    Args:
+        advanced: show it with ``--help-all`` only.
+    """
+
+    def __init__(self, *args: Any, advanced: bool = False, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.advanced = advanced
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option's row of the help, or None to leave it out."""
+        return None if self.advanced and ALL_OPTIONS not in ctx.meta else super().get_help_record(ctx)
+
+
+def option(*names: str, **attributes: Any) -> Callable[[Function], Function]:
+    """Return a decorator as ``click.option`` does, for an `Option`."""
+    return click.option(*names, cls=Option, **attributes)
+
+
+def setting(flag: str, settings: type = Settings, **attributes: Any) -> Callable[[Function], Function]:
+    """Return a decorator for an option with the default of the setting that it is named after.
+
+    Args:
+        flag: as in ``--rank-multiple``.
+        settings: the dataclass that has the setting.
+        attributes: of an `Option`.
+    """
+    name = flag.removeprefix("--").replace("-", "_")
+    (default,) = (field.default for field in fields(settings) if field.name == name)
+    return option(flag, default=default, **attributes)
+
+
+def off_switch(flag: str, **attributes: Any) -> Callable[[Function], Function]:
+    """Return a decorator for a flag that turns a setting off: ``--no-bench`` makes ``bench`` false."""
+    name = flag.removeprefix("--no-").replace("-", "_")
+    return option(flag, name, is_flag=True, flag_value=False, default=True, show_default=False, **attributes)
+
+
+def help_all() -> click.Option:
+    """Return the option that shows every option and ends."""
+
+    def show(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+        if given and not ctx.resilient_parsing:
+            ctx.meta[ALL_OPTIONS] = True
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit()
+
+    return click.Option(
+        ["--help-all"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Show every option and exit.",
+    )

@@ -1,0 +1,64 @@
+"""Messages of the library in the words of the command line: flags instead of Python names.
+
+The library names a setting in backticks, with or without a value. What users of the command line read is its flag::
+
+    lower `speedup`                              lower --speedup
+    use `provider='cpu'`                         use --provider cpu
+    pass `input_shapes={'x': (1,3,224,224)}`     pass --input-shapes x:1,3,224,224
+    see their names with `inspect`               see their names with 'onnx-lowrank inspect'
+"""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+# What is no option under its Python name.
+_OTHER_WORDS = {"inspect": "'onnx-lowrank inspect'", "RankPlan.to_json": "--save-plan"}
+_SETTING = re.compile(r"`([A-Za-z_.]+)(?:=([^`]*))?`")
+_MAPPING = re.compile(r"\{'(?P<key>.*)': (?P<value>.*)\}")
+
+
+def flags(ctx: click.Context) -> dict[str, str]:
+    """Return the words of the command line by Python name: the options of all commands, and a few more.
+
+    Options that turn something off (``--no-bench``) are left out, since they do not say what their setting says.
+
+    Args:
+        ctx: context of the running command.
+    """
+    root = ctx.find_root().command
+    commands = [root]
+    if isinstance(root, click.Group):
+        named = (root.get_command(ctx, name) for name in ("", *root.commands))  # "": the command without a name
+        commands = [command for command in named if command is not None]
+    options = [option for command in commands for option in command.params if isinstance(option, click.Option)]
+    return {option.name: option.opts[0] for option in options if option.name and option.flag_value is not False} | (
+        _OTHER_WORDS
+    )
+
+
+def with_flags(message: str, words: dict[str, str]) -> str:
+    """Return a message of the library with flags in the place of the Python names in backticks.
+
+    Args:
+        message: the message; names that are not among ``words`` stay as they are.
+        words: of the command line, by Python name, see `flags`.
+    """
+
+    def word(setting: re.Match[str]) -> str:
+        name, value = setting.groups()
+        if name not in words:
+            return setting[0]
+        return words[name] if value is None else f"{words[name]} {_value(value)}"
+
+    return _SETTING.sub(word, message)
+
+
+def _value(text: str) -> str:
+    """Return a Python value as an option takes it: an item of a mapping, a sequence, a string or a number."""
+    if item := _MAPPING.fullmatch(text):
+        separator = ":" if item["value"].startswith("(") else "="
+        return f"{item['key']}{separator}{_value(item['value'])}"
+    return text.strip("()[]'").replace(", ", ",")
