@@ -180,7 +180,7 @@ def _open(network: Network, data: Any, preprocessing: Preprocessing, settings: S
             raise CalibrationError(f"data {samples.source}: no class folders, which `labels` reads: drop `labels`")
         return samples
     if settings.labels:
-        raise CalibrationError("data: none given, --labels reads their class folders: pass --data or drop --labels")
+        raise CalibrationError("data: none given, `labels` reads their class folders: pass `data` or drop `labels`")
     statistics = {spec.name: first_responses(network.model, spec.name) for spec in network.sampled}
     known = {name: each for name, each in statistics.items() if each is not None}
     samples = synthetic_samples(network.inputs, preprocessing, settings.seed, known)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan
+from onnx_lowrank.cli.help import off_switch, option, setting
 from onnx_lowrank.cli.options import (
     FilePath,
     check_cost,

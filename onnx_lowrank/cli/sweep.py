@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import click
 from rich.console import Console
 
 from onnx_lowrank.cli.files import check_folder, check_outputs
+from onnx_lowrank.cli.help import off_switch, option
+from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
     FilePath,
     check_cost,
@@ -27,6 +31,8 @@ from onnx_lowrank.commands import sweep as sweeps
 from onnx_lowrank.commands.sweep import SweepFiles
 from onnx_lowrank.report import CurveReport, curve_table, quick_text
 from onnx_lowrank.settings import REFINEMENTS, Settings
+
+_SPEEDUPS = ",".join(f"{target:g}" for target in signature(sweeps.sweep).parameters["speedups"].default)
 
 
 class Speedups(click.ParamType):
@@ -79,16 +85,24 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
         check_outputs(reads, None, force=force, others=others, table=options["latency_table"])
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
-    refine = options.pop("refine")
-    settings = Settings(refine=refine or "fast", **read_inputs(options), **options)
-    quick = not models and refine is None
+    quick = not models and options["refine"] is None
+    if options["refine"] is None:
+        del options["refine"]
+    settings = Settings(**read_inputs(options), **options)
     with watching(quiet=quiet) as watch:
         found = sweeps.sweep(
             model, data, speedups, settings, preprocessing=preprocessing, models=models, quick=quick, output=folder,
             progress=watch,
         )  # fmt: skip
     if not quiet:
-        _show(found.report, folder)
+        _show(_in_flags(found.report), folder)
+
+
+def _in_flags(report: CurveReport) -> CurveReport:
+    """Return a report that says with flags why a target was not met."""
+    words = flags(click.get_current_context())
+    points = (replace(point, error=point.error and with_flags(point.error, words)) for point in report.points)
+    return replace(report, points=tuple(points))
 
 
 def _show(report: CurveReport, folder: Path) -> None:

@@ -228,7 +228,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
 def _check(speedups: Sequence[float], settings: Settings) -> None:
     """Raise for speedups that cannot be wanted, and for settings that fix them otherwise."""
     if not speedups:
-        raise BudgetError("speedups: none given, wanted some numbers above 1: try --speedups 2,3,4,5")
+        raise BudgetError("speedups: none given, wanted some numbers above 1: try `speedups=[2, 3, 4, 5]`")
     if settings.plan is not None or settings.max_drop is not None:
         raise ValueError("a sweep chooses ranks for its speedups: leave plan and max_drop out")
     for speedup in sorted(set(speedups)):

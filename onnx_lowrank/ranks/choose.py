@@ -171,7 +171,7 @@ def _corrected(
         largest = max(measured for measured, _ in tried.values())
         raise BudgetError(
             f"speedup {settings.speedup:g} cannot be reached, the largest that can is {largest:.2f} "
-            f"(measured; {max(0, budget.fixed):.4g} of {budget.whole:.4g} ms are in layers that stay): lower --speedup"
+            f"(measured; {max(0, budget.fixed):.4g} of {budget.whole:.4g} ms are in layers that stay): lower `speedup`"
         )
     return plan
 
@@ -200,7 +200,7 @@ def _select(options: Sequence[Sequence[Option]], budget: _Budget, settings: Sett
         raise BudgetError(
             f"speedup {settings.speedup:g} cannot be reached, the largest that can is "
             f"{budget.whole / budget.smallest(options):.2f} "
-            f"({budget.whole:.4g} {unit}, of which {max(0, budget.fixed):.4g} are in layers that stay): lower --speedup"
+            f"({budget.whole:.4g} {unit}, of which {max(0, budget.fixed):.4g} are in layers that stay): lower `speedup`"
         ) from error
     return RankPlan(tuple(option.plan for option in chosen))
 

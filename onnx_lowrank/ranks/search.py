@@ -112,7 +112,7 @@ class _Attempts(Generic[Network, LossT]):
         speedup, loss = min(reversed(self.tried), key=lambda each: each[0])
         return (
             f"{allowed}: no speedup of {SMALLEST:g} or more stays within it; the smallest tried, "
-            f"{speedup:.2f}: {loss}: allow more, or solve with more --samples"
+            f"{speedup:.2f}: {loss}: allow more, or solve with more `samples`"
         )
 
 

@@ -178,7 +178,7 @@ def warn_if_slow(
     named = _slowest_chains(plan.factorized(layers.eligible), timer.layers)
     log.warning(
         "measured speedup %.2f is under %.0f %% of the %.2f that multiply-adds promise%s: "
-        "--cost latency spends milliseconds instead, --exclude leaves layers out",
+        "`cost='latency'` spends milliseconds instead, `exclude` leaves layers out",
         latency.speedup, 100 * _MIN_SHARE_OF_MACS_SPEEDUP, macs_speedup, named and f"; most is lost in {named}",
     )  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_the_reason_is_the_users_word() -> None:
 
 def test_the_word_of_an_expression_that_matches_nothing() -> None:
     with pytest.raises(
-        ModelError, match=r"--include 'tail': matches none of the 4 layers \(stem\.conv, body\.0\.conv, "
+        ModelError, match=r"`include` 'tail': matches none of the 4 layers \(stem\.conv, body\.0\.conv, "
     ):
         wanted_layers(ALL, ["body", "tail"], [])
 

@@ -259,7 +259,7 @@ def test_the_layers_at_fault_are_named_with_their_times(
 
     made_up.milliseconds = milliseconds
     slow_warning(plain, latency(10, 10))
-    named = warned(caplog).partition("most is lost in ")[2].partition(": --cost")[0].split(", ")
+    named = warned(caplog).partition("most is lost in ")[2].partition(": `cost")[0].split(", ")
     after = dict(zip((entry.name for entry in PLAN), plain.layers.planned_macs(PLAN), strict=True))
     kept = plain.layers.eligible[1].macs
     assert named == [

@@ -32,7 +32,6 @@ from onnx_lowrank.runtime import network as runtime
 from onnx_lowrank.runtime.latency import with_random_factors
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.session import choose_provider
-from onnx_lowrank.settings import ProviderName
 from onnx_lowrank.solve.device import solver_device
 from yardsticks import NETWORKS, Network
 
