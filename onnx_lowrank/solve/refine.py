@@ -30,7 +30,7 @@ from onnx_lowrank.solve.factor_map import FactorMap, Whitening
 from onnx_lowrank.solve.nonlinear import Rows
 
 _CURVATURE = 4.0  # that the first step expects, of a mean squared response: too much of it only makes the step short
-_ENOUGH = 1e-4  # relative gain of an iteration that counts
+_MIN_GAIN = 1e-4  # relative, of an iteration; with less it is the last
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ def refine(
 
     curvature = _CURVATURE * len(features) / size
     nothing = xp.zeros_like(start.vector())
-    found: Any = minimize(objective, nothing, iterations, curvature=curvature, enough=_ENOUGH)
+    found: Any = minimize(objective, nothing, iterations, curvature=curvature, min_gain=_MIN_GAIN)
     change = whitening.change(start.like(found)).astype(xp.float64)
     refined = replace(chain, offset=chain.offset + chain.map @ mean) + change
     return replace(refined, offset=refined.offset - refined.map @ mean)
