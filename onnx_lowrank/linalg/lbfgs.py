@@ -1,7 +1,7 @@
 """L-BFGS for a smooth function of very many variables, every value of which costs a pass over all rows.
 
-The notation is Nocedal and Wright's. The search direction is ``p = -H grad f``, with H the inverse Hessian that the last
-m pairs and a multiple of the identity imply (two-loop recursion, algorithm 7.4)::
+In the notation of Nocedal and Wright, the search direction is ``p = -H grad f``, with H the inverse Hessian that the
+last m pairs and a multiple of the identity imply (two-loop recursion, algorithm 7.4)::
 
     s_k = x_{k+1} - x_k,   y_k = grad f_{k+1} - grad f_k,   rho_k = 1 / (y_k^T s_k),   H_0 = gamma I
     gamma = (s_k^T y_k) / (y_k^T y_k)
