@@ -72,6 +72,25 @@ def squares(array: Array) -> Array:
     return flat @ flat
 
 
+def select(condition: Array, one: Array, other: Array) -> Array:
+    """Return ``one`` where the condition holds and ``other`` elsewhere, whatever their values.
+
+    Does what ``where`` does. NumPy's branches on every element, which takes four times as long on conditions without a
+    pattern, so the bits are selected instead; ``one * condition + other * ~condition`` would make NaN of infinity.
+
+    Args:
+        condition: booleans, of the shape of the result.
+        one: of the shape of the result.
+        other: of the shape and the float type of ``one``.
+    """
+    if not isinstance(one, np.ndarray):
+        return namespace(one).where(condition, one, other)
+    bits = np.dtype(f"i{one.itemsize}")
+    mask = -condition.astype(bits)  # all bits or none
+    chosen = other.view(bits) ^ ((other.view(bits) ^ one.view(bits)) & mask)
+    return chosen.view(one.dtype)
+
+
 def blocks(count: int, size: int) -> Iterator[slice]:
     """Slices that cover ``count`` rows or elements, ``size`` at a time."""
     for first in range(0, count, size):

@@ -1,32 +1,47 @@
-"""L-BFGS for a smooth function of very many numbers whose every value costs a pass over all rows.
+"""L-BFGS for a smooth function of very many variables, every value of which costs a pass over all rows.
 
-SciPy's keeps to bounds, works in float64 and searches a line until the slope along it has changed enough: work beside
-the passes, and more of them. This one takes the first step that lowers the value enough.
+In the notation of Nocedal and Wright, the search direction is ``p = -H grad f``, with H the inverse Hessian that the
+last m pairs and a multiple of the identity imply (two-loop recursion, algorithm 7.4)::
 
-==============  ==========================================================  ========
-code            meaning                                                     shape
-==============  ==========================================================  ========
-x, gradient     where it is, and the gradient there                         (p,)
-pairs           the last steps and what they changed of the gradient        2 x (p,)
-curvature       about what the second derivative along any axis is          scalar
-==============  ==========================================================  ========
+    s_k = x_{k+1} - x_k,   y_k = grad f_{k+1} - grad f_k,   rho_k = 1 / (y_k^T s_k),   H_0 = gamma I
+    gamma = (s_k^T y_k) / (y_k^T y_k)
+
+and backtracking takes the first step length that satisfies the Armijo condition (algorithm 3.1)::
+
+    f(x + alpha p) <= f(x) + c_1 alpha p^T grad f(x)
+
+Use SciPy's L-BFGS-B for bounds, or where a function value is cheap: it works in float64 and searches a line until the
+slope has changed enough too (Wolfe), which takes more passes and more work beside them.
+
+==============  =====================================================  ========
+code            meaning                                                shape
+==============  =====================================================  ========
+x, gradient     current point, and the gradient there                  (n,)
+p, alpha        search direction, and step length along it             (n,), ()
+s, y            a step, and the change of the gradient over it         (n,)
+sy, yy          s^T y, which is 1 / rho, and y^T y                     ()
+curvature       1 / gamma, the second derivative along a typical axis  ()
+==============  =====================================================  ========
 
 References:
-    Liu, Nocedal 1989 (L-BFGS); Nocedal, Wright 2006, algorithms 7.4 and 3.1.
+    Liu, Nocedal 1989 (L-BFGS); Nocedal, Wright 2006, Numerical Optimization, 2nd edition, algorithms 7.4 and 3.1.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TypeAlias
 
 from onnx_lowrank.linalg.arrays import Array, namespace
 
-_MEMORY = 12  # pairs that are remembered
-_SHARE = 1e-4  # of what the slope promises, that a step has to bring (Armijo)
-_SHORTER = (0.1, 0.5)  # least and most of a step that is left where it did not
-_TRIES = 10  # lengths of one step
-_NOTHING = 1e-30  # products of what has changed that are smaller have lost their digits in float32
+_MAX_PAIRS = 12  # m, the pairs (s, y) that are kept
+_C1 = 1e-4  # least decrease, as a share of what the slope promises (Armijo)
+_MIN_SHRINK, _MAX_SHRINK = 0.1, 0.5  # of a step length that did not decrease the value enough
+_MAX_STEP_LENGTHS = 10  # tried along one direction
+_MIN_PRODUCT = 1e-30  # of s^T y and y^T y: smaller ones have lost their digits in float32
+
+Pairs: TypeAlias = deque[tuple[Array, Array, float]]  # s, y, s^T y; the latest last
 
 
 def minimize(
@@ -35,57 +50,64 @@ def minimize(
     iterations: int,
     *,
     curvature: float = 1.0,
-    enough: float = 0.0,
+    min_gain: float = 0.0,
 ) -> Array:
-    """Where L-BFGS gets to.
+    """Minimize a smooth function by L-BFGS.
 
     Args:
-        objective: value and gradient at a vector; the gradient in the vector's type.
-        start: the first vector, shape (p,).
+        objective: returns value and gradient at a vector; the gradient in the vector's type.
+        start: the first vector, shape (n,).
         iterations: at most.
-        curvature: of the first step; later ones know it from those before.
-        enough: it is over when an iteration lowers the value by less than this share.
+        curvature: second derivative that the first step assumes; later steps estimate it from the pairs.
+        min_gain: stop when an iteration lowers the value by less than this share of it.
 
     Returns:
-        The last vector, whose value is the lowest seen.
+        The last vector, shape (n,), whose value is the lowest seen.
     """
     x, (value, gradient) = start, objective(start)
-    pairs: deque[tuple[Array, Array, float]] = deque(maxlen=_MEMORY)
+    pairs: Pairs = deque(maxlen=_MAX_PAIRS)
     for _ in range(iterations):
-        step = -_divided_by_hessian(gradient, pairs, curvature)
-        slope = float(step @ gradient)
-        length, tries = 1.0, 0
-        while True:
-            trial = x + length * step
-            trial_value, trial_gradient = objective(trial)
-            if trial_value <= value + _SHARE * length * slope:
-                break
-            tries += 1
-            if tries == _TRIES:
-                return x
-            # The lowest point of the parabola through what is known.
-            lowest = -0.5 * slope * length**2 / (trial_value - value - slope * length)
-            length *= min(max(lowest / length, _SHORTER[0]), _SHORTER[1])
-        moved, changed = trial - x, trial_gradient - gradient
-        along, steepened = float(moved @ changed), float(changed @ changed)
-        if min(along, steepened) > _NOTHING:
-            curvature = steepened / along
-            pairs.append((moved, changed, along))
-        gain = value - trial_value
-        x, value, gradient = trial, trial_value, trial_gradient
-        if gain <= enough * abs(value):
+        p = -_times_inverse_hessian(gradient, pairs, curvature)
+        step = _backtrack(objective, x, p, value, float(p @ gradient))
+        if step is None:
+            return x
+        next_x, next_value, next_gradient = step
+        s, y = next_x - x, next_gradient - gradient
+        sy, yy = float(s @ y), float(y @ y)
+        if min(sy, yy) > _MIN_PRODUCT:
+            curvature = yy / sy
+            pairs.append((s, y, sy))
+        gain = value - next_value
+        x, value, gradient = step
+        if gain <= min_gain * abs(value):
             break
     return x
 
 
-def _divided_by_hessian(gradient: Array, pairs: deque[tuple[Array, Array, float]], curvature: float) -> Array:
-    """The two loops over what is remembered."""
-    direction, shares = namespace(gradient).asarray(gradient, copy=True), []
-    for moved, changed, along in reversed(pairs):
-        share = float(moved @ direction) / along
-        direction -= share * changed
-        shares.append(share)
-    direction /= curvature
-    for (moved, changed, along), share in zip(pairs, reversed(shares), strict=True):
-        direction += (share - float(changed @ direction) / along) * moved
-    return direction
+def _backtrack(
+    objective: Callable[[Array], tuple[float, Array]], x: Array, p: Array, value: float, slope: float
+) -> tuple[Array, float, Array] | None:
+    """Return the first point along p that satisfies the Armijo condition, with value and gradient; None without one."""
+    alpha = 1.0
+    for _ in range(_MAX_STEP_LENGTHS):
+        trial = x + alpha * p
+        trial_value, trial_gradient = objective(trial)
+        if trial_value <= value + _C1 * alpha * slope:
+            return trial, trial_value, trial_gradient
+        # The minimum of the parabola through both values and the slope.
+        minimum = -0.5 * slope * alpha**2 / (trial_value - value - slope * alpha)
+        alpha *= min(max(minimum / alpha, _MIN_SHRINK), _MAX_SHRINK)
+    return None
+
+
+def _times_inverse_hessian(gradient: Array, pairs: Pairs, curvature: float) -> Array:
+    """Return ``H grad f`` by the two-loop recursion."""
+    q, alphas = namespace(gradient).asarray(gradient, copy=True), []
+    for s, y, sy in reversed(pairs):
+        alpha = float(s @ q) / sy
+        q -= alpha * y
+        alphas.append(alpha)
+    q /= curvature
+    for (s, y, sy), alpha in zip(pairs, reversed(alphas), strict=True):
+        q += (alpha - float(y @ q) / sy) * s
+    return q

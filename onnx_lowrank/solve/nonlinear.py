@@ -21,12 +21,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from onnx_lowrank.layers.activation import Activation
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.arrays import Array, like, namespace, squares, zeros
 from onnx_lowrank.linalg.moments import Moments, row_blocks
+from onnx_lowrank.linalg.relative_error import relative_error
 from onnx_lowrank.solve.activation_steps import activation_step
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver
 
@@ -86,9 +85,7 @@ def activated_error(rows: Rows, factors: RankFactors) -> float:
     for block in rows.blocks():
         lost += _lost(block, predict(block.inputs))
         size += float(squares(block.targets))
-    if size == 0:
-        return 0.0 if lost == 0 else float("inf")
-    return float(np.sqrt(lost / size))
+    return relative_error(lost, size)
 
 
 def prediction(factors: RankFactors, beside: Array) -> Callable[[Array], Array]:

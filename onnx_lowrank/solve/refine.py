@@ -19,18 +19,18 @@ about the same (`Whitening`) and start with a step of the right length.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf, sqrt
 from typing import Any
 
 from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, outer, squares, zeros
 from onnx_lowrank.linalg.lbfgs import minimize
 from onnx_lowrank.linalg.moments import row_blocks
+from onnx_lowrank.linalg.relative_error import relative_error
 from onnx_lowrank.linalg.symmetric import with_ridge
 from onnx_lowrank.solve.factor_map import FactorMap, Whitening
 from onnx_lowrank.solve.nonlinear import Rows
 
 _CURVATURE = 4.0  # that the first step expects, of a mean squared response: too much of it only makes the step short
-_ENOUGH = 1e-4  # relative gain of an iteration that counts
+_MIN_GAIN = 1e-4  # relative, of an iteration; with less it is the last
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,7 @@ class Pull:
 def chain_error(chain: FactorMap, features: Array, rows: Rows) -> float:
     """Relative error after the activation of a chain on features of shape (n, kw, k); infinite where targets are 0."""
     lost, _, _ = map_loss(chain.map, chain.offset, features, rows, gradient=False)
-    size = float(squares(rows.targets))
-    return sqrt(lost / size) if size else (0.0 if lost == 0 else inf)
+    return relative_error(lost, float(squares(rows.targets)))
 
 
 def refine(
@@ -95,7 +94,7 @@ def refine(
 
     curvature = _CURVATURE * len(features) / size
     nothing = xp.zeros_like(start.vector())
-    found: Any = minimize(objective, nothing, iterations, curvature=curvature, enough=_ENOUGH)
+    found: Any = minimize(objective, nothing, iterations, curvature=curvature, min_gain=_MIN_GAIN)
     change = whitening.change(start.like(found)).astype(xp.float64)
     refined = replace(chain, offset=chain.offset + chain.map @ mean) + change
     return replace(refined, offset=refined.offset - refined.map @ mean)

@@ -11,7 +11,7 @@ import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_lowrank.linalg.arrays import blocks, like, namespace, on_cpu, on_host, special, squares, zeros
+from onnx_lowrank.linalg.arrays import blocks, like, namespace, on_cpu, on_host, select, special, squares, zeros
 
 Make = Callable[[Any], Any]
 
@@ -73,3 +73,16 @@ def test_blocks_cover_all_in_order(count: int, size: int) -> None:
     parts = list(blocks(count, size))
     assert [index for part in parts for index in range(count)[part]] == list(range(count))
     assert all(1 <= part.stop - part.start <= size for part in parts)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_selects_as_where_does_whatever_the_values(make: Make, dtype: Any) -> None:
+    numbers = np.array(
+        [0.0, -0.0, 1.5, np.inf, -np.inf, np.nan, np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal]
+    )
+    one, other = (grid.astype(dtype) for grid in np.meshgrid(numbers, numbers))
+    condition = np.random.default_rng(0).random(one.shape) < 0.5
+    for left, right in ((one, other), (one.T, other[::-1])):  # in any layout
+        found = on_host(select(make(condition), make(left), make(right.copy())))
+        np.testing.assert_array_equal(found, np.where(condition, left, right).astype(np.float64), strict=True)
+        np.testing.assert_array_equal(np.signbit(found), np.signbit(np.where(condition, left, right)))

@@ -91,14 +91,14 @@ def test_stays_where_no_step_leads_down() -> None:
 def test_is_over_when_an_iteration_gains_little() -> None:
     objective, _ = bowl(1, 50, 1e4)
     looks: dict[float, int] = {0.0: 0, 0.05: 0}
-    for enough in looks:
+    for min_gain in looks:
 
-        def counted(x: Array, enough: float = enough) -> tuple[float, Array]:
-            looks[enough] += 1
+        def counted(x: Array, min_gain: float = min_gain) -> tuple[float, Array]:
+            looks[min_gain] += 1
             value, slope = objective(x)
             return value + 1.0, slope
 
-        minimize(counted, np.zeros(50), 200, curvature=1e4, enough=enough)
+        minimize(counted, np.zeros(50), 200, curvature=1e4, min_gain=min_gain)
     assert 3 < looks[0.05] < 0.7 * looks[0.0]
 
 

@@ -13,8 +13,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from onnx_lowrank.layers import activation as act
-from onnx_lowrank.layers.activation import Activation
-from onnx_lowrank.solve.activation_steps import activation_step
+from onnx_lowrank.layers.activation import Activation, PiecewiseLinear
+from onnx_lowrank.linalg.arrays import on_host
+from onnx_lowrank.solve.activation_steps import _cheapest, activation_step
 
 Matrix = NDArray[np.float64]
 
@@ -156,6 +157,28 @@ def test_what_is_already_right_stays(case: str) -> None:
     responses = np.random.default_rng(2).normal(scale=2, size=(50, 4))
     z = activation_step(ALL[case], ALL[case](responses), responses, 0.01)
     np.testing.assert_allclose(z, responses, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("falls_first", [False, True])
+def test_a_piece_whose_minimizer_overflows_loses(falls_first: bool) -> None:
+    """The slope of the one piece takes the largest numbers beyond those of float32; the other is exact there."""
+    slopes, sign = ((2.0, 1.0), 1) if falls_first else ((1.0, 2.0), -1)
+    activation = PiecewiseLinear("steep", (0.0,), slopes, (0.0, 0.0))
+    right = np.full((2, 3), sign * 3e38, np.float32)
+    with np.errstate(all="ignore"):
+        z = activation_step(activation, right, right, 1.0)
+    np.testing.assert_array_equal(z, right)
+
+
+def test_a_candidate_that_is_not_finite_takes_nothing_from_the_others(tensor: Callable[[Any], Any]) -> None:
+    values = [np.array([[np.inf, 1.0, -np.inf, np.nan, 2.0]]), np.array([[3.0, np.inf, 4.0, 5.0, -np.inf]])]
+    costs = [np.array([[np.inf, 1.0, np.nan, np.nan, 1.0]]), np.array([[2.0, np.inf, 1.0, 7.0, np.nan]])]
+    for make in (np.asarray, tensor):
+        for dtype in (np.float32, np.float64):
+            candidates = [[make(array.astype(dtype)) for array in pair] for pair in zip(values, costs, strict=True)]
+            for order in (candidates, candidates[::-1]):
+                found = on_host(_cheapest(iter(order)))
+                np.testing.assert_array_equal(found, [[3.0, 1.0, 4.0, 5.0, 2.0]])
 
 
 @pytest.mark.parametrize("factory", [act.relu, act.silu])

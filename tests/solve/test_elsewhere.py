@@ -111,7 +111,7 @@ def test_blocks_of_the_device_add_up(activation: Activation, monkeypatch: pytest
 
     from tests.solve.elsewhere import DEVICE, elsewhere
 
-    monkeypatch.setattr(activation_steps, "DEVICE_BLOCK", 100)
+    monkeypatch.setattr(activation_steps, "DEVICE_BLOCK_ELEMENTS", 100)
     monkeypatch.setattr(moments, "DEVICE_BLOCK_ROWS", 50)
     targets, predictions = np.random.default_rng(0).normal(size=(2, 333, 3))
     wanted = activation_step(activation, targets, predictions, 0.1)
