@@ -100,6 +100,23 @@ class RankPlan:
             _check(layer, entry)
         return RankPlan(tuple(matched))
 
+    def factorized(self, layers: Sequence[Layer]) -> list[tuple[Layer, LayerPlan]]:
+        """Return every layer that is not kept, paired with its plan.
+
+        Args:
+            layers: the layers this plan is for, in its order.
+
+        Returns:
+            Pairs of a layer and its plan, in the order they are converted.
+
+        Raises:
+            ValueError: the layers differ from those of the plan in number or order.
+        """
+        planned, names = [entry.name for entry in self.layers], [layer.name for layer in layers]
+        if planned != names:
+            raise ValueError(f"the plan is for the layers {planned} in this order, got {names}")
+        return [(layer, entry) for layer, entry in zip(layers, self, strict=True) if entry.method != "kept"]
+
 
 def largest_ranks(layer: Layer) -> Mapping[str, int]:
     """Highest useful rank per kind, of one group: its filters d, and for the spatial rank min(c * kh, d * kw)."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from onnx_lowrank.errors import RankError
+from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from tests.example_layers import conv_layer
 
@@ -24,6 +25,20 @@ def test_json_round_trip() -> None:
 def test_layers_left_out_are_kept() -> None:
     plan = RankPlan((LayerPlan("features.3", "channel", 8),)).matched(LAYERS)
     assert [entry.method for entry in plan] == ["kept", "channel"]
+
+
+def test_factorized_layers_come_with_their_plans_in_order() -> None:
+    plan = RankPlan((LayerPlan("features.0"), LayerPlan("features.3", "channel", 8)))
+    assert plan.factorized(LAYERS) == [(LAYERS[1], plan.layers[1])]
+    both = RankPlan((LayerPlan("features.0", "spatial", None, 2), LayerPlan("features.3", "channel", 8)))
+    assert both.factorized(LAYERS) == list(zip(LAYERS, both, strict=True))
+
+
+@pytest.mark.parametrize("layers", [LAYERS[:1], LAYERS[::-1], [*LAYERS, LAYERS[0]], []])
+def test_a_plan_is_paired_with_its_own_layers_only(layers: list[Layer]) -> None:
+    plan = RankPlan((LayerPlan("features.0"), LayerPlan("features.3", "channel", 8)))
+    with pytest.raises(ValueError, match=r"the plan is for the layers \['features\.0', 'features\.3'\] in this order"):
+        plan.factorized(layers)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"layers": [{"name": "a"}]}', '{"layers": 3}', "not json"])
