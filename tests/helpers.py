@@ -18,8 +18,8 @@ from onnx import numpy_helper
 
 from onnx_lowrank.graph import find_layers, weighted_tensors
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
-from onnx_lowrank.runtime.session import observe_shapes
 from onnx_lowrank.runtime.timing import Pace, Timing
 
 Array = NDArray[Any]

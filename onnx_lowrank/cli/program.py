@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from onnx_lowrank.errors import LowRankError, VerificationError
-from onnx_lowrank.runtime.session import silence
+from onnx_lowrank.runtime.library import silence
 
 _FIXABLE, _NOT_VERIFIED, INTERRUPTED = 1, 3, 130
 _CONVERT = ""  # what the command without a name of its own goes by inside a `Program`
