@@ -29,7 +29,7 @@ from onnx_lowrank.report.build import Outcome, account, figures
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.device import free_on_device
 from onnx_lowrank.runtime.latency import Latency, time_conversion, warn_if_slow
-from onnx_lowrank.runtime.memory import within
+from onnx_lowrank.runtime.memory import budget_bytes
 from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
@@ -168,7 +168,7 @@ def solve(known: Calibrated, plan: RankPlan, take: Callable[[str], TargetRespons
     """
     job = known.job
     held = sum(targets.nbytes for targets in known.targets.values())
-    solved, passes = _solve_layers(known, plan, take, within(job.settings.memory, held))
+    solved, passes = _solve_layers(known, plan, take, budget_bytes(job.settings.memory, held))
     converted = _rewritten(job, solved)
     _sign(converted, job, plan)
     return Solved(job, plan, converted, Outcome({layer.name: factors.errors for layer, factors in solved}, passes))
