@@ -19,7 +19,7 @@ test: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest
 
-# Runs where onnxruntime-gpu and PyTorch for CUDA are installed already.
+# Runs where the extra gpu and PyTorch for CUDA are installed already.
 test-gpu:
 	$(PYTHON) -m pytest --device cuda tests/test_gpu.py tests/layers/test_activation_tensors.py tests/linalg/test_symmetric.py \
 		tests/calibrate/test_propagate.py tests/solve/test_tensors.py

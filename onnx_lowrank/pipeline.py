@@ -46,7 +46,7 @@ from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.device import free_on_device
 from onnx_lowrank.runtime.latency import ConversionTimer, warn_if_slow
 from onnx_lowrank.runtime.layer_latency import LayerTimer
-from onnx_lowrank.runtime.memory import within
+from onnx_lowrank.runtime.memory import budget_bytes
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Feeds, Network, open_network
 from onnx_lowrank.runtime.progress import Progress
@@ -293,7 +293,7 @@ def _propagation(
 ) -> Propagation:
     """Open the front of a conversion at the network's inputs, with the memory that the settings leave it."""
     batches = iterate_batches(calibration.samples, calibration.split.calibration, calibration.split.batch_size)
-    max_bytes = within(settings.memory, held=sum(each.nbytes for each in targets.values()))
+    max_bytes = budget_bytes(settings.memory, held=sum(each.nbytes for each in targets.values()))
     max_resident_bytes = free_on_device(network.provider) // 2
     return Propagation(batches, calibration.positions, network.provider, max_bytes, max_resident_bytes)
 

@@ -21,8 +21,8 @@ from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.graph import find_layers, weighted_tensors
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.runtime.network import open_network
+from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
-from onnx_lowrank.runtime.session import observe_shapes
 from onnx_lowrank.runtime.timing import Pace, Timing
 from onnx_lowrank.settings import Settings
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.linalg.disk_arrays import ScratchFile
-from onnx_lowrank.runtime.session import Resident
+from onnx_lowrank.runtime.ort_values import Resident
 
 Tensor = NDArray[Any] | Resident
 Batch = Mapping[str, Tensor]

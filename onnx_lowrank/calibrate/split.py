@@ -15,7 +15,7 @@ from onnx_lowrank.calibrate.positions import Ints, draw_positions
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.runtime.inputs import TensorSpec
-from onnx_lowrank.runtime.provider import CPU_BATCH
+from onnx_lowrank.runtime.provider import CPU_BATCH_ELEMENTS
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def draw_samples(
     return np.sort(chosen), fixed or batch_size or default_batch(specs)
 
 
-def default_batch(inputs: Iterable[TensorSpec], elements: int = CPU_BATCH) -> int:
+def default_batch(inputs: Iterable[TensorSpec], elements: int = CPU_BATCH_ELEMENTS) -> int:
     """Samples per forward pass.
 
     Args:

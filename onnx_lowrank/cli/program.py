@@ -13,7 +13,7 @@ import click
 from onnx_lowrank.cli.help import help_all
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.errors import LowRankError, VerificationError
-from onnx_lowrank.runtime.session import silence
+from onnx_lowrank.runtime.library import silence
 
 _FIXABLE, _NOT_VERIFIED, INTERRUPTED = 1, 3, 130
 _CONVERT = ""  # what the command without a name of its own goes by inside a `Program`

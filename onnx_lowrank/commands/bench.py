@@ -12,9 +12,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.runtime.device import device_name
+from onnx_lowrank.runtime.library import version
 from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.provider import Provider
-from onnx_lowrank.runtime.session import choose_provider, version
+from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.runtime.timing import Pace, Timing, time_in_turns
 
 

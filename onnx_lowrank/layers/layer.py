@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
@@ -27,17 +28,21 @@ class Geometry:
     pads: tuple[int, ...]
     auto_pad: str = "NOTSET"
 
-    def along(self, axis: int) -> Geometry:
-        """The part that concerns one axis; along the others the kernel is 1 and moves by single steps."""
+    @cached_property
+    def by_axis(self) -> tuple[Geometry, ...]:
+        """One geometry per axis: along the others the kernel is 1 and moves by single steps, unpadded."""
+        return tuple(self._along(axis) for axis in range(len(self.strides)))
 
+    def _along(self, axis: int) -> Geometry:
         def only(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
-            return tuple(value if place == axis else neutral for place, value in enumerate(values))
+            return tuple(value if index == axis else neutral for index, value in enumerate(values))
 
         half = len(self.pads) // 2
         pads = only(self.pads[:half], 0) + only(self.pads[half:], 0)
         return Geometry(only(self.strides, 1), only(self.dilations, 1), pads, self.auto_pad)
 
 
+@cache
 def pointwise(axes: int) -> Geometry:
     """How a 1 x 1 convolution moves over ``axes`` spatial axes."""
     return Geometry((1,) * axes, (1,) * axes, (0,) * (2 * axes))

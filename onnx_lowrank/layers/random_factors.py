@@ -1,50 +1,39 @@
-"""Chains of the right shape with random weights: as fast as the solved ones, and there before anything is solved."""
+"""Chains of the right shape with random weights: as fast as the solved ones, before anything is solved."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
+from onnx_lowrank.layers.chain_shapes import chain_shapes
 from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
-from onnx_lowrank.layers.layer import Geometry, Layer, pointwise
+from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 
-_PERIOD = 9973  # of the noise, repeated: fresh numbers for millions of weights would take longer than the timing
-
-_Shape = tuple[tuple[int, ...], Geometry]  # of the weights, and how they move
+_NOISE_PERIOD = 9973  # numbers; repeated, since fresh ones for millions of weights take longer than the timing
 
 
 def random_factors(layer: Layer, plan: LayerPlan) -> FactorChain:
-    """A chain with the shapes and geometries of a layer as planned; one convolution where it is kept.
+    """Return a chain with the shapes and geometries of a layer as planned; one convolution where it is kept.
 
     Args:
         layer: the layer.
         plan: method and ranks.
+
+    Returns:
+        The same weights every time; the errors are 0 and mean nothing.
+
+    Raises:
+        ValueError: the plan lacks a rank that its method needs.
     """
-    noise = np.random.default_rng(0).normal(size=_PERIOD)
-    shapes = _shapes(layer, plan)
+    noise = np.random.default_rng(0).normal(size=_NOISE_PERIOD)
     convolutions = []
-    for number, (shape, geometry) in enumerate(shapes):
-        # Keeps the size of what passes through a rectifier: numbers that fade away get slow before they are 0.
-        weight = np.resize(noise * (2 / prod(shape[1:])) ** 0.5, shape)
-        bias = np.zeros(layer.filters) if number == len(shapes) - 1 else None
-        convolutions.append(Convolution(weight, bias, geometry, layer.groups))
+    for weight_shape, geometry, groups, _ in chain_shapes(layer, plan):
+        # This variance (He et al. 2015, arXiv:1502.01852) keeps the scale of what passes through a rectifier: numbers
+        # that fade away become subnormal, and slow, before they are 0.
+        weight = np.resize(noise * (2 / prod(weight_shape[1:])) ** 0.5, weight_shape)
+        convolutions.append(Convolution(weight, None, geometry, groups))
+    convolutions[-1] = replace(convolutions[-1], bias=np.zeros(layer.filters))
     return FactorChain(tuple(convolutions), SolveErrors(0.0, 0.0))
-
-
-def _shapes(layer: Layer, plan: LayerPlan) -> list[_Shape]:
-    groups, axes = layer.groups, len(layer.kernel)
-    d, c = layer.filters, layer.channels // groups
-    channel, spatial = plan.channel or d // groups, plan.spatial or 0
-    if plan.method == "kept":
-        return [((d, c, *layer.kernel), layer.geometry)]
-    last: _Shape = ((d, channel, *[1] * axes), pointwise(axes))
-    if plan.method == "channel":
-        return [((groups * channel, c, *layer.kernel), layer.geometry), last]
-    kh, kw = layer.kernel
-    pair: list[_Shape] = [
-        ((groups * spatial, c, kh, 1), layer.geometry.along(0)),
-        ((groups * channel, spatial, 1, kw), layer.geometry.along(1)),
-    ]
-    return pair if plan.method == "spatial" else [*pair, last]

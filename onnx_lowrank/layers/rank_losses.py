@@ -1,4 +1,4 @@
-"""What every pair of ranks costs one layer in accuracy, as measured on a few rows and interpolated between them."""
+"""The error that every pair of ranks causes in one layer, measured at some ranks and interpolated between them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
-_FLOOR = 1e-7  # error that counts as none
+_NEGLIGIBLE_ERROR = 1e-7  # relative and squared; keeps the logarithm finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,10 +17,10 @@ class RankLosses:
 
     Attributes:
         channel: measured channel ranks, ascending, the last one d.
-        spatial: measured spatial ranks, ascending, the last one the largest; that one alone where none was looked at.
+        spatial: measured spatial ranks, ascending, the last one the largest; that one alone where none was measured.
         errors: relative squared errors after the activation, shape (channel ranks, spatial ranks).
         energies: share of the responses' energy before the activation that the leading directions hold, shape
-            (d / groups + 1,), entry r that of r directions; None where nobody looked.
+            (d / groups + 1,), entry r that of r directions; None where it was not measured.
     """
 
     channel: NDArray[np.int64]
@@ -29,24 +29,29 @@ class RankLosses:
     energies: NDArray[np.float64] | None = None
 
     def error(self, channel: NDArray[np.int64], spatial: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Interpolated errors of pairs of ranks, 0 to 1; any shape."""
-        logarithms = np.log(np.maximum(self.errors, _FLOOR))
+        """Return the errors of pairs of ranks, 0 to 1, interpolated in the logarithm.
+
+        Args:
+            channel: channel ranks, any shape.
+            spatial: spatial ranks, of a shape that broadcasts with it.
+        """
+        logarithms = np.log(np.maximum(self.errors, _NEGLIGIBLE_ERROR))
         # Rank 0 keeps nothing.
         grid = (np.append(0, self.channel), np.append(0, self.spatial))
         table = RegularGridInterpolator(grid, np.pad(logarithms, ((1, 0), (1, 0))))
         pairs = np.stack(np.broadcast_arrays(channel, spatial), axis=-1)
-        found = np.exp(table(pairs)).reshape(pairs.shape[:-1])
-        return np.where(found <= 2 * _FLOOR, 0.0, np.minimum(found, 1.0))
+        errors = np.exp(table(pairs)).reshape(pairs.shape[:-1])
+        return np.where(errors <= 2 * _NEGLIGIBLE_ERROR, 0.0, np.minimum(errors, 1.0))
 
 
 def energy_shares(eigenvalues: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the sum that the first r hold, for every r.
+    """Return the share of the sum that the first r eigenvalues hold, for every r.
 
     Args:
         eigenvalues: descending, none below 0, shape (d,).
 
     Returns:
-        Shape (d + 1,), ascending from 0 to 1; all ones where there is nothing to share.
+        Shape (d + 1,), ascending from 0 to 1; all ones where the sum is 0.
     """
     total = eigenvalues.sum()
     if total == 0:

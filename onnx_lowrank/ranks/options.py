@@ -1,9 +1,10 @@
-"""The ways a layer can be treated: every method and pair of ranks that costs less than leaving it alone."""
+"""The options of a layer: every method and pair of ranks that costs less than keeping it as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from operator import itemgetter
 
 import numpy as np
 
@@ -16,50 +17,49 @@ Cost = Callable[[Layer, LayerPlan], float]
 
 
 def layer_options(layer: Layer, losses: RankLosses, cost: Cost, methods: Sequence[str], multiple: int) -> list[Option]:
-    """Keeping the layer, and every factorization that costs less than that.
+    """Return the option to keep the layer, and every factorization that costs less than that.
 
     Args:
         layer: the layer.
-        losses: what each pair of ranks loses.
-        cost: cost of a layer as planned.
-        methods: factorizations allowed. Layers with a 1 x 1, 1-D or 3-D kernel get ``channel`` in the place of the
-            spatial ones; where a three-way chain costs more than two of its factors merged, the two-way one is taken.
-        multiple: ranks are multiples of this; layers with fewer filters also get the halves of it, so that they
-            need not stay.
+        losses: relative error of every pair of ranks.
+        cost: cost of a layer as planned, in the budget's unit.
+        methods: factorizations allowed. Layers with a 1 x 1, 1-D or 3-D kernel get ``channel`` instead of the spatial
+            ones; where a three-way chain costs more than two of its factors merged, the two-way one is taken.
+        multiple: ranks are multiples of this; its half, quarter and so on are added, so that layers with few filters
+            can be factorized too.
 
     Returns:
-        At least the option to keep the layer.
+        The layer as it is first, then the factorizations with the energy that they keep.
     """
     kept = LayerPlan(layer.name)
-    most = cost(layer, kept)
-    options = _factorizations(layer, cost, allowed_methods(layer, methods), multiple)
-    cheaper = [option for option in options if option.cost < most]
+    kept_cost = cost(layer, kept)
+    factorizations = _factorizations(layer, cost, allowed_methods(layer, methods), multiple)
+    cheaper = [(plan, plan_cost) for plan, plan_cost in factorizations if plan_cost < kept_cost]
     if not cheaper:
-        return [Option(replace(kept, reason="no factorization of it costs less"), most)]
+        return [Option(replace(kept, reason="no factorization of it costs less"), kept_cost)]
     largest = largest_ranks(layer)
-    channel = np.array([option.plan.channel or largest["channel"] for option in cheaper], np.int64)
-    spatial = np.array([option.plan.spatial or largest["spatial"] for option in cheaper], np.int64)
+    channel = np.array([plan.channel or largest["channel"] for plan, _ in cheaper], np.int64)
+    spatial = np.array([plan.spatial or largest["spatial"] for plan, _ in cheaper], np.int64)
     energies = 1 - losses.error(channel, spatial)
-    return [
-        Option(kept, most),
-        *(
-            Option(replace(option.plan, energy=float(energy)), option.cost)
-            for option, energy in zip(cheaper, energies, strict=True)
-        ),
-    ]
+    options = [Option(kept, kept_cost)]
+    for (plan, option_cost), energy in zip(cheaper, energies.tolist(), strict=True):
+        options.append(Option(LayerPlan(plan.name, plan.method, plan.channel, plan.spatial, energy), option_cost))
+    return options
 
 
 def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
-    """The factorizations that a layer can get: 1 x 1, 1-D and 3-D kernels have no spatial ones."""
+    """Return the factorizations that a layer can get: 1 x 1, 1-D and 3-D kernels have no spatial ones."""
     return methods if layer.separable else ("channel",)
 
 
-def _factorizations(layer: Layer, cost: Cost, methods: Sequence[str], multiple: int) -> Iterator[Option]:
-    """Every plan that the methods allow and what it costs; energies are not known yet."""
+def _factorizations(
+    layer: Layer, cost: Cost, methods: Sequence[str], multiple: int
+) -> Iterator[tuple[LayerPlan, float]]:
+    """Yield every plan that the methods allow and its cost; energies are not known yet."""
 
-    def priced(method: str, channel: int | None, spatial: int | None) -> Option:
+    def priced(method: str, channel: int | None, spatial: int | None) -> tuple[LayerPlan, float]:
         plan = LayerPlan(layer.name, method, channel, spatial)
-        return Option(plan, cost(layer, plan))
+        return plan, cost(layer, plan)
 
     grid = {kind: rank_grid(largest, multiple) for kind, largest in largest_ranks(layer).items()}
     three_way = "spatial-channel" in methods
@@ -70,16 +70,16 @@ def _factorizations(layer: Layer, cost: Cost, methods: Sequence[str], multiple: 
     if "spatial" in methods:
         yield from spatials
     if three_way:
-        for first in channels:
-            for second in spatials:
-                chain = priced("spatial-channel", first.plan.channel, second.plan.spatial)
-                yield min((first, second, chain), key=lambda option: option.cost)
+        for by_channel in channels:
+            for by_space in spatials:
+                chain = priced("spatial-channel", by_channel[0].channel, by_space[0].spatial)
+                yield min(by_channel, by_space, chain, key=itemgetter(1))
 
 
-def rank_grid(most: int, multiple: int) -> list[int]:
-    """Ranks 1..most that are multiples of ``multiple``, and its halves for what lies below the first multiple."""
-    below, part = [], multiple // 2
-    while part >= 1:
-        below.append(part)
-        part //= 2
-    return [rank for rank in [*reversed(below), *range(multiple, most + 1, multiple)] if rank <= most]
+def rank_grid(largest: int, multiple: int) -> list[int]:
+    """Return the multiples of ``multiple`` up to ``largest``, preceded by its half, quarter and so on."""
+    fractions, fraction = [], multiple // 2
+    while fraction >= 1:
+        fractions.append(fraction)
+        fraction //= 2
+    return [rank for rank in [*reversed(fractions), *range(multiple, largest + 1, multiple)] if rank <= largest]

@@ -1,12 +1,12 @@
-"""Share a budget out over the layers: one option per layer, the product of kept energies as large as can be.
+"""Distribute a budget over the layers: one option per layer, such that the product of kept energies is largest.
 
 The paper drops eigenvalues one at a time, greedily. Its objective, ``maximise prod_l energy_l`` subject to
 ``sum_l cost_l <= budget``, is a multiple-choice knapsack; solving that by dynamic programming is as cheap here, spends
 the budget to a fraction of a percent, and needs no convexity: costs may be staircases, ranks multiples of a block, and
 keeping a layer is one option among others.
 
-The paper counts every layer alike. But what an early layer loses is partly made good by the layers behind it, which are
-solved with what really reaches them; what the last one loses stays lost. So layers may be weighted:
+The paper weights all layers equally. But the layers behind an early layer partly make up for its errors, since they are
+solved with the inputs that they really get; what the last one loses stays lost. So layers may be weighted:
 ``maximise sum_l weight_l log energy_l``.
 
 | code   | meaning                                                             | shape            |
@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.layers.plan import LayerPlan
 
-_UNITS = 20_000  # the budget's resolution: rounding up costs at most layers / units of it
+_BUDGET_UNITS = 20_000  # the budget's resolution: rounding up costs at most layers / units of it
 _UNITS_PER_LAYER = 500
 LAST_TO_FIRST = 3.0  # at 4x on VGG-16 7.4 gives 10 % less error than 1, on a smaller network 1 is better by 2 %
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to treat one layer.
+    """One way to factorize a layer, or to keep it.
 
     Attributes:
         plan: method, ranks and the energy they keep.
@@ -50,7 +50,7 @@ def select(options: Sequence[Sequence[Option]], budget: float, weights: Sequence
     Args:
         options: the options of each layer; at least one per layer.
         budget: the most that the chosen options may cost together.
-        weights: how much the energy of each layer counts; all alike if not given.
+        weights: how much the energy of each layer counts; all equally if not given.
 
     Returns:
         The option of each layer, in order.
@@ -65,9 +65,9 @@ def select(options: Sequence[Sequence[Option]], budget: float, weights: Sequence
     cheapest = sum(min(option.cost for option in layer) for layer in options)
     if cheapest > budget:
         raise BudgetError(f"budget {budget:.6g} is below the cheapest choice {cheapest:.6g}")
-    candidates = [_worth_it(layer) for layer in options]
-    units = max(_UNITS, _UNITS_PER_LAYER * len(options))
-    # Costs above the cheapest are what there is to decide on; rounded up, so that the budget holds exactly.
+    candidates = [_undominated(layer) for layer in options]
+    units = max(_BUDGET_UNITS, _UNITS_PER_LAYER * len(options))
+    # Only costs above the cheapest are up for decision; they are rounded up, so that the budget holds exactly.
     spare = budget - cheapest
     costs = [np.array([option.cost - layer[0].cost for option in layer]) for layer in candidates]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -81,12 +81,12 @@ def select(options: Sequence[Sequence[Option]], budget: float, weights: Sequence
 
 
 def depth_weights(count: int) -> list[float]:
-    """Weights of the layers of a network that is solved front to back, growing by the factor `LAST_TO_FIRST`."""
+    """Return weights for layers that are solved front to back, growing geometrically up to `LAST_TO_FIRST`."""
     return [float(weight) for weight in np.geomspace(1.0, LAST_TO_FIRST, count)]
 
 
-def _worth_it(layer: Sequence[Option]) -> list[Option]:
-    """Options by rising cost, without those that cost more and keep no more than a cheaper one."""
+def _undominated(layer: Sequence[Option]) -> list[Option]:
+    """Return the options by rising cost, without those that keep no more energy than a cheaper one."""
     kept: list[Option] = []
     for option in sorted(layer, key=lambda option: (option.cost, -option.plan.energy)):
         if not kept or option.plan.energy > kept[-1].plan.energy:
@@ -95,6 +95,13 @@ def _worth_it(layer: Sequence[Option]) -> list[Option]:
 
 
 def _knapsack(steps: Sequence[NDArray[np.int_]], values: Sequence[NDArray[np.float64]], units: int) -> list[int]:
+    """Return the index of the option that each layer gets.
+
+    Args:
+        steps: cost of each layer's options in units, ascending from 0.
+        values: their weighted log energies.
+        units: the budget.
+    """
     value = np.zeros(units + 1)
     choices = []
     for cost, gain in zip(steps, values, strict=True):

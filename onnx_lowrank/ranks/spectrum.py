@@ -1,4 +1,4 @@
-"""How much of a layer's response lies in its leading directions.
+"""The share of a layer's response energy that lies in its leading directions, from the original responses alone.
 
 | code        | paper                        | meaning                                    | shape |
 |-------------|------------------------------|--------------------------------------------|-------|
@@ -21,7 +21,7 @@ from onnx_lowrank.linalg.threads import one_thread
 
 
 def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:
-    """Energy that each rank keeps of the centred responses.
+    """Return the energy that each rank keeps of the centred responses.
 
     Args:
         responses: rows of samples, shape (n, d).
@@ -41,7 +41,7 @@ def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def ranks_keeping(energies: NDArray[np.float64], shares: Sequence[float]) -> list[int]:
-    """The smallest ranks that keep shares of the energy.
+    """Return the smallest ranks that keep shares of the energy.
 
     Args:
         energies: shape (d + 1,), entry r the share that rank r keeps, see `energy_curve`.
@@ -57,7 +57,7 @@ def ranks_keeping(energies: NDArray[np.float64], shares: Sequence[float]) -> lis
 
 
 def response_energies(layer: Layer, responses: NDArray[Any]) -> NDArray[np.float64]:
-    """Energy that each channel rank keeps of a layer's responses; of several groups, all at the same rank.
+    """Return the energy that each channel rank keeps of a layer's responses; of several groups, all at the same rank.
 
     Args:
         layer: the layer.
@@ -66,23 +66,26 @@ def response_energies(layer: Layer, responses: NDArray[Any]) -> NDArray[np.float
     Returns:
         Shape (d / groups + 1,), entry r the share that rank r keeps.
     """
-    parts = [responses[:, made] for _, _, made in layer.parts]
-    size = [float(np.var(part, axis=0, dtype=np.float64).sum()) for part in parts]
+    parts = [responses[:, filters] for _, _, filters in layer.parts]
+    variances = [float(np.var(part, axis=0, dtype=np.float64).sum()) for part in parts]
     shares: NDArray[np.float64] = np.average(
-        [energy_curve(part) for part in parts], axis=0, weights=size if any(size) else None
+        [energy_curve(part) for part in parts], axis=0, weights=variances if any(variances) else None
     )
     return shares
 
 
 def energy_losses(layer: Layer, responses: NDArray[Any]) -> RankLosses:
-    """The energy lost by channel ranks in the place of a measured error: what the paper selects ranks by.
+    """Return the energy that each channel rank loses, in place of a measured error: what the paper selects ranks by.
 
     Args:
         layer: the layer.
         responses: its responses in the original network, shape (n, d).
 
     Returns:
-        Exact at every channel rank; it says nothing about spatial ranks below the largest.
+        Losses at every channel rank and at the largest spatial rank only.
+
+    References:
+        Zhang et al. 2015, arXiv:1505.06798, rank selection for whole-model acceleration.
     """
     largest = largest_ranks(layer)
     kept = response_energies(layer, responses)

@@ -1,19 +1,24 @@
-"""What a provider runs on: the device's name, and the channels its kernels like."""
+"""The device that a provider runs on: its name, its free memory, and the block of channels that suits its kernels.
+
+A GPU is asked through NVML, the library of NVIDIA's driver (package nvidia-ml-py).
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
-import shutil
-import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from onnx_lowrank.runtime.provider import Provider
 
+log = logging.getLogger(__name__)
+
 
 def rank_block(provider: Provider) -> int:
-    """Channels that the provider's kernels work on at a time: ranks that are multiples of it run fast.
+    """Return the number of channels that the provider's kernels process at a time: ranks that are multiples run fast.
 
     onnxruntime's CPU kernels use blocks of 16 with AVX-512 and of 8 without; tensor cores want multiples of 8.
     """
@@ -21,17 +26,17 @@ def rank_block(provider: Provider) -> int:
 
 
 def device_name(provider: Provider) -> str:
-    """What tells one device from another where milliseconds are concerned: model and, for a CPU, cores and block."""
+    """Return what identifies a device in a table of latencies: model and, for a CPU, cores and block."""
     if provider.name != "cpu":
         return _gpu_name()
-    named = (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name"))
+    models = (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name"))
     board = _text(Path("/proc/device-tree/model")).strip("\0 \n")  # where /proc/cpuinfo names no model
-    model = next(named, None) or board or platform.processor() or platform.machine()
+    model = next(models, None) or board or platform.processor() or platform.machine()
     return f"{model}, {cpu_count()} cores, blocks of {rank_block(provider)}"
 
 
 def cpu_count() -> int:
-    """Cores this process may run on."""
+    """Return the number of cores that this process may run on."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -50,25 +55,29 @@ def _text(path: Path) -> str:
 
 
 def free_on_device(provider: Provider) -> int:
-    """Bytes of a GPU's memory that are free; 0 for a CPU, and where the driver does not say."""
-    free = "" if provider.name == "cpu" else _ask_driver("memory.free", "csv,noheader,nounits")
-    return int(free) * 2**20 if free.isdigit() else 0
+    """Return the free bytes of a GPU's memory; 0 for a CPU, and where the driver does not say."""
+    memory = None if provider.name == "cpu" else _ask_driver("nvmlDeviceGetMemoryInfo")
+    return 0 if memory is None else int(memory.free)
 
 
 @cache
 def _gpu_name() -> str:
-    """Name of the first GPU as its driver gives it."""
-    return _ask_driver("name", "csv,noheader") or "GPU"
+    """Return the name of the first GPU as its driver gives it."""
+    return (_ask_driver("nvmlDeviceGetName") or "").strip() or "GPU"
 
 
-def _ask_driver(what: str, form: str) -> str:
-    """What the driver says about the first GPU; nothing where there is none."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ""
-    query = [tool, f"--query-gpu={what}", f"--format={form}", "--id=0"]
+def _ask_driver(query: str) -> Any:
+    """Return what a function of NVML says about the first GPU; None where it says nothing, or without NVML."""
     try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.strip()
+        import pynvml  # noqa: PLC0415  (optional: installed by an extra)
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            return getattr(pynvml, query)(pynvml.nvmlDeviceGetHandleByIndex(0))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        log.debug("%s: %s", query, error)
+        return None

@@ -1,4 +1,4 @@
-"""A table of measured milliseconds that travels as JSON, and the machine where they hold."""
+"""A table of measured milliseconds, saved as JSON, and the machine that it was measured on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class Machine:
-    """Where milliseconds hold.
+    """The machine that milliseconds were measured on.
 
     Attributes:
         provider: ``cpu``, ``cuda`` or ``tensorrt``.
-        device: what it runs on.
+        device: name of the processor, see `device_name`.
         threads: within an operator; 0 for onnxruntime's choice.
         onnxruntime: its version.
-        block: channels its kernels work on at a time.
+        block: channels that its kernels process at a time.
     """
 
     provider: str
@@ -42,14 +42,14 @@ class LatencyTable:
 
     Attributes:
         machine: where they were measured.
-        milliseconds: by key, see `chain_key`.
+        milliseconds: of one run, by key, see `chain_key`.
     """
 
     machine: Machine
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Text that `from_json` reads back."""
+        """Return text that `from_json` reads back."""
         table = {"schema": _SCHEMA, "machine": vars(self.machine), "milliseconds": self.milliseconds}
         return json.dumps(table, indent=1) + "\n"
 
@@ -65,8 +65,8 @@ class LatencyTable:
             BudgetError: not a table.
         """
         try:
-            found = json.loads(text)
-            return _checked(found["schema"], Machine(**found["machine"]), found["milliseconds"])
+            table = json.loads(text)
+            return _checked(table["schema"], Machine(**table["machine"]), table["milliseconds"])
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BudgetError(
                 f"{where}: not a latency table ({type(error).__name__}: {error}): "
@@ -87,7 +87,7 @@ def _checked(schema: int, machine: Machine, milliseconds: dict[str, float]) -> L
 
 
 def chain_key(layer: Layer, plan: LayerPlan, batch: int) -> str:
-    """What the time of a chain depends on, as text: the layer's shape, the method, the ranks, the batch size."""
+    """Return all that the time of a chain depends on, as text: the layer's shape, the method, ranks and batch size."""
     geometry, numbers = layer.geometry, "x".join
     parts = [
         f"{layer.op} {numbers(map(str, layer.weight.shape))}",

@@ -26,9 +26,9 @@ from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.runtime.device import device_name, rank_block
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine, chain_key
+from onnx_lowrank.runtime.library import version
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.provider import Provider
-from onnx_lowrank.runtime.session import version
 from onnx_lowrank.runtime.timing import Pace, time_in_turns
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""How much memory this process may still take."""
+"""Memory that this process may still use, in bytes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-_MEMINFO, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
-def within(gigabytes: float | None, held: int = 0) -> int:
-    """Bytes that a bound leaves beside those that are ``held`` already; half of what is free where there is none."""
+def budget_bytes(gigabytes: float | None, held: int = 0) -> int:
+    """Return how many more bytes may be used.
+
+    Args:
+        gigabytes: bound on all that is held, in 1e9 bytes; None for half of what is free now.
+        held: bytes that count against the bound already.
+    """
     return free_bytes() // 2 if gigabytes is None else max(0, int(gigabytes * 1e9) - held)
 
 
 def free_bytes() -> int:
-    """Memory that is available, on the machine and in its container; half of all there is where nothing says it."""
-    found = [*_on_machine(), *_in_container()]
-    return min(found) if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    """Return the available memory of the machine or its container; half of all memory where neither is known."""
+    available = [*_on_machine(), *_in_container()]
+    return min(available) if available else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _on_machine() -> list[int]:
@@ -28,7 +33,7 @@ def _on_machine() -> list[int]:
 
 
 def _in_container() -> list[int]:
-    with suppress(OSError, ValueError):  # no limit is the word max
-        limit, used = (int((_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+    with suppress(OSError, ValueError):  # without a limit the file says "max"
+        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
         return [max(0, limit - used)]
     return []

@@ -33,8 +33,9 @@ from onnx_lowrank.runtime.inputs import (
     with_constants,
     with_shapes,
 )
+from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
-from onnx_lowrank.runtime.session import Session, observe_shapes
+from onnx_lowrank.runtime.session import Session
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""How a long-running stage tells whoever watches how far it is."""
+"""Progress of long-running stages, for the command line to show."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ Item = TypeVar("Item")
 
 
 class Progress(Protocol):
-    """Watches stages; the command line draws bars, everyone else uses `Silent`."""
+    """Follows stages; the command line draws bars, all others use `Silent`."""
 
     def track(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
-        """Hand ``items`` through while counting them as steps of ``stage``."""
+        """Yield ``items`` and count them as steps of a stage.
+
+        Args:
+            items: what the stage works on.
+            stage: its name.
+            total: number of items.
+        """
         ...
 
 
 class Silent:
-    """Watches nothing."""
+    """Shows nothing."""
 
     def track(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:  # noqa: ARG002
-        """Hand ``items`` through."""
+        """Yield ``items``."""
         yield from items

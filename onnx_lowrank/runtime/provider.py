@@ -1,16 +1,17 @@
-"""Where sessions run, and how."""
+"""The execution provider of onnxruntime that sessions run on, and its options."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-NAMES = {  # ours, onnxruntime's
+EXECUTION_PROVIDERS = {  # onnxruntime's name by ours
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-CPU_BATCH, GPU_BATCH = 400_000, 4_000_000  # input numbers: what fits a CPU's caches, what keeps a GPU busy
-_FEW_RUNS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+# Numbers in a batch of inputs: as many as fit a CPU's caches, as many as keep a GPU busy.
+CPU_BATCH_ELEMENTS, GPU_BATCH_ELEMENTS = 400_000, 4_000_000
+_CUDA_OPTIONS_FOR_FEW_RUNS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,22 @@ class Provider:
     threads: int = 0
 
     def chain(self, *, deployed: bool) -> list[tuple[str, dict[str, str]]]:
-        """onnxruntime's provider names, the preferred one first, CPU last; each with its options.
+        """Return onnxruntime's provider names, the preferred one first, CPU last; each with its options.
 
         Args:
-            deployed: as a user runs it. Otherwise as suits a network that is looked at and runs a few times: products
-                in whole float32, no algorithms timed against each other, no engines built.
+            deployed: as a user runs a network. Otherwise as suits one that runs a few times: products in full float32
+                instead of TF32, no search for the fastest algorithms, no engines built.
         """
         names = {"cpu": [], "cuda": ["cuda"], "tensorrt": ["tensorrt", "cuda"] if deployed else ["cuda"]}[self.name]
-        options = {} if deployed else _FEW_RUNS
-        return [(NAMES[name], options if name == "cuda" else {}) for name in (*names, "cpu")]
+        options = {} if deployed else _CUDA_OPTIONS_FOR_FEW_RUNS
+        return [(EXECUTION_PROVIDERS[name], options if name == "cuda" else {}) for name in (*names, "cpu")]
 
     @property
     def batch_elements(self) -> int:
-        """Input numbers in a forward batch: larger ones take memory and are no faster."""
-        return CPU_BATCH if self.name == "cpu" else GPU_BATCH
+        """Numbers in the inputs of a forward batch: larger batches take more memory and are no faster."""
+        return CPU_BATCH_ELEMENTS if self.name == "cpu" else GPU_BATCH_ELEMENTS
 
     @property
     def memory(self) -> str:
-        """onnxruntime's name of the memory it works in."""
+        """onnxruntime's name of the memory that tensors are in."""
         return "cpu" if self.name == "cpu" else "cuda"

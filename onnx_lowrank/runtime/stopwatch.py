@@ -1,4 +1,4 @@
-"""Seconds by stage and the process's memory."""
+"""Wall-clock seconds by stage, and the peak memory of the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Count what happens inside as time of ``stage``."""
+        """Add the time inside the ``with`` block to ``stage``."""
         start = time.perf_counter()
         try:
             yield
@@ -27,16 +27,16 @@ class Stopwatch:
 
     @property
     def total(self) -> float:
-        """Seconds since the start."""
+        """Seconds since the stopwatch was made."""
         return time.perf_counter() - self._start
 
     def seconds(self, stages: tuple[str, ...]) -> dict[str, float]:
-        """Seconds by stage, 0 for those that never ran, and the ``total`` since the start."""
+        """Return seconds by stage, 0 for those that never ran, and the ``total`` since the start."""
         measured = {stage: self._seconds.get(stage, 0.0) for stage in stages}
         return measured | {"total": self.total}
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process ever had resident."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the largest resident set of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,9 +1,9 @@
-"""Measured latency: models in turns, one session alive at a time.
+"""Measured latency: models timed in turns, one session alive at a time.
 
-The worker threads of an idle session spin for a while, waiting for work; where two sessions live in one process, those
-of the idle one take the cores from the other, and figures on several threads come out wrong by half. So a session is
-closed before the next one opens. Machines also get faster and slower over seconds: models are compared within a round,
-and rounds are repeated.
+The worker threads of an idle session spin for a while, waiting for work. With two sessions in one process those of the
+idle one take the cores from the other, and times on several threads are wrong by up to a half. So a session is closed
+before the next one opens. The speed of a machine also changes within seconds: models are compared within a round, and
+rounds are repeated.
 """
 
 from __future__ import annotations
@@ -23,19 +23,24 @@ from numpy.typing import NDArray
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import Session
 
-_MOST_RUNS = 2_000  # per round, of models that take microseconds
+_MAX_RUNS_PER_ROUND = 2_000  # reached by models that take microseconds
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How much is measured.
+    """How often and how long models are run.
+
+    A round of a model ends when both ``repeats`` and ``seconds`` are reached, or ``enough`` is.
 
     Attributes:
-        rounds: how often the models take turns.
-        repeats: runs of a model per round, at least.
-        seconds: how long a model runs per round, at least; 2,000 runs are enough.
+        rounds: how often the models take turns, at least 1.
+        repeats: runs of a model per round, at least 1.
+        seconds: time that a model runs per round, in seconds; no more than 2,000 runs are made to reach it.
         warm_up: runs before those that count, in every round.
-        enough: seconds after which a round ends however few runs it has had, but for one.
+        enough: seconds after which a round ends after one run or more, and its warm-up too.
+
+    Raises:
+        ValueError: less than one round or repeat.
     """
 
     rounds: int = 5
@@ -54,34 +59,45 @@ class Timing:
     """Milliseconds of every run of one model.
 
     Attributes:
-        rounds: the runs of each round.
+        rounds: milliseconds of the runs of each round.
     """
 
     rounds: tuple[tuple[float, ...], ...]
 
     @property
     def runs(self) -> int:
-        """How many there were."""
+        """Number of runs, of all rounds."""
         return sum(map(len, self.rounds))
 
     @property
     def best_ms(self) -> float:
-        """The fastest run: what the machine can do where nothing else goes on."""
+        """Milliseconds of the fastest run: what the machine can do when it does nothing else."""
         return min(map(min, self.rounds))
 
     @property
     def median_ms(self) -> float:
-        """Median over all runs."""
+        """Median over all runs, in milliseconds."""
         return self.percentile_ms(50)
 
     def percentile_ms(self, percent: float) -> float:
-        """A percentile over all runs."""
+        """Return a percentile over all runs, in milliseconds.
+
+        Args:
+            percent: 0 to 100.
+        """
         return float(np.percentile(np.concatenate(self.rounds), percent))
 
     def speedup(self, other: Timing) -> float:
-        """How many times as fast ``other`` is: the median over rounds of the ratio of this model's median to its."""
+        """Return how many times as fast ``other`` is: the median over rounds of the ratio of the two medians.
+
+        Args:
+            other: the runs of another model, timed in turns with this one.
+
+        Raises:
+            ValueError: the numbers of rounds differ.
+        """
         pairs = zip(self.rounds, other.rounds, strict=True)
-        return median(median(mine) / median(theirs) for mine, theirs in pairs)
+        return median(median(own) / median(others) for own, others in pairs)
 
 
 def time_in_turns(
@@ -94,33 +110,35 @@ def time_in_turns(
     """Time models in turns.
 
     Args:
-        models: what to time.
+        models: the models.
         feeds: one batch of inputs for each.
         provider: where they run.
-        pace: how much is measured.
-        between: what goes on before every run, and is not timed.
+        pace: how often and how long each is run.
+        between: called before every run, not timed.
 
     Returns:
         The runs of each model, in order.
 
     Raises:
         ModelError: onnxruntime cannot load or run one of them.
+        ValueError: the numbers of models and feeds differ.
     """
     runs: list[list[tuple[float, ...]]] = [[] for _ in models]
     for _ in range(pace.rounds):
-        for mine, model, batch in zip(runs, models, feeds, strict=True):
-            mine.append(_one_round(Session(model, provider, deployed=True).bound(batch), pace, between))
-    return [Timing(tuple(mine)) for mine in runs]
+        for model_runs, model, batch in zip(runs, models, feeds, strict=True):
+            model_runs.append(_one_round(Session(model, provider, deployed=True).bound(batch), pace, between))
+    return [Timing(tuple(model_runs)) for model_runs in runs]
 
 
 def _one_round(run: Callable[[], None], pace: Pace, between: Callable[[], None]) -> tuple[float, ...]:
+    """Return the milliseconds of each run."""
     begin = time.perf_counter()
     for _ in range(pace.warm_up):
         if time.perf_counter() - begin < pace.enough:
             run()
     times: list[float] = []
     spent = 0.0
-    while len(times) < pace.repeats or (spent < pace.seconds and len(times) < _MOST_RUNS):
+    while len(times) < pace.repeats or (spent < pace.seconds and len(times) < _MAX_RUNS_PER_ROUND):
         if times and spent >= pace.enough:
             break
         between()

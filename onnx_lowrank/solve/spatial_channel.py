@@ -155,7 +155,7 @@ def _convolutions(layer: Layer, chain: FactorMap) -> tuple[Convolution, ...]:
     """A chain on whole columns as convolutions; all bias sits in the last."""
     chain = chain.on_host()
     height, width = layer.kernel
-    first, second = layer.geometry.along(0), layer.geometry.along(1)
+    first, second = layer.geometry.by_axis
     vertical = chain.T.reshape(-1, height, layer.channels).transpose(0, 2, 1)[:, :, :, None]
     horizontal = chain.Q.reshape(len(chain.Q), width, -1).transpose(0, 2, 1)[:, :, None, :]
     if chain.P is None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx_lowrank import convert
 from onnx_lowrank.calibrate.activation_cache import ActivationCache
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.runtime.session import Resident
+from onnx_lowrank.runtime.ort_values import Resident
 from tests.networks import images, network
 
 Array = NDArray[Any]

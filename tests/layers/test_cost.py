@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from math import prod
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import onnx_lowrank as olr
 from onnx_lowrank.layers.cost import chain_macs, chain_parameters
@@ -43,6 +48,33 @@ def test_spatial_chains_stride_one_axis_at_a_time() -> None:
     plan = LayerPlan("conv", "spatial-channel", 3, 4)
     assert chain_macs(layer, plan) == vertical + 5 * 6 * (3 * 4 * 5 + 8 * 3)
     assert chain_parameters(layer, plan) == 4 * 6 * 3 + 3 * 4 * 5 + 8 * 3 + 8
+
+
+@given(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5),
+)  # fmt: skip
+@settings(deadline=None, max_examples=100)
+def test_counts_in_closed_form(
+    groups: int, filters: int, inputs: int, kernel: tuple[int, int], size: tuple[int, int], stride: int, c: int, s: int
+) -> None:
+    layer = replace(conv_layer(groups * filters, inputs, kernel, size, strides=(stride, stride)), groups=groups)
+    pixels, (kh, kw) = prod(layer.positions), kernel
+    vertical, whole, last = groups * s * inputs * kh, groups * c * inputs * kh * kw, groups * filters * c
+    counts = {
+        LayerPlan("conv", "channel", c): (pixels * (whole + last), whole + last),
+        LayerPlan("conv", "spatial", None, s): (
+            layer.positions[0] * size[1] * vertical + pixels * groups * filters * s * kw,
+            vertical + groups * filters * s * kw,
+        ),
+        LayerPlan("conv", "spatial-channel", c, s): (
+            layer.positions[0] * size[1] * vertical + pixels * (groups * c * s * kw + last),
+            vertical + groups * c * s * kw + last,
+        ),
+    }
+    for plan, (macs, weights) in counts.items():
+        assert chain_macs(layer, plan) == macs
+        assert chain_parameters(layer, plan) == weights + layer.filters
 
 
 def test_kept_costs_what_it_did() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,44 +80,92 @@ def test_cores_are_those_the_process_may_use(monkeypatch: pytest.MonkeyPatch) ->
     assert cpu_count() == 1
 
 
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A place for a driver's tool of our own making."""
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
+# GPUs
+
+
+class DriverError(Exception):
+    """NVML's."""
+
+
+class Driver:
+    """Stands in for the module ``pynvml``, of a machine with one GPU."""
+
+    NVMLError = DriverError
+
+    def __init__(self, name: str = "NVIDIA Marvel 9000", fails: Collection[str] = ()) -> None:
+        self._name, self._fails = name, fails
+        self.opened = self.closed = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if "init" in self._fails:
+            raise DriverError("Driver Not Loaded")
+        self.opened += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.closed += 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        if "handle" in self._fails:
+            raise DriverError("Not Found")
+        return f"gpu {index}"
+
+    def nvmlDeviceGetName(self, gpu: str) -> str:  # noqa: N802
+        assert gpu == "gpu 0"
+        if "name" in self._fails:
+            raise DriverError("Unknown Error")
+        return self._name
+
+    def nvmlDeviceGetMemoryInfo(self, gpu: str) -> SimpleNamespace:  # noqa: N802
+        assert gpu == "gpu 0"
+        if "memory" in self._fails:
+            raise DriverError("Not Supported")
+        return SimpleNamespace(total=90_000 * 2**20, free=81_079 * 2**20, used=8_921 * 2**20)
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
     device._gpu_name.cache_clear()
-    yield tmp_path / "nvidia-smi"
+    yield
     device._gpu_name.cache_clear()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the tool is a shell script")
-@pytest.mark.parametrize(
-    ("script", "name"),
-    [
-        ("echo '  NVIDIA Marvel 9000 '", "NVIDIA Marvel 9000"),
-        ("exit 9", "GPU"),
-        ("echo", "GPU"),
-    ],
-)
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_a_gpu_is_known_by_what_its_driver_says(tool: Path, script: str, name: str, provider: str) -> None:
-    tool.write_text(f"#!/bin/sh\n{script}\n")
-    tool.chmod(0o755)
-    assert device_name(Provider(provider)) == name
+def test_a_gpu_is_known_by_what_its_driver_says(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    driver = Driver(fails={"memory"})
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    assert device_name(Provider(provider)) == "NVIDIA Marvel 9000"
+    assert (driver.opened, driver.closed) == (1, 1)
 
 
-def test_a_gpu_without_its_tool(tool: Path) -> None:
-    assert not tool.exists()
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_free_memory_of_a_gpu_is_what_its_driver_says(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    driver = Driver(name="")
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    assert free_on_device(Provider(provider)) == 81_079 * 2**20
+    assert device_name(Provider(provider)) == "GPU"
+    assert driver.opened == driver.closed == 2
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [None, Driver(fails={"init"}), Driver(fails={"handle"}), Driver(fails={"name", "memory"})],
+)
+def test_a_gpu_that_nothing_is_known_of(monkeypatch: pytest.MonkeyPatch, driver: Driver | None) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
     assert device_name(Provider("cuda")) == "GPU"
-    device._gpu_name.cache_clear()
-    tool.write_bytes(b"\0not a program")
-    tool.chmod(0o755)
-    assert device_name(Provider("cuda")) == "GPU"
+    assert free_on_device(Provider("cuda")) == 0
+    assert driver is None or driver.opened == driver.closed
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the tool is a shell script")
-@pytest.mark.parametrize(("script", "size"), [("echo ' 81079 '", 81_079 * 2**20), ("exit 9", 0), ("echo '[N/A]'", 0)])
-def test_free_memory_of_a_gpu_is_what_its_driver_says(tool: Path, script: str, size: int) -> None:
-    tool.write_text(f'#!/bin/sh\n[ "$1" = --query-gpu=memory.free ] && {script}\n')
-    tool.chmod(0o755)
-    assert free_on_device(Provider("cuda")) == size
+def test_a_cpu_asks_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
     assert free_on_device(Provider("cpu")) == 0
+    assert device_name(Provider("cpu"))
+    assert driver.opened == 0
+
+
+def test_the_library_itself_answers_or_says_that_there_is_no_driver() -> None:
+    pytest.importorskip("pynvml")
+    assert device_name(Provider("cuda"))
+    assert free_on_device(Provider("cuda")) >= 0

@@ -11,18 +11,18 @@ from onnx_lowrank.runtime import memory
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A made-up machine: its files are written by the tests."""
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     return tmp_path
 
 
 def test_what_is_free_on_the_machine(system: Path) -> None:
     (system / "meminfo").write_text("MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:  2000 kB\n")
     assert memory.free_bytes() == 2000 * 1024
-    assert memory.within(None) == 1000 * 1024
-    assert memory.within(None, 600) == 1000 * 1024  # what is held is not free
-    assert memory.within(1.5) == 1_500_000_000
-    assert memory.within(1.5, 600) == 1_499_999_400
-    assert memory.within(1e-9, 600) == 0
+    assert memory.budget_bytes(None) == 1000 * 1024
+    assert memory.budget_bytes(None, 600) == 1000 * 1024  # what is held is not free
+    assert memory.budget_bytes(1.5) == 1_500_000_000
+    assert memory.budget_bytes(1.5, 600) == 1_499_999_400
+    assert memory.budget_bytes(1e-9, 600) == 0
 
 
 @pytest.mark.parametrize(("limit", "free"), [("1000000", 400_000), ("500000", 0), ("max", 2000 * 1024)])

@@ -11,11 +11,12 @@ import onnxruntime
 import pytest
 
 from onnx_lowrank.errors import MissingDependencyError, ModelError
+from onnx_lowrank.runtime import library
 from onnx_lowrank.runtime import session as runtime
 from onnx_lowrank.runtime.inputs import TensorSpec
 from onnx_lowrank.runtime.provider import Provider
-from onnx_lowrank.runtime.session import Session, choose_provider, observe_shapes
-from tests.helpers import CPU, build, filters, normal, run
+from onnx_lowrank.runtime.session import Session, choose_provider
+from tests.helpers import CPU, build, normal
 
 SUM = "g (float[N,3] x, float[3] z) => (float[N,3] y, float[N,3] u) { y = Add(x, z)  u = Sub(x, z) }"
 
@@ -152,12 +153,12 @@ def test_libraries_of_cuda_that_pip_installed_are_loaded_once_and_for_gpus_alone
 
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: None)
-    runtime._load_cuda_libraries.cache_clear()
+    library.load_cuda_libraries.cache_clear()
     with caplog.at_level(logging.INFO):
         for name in ("cpu", "cuda", "cuda", "tensorrt"):
             Session(build(SUM), Provider(name))
             assert len(loads) == (name != "cpu")
-    runtime._load_cuda_libraries.cache_clear()
+    library.load_cuda_libraries.cache_clear()
     assert caplog.messages == ["onnxruntime: Failed to load libcudnn.so.9"]
     assert capsys.readouterr().out == ""
 
@@ -208,28 +209,3 @@ def test_without_onnxruntime_the_message_says_what_to_install(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'onnx-lowrank\[cpu\]'"):
         choose_provider("cpu")
-
-
-# Shapes
-
-
-def test_observed_shapes_are_those_of_the_tensors() -> None:
-    model = build(
-        """g (float[N,3,h,w] x) => (float[M] y) {
-            a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, k)
-            s = Shape(a)
-            b = Reshape(a, minus)
-            y = Relu(b)
-        }""",
-        {"k": filters(0, 4, 3, 3, 3), "minus": np.array([-1])},
-    )
-    feeds = {"x": normal(0, 2, 3, 7, 9)}
-    wanted = {name: value.shape for name, value in run(model, feeds, ["a", "s", "b", "y"]).items()}
-    found = observe_shapes(model, feeds, ["a", "x", "s", "b", "y"], CPU)
-    assert found == {"x": (2, 3, 7, 9), **wanted}
-    assert list(found) == ["a", "x", "s", "b", "y"]
-
-
-def test_shapes_of_inputs_need_no_run() -> None:
-    model = build("g (float[2] x) => (float[2] y) { y = NoSuchOperator(x) }")
-    assert observe_shapes(model, {"x": normal(0, 2)}, ["x"], CPU) == {"x": (2,)}

@@ -1,0 +1,67 @@
+"""The convolutions that take the place of a layer, as planned: their shapes and how they move, without weights.
+
+Ranks are those of one group: groups * rank channels run between two convolutions of a chain.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from onnx_lowrank.layers.layer import Geometry, Layer, pointwise
+from onnx_lowrank.layers.plan import LayerPlan
+
+
+class ConvolutionShape(NamedTuple):
+    """One convolution of a planned chain.
+
+    Attributes:
+        weight: shape of its weight, (out, in / groups, kh, kw), with as many kernel axes as the layer has.
+        geometry: strides, dilations, pads.
+        groups: equal parts of the channels that are convolved each by itself.
+        output_size: spatial size of its output, (height, width).
+    """
+
+    weight: tuple[int, ...]
+    geometry: Geometry
+    groups: int
+    output_size: tuple[int, ...]
+
+
+def chain_shapes(layer: Layer, plan: LayerPlan) -> tuple[ConvolutionShape, ...]:
+    """Return the convolutions of a layer as planned, in the order they run.
+
+    Only the last one has a bias, since a bias in front of padding is wrong at the borders.
+
+    Args:
+        layer: the original layer.
+        plan: its method and ranks.
+
+    Returns:
+        One convolution where the layer is kept, else two or three.
+
+    Raises:
+        ValueError: the plan lacks a rank that its method needs.
+    """
+    geometry, groups, positions = layer.geometry, layer.groups, layer.positions
+    filters, inputs, *kernel = layer.weight.shape
+    if plan.method == "kept":
+        return (ConvolutionShape(layer.weight.shape, geometry, groups, positions),)
+    channel = filters // groups if plan.method == "spatial" else _rank(plan.channel)
+    last = ConvolutionShape((filters, channel, *[1] * len(kernel)), pointwise(len(kernel)), groups, positions)
+    if plan.method == "channel":
+        return ConvolutionShape((groups * channel, inputs, *kernel), geometry, groups, positions), last
+    spatial = _rank(plan.spatial)
+    height, width = kernel
+    along_height, along_width = geometry.by_axis
+    between = (positions[0], layer.input_size[1])
+    pair = (
+        ConvolutionShape((groups * spatial, inputs, height, 1), along_height, groups, between),
+        ConvolutionShape((groups * channel, spatial, 1, width), along_width, groups, positions),
+    )
+    return pair if plan.method == "spatial" else (*pair, last)
+
+
+def _rank(rank: int | None) -> int:
+    if rank is None:
+        raise ValueError("the plan of a factorized layer has no rank")
+    return rank
