@@ -36,7 +36,7 @@ def test_marks_are_groups_with_class_subject_and_tooltip(svg: Xml.Element) -> No
     for group in marks:
         assert next(iter(group)).tag == "title"
         assert any(element.tag in {"path", "use"} for element in group.iter())
-        assert "clip-path" not in {key for element in group.iter() for key in element.keys()}
+        assert "clip-path" not in {key for element in group.iter() for key in element.attrib}
 
 
 def test_every_colour_is_a_variable_of_the_page(svg: Xml.Element) -> None:
