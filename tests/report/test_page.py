@@ -78,8 +78,14 @@ def page(report: Report = REPORT, figures: ReportFigures = FIGURES) -> Page:
     return found
 
 
-def test_headline() -> None:
-    words = page().words
+@pytest.fixture(scope="module")
+def usual() -> Page:
+    """The page of the usual report, made once."""
+    return page()
+
+
+def test_headline(usual: Page) -> None:
+    words = usual.words
     assert (
         "2.12× fewer multiply-adds, 1.88× faster as measured; same top class on 75.0% of 12 held-out samples." in words
     )
@@ -105,8 +111,8 @@ def test_a_network_that_does_not_classify_has_an_error_instead() -> None:
     assert "Relative error infinite" in page(replace(REPORT, verification={"images": 12, "outputs": outputs})).words
 
 
-def test_the_table_has_a_row_for_every_layer() -> None:
-    titles, first, last = (row for row in page().cells if row[0] in {"#", "1", "2"} and len(row) > 4)
+def test_the_table_has_a_row_for_every_layer(usual: Page) -> None:
+    titles, first, last = (row for row in usual.cells if row[0] in {"#", "1", "2"} and len(row) > 4)
     assert titles == [
         "#", "layer", "op", "weight", "method", "spatial rank", "channel rank", "MACs before", "MACs after",
         "ms before", "ms after", "energy", "error, linear", "error, solved", "why kept",
@@ -125,7 +131,7 @@ def test_columns_that_would_be_empty_are_left_out() -> None:
     assert not {"ms before", "ms after", "error, linear", "error, solved", "why kept"} & set(titles)
 
 
-@pytest.mark.parametrize("count", [1, 2, 100])
+@pytest.mark.parametrize("count", [1, 2, 34])  # past 32 the charts take the whole width
 def test_every_layer_has_its_marks_in_the_charts(count: int) -> None:
     found = page(*deep(count))
     solved = max(1, count - 1)
@@ -134,8 +140,8 @@ def test_every_layer_has_its_marks_in_the_charts(count: int) -> None:
     assert len(found.all("svg")) == count + 2
 
 
-def test_charts_say_what_they_show() -> None:
-    charts = page().all("svg")
+def test_charts_say_what_they_show(usual: Page) -> None:
+    charts = usual.all("svg")
     assert [chart["role"] for chart in charts] == ["img"] * 3
     assert [chart["aria-label"] for chart in charts] == [
         "Relative error after the activation of 1 solved layers: 0.1250 at layer 1, 0.1250 at layer 1, largest 0.1250 "
@@ -213,8 +219,8 @@ def test_it_loads_nothing() -> None:
     assert "default-src 'none'" in html
 
 
-def test_pictures_and_what_the_models_make_of_them() -> None:
-    found = page()
+def test_pictures_and_the_predictions_of_both_models(usual: Page) -> None:
+    found = usual
     pictures = found.all("img")
     assert [each["src"].split(",")[0] for each in pictures] == ["data:image/png;base64"] * 2 + [
         "data:image/jpeg;base64"
