@@ -1,11 +1,12 @@
-"""Numbers of a conversion, for people and for scripts."""
+"""Reports of conversions and sweeps: as JSON for scripts, as Markdown, HTML pages and terminal text for people."""
 
 from onnx_lowrank.report.curve import CurvePoint, CurveReport, with_front
 from onnx_lowrank.report.curve_page import curve_to_html, quick_text
 from onnx_lowrank.report.figures import ReportFigures
 from onnx_lowrank.report.markdown import to_markdown
-from onnx_lowrank.report.page import check_page_packages, to_html
+from onnx_lowrank.report.page import to_html
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
+from onnx_lowrank.report.template import check_page_packages
 from onnx_lowrank.report.text import curve_table, headline, layer_table, short_name, short_number
 
 __all__ = [

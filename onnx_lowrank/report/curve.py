@@ -1,4 +1,4 @@
-"""What several targets came to, in numbers; the JSON of a sweep."""
+"""The results of a sweep over several targets; written as its JSON report."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 
 from onnx_lowrank.report.report import Calibration, Report
 
-LOSSES = {"accuracy": "top-1", "agreement": "same top class", "relative_error": "relative error"}
+MEASURES = {"accuracy": "top-1", "agreement": "same top class", "relative_error": "relative error"}
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One target.
+    """The result for one target.
 
     Attributes:
-        requested: the speedup asked for.
-        seconds: that it took to choose ranks, solve and verify.
-        macs: multiply-adds per image; None where the target was not met, like all that follows but ``error``.
-        parameters: weights and biases.
-        milliseconds: measured latency; also None where nothing was measured.
-        speedups: original / converted: ``macs``, ``params``, ``latency``.
+        requested: the requested speedup.
+        seconds: to choose ranks, solve and verify.
+        macs: multiply-adds per image. None if the target was not met, like all attributes below but ``error``.
+        parameters: number of weights and biases.
+        milliseconds: measured latency; None also if nothing was measured.
+        speedups: original / converted, for ``macs``, ``params`` and ``latency``.
         outputs: fidelity by output name.
         accuracy: ``top1`` and ``top5``; None without labels.
-        model: path written; None where none was.
-        on_front: whether no other point costs as little and loses less, or loses as little and costs less.
+        model: path of the written model; None if none was written.
+        on_front: whether the point is Pareto-optimal in cost and loss among all points.
         error: why the target was not met.
     """
 
@@ -44,21 +44,21 @@ class CurvePoint:
 
     @staticmethod
     def of_report(report: Report, accuracy: Mapping[str, float] | None, seconds: float) -> CurvePoint:
-        """From the report of the conversion to a target.
+        """Return the result for a target from the report of its conversion.
 
         Args:
             report: with its verification.
             accuracy: of the converted network on the held-out samples; None without labels.
-            seconds: that it took.
+            seconds: to choose ranks, solve and verify.
         """
-        latency, found = report.latency, report.to_dict()["speedup"]
+        latency, speedups = report.latency, report.to_dict()["speedup"]
         return CurvePoint(
-            found.pop("requested"),
+            speedups.pop("requested"),
             seconds,
             report.macs[1],
             report.parameters[1],
             None if latency is None else latency["after_ms"],
-            found,
+            speedups,
             (report.verification or {})["outputs"],
             accuracy,
             report.output,
@@ -66,25 +66,25 @@ class CurvePoint:
 
     @property
     def fidelity(self) -> tuple[str, float | None]:
-        """What it is judged by, a key of `LOSSES`, and the number; None for an error without bounds."""
+        """The measure that the point is judged by, a key of `MEASURES`, and its value; None for an infinite error."""
         if self.accuracy is not None:
             return "accuracy", self.accuracy["top1"]
         outputs = list((self.outputs or {}).values())
-        for found in outputs:
-            if found["agreement"] is not None:
-                return "agreement", found["agreement"]
+        for output in outputs:
+            if output["agreement"] is not None:
+                return "agreement", output["agreement"]
         return "relative_error", outputs[0]["relative_error"] if outputs else None
 
     @property
     def loss(self) -> float:
-        """The number as something that is better the smaller it is."""
+        """The fidelity as a loss: the smaller, the better."""
         kind, number = self.fidelity
         if number is None:
             return float("inf")
         return number if kind == "relative_error" else 1 - number
 
     def to_dict(self) -> dict[str, Any]:
-        """Its entry in the JSON."""
+        """Return the entry of ``points`` in the JSON report."""
         none: dict[str, float | None] = {"macs": None, "params": None, "latency": None}
         return {
             "speedup": {"requested": self.requested, **(self.speedups or none)},
@@ -102,15 +102,15 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class CurveReport:
-    """A sweep in numbers; field by field its JSON.
+    """The results of a sweep; field by field its JSON report.
 
     ::
 
         {"schema": 1, "version": str, "seed": int, "input": path,
-         "cost": "macs" | "params" | "latency",                  # what the speedups count, and the front goes by
+         "cost": "macs" | "params" | "latency",                  # counted by the speedups and by the front
          "calibration": {"source", "synthetic", "images", "positions_per_image", "provider"},
-         "solved": {"refine": str, "images": int},               # fewer than calibrated with: quick points
-         "held_out": int,                                        # samples that all points are verified with
+         "solved": {"refine": str, "images": int},               # fewer than for calibration: quick points
+         "held_out": int,                                        # samples that verify every point
          "original": {"macs": int, "params": int, "milliseconds": x | null, "accuracy": {"top1", "top5"} | null},
          "latency": {"batch": int, "threads": int | null} | null,
          "points": [{"speedup": {"requested": x, "macs": x, "params": x, "latency": x | null},
@@ -118,26 +118,26 @@ class CurveReport:
                      "outputs": {name: {"relative_error", "cosine", "agreement"}},
                      "accuracy": {"top1": x, "top5": x} | null,
                      "seconds": x, "model": path | null, "on_front": bool,
-                     "error": text | null}],                     # with an error all but requested and seconds is null
+                     "error": text | null}],                     # null with an error: all but requested and seconds
          "seconds": x, "peak_memory_bytes": int}
 
     Attributes:
         version: of this package.
         seed: of all randomness.
         input: path of the original, or ``<model>``.
-        cost: what the speedups count.
+        cost: counted by the speedups: ``macs``, ``params`` or ``latency``.
         calibration: data, positions and provider.
-        refine: how far the points were refined.
-        solved_images: samples that they were solved with.
-        held_out: samples that they were verified with.
-        macs: of the original.
-        parameters: likewise.
-        milliseconds: likewise; None where nothing was measured.
-        accuracy: likewise, ``top1`` and ``top5``; None without labels.
-        latency: batch size and threads it was measured with.
-        points: the targets by rising speedup.
-        seconds: of everything.
-        peak_memory_bytes: the most memory the process ever had resident.
+        refine: refinement of the points.
+        solved_images: number of samples that solved the points.
+        held_out: number of samples that verified them.
+        macs: multiply-adds per image of the original.
+        parameters: of the original.
+        milliseconds: measured latency of the original; None if nothing was measured.
+        accuracy: ``top1`` and ``top5`` of the original; None without labels.
+        latency: batch size and threads of the measurement; None if nothing was measured.
+        points: results by rising target.
+        seconds: of the whole sweep.
+        peak_memory_bytes: peak resident memory of the process.
     """
 
     version: str
@@ -159,16 +159,16 @@ class CurveReport:
 
     @property
     def met(self) -> list[CurvePoint]:
-        """The points whose target was met."""
+        """Points whose target was met."""
         return [point for point in self.points if point.error is None]
 
     @property
     def quick(self) -> bool:
-        """Whether the points are worse than conversions to the same targets would be."""
+        """Whether the points are less accurate than full conversions to the same targets."""
         return self.refine == "none" or self.solved_images < self.calibration.images
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON as a dictionary."""
+        """Return the JSON report as a dictionary."""
         return {
             "schema": 1,
             "version": self.version,
@@ -191,32 +191,33 @@ class CurveReport:
         }
 
     def to_json(self) -> str:
-        """The JSON as text."""
+        """Return the JSON report as text."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
 def with_front(points: Sequence[CurvePoint], cost: str) -> tuple[CurvePoint, ...]:
-    """Points with those marked that no other one beats, in cost and in loss.
+    """Return the points with those marked that are Pareto-optimal in cost and loss.
 
     Args:
-        points: the points; those with an error are never on the front.
-        cost: ``macs``, ``params`` or ``latency``; points without a measured latency go by their multiply-adds.
+        points: results of a sweep; those with an error are never on the front.
+        cost: ``macs``, ``params`` or ``latency``; a point without a measured latency counts its multiply-adds instead.
 
     >>> some = [CurvePoint(s, 0.0, macs, accuracy={"top1": right}) for s, macs, right in [(2, 50, 0.9), (3, 30, 0.9)]]
     >>> [point.on_front for point in with_front(some, "macs")]
     [False, True]
     """
-    places = [None if each.error else (_cost(each, cost), each.loss) for each in points]
-    known = [place for place in places if place is not None]
-    marked = []
-    for point, place in zip(points, places, strict=True):
-        beaten = place is None or any(
-            other != place and other[0] <= place[0] and other[1] <= place[1] for other in known
-        )
-        marked.append(replace(point, on_front=not beaten))
-    return tuple(marked)
+    scores = [(_cost(point, cost), point.loss) for point in points if point.error is None]
+    return tuple(replace(point, on_front=_is_optimal(point, cost, scores)) for point in points)
+
+
+def _is_optimal(point: CurvePoint, cost: str, scores: Sequence[tuple[float, float]]) -> bool:
+    """Return whether no pair of cost and loss is at least as good in both, and better in one."""
+    if point.error is not None:
+        return False
+    own = (_cost(point, cost), point.loss)
+    return not any(other != own and other[0] <= own[0] and other[1] <= own[1] for other in scores)
 
 
 def _cost(point: CurvePoint, cost: str) -> float:
-    by = {"macs": point.macs, "params": point.parameters, "latency": point.milliseconds}[cost]
-    return float(point.macs or 0) if by is None else float(by)
+    value = {"macs": point.macs, "params": point.parameters, "latency": point.milliseconds}[cost]
+    return float(point.macs or 0) if value is None else float(value)

@@ -1,20 +1,25 @@
-"""A sweep as one HTML page that loads nothing; needs the extra ``report``, like the page of a conversion."""
+"""The page of a sweep: one HTML file that loads nothing; needs the extra ``report``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import PurePath
 
-from onnx_lowrank.linalg.threads import threads_text
-from onnx_lowrank.report.curve import LOSSES, CurvePoint, CurveReport
+from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
 from onnx_lowrank.report.curve_charts import latency_curve, macs_curve, original_fidelity
-from onnx_lowrank.report.page import check_page_packages, filled_in
-from onnx_lowrank.report.rows import Cell, Column
-from onnx_lowrank.report.text import fidelity_text, short_number
+from onnx_lowrank.report.table import Cell, Column, numbers, rows, short_counts, without_empty, words
+from onnx_lowrank.report.template import check_page_packages, fill_template
+from onnx_lowrank.report.text import fidelity_text, held_out_text, latency_conditions, short_number
+
+_MEASURE_TITLES = {
+    "accuracy": "Top-1 (%)",
+    "agreement": "Same top class as the original (%)",
+    "relative_error": "Relative error",
+}
 
 
 def curve_to_html(report: CurveReport) -> str:
-    """The page of a sweep; the same bytes for the same report.
+    """Return the page of a sweep; the same bytes for the same report.
 
     Args:
         report: its numbers.
@@ -24,26 +29,31 @@ def curve_to_html(report: CurveReport) -> str:
     """
     check_page_packages("to_html")
     kind = report.met[0].fidelity[0]
-    return filled_in(
+    columns = _columns(report)
+    name = PurePath(report.input).name
+    return fill_template(
         "curve.html.j2",
         report=report,
-        name=PurePath(report.input).name,
+        title=f"{name}: {len(report.points)} targets",
+        name=name,
         verdict=_verdict(report),
         quick=quick_text(report) if report.quick else "",
-        judged={"accuracy": "Top-1 (%)", "agreement": "Same top class as the original (%)"}.get(kind, "Relative error"),
+        measure=_MEASURE_TITLES[kind],
+        held_out=held_out_text(report.held_out, report.calibration),
         macs_chart=macs_curve(report),
         latency_chart=latency_curve(report),
-        columns=[column for column, _ in _table(report)],
-        rows=[[cells[number] for _, cells in _table(report)] for number in range(len(report.points))],
+        columns=columns,
+        rows=rows(columns),
+        row_heading=None,
         making=list(_making(report)),
     )
 
 
 def quick_text(report: CurveReport) -> str:
-    """How the points fall short of conversions to the same targets, in a sentence.
+    """Return in a sentence how quick points differ from conversions to the same targets.
 
     Args:
-        report: a sweep whose points are quick ones.
+        report: a sweep with quick points.
     """
     refined = "without refinement " if report.refine == "none" else ""
     return (
@@ -53,7 +63,7 @@ def quick_text(report: CurveReport) -> str:
 
 
 def _verdict(report: CurveReport) -> str:
-    """The sweep in a sentence: its first and its last target."""
+    """Return the sweep in a sentence: its first and its last target."""
     ends = list(dict.fromkeys([report.met[0].requested, report.met[-1].requested]))
     kind = report.met[0].fidelity[0]
     text = ", ".join(
@@ -61,68 +71,60 @@ def _verdict(report: CurveReport) -> str:
     )
     before = f", {original_fidelity(report):.2%} in the original" if kind == "accuracy" else ""
     missed = len(report.points) - len(report.met)
-    return f"{LOSSES[kind].capitalize()} {text}{before}." + (f" {missed} out of reach." if missed else "")
+    return f"{MEASURES[kind].capitalize()} {text}{before}." + (f" {missed} out of reach." if missed else "")
 
 
-def _table(report: CurveReport) -> list[tuple[Column, list[Cell]]]:
-    """Columns with their cells, one for each point; those that would be empty all over are left out."""
+def _columns(report: CurveReport) -> list[Column]:
+    """Return the columns of the table, one cell per point; empty columns are left out."""
     points = report.points
-    speedup = [point.speedups or {} for point in points]
-    found = [
-        (Column("target"), [Cell(f"{point.requested:g}×", str(point.requested)) for point in points]),
-        (Column("MACs"), _numbers([point.macs for point in points], short=True)),
-        (Column("fewer"), _numbers([each.get("macs") for each in speedup], ".2f", "×")),
-        (Column("parameters"), _numbers([point.parameters for point in points], short=True)),
-        (Column("ms"), _numbers([point.milliseconds for point in points], ".3g")),
-        (Column("faster"), _numbers([each.get("latency") for each in speedup], ".2f", "×")),
-        (Column("top-1, %"), _numbers([_accuracy(point, "top1") for point in points], ".2f")),
-        (Column("top-5, %"), _numbers([_accuracy(point, "top5") for point in points], ".2f")),
-    ]
-    for name in report.met[0].outputs or {}:
-        fields = [(point.outputs or {}).get(name, {}) for point in points]
-        title = "" if len(report.met[0].outputs or {}) == 1 else f"{name}: "
-        same = [None if (share := each.get("agreement")) is None else 100 * share for each in fields]
-        found += [
-            (Column(f"{title}same top class, %"), _numbers(same, ".2f")),
-            (Column(f"{title}relative error"), _numbers([each.get("relative_error") for each in fields], ".4f")),
+    speedups = [point.speedups or {} for point in points]
+    return without_empty(
+        [
+            Column("target", [Cell(f"{point.requested:g}×", str(point.requested)) for point in points]),
+            short_counts("MACs", [point.macs for point in points]),
+            numbers("fewer", [each.get("macs") for each in speedups], ".2f", "×"),
+            short_counts("parameters", [point.parameters for point in points]),
+            numbers("ms", [point.milliseconds for point in points], ".3g"),
+            numbers("faster", [each.get("latency") for each in speedups], ".2f", "×"),
+            numbers("top-1, %", [_accuracy(point, "top1") for point in points], ".2f"),
+            numbers("top-5, %", [_accuracy(point, "top5") for point in points], ".2f"),
+            *_output_columns(report),
+            numbers("seconds", [point.seconds for point in points], ".1f"),
+            words("on the front", ["yes" if point.on_front else "" for point in points]),
+            words("model", [PurePath(point.model or "").name for point in points]),
+            words("reason", [point.error or "" for point in points]),
         ]
-    found += [
-        (Column("seconds"), _numbers([point.seconds for point in points], ".1f")),
-        (Column("on the front", numeric=False), [_word("yes" if point.on_front else "") for point in points]),
-        (Column("model", numeric=False), [_word(PurePath(point.model or "").name) for point in points]),
-        (Column("why not", numeric=False), [_word(point.error or "") for point in points]),
-    ]
-    return [(column, cells) for column, cells in found if any(cell.text for cell in cells)]
+    )
+
+
+def _output_columns(report: CurveReport) -> Iterator[Column]:
+    """Return agreement and relative error of every output; its name is in the heading if there are several."""
+    names = list(report.met[0].outputs or {})
+    for name in names:
+        fidelities = [(point.outputs or {}).get(name, {}) for point in report.points]
+        title = "" if len(names) == 1 else f"{name}: "
+        shares = [each.get("agreement") for each in fidelities]
+        percents = [None if share is None else 100 * share for share in shares]
+        yield numbers(f"{title}same top class, %", percents, ".2f")
+        yield numbers(f"{title}relative error", [each.get("relative_error") for each in fidelities], ".4f")
 
 
 def _accuracy(point: CurvePoint, top: str) -> float | None:
     return None if point.accuracy is None else 100 * point.accuracy[top]
 
 
-def _numbers(values: Sequence[float | None], form: str = "", unit: str = "", *, short: bool = False) -> list[Cell]:
-    return [
-        Cell() if value is None else Cell(short_number(value) if short else f"{value:{form}}{unit}", repr(float(value)))
-        for value in values
-    ]
-
-
-def _word(text: str) -> Cell:
-    return Cell(text, text)
-
-
 def _making(report: CurveReport) -> Iterator[tuple[str, str]]:
-    """How it was made, as titles and texts."""
+    """Return how the sweep was made, as titles and texts."""
     calibration = report.calibration
     yield "Original", f"{report.input}, {short_number(report.macs)} MACs, {short_number(report.parameters)} parameters"
     if report.accuracy is not None:
         yield "Its accuracy", ", ".join(f"{top} {share:.2%}" for top, share in report.accuracy.items())
     if report.milliseconds is not None and report.latency is not None:
-        where = f"batch {report.latency['batch']}, {threads_text(report.latency['threads'])}"
-        yield "Its latency", f"{report.milliseconds:.3g} ms, {where}"
+        yield "Its latency", f"{report.milliseconds:.3g} ms, {latency_conditions(report.latency)}"
     yield "Speedups count", {"macs": "multiply-adds", "params": "parameters"}.get(report.cost, "measured milliseconds")
     yield "Calibrated with", f"{calibration.images} samples of {calibration.source}, on {calibration.provider}"
     yield "Solved", f"with {report.solved_images} samples, refinement {report.refine}"
-    yield "Verified on", f"{report.held_out} {'made-up' if calibration.synthetic else 'held-out'} samples"
+    yield "Verified on", held_out_text(report.held_out, calibration)
     yield "Seed", str(report.seed)
     yield "Seconds", f"{report.seconds:.1f}"
     yield "Peak memory", f"{short_number(report.peak_memory_bytes)}B"

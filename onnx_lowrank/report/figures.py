@@ -1,4 +1,4 @@
-"""What the page shows of a conversion beside the numbers of its report."""
+"""Curves and pictures of a conversion that its page shows and its report leaves out."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ReportFigures:
     """Curves and pictures of a conversion, for `to_html`.
 
     Attributes:
-        kernels: by layer name the shape of its weight, (d, c / groups, kh, kw), where it is known.
-        energies: by layer name the share of its responses' energy that the leading directions hold, shape
-            (d / groups + 1,), entry r that of r directions.
-        file_bytes: of the original and of the converted model with their weights; None for a dry run.
-        samples: held-out images and what both models make of them.
+        kernels: weight shapes by layer name, (d, c / groups, kh, kw).
+        energies: cumulative energy of the responses by layer name, shape (d / groups + 1,): entry r is the share, of 1,
+            that the r leading directions hold.
+        file_bytes: sizes of the original and of the converted model, weights included; None for a dry run.
+        samples: held-out images with the predictions of both models.
     """
 
     kernels: Mapping[str, tuple[int, ...]]

@@ -1,4 +1,4 @@
-"""Held-out images for the page: as data URIs, with the predictions of both models."""
+"""Held-out images of the page: encoded as data URIs, with the predictions of both models."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 
 from onnx_lowrank.verify import ExamplePrediction
 
-_EXACT = 64  # longer side of images that are written as PNG; larger ones as JPEG
-_QUALITY = 90
+_MAX_PNG_SIDE = 64  # pixels; larger images are written as JPEG
+_JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Guess:
     """One class of a prediction.
 
     Attributes:
-        label: its index.
+        label: index of the class.
         score: as text.
-        share: of 1, where scores are probabilities; else None.
+        share: the score between 0 and 1 if it is a probability, else None.
     """
 
     label: int
@@ -34,44 +34,50 @@ class Guess:
 
 @dataclass(frozen=True)
 class Picture:
-    """A held-out image as the page shows it.
+    """A held-out image, ready for the page.
 
     Attributes:
-        number: its place among the held-out samples, from 1.
-        uri: the image.
+        number: position among the held-out samples, from 1.
+        uri: the image as a data URI.
         size: width and height in pixels.
-        agree: whether both models put the same class first.
-        guesses: the best classes of both models, row by row.
+        small: whether it is small enough to be enlarged pixel by pixel.
+        agree: whether both models have the same top class.
+        guesses: pairs of the top classes (original, converted), best first.
     """
 
     number: int
     uri: str
     size: tuple[int, int]
+    small: bool
     agree: bool
     guesses: tuple[tuple[Guess, Guess], ...]
 
     @property
     def text(self) -> str:
-        """What it shows, for those who cannot see it."""
+        """Text alternative for those who cannot see the image."""
         first, second = self.guesses[0]
-        return f"Held-out sample {self.number}: class {first.label} by the original, {second.label} by the converted"
+        classes = f"class {first.label} in the original, class {second.label} in the converted model"
+        return f"Held-out sample {self.number}: {classes}"
 
 
 def picture(sample: ExamplePrediction) -> Picture:
-    """A sample as the page shows it.
+    """Prepare a sample for the page.
 
     Args:
         sample: image and predictions.
     """
     height, width = sample.pixels.shape[:2]
-    form = ".1%" if sample.probabilities else _form(max(abs(score) for _, score in sample.original + sample.converted))
+    scores = [abs(score) for _, score in sample.original + sample.converted]
+    form = ".1%" if sample.probabilities else _score_format(max(scores))
     pairs = zip(sample.original, sample.converted, strict=True)
     guesses = [(_guess(sample, form, *first), _guess(sample, form, *second)) for first, second in pairs]
-    return Picture(sample.number, _data_uri(sample.pixels), (width, height), sample.agree, tuple(guesses))
+    small = max(height, width) <= _MAX_PNG_SIDE
+    uri = _data_uri(sample.pixels, "png" if small else "jpeg")
+    return Picture(sample.number, uri, (width, height), small, sample.agree, tuple(guesses))
 
 
-def _form(largest: float) -> str:
-    """How scores are written so that the largest has three digits and the others as many places."""
+def _score_format(largest: float) -> str:
+    """Return the format of scores that gives the largest three digits and the others the same decimals."""
     if not 1e-4 <= largest < 1e5:
         return ".2e"
     return f".{max(0, 2 - floor(log10(largest)))}f"
@@ -81,8 +87,8 @@ def _guess(sample: ExamplePrediction, form: str, label: int, score: float) -> Gu
     return Guess(label, format(score, form), min(max(score, 0.0), 1.0) if sample.probabilities else None)
 
 
-def _data_uri(pixels: NDArray[np.uint8]) -> str:
-    kind = "png" if max(pixels.shape[:2]) <= _EXACT else "jpeg"
+def _data_uri(pixels: NDArray[np.uint8], form: str) -> str:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, kind, **({"quality": _QUALITY} if kind == "jpeg" else {"optimize": True}))
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    options = {"quality": _JPEG_QUALITY} if form == "jpeg" else {"optimize": True}
+    Image.fromarray(pixels).save(stream, form, **options)
+    return f"data:image/{form};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""What a conversion did, in numbers; the JSON that scripts read."""
+"""The report of a conversion in numbers; written as the JSON report that scripts read."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from onnx_lowrank.layers.plan import LayerPlan
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One Conv, Gemm or MatMul.
+    """The report on one Conv, Gemm or MatMul.
 
     Attributes:
         name: the layer's name.
         op: ONNX operator.
         method: ``kept``, ``channel``, ``spatial`` or ``spatial-channel``.
-        reason: why it is kept; None where it is factorized.
+        reason: why the layer is kept; None if it is factorized.
         channel: channel rank, or None.
         spatial: spatial rank, or None.
         macs: multiply-adds per image before and after.
-        activation: what follows.
-        energy: share of its response's energy that the ranks keep; 1 where it is kept.
-        errors: relative errors after the activation on the calibration rows; None where nothing was solved.
-        milliseconds: measured latency before and after; None where it was not measured.
+        activation: name of the activation that follows.
+        energy: share of the response energy that the ranks keep; 1 for a kept layer.
+        errors: relative errors after the activation on calibration samples; None if nothing was solved.
+        milliseconds: measured latency before and after; None if it was not measured.
     """
 
     name: str
@@ -43,7 +43,7 @@ class LayerReport:
 
     @staticmethod
     def of_skipped(layer: SkippedLayer) -> LayerReport:
-        """A layer that could not be factorized."""
+        """Return the report on a layer that cannot be factorized."""
         macs = (layer.macs, layer.macs)
         return LayerReport(layer.name, layer.op, "kept", layer.reason, None, None, macs, "", 1.0, None)
 
@@ -55,16 +55,24 @@ class LayerReport:
         errors: SolveErrors | None,
         milliseconds: tuple[float, float] | None = None,
     ) -> LayerReport:
-        """A layer that was up for factorization."""
+        """Return the report on a layer that can be factorized.
+
+        Args:
+            layer: the original layer.
+            plan: its method and ranks.
+            macs: multiply-adds per image after the conversion.
+            errors: relative errors after the activation; None if nothing was solved.
+            milliseconds: measured latency before and after; None if it was not measured.
+        """
         reason = (plan.reason or "keeping it is the best use of the budget") if plan.method == "kept" else None
-        ranks, both = (plan.channel, plan.spatial), (layer.macs, macs)
         return LayerReport(
             layer.name,
             layer.op,
             plan.method,
             reason,
-            *ranks,
-            both,
+            plan.channel,
+            plan.spatial,
+            (layer.macs, macs),
             layer.activation.name,
             plan.energy,
             errors,
@@ -72,7 +80,7 @@ class LayerReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry of ``layers`` in the JSON report."""
+        """Return the entry of ``layers`` in the JSON report."""
         errors = self.errors or SolveErrors(0.0, 0.0)
         before, after = self.milliseconds or (None, None)
         return {
@@ -91,7 +99,15 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the conversion was calibrated with."""
+    """Calibration data of a conversion.
+
+    Attributes:
+        source: description of the data.
+        synthetic: whether the samples were generated because no data were given.
+        images: number of samples.
+        positions_per_image: positions drawn per sample and layer, at most.
+        provider: execution provider that ran the networks.
+    """
 
     source: str
     synthetic: bool
@@ -102,25 +118,24 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Report:
-    """A conversion in numbers; field by field the JSON report of the interface.
+    """The results of a conversion; field by field its JSON report.
 
     Attributes:
         version: of this package.
         seed: of all randomness.
         input: path of the original, or ``<model>`` for one in memory.
-        output: path written, or None.
-        requested: the speedup asked for; None where a plan or a loss was given.
+        output: path of the written model, or None.
+        requested: the requested speedup; None if a plan or a maximum loss was given.
         macs: multiply-adds per image before and after.
         parameters: weights and biases of all counted layers before and after.
         calibration: data, positions and provider.
-        layers: every Conv, Gemm and MatMul, in the order of the graph.
+        layers: every Conv, Gemm and MatMul, in graph order.
         verification: number of held-out images and fidelity by output; None for a dry run.
         forward_passes: passes of the original and of the converted network over the calibration set.
-        seconds: by stage, and the total.
-        peak_memory_bytes: the most memory the process ever had resident.
-        latency: milliseconds before and after, the speedup, the batch size and the threads; None where it was not
-            measured.
-        max_drop: the loss that was allowed, the one that was found and what was tried; None where a speedup was given.
+        seconds: by stage, and in ``total``.
+        peak_memory_bytes: peak resident memory of the process.
+        latency: milliseconds before and after, speedup, batch size and threads; None if it was not measured.
+        max_drop: the allowed loss, the loss of the result and all trials of the search; None if a speedup was given.
     """
 
     version: str
@@ -144,8 +159,13 @@ class Report:
         """Original / converted multiply-adds."""
         return self.macs[0] / max(1, self.macs[1])
 
+    @property
+    def parameter_ratio(self) -> float:
+        """Original / converted parameters."""
+        return self.parameters[0] / max(1, self.parameters[1])
+
     def to_dict(self) -> dict[str, Any]:
-        """The JSON report as a dictionary."""
+        """Return the JSON report as a dictionary."""
         return {
             "schema": 1,
             "version": self.version,
@@ -155,7 +175,7 @@ class Report:
             "speedup": {
                 "requested": self.requested,
                 "macs": self.speedup,
-                "params": self.parameters[0] / max(1, self.parameters[1]),
+                "params": self.parameter_ratio,
                 "latency": None if self.latency is None else self.latency["speedup"],
             },
             "macs": {"before": self.macs[0], "after": self.macs[1]},
@@ -171,5 +191,5 @@ class Report:
         }
 
     def to_json(self) -> str:
-        """The JSON report as text."""
+        """Return the JSON report as text."""
         return json.dumps(self.to_dict(), indent=2) + "\n"

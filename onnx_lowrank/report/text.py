@@ -1,4 +1,4 @@
-"""A conversion as a table and a few lines for people; rich renderables, nothing is printed here."""
+"""Format reports for people: tables and lines for a terminal, and the phrases that all kinds of report share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.linalg.threads import threads_text
-from onnx_lowrank.report.curve import LOSSES, CurvePoint, CurveReport
-from onnx_lowrank.report.report import LayerReport, Report
+from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
+from onnx_lowrank.report.report import Calibration, LayerReport, Report
 
 _NAME_WIDTH = 20
 
 
 def layer_table(report: Report) -> Table:
-    """One row per Conv, Gemm and MatMul: method, ranks, multiply-adds, energy, error; fits 80 columns."""
+    """Return a table for a terminal of 80 columns: one row per Conv, Gemm and MatMul.
+
+    Args:
+        report: of a conversion.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", no_wrap=True)
     table.add_column("method", no_wrap=True)
@@ -28,58 +32,88 @@ def layer_table(report: Report) -> Table:
 
 
 def headline(report: Report) -> list[str]:
-    """What it comes to, in a few lines."""
+    """Return a summary in a few lines.
+
+    Args:
+        report: of a conversion.
+    """
     macs, parameters = report.macs, report.parameters
     lines = [
         f"MACs        {short_number(macs[0])} -> {short_number(macs[1])} ({report.speedup:.2f}x fewer)",
         f"parameters  {short_number(parameters[0])} -> {short_number(parameters[1])} "
-        f"({parameters[0] / max(1, parameters[1]):.2f}x fewer)",
-        *_latency_line(report),
-        f"calibrated  {report.calibration.images} samples of {report.calibration.source}, up to "
-        f"{report.calibration.positions_per_image} positions each, on {report.calibration.provider}",
+        f"({report.parameter_ratio:.2f}x fewer)",
     ]
+    if (latency := report.latency) is not None:
+        before, after, speedup = (latency[key] for key in ("before_ms", "after_ms", "speedup"))
+        conditions = latency_conditions(latency)
+        lines.append(f"latency     {before:.3g} -> {after:.3g} ms ({speedup:.2f}x faster, {conditions})")
+    lines.append(f"calibrated  {calibration_text(report.calibration)}")
     if report.verification is not None:
-        for name, found in report.verification["outputs"].items():
-            agreement = "" if found["agreement"] is None else f", same top class {found['agreement']:.1%}"
+        for name, fidelity in report.verification["outputs"].items():
+            agreement = "" if fidelity["agreement"] is None else f", same top class {fidelity['agreement']:.1%}"
             lines.append(
-                f"verified    {name}: relative error {error_text(found['relative_error'])}{agreement} "
+                f"verified    {name}: relative error {error_text(fidelity['relative_error'])}{agreement} "
                 f"on {report.verification['images']} held-out samples"
             )
     if report.max_drop is not None:
         lines.append(f"max-drop    {report.max_drop['wanted']:.4g}: {drop_text(report.max_drop)}")
-    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items() if stage != "total")
-    return [*lines, f"seconds     {report.seconds['total']:.1f} ({stages})"]
+    return [*lines, f"seconds     {seconds_text(report.seconds)}"]
 
 
-def _latency_line(report: Report) -> list[str]:
-    if report.latency is None:
-        return []
-    before, after, speedup, batch, threads = (
-        report.latency[key] for key in ("before_ms", "after_ms", "speedup", "batch", "threads")
-    )
-    where = f"batch {batch}, {threads_text(threads)}"
-    return [f"latency     {before:.3g} -> {after:.3g} ms ({speedup:.2f}x faster, {where})"]
-
-
-def drop_text(found: Mapping[str, Any]) -> str:
-    """What a search for the largest speedup found, and how sure that is.
+def latency_conditions(latency: Mapping[str, Any]) -> str:
+    """Return the batch size and the threads of a latency measurement.
 
     Args:
-        found: the entry of ``max_drop`` in the JSON report.
+        latency: the entry ``latency`` of the JSON report.
     """
-    text = f"{found['speedup']:.2f}x, {found['loss']} {found['found']:.2%} on {found['search_images']} samples"
-    if found["verified_drop"] is None:
+    return f"batch {latency['batch']}, {threads_text(latency['threads'])}"
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """Return what a network was calibrated with."""
+    positions = f"up to {calibration.positions_per_image} positions each"
+    return f"{calibration.images} samples of {calibration.source}, {positions}, on {calibration.provider}"
+
+
+def held_out_text(count: int, calibration: Calibration) -> str:
+    """Return a number of verification samples, and of which kind they are."""
+    return f"{count} {'synthetic' if calibration.synthetic else 'held-out'} samples"
+
+
+def seconds_text(seconds: Mapping[str, float]) -> str:
+    """Return the total time and that of each stage.
+
+    Args:
+        seconds: by stage, with the total under ``total``.
+    """
+    stages = ", ".join(f"{stage} {spent:.1f}" for stage, spent in seconds.items() if stage != "total")
+    return f"{seconds['total']:.1f} ({stages})"
+
+
+def drop_text(max_drop: Mapping[str, Any]) -> str:
+    """Return the result of a search for the largest speedup, with the confidence interval of its loss.
+
+    Args:
+        max_drop: the entry ``max_drop`` of the JSON report.
+    """
+    loss, searched_on = max_drop["found"], max_drop["search_images"]
+    text = f"{max_drop['speedup']:.2f}x, {max_drop['loss']} {loss:.2%} on {searched_on} samples"
+    if max_drop["verified_drop"] is None:
         return text
-    between = found["verified_interval"]
-    sure = "" if between is None else " ({:.0%} interval {:.2%} .. {:.2%})".format(found["confidence"], *between)
-    return f"{text}, {found['verified_drop']:.2%}{sure} on {found['verified_images']} others"
+    ends = max_drop["verified_interval"]
+    interval = "" if ends is None else " ({:.0%} interval {:.2%} .. {:.2%})".format(max_drop["confidence"], *ends)
+    return f"{text}, {max_drop['verified_drop']:.2%}{interval} on {max_drop['verified_images']} others"
 
 
 def curve_table(report: CurveReport) -> Table:
-    """One row per target: cost and fidelity, those on the front marked; fits 80 columns."""
+    """Return a table for a terminal of 80 columns: cost and fidelity of every target.
+
+    Args:
+        report: of a sweep.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     kinds = [point.fidelity[0] for point in report.met]
-    for title in ("target", "MACs", "fewer", "params", "ms", "faster", LOSSES[kinds[0]], "front"):
+    for title in ("target", "MACs", "fewer", "params", "ms", "faster", MEASURES[kinds[0]], "front"):
         table.add_column(title, justify="right", no_wrap=True)
     for point in report.points:
         table.add_row(*map(Text, _point_cells(point)))
@@ -104,26 +138,26 @@ def _point_cells(point: CurvePoint) -> list[str]:
 
 
 def fidelity_text(point: CurvePoint) -> str:
-    """What a point is judged by: a share in percent, or a relative error."""
+    """Return the fidelity of a point: a share in percent, or a relative error."""
     kind, number = point.fidelity
     return error_text(number) if kind == "relative_error" or number is None else f"{number:.2%}"
 
 
 def short_number(value: float) -> str:
-    """A count with a unit prefix and three digits.
+    """Return a count with three digits and a unit prefix.
 
     >>> short_number(15_346_630_656), short_number(999), short_number(1_500_000)
     ('15.3 G', '999', '1.5 M')
     """
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * size:  # what rounds to 1000 takes the next prefix
+        if value >= 0.9995 * size:  # a number that rounds to 1000 takes the next prefix
             scaled = value / size
             return f"{scaled:.0f} {prefix}" if scaled >= 1000 else f"{scaled:.3g} {prefix}"
     return f"{value:g}"
 
 
 def error_text(error: float | None) -> str:
-    """A relative error, which is None where there is no number for it.
+    """Return a relative error as text; None stands for an infinite one.
 
     >>> error_text(0.01234), error_text(None)
     ('0.0123', 'infinite')
@@ -132,7 +166,7 @@ def error_text(error: float | None) -> str:
 
 
 def share_text(share: float) -> str:
-    """A share in percent; what is not all of it never reads as if it were.
+    """Return a share in percent; less than all never reads as 100 %.
 
     >>> share_text(0.9375), share_text(0.9997), share_text(1.0)
     ('93.8%', '>99.9%', '100.0%')
@@ -141,7 +175,7 @@ def share_text(share: float) -> str:
 
 
 def short_name(name: str, width: int = _NAME_WIDTH) -> str:
-    """A name cut from the left, where exporters put what all names share.
+    """Return the end of a long name: exporters put the common part of all names at the start.
 
     >>> short_name("model/backbone/stage1/conv1", 12)
     '...ge1/conv1'

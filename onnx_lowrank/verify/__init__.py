@@ -1,4 +1,4 @@
-"""The written model against the original: structure, outputs, accuracy, latency."""
+"""Verification of a converted model: its structure, its outputs and its accuracy, compared with the original's."""
 
 from onnx_lowrank.verify.accuracy_loss import AccuracyLoss, measure_loss
 from onnx_lowrank.verify.cached_session import CachedSession, Runnable

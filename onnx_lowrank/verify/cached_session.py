@@ -1,4 +1,4 @@
-"""A model that is run on the same batches again and again: what came out is kept."""
+"""A session that keeps its outputs, for a model that runs on the same batches several times."""
 
 from __future__ import annotations
 
@@ -11,62 +11,71 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.runtime.session import Session
 
-_MOST_BYTES = 2**28
+_MAX_BYTES = 2**28
 
 
 class Runnable(Protocol):
-    """What runs a model on batches; a `Session` does."""
+    """A model that runs on batches, as a `Session` does."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what comes out."""
+        """Names of all outputs."""
         ...
 
     @property
     def numeric_outputs(self) -> tuple[str, ...]:
-        """Those of them that are numbers."""
+        """Names of the outputs that are tensors of numbers."""
         ...
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Outputs by name."""
+        """Return the outputs by name.
+
+        Args:
+            feeds: inputs by name.
+        """
         ...
 
 
 class CachedSession:
-    """A session that knows batches again.
+    """A session that returns kept outputs for a batch that it has run before.
 
     Args:
         session: the model.
-        most_bytes: of outputs that are kept; what goes beyond is computed every time.
+        max_bytes: limit of all kept outputs; a batch whose outputs exceed it is run every time.
     """
 
-    def __init__(self, session: Session, most_bytes: int = _MOST_BYTES) -> None:
-        self._session, self._left = session, most_bytes
-        self._known: dict[bytes, dict[str, NDArray[Any]]] = {}
+    def __init__(self, session: Session, max_bytes: int = _MAX_BYTES) -> None:
+        self._session, self._free_bytes = session, max_bytes
+        self._outputs: dict[bytes, dict[str, NDArray[Any]]] = {}
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what comes out."""
+        """Names of all outputs."""
         return self._session.outputs
 
     @property
     def numeric_outputs(self) -> tuple[str, ...]:
-        """Those of them that are numbers."""
+        """Names of the outputs that are tensors of numbers."""
         return self._session.numeric_outputs
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Outputs by name, not to be changed."""
+        """Return the outputs by name; callers must not change them.
+
+        Args:
+            feeds: inputs by name.
+        """
         key = _digest(feeds)
-        if key in self._known:
-            return self._known[key]
-        found = self._session.run(feeds)
-        size = sum(np.asarray(values).nbytes for values in found.values())
-        if size <= self._left:
-            self._known[key], self._left = found, self._left - size
-        return found
+        if key in self._outputs:
+            return self._outputs[key]
+        outputs = self._session.run(feeds)
+        size = sum(np.asarray(values).nbytes for values in outputs.values())
+        if size <= self._free_bytes:
+            self._outputs[key], self._free_bytes = outputs, self._free_bytes - size
+        return outputs
 
 
 def _digest(feeds: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return a hash of names, types, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(feeds):
         values = feeds[name]

@@ -1,4 +1,4 @@
-"""A few held-out images with what both models make of them, those first on which they disagree."""
+"""A few held-out images with the predictions of both models, disagreements first."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _SHOWN_CLASSES = 3
-_SMALLEST, _LARGEST = 8, 224  # sides of an image: what is smaller is none, what is larger is kept smaller
-_SUM_TO_ONE = 1e-2  # how far scores may be from adding up to 1 and still be probabilities; half precision is coarse
+_MIN_IMAGE_SIDE = 8  # pixels; a smaller input is not taken for an image
+_MAX_IMAGE_SIDE = 224  # pixels; larger images are scaled down
+_PROBABILITY_SUM_TOLERANCE = 1e-2  # probabilities in half precision do not add up to 1 exactly
 
 Scores = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class ExamplePrediction:
-    """A held-out image and what both models make of it.
+    """A held-out image with the predictions of both models.
 
     Attributes:
-        number: its place among the held-out samples, from 1.
-        pixels: shape (height, width) or (height, width, 3), uint8, its own range of values spread over 0..255.
-        original: class and score of the original's best classes, best first.
-        converted: the same of the converted model.
-        probabilities: whether scores are shares of 1.
+        number: position among the held-out samples, from 1.
+        pixels: shape (height, width) or (height, width, 3), uint8, scaled from the image's own range to 0..255.
+        original: class and score of the original's top classes, best first.
+        converted: class and score of the converted model's top classes, best first.
+        probabilities: whether the scores are probabilities.
     """
 
     number: int
@@ -37,47 +38,48 @@ class ExamplePrediction:
 
     @property
     def agree(self) -> bool:
-        """Whether both models put the same class first."""
+        """Whether both models have the same top class."""
         return self.original[0][0] == self.converted[0][0]
 
 
 class ExampleKeeper:
-    """Keeps some samples out of batches that pass by, as small pictures.
+    """Keeps some samples of a sequence of batches as small pictures.
 
     Args:
-        most: samples to keep.
+        max_samples: number of samples to keep, at most.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most, self._seen = most, 0
-        self._apart: list[ExamplePrediction] = []
-        self._alike: list[ExamplePrediction] = []
+    def __init__(self, max_samples: int) -> None:
+        self._max_samples, self._seen = max_samples, 0
+        self._disagreements: list[ExamplePrediction] = []
+        self._agreements: list[ExamplePrediction] = []
 
     @property
     def samples(self) -> tuple[ExamplePrediction, ...]:
-        """Those that the models disagree on, then others, in the order they came."""
-        return tuple([*self._apart, *self._alike][: self._most])
+        """Samples that the models disagree on, then others, each in the order of the data."""
+        return tuple([*self._disagreements, *self._agreements][: self._max_samples])
 
-    def look(self, batch: Mapping[str, NDArray[Any]], ours: NDArray[Any], theirs: NDArray[Any]) -> None:
-        """Look a batch through.
+    def add(self, batch: Mapping[str, NDArray[Any]], ours: NDArray[Any], theirs: NDArray[Any]) -> None:
+        """Keep samples of a batch, as long as there is room.
 
         Args:
-            batch: inputs by name; nothing is kept where none is an image.
+            batch: inputs by name; nothing is kept unless one of them holds images, shape (samples, 1 or 3, height,
+                width) or (samples, height, width, 1 or 3).
             ours: scores of the original, shape (samples, classes).
-            theirs: scores of the converted model, likewise.
+            theirs: scores of the converted model, shape (samples, classes).
         """
         count = len(ours)
         images = next((values for values in batch.values() if len(values) == count and _is_images(values)), None)
         same = ours.argmax(-1) == theirs.argmax(-1)
-        for place in range(count if images is not None else 0):
-            kept = self._alike if same[place] else self._apart
-            if images is not None and len(kept) < self._most:
-                kept.append(_sample(self._seen + place + 1, images[place], ours[place], theirs[place]))
+        for index in range(count if images is not None else 0):
+            kept = self._agreements if same[index] else self._disagreements
+            if images is not None and len(kept) < self._max_samples:
+                kept.append(_sample(self._seen + index + 1, images[index], ours[index], theirs[index]))
         self._seen += count
 
 
 def is_scores(output: NDArray[Any]) -> bool:
-    """Whether an output is a row of scores per sample, as classifiers have them."""
+    """Return whether an output scores classes: shape (samples, classes), at least two classes, floating point."""
     return output.ndim == 2 and output.shape[-1] > 1 and np.issubdtype(output.dtype, np.floating)
 
 
@@ -85,7 +87,7 @@ def _is_images(values: NDArray[Any]) -> bool:
     if values.ndim != 4 or values.dtype.kind not in "fui":
         return False
     sides = values.shape[2:] if _channels_first(values.shape[1:]) else values.shape[1:3]
-    return min(sides) >= _SMALLEST and (_channels_first(values.shape[1:]) or values.shape[3] in {1, 3})
+    return min(sides) >= _MIN_IMAGE_SIDE and (_channels_first(values.shape[1:]) or values.shape[3] in {1, 3})
 
 
 def _channels_first(shape: tuple[int, ...]) -> bool:
@@ -98,18 +100,18 @@ def _sample(number: int, image: NDArray[Any], ours: NDArray[Any], theirs: NDArra
 
 
 def _pixels(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """An image as the model gets it, its range of values spread over 0..255."""
+    """Return a model input as an image, scaled from its own range to 0..255."""
     values = np.nan_to_num(image.astype(np.float64))
     values = np.moveaxis(values, 0, -1) if _channels_first(values.shape) else values
     values -= values.min()
     spread = np.rint(values * (255 / (values.max() or 1))).astype(np.uint8)
     picture = Image.fromarray(spread[..., 0] if spread.shape[-1] == 1 else spread)
-    picture.thumbnail((_LARGEST, _LARGEST))
+    picture.thumbnail((_MAX_IMAGE_SIDE, _MAX_IMAGE_SIDE))
     return np.asarray(picture)
 
 
 def _are_probabilities(scores: NDArray[Any]) -> bool:
-    return bool(scores.min() >= 0) and abs(float(scores.sum(dtype=np.float64)) - 1) <= _SUM_TO_ONE
+    return bool(scores.min() >= 0) and abs(float(scores.sum(dtype=np.float64)) - 1) <= _PROBABILITY_SUM_TOLERANCE
 
 
 def _best(scores: NDArray[Any]) -> Scores:

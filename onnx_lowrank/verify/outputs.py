@@ -1,4 +1,4 @@
-"""How close one model's outputs are to another's, and how often both are right."""
+"""The outputs of two models compared: how close they are, and how accurate both models are."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.linalg.relative_error import relative_error
 from onnx_lowrank.verify.cached_session import Runnable
 from onnx_lowrank.verify.examples import ExampleKeeper, ExamplePrediction, is_scores
+from onnx_lowrank.verify.finite_values import finite_values
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +24,13 @@ _TOP = (1, 5)
 
 @dataclass(frozen=True)
 class OutputFidelity:
-    """One output of model B beside that of model A.
+    """How close an output of model B is to that of model A.
 
     Attributes:
-        relative_error: ``||A - B||_F / ||A||_F`` over all images, where A is finite; infinite where B is not.
-        cosine: cosine of the angle between A and B, all images as one vector.
-        agreement: share of images with the same argmax over the last axis; None where the output is no row of scores.
+        relative_error: ``||A - B||_F / ||A||_F`` over all images and all finite values of A; infinite if B is NaN or
+            infinite at any of them.
+        cosine: cosine of the angle between A and B, with all images as one vector.
+        agreement: share of images with the same argmax over the last axis; None unless the output scores classes.
     """
 
     relative_error: float
@@ -35,13 +38,18 @@ class OutputFidelity:
     agreement: float | None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Its fields; None for an infinite error, which JSON does not know."""
+        """Return the fields by name, with None for an infinite error, which JSON cannot hold."""
         return {**vars(self), "relative_error": self.relative_error if np.isfinite(self.relative_error) else None}
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of images classified right, of model A and of model B."""
+    """Share of images that are classified correctly.
+
+    Attributes:
+        top1: the true class has the highest score; of model A and of model B.
+        top5: the true class is among the five highest scores; of model A and of model B.
+    """
 
     top1: tuple[float, float]
     top5: tuple[float, float]
@@ -49,13 +57,13 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare_outputs` found.
+    """The result of `compare_outputs`.
 
     Attributes:
         outputs: fidelity by output name.
         accuracy: of both models; None without labels.
-        images: number of images looked at.
-        samples: some of them, as pictures, where they were asked for; disagreements first.
+        images: number of images.
+        samples: some of the images with both predictions, if requested; disagreements first.
     """
 
     outputs: dict[str, OutputFidelity]
@@ -64,7 +72,7 @@ class Comparison:
     samples: tuple[ExamplePrediction, ...] = field(default=(), compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields of ``compare --json``."""
+        """Return the fields of the JSON that the command ``compare`` prints."""
         return {
             "outputs": {name: fidelity.to_dict() for name, fidelity in self.outputs.items()},
             "accuracy": None
@@ -74,11 +82,11 @@ class Comparison:
         }
 
 
-class _Tally:
+class _OutputSums:
     """Running sums over batches for one output."""
 
     def __init__(self) -> None:
-        self.difference = self.product = self.first = self.second = 0.0
+        self.difference = self.product = self.first = self.second = 0.0  # squares and products of finite values
         self.same = self.rows = self.compared = self.left_out = 0
         self.scores = True
 
@@ -87,12 +95,10 @@ class _Tally:
         if self.scores:
             self.same += int((a.argmax(-1) == b.argmax(-1)).sum())
         self.rows += len(a) if a.ndim else 1
-        x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-        finite = np.isfinite(x)
+        x, y, finite = finite_values(a.ravel(), b.ravel())
         self.compared += int(finite.sum())
         self.left_out += int((~finite).sum())
-        # Where A is finite B has to be, too; where it is not, there is no distance from it.
-        x, y = x[finite], np.where(np.isfinite(y), y, np.inf)[finite]
+        x, y = x[finite], y[finite]
         with np.errstate(all="ignore"):
             self.difference += float(np.square(x - y).sum())
             self.product += float(x @ y)
@@ -110,74 +116,73 @@ class _Tally:
                 "output '%s': %d of %d numbers are NaN or infinite in the original network and are not compared",
                 name, self.left_out, self.left_out + self.compared,
             )  # fmt: skip
+        agreement = self.same / self.rows if self.scores else None
         if not np.isfinite(self.difference):
-            return OutputFidelity(np.inf, 0.0, self.same / self.rows if self.scores else None)
-        zero = self.first == 0
-        error = (0.0 if self.difference == 0 else np.inf) if zero else np.sqrt(self.difference / self.first)
+            return OutputFidelity(np.inf, 0.0, agreement)
         size = np.sqrt(self.first * self.second)
         cosine = self.product / size if size else float(self.first == self.second)
-        return OutputFidelity(float(error), float(cosine), self.same / self.rows if self.scores else None)
+        return OutputFidelity(relative_error(self.difference, self.first), float(cosine), agreement)
 
 
 def compare_outputs(
     a: Runnable, b: Runnable, batches: Iterable[Batch], labels: NDArray[np.int64] | None = None, pictures: int = 0
 ) -> Comparison:
-    """Run two models on the same inputs and compare every output of numbers that they share.
+    """Run two models on the same inputs and compare every numeric output that they share.
 
-    Outputs whose shape differs, as the number of objects found may, are left out and named in a warning.
+    Outputs whose shapes differ, such as those with one row per detected object, are left out with a warning.
 
     Args:
         a: the reference.
-        b: the model to judge.
-        batches: inputs by name.
-        labels: class of each image in order, shape (images,); judged on the first output.
-        pictures: images to keep with the predictions of both models, at most; of classifiers only.
+        b: the model to compare with it.
+        batches: inputs by name, first axis = images.
+        labels: class of each image in order, shape (images,), for the first shared output; None for no accuracy.
+        pictures: images to keep with the predictions of both models, at most; only if an output scores classes.
 
     Raises:
-        ModelError: no output to compare, one that is NaN or infinite all over in A, or labels for an output that is no
-            row of scores.
+        ModelError: no output can be compared, an output of A is NaN or infinite everywhere, or there are labels for an
+            output that does not score classes.
     """
     shared = [name for name in a.numeric_outputs if name in b.numeric_outputs]
     if not shared:
         raise ModelError(f"compare: no output of numbers in common: {', '.join(a.outputs)} and {', '.join(b.outputs)}")
-    tallies = {name: _Tally() for name in shared}
+    sums = {name: _OutputSums() for name in shared}
     hits: list[NDArray[np.bool_]] = []
     keeper, images = ExampleKeeper(pictures), 0
     for batch in batches:
         ours, theirs = a.run(batch), b.run(batch)
-        for name in [name for name in tallies if ours[name].shape != theirs[name].shape]:
+        for name in [name for name in sums if ours[name].shape != theirs[name].shape]:
             log.warning(
                 "output '%s': shape %s and %s: it is not compared", name, ours[name].shape, theirs[name].shape
             )  # fmt: skip
-            del tallies[name]
-        for name, tally in tallies.items():
-            tally.add(ours[name], theirs[name])
-        if pictures and (scores := next((name for name in tallies if is_scores(ours[name])), None)):
-            keeper.look(batch, ours[scores], theirs[scores])
+            del sums[name]
+        for name, output in sums.items():
+            output.add(ours[name], theirs[name])
+        if pictures and (scores := next((name for name in sums if is_scores(ours[name])), None)):
+            keeper.add(batch, ours[scores], theirs[scores])
         count = len(next(iter(batch.values())))
         if labels is not None:
             truth = labels[images : images + count]
-            hits.append(np.stack([top_hits(output[shared[0]], truth, shared[0]) for output in (ours, theirs)]))
+            hits.append(np.stack([top_hits(outputs[shared[0]], truth, shared[0]) for outputs in (ours, theirs)]))
         images += count
-    if not tallies:
+    if not sums:
         raise ModelError(f"compare: no output has the same shape in both models: {', '.join(shared)}")
-    fidelities = {name: tally.result(name) for name, tally in tallies.items()}
+    fidelities = {name: output.result(name) for name, output in sums.items()}
     return Comparison(fidelities, _accuracy(hits), images, keeper.samples)
 
 
 def top_hits(scores: NDArray[Any], truth: NDArray[np.int64], name: str) -> NDArray[np.bool_]:
-    """Whether the true class is among the best 1 and 5.
+    """Return whether the true class is among the 1 and the 5 highest scores.
 
     Args:
         scores: shape (images, classes).
         truth: class of each image, shape (images,).
-        name: of the output, for the message.
+        name: name of the output, for the message.
 
     Returns:
-        Shape (2, images).
+        Shape (2, images): top-1, then top-5.
 
     Raises:
-        ModelError: these are no scores of so many classes.
+        ModelError: the output does not score that many classes.
     """
     if scores.ndim != 2 or scores.shape[1] <= truth.max():
         raise ModelError(

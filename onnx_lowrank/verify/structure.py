@@ -1,4 +1,4 @@
-"""What was written as a graph: valid, with the same inputs and outputs as the original."""
+"""Checks of a written graph: it is valid, and has the interface of the original."""
 
 from __future__ import annotations
 
@@ -14,38 +14,39 @@ from onnx_lowrank.graph.tensors import is_external, values
 
 
 def check_structure(original: onnx.ModelProto, written: onnx.ModelProto) -> None:
-    """Compare the interface of what was written with the original's.
+    """Check that a written model is valid and has the interface of the original.
 
     Args:
         original: the model that was converted.
-        written: what was read back.
+        written: the converted model, read back from its file.
 
     Raises:
-        VerificationError: refused by the ONNX checker, or other inputs, outputs, opsets.
+        VerificationError: the ONNX checker refuses the model, unless it refuses the original too; or inputs, outputs,
+            IR version or opsets differ.
     """
     if _refused(original) is None and (reason := _refused(written)) is not None:
         raise VerificationError(f"written model: refused by the ONNX checker: {reason}")
-    for what in ("input", "output"):
-        before, after = (_interface(each, what) for each in (original, written))
+    for field in ("input", "output"):
+        before, after = (_interface(model, field) for model in (original, written))
         if before != after:
-            raise VerificationError(f"written model: {what}s {_shown(after)}, wanted {_shown(before)}")
+            raise VerificationError(f"written model: {field}s {_shown(after)}, wanted {_shown(before)}")
     if original.ir_version != written.ir_version:
         raise VerificationError(f"written model: IR version {written.ir_version}, wanted {original.ir_version}")
-    versions = [sorted((each.domain, each.version) for each in m.opset_import) for m in (original, written)]
+    versions = [sorted((opset.domain, opset.version) for opset in m.opset_import) for m in (original, written)]
     if versions[0] != versions[1]:
         raise VerificationError(f"written model: opsets {versions[1]}, wanted {versions[0]}")
 
 
 def check_untouched(original: onnx.ModelProto, written: onnx.ModelProto, replaced: Container[str]) -> None:
-    """See that outputs which no replaced node reaches are computed as before: the same nodes, the same weights.
+    """Check that outputs that depend on no replaced node are computed by the same nodes with the same weights.
 
     Args:
         original: the model that was converted.
-        written: what was read back.
+        written: the converted model, read back from its file.
         replaced: outputs of the nodes that were replaced.
 
     Raises:
-        VerificationError: one of them is not.
+        VerificationError: such an output is computed in another way.
     """
     for output in original.graph.output:
         before = ancestors(original, [output.name], ())
@@ -67,30 +68,30 @@ def _same_values(before: Sequence[onnx.TensorProto], after: Sequence[onnx.Tensor
 
 
 def _refused(model: onnx.ModelProto) -> str | None:
-    """Why the ONNX checker refuses a model; None where it accepts it. Weights outside of it count as inputs."""
-    outside = [tensor for tensor in model.graph.initializer if is_external(tensor)]
+    """Return why the ONNX checker refuses a model, or None; external weights are checked as if they were inputs."""
+    external = [tensor for tensor in model.graph.initializer if is_external(tensor)]
     try:
-        onnx.checker.check_model(_with_inputs(model, outside) if outside else model)
+        onnx.checker.check_model(_with_inputs(model, external) if external else model)
     except (onnx.checker.ValidationError, ValueError) as error:
         return str(error)
     return None
 
 
 def _with_inputs(model: onnx.ModelProto, tensors: Sequence[onnx.TensorProto]) -> onnx.ModelProto:
-    """The model with inputs in the place of some initializers."""
+    """Return a copy of a model with inputs in place of some initializers."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    names, known = {tensor.name for tensor in tensors}, {value.name for value in model.graph.input}
+    names, inputs = {tensor.name for tensor in tensors}, {value.name for value in model.graph.input}
     del changed.graph.initializer[:]
     changed.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in names)
-    changed.graph.input.extend(initializer_input(tensor) for tensor in tensors if tensor.name not in known)
+    changed.graph.input.extend(initializer_input(tensor) for tensor in tensors if tensor.name not in inputs)
     return changed
 
 
-def _interface(model: onnx.ModelProto, what: str) -> list[onnx.ValueInfoProto]:
-    """Inputs or outputs in order; initializers listed as inputs are not part of the interface."""
-    inner = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in getattr(model.graph, what) if value.name not in inner]
+def _interface(model: onnx.ModelProto, field: str) -> list[onnx.ValueInfoProto]:
+    """Return the inputs or outputs in order, without initializers that are listed as inputs."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in getattr(model.graph, field) if value.name not in initializers]
 
 
 def _shown(values: list[onnx.ValueInfoProto]) -> str:

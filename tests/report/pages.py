@@ -1,4 +1,4 @@
-"""Reports and evidence to make pages of."""
+"""Reports and figures to make pages of."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def curve(ranks: int = 64) -> np.ndarray:
 
 
 SAMPLES = (sample(4, agree=False), sample(9, agree=False), sample(1, agree=True, size=(80, 100, 3)))
-EVIDENCE = ReportFigures({"c1": (64, 32, 3, 3)}, {"c1": curve()}, (80_000, 40_000), SAMPLES)
+FIGURES = ReportFigures({"c1": (64, 32, 3, 3)}, {"c1": curve()}, (80_000, 40_000), SAMPLES)
 
 
 def deep(count: int, name: str = "stage/{}/Conv") -> tuple[Report, ReportFigures]:
@@ -44,4 +44,4 @@ def deep(count: int, name: str = "stage/{}/Conv") -> tuple[Report, ReportFigures
         layers.append(replace(layer, name=name.format(number)))
     kernels = {layer.name: (64, 32, 3, 3) for layer in layers}
     curves = {layer.name: curve() for layer in layers}
-    return replace(REPORT, layers=tuple(layers)), replace(EVIDENCE, kernels=kernels, energies=curves)
+    return replace(REPORT, layers=tuple(layers)), replace(FIGURES, kernels=kernels, energies=curves)

@@ -46,7 +46,7 @@ def test_what_it_says() -> None:
     ]
     assert text.startswith("# in.onnx, 2.12x fewer multiply-adds\n")
     assert "Calibrated with 48 samples of photos (60 images) on cpu, seed 7." in text
-    assert "made-up" not in text
+    assert "synthetic" not in text
     assert text.endswith("onnx-lowrank 1.2.3, 4 s.\n")
 
 
@@ -58,9 +58,9 @@ def test_a_dry_run_has_nothing_to_compare_or_time() -> None:
     assert "Compared" not in text
 
 
-def test_made_up_images_are_marked() -> None:
+def test_synthetic_images_are_marked() -> None:
     calibration = replace(REPORT.calibration, synthetic=True)
-    assert "**Calibrated with made-up images**" in to_markdown(replace(REPORT, calibration=calibration))
+    assert "**Calibrated with synthetic images**" in to_markdown(replace(REPORT, calibration=calibration))
 
 
 def named(name: str) -> Report:

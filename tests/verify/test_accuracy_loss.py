@@ -117,7 +117,7 @@ def test_batches_that_come_again_are_not_run_again() -> None:
 
 def test_what_does_not_fit_is_run_again() -> None:
     made = Made(y=lambda x: x)
-    known = CachedSession(made, most_bytes=30)  # type: ignore[arg-type]
+    known = CachedSession(made, max_bytes=30)  # type: ignore[arg-type]
     small, large = {"x": normal(0, 2, 3)}, {"x": normal(1, 4, 3)}
     for feeds in (large, small, large, small):
         known.run(feeds)

@@ -14,10 +14,10 @@ SCORES = np.float32([[3, 1, 2, 0], [0, 1, 2, 3], [5, 4, 6, 7], [9, 8, 7, 6], [1,
 
 
 def kept(
-    batch: np.ndarray, most: int = 12, ours: np.ndarray = SCORES, theirs: np.ndarray = SCORES
+    batch: np.ndarray, max_samples: int = 12, ours: np.ndarray = SCORES, theirs: np.ndarray = SCORES
 ) -> tuple[ExamplePrediction, ...]:
-    keeper = ExampleKeeper(most)
-    keeper.look({"x": batch}, ours[: len(batch)], theirs[: len(batch)])
+    keeper = ExampleKeeper(max_samples)
+    keeper.add({"x": batch}, ours[: len(batch)], theirs[: len(batch)])
     return keeper.samples
 
 
@@ -26,7 +26,7 @@ def test_disagreements_come_first_and_no_more_than_wanted() -> None:
     theirs[[1, 3]] = theirs[[1, 3], ::-1]
     keeper = ExampleKeeper(4)
     for part in (slice(0, 2), slice(2, 5)):
-        keeper.look({"x": images(5)[part]}, SCORES[part], theirs[part])
+        keeper.add({"x": images(5)[part]}, SCORES[part], theirs[part])
     assert [found.number for found in keeper.samples] == [2, 4, 1, 3]
     assert [found.agree for found in keeper.samples] == [False, False, True, True]
     assert keeper.samples[0].original == ((3, 3.0), (2, 2.0), (1, 1.0))
@@ -61,7 +61,7 @@ def test_large_images_are_kept_small_and_flat_ones_black() -> None:
 @pytest.mark.parametrize("shape", [(2, 10), (2, 5, 12, 12), (2, 3, 4, 4), (2, 3, 12), (3, 3, 12, 12)])
 def test_what_is_no_image_is_not_kept(shape: tuple[int, ...]) -> None:
     keeper = ExampleKeeper(12)
-    keeper.look({"x": np.zeros(shape, np.float32)}, SCORES[:2], SCORES[:2])
+    keeper.add({"x": np.zeros(shape, np.float32)}, SCORES[:2], SCORES[:2])
     assert keeper.samples == ()
 
 
