@@ -25,7 +25,7 @@ from onnx_lowrank.calibrate import (
     synthetic_samples,
 )
 from onnx_lowrank.calibrate.positions import Ints, draw_positions
-from onnx_lowrank.calibrate.split import MOST_HELD_OUT, MOST_SEARCHED, MOST_VERIFIED
+from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_SEARCH_SAMPLES, MAX_VERIFICATION_SAMPLES
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import first_responses
 from onnx_lowrank.graph.eligible import choose_layers, leave_narrow_groups
@@ -148,7 +148,7 @@ def prepare_job(
     settings: Settings,
     preprocessing: Preprocessing,
     progress: Progress,
-    held_out: int = MOST_HELD_OUT,
+    held_out: int = MAX_HELD_OUT_SAMPLES,
 ) -> Job:
     """Everything up to the first full pass: model, data, layers, sampled positions.
 
@@ -169,7 +169,7 @@ def prepare_job(
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs)
     samples = _samples(network, data, preprocessing, settings)
     generator = np.random.default_rng(settings.seed)
-    most = (held_out, 0) if settings.max_drop is None else (MOST_VERIFIED, MOST_SEARCHED)
+    most = (held_out, 0) if settings.max_drop is None else (MAX_VERIFICATION_SAMPLES, MAX_SEARCH_SAMPLES)
     batch_size = settings.batch_size or default_batch(network.sampled, provider.batch_elements)
     split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *most)
     first = network.sampled[0]

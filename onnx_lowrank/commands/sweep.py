@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing, preset
 from onnx_lowrank.calibrate.calibration import Calibrated, Job, prepare_job
-from onnx_lowrank.calibrate.split import MOST_CALIBRATION, MOST_HELD_OUT
+from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES, MAX_HELD_OUT_SAMPLES
 from onnx_lowrank.errors import BudgetError, CalibrationError, LowRankError, VerificationError
 from onnx_lowrank.graph import check_apart
 from onnx_lowrank.pipeline import Solved, calibrate, checked, planned, solve
@@ -142,7 +142,7 @@ def sweeping(
     for speedup in speedups:
         replace(settings, speedup=speedup)  # refuses what is none
     with threadpool_limits(settings.threads), ExitStack() as files:
-        most = max(MOST_HELD_OUT, _PER_CALIBRATION_IMAGE * (settings.samples or MOST_CALIBRATION))
+        most = max(MAX_HELD_OUT_SAMPLES, _PER_CALIBRATION_IMAGE * (settings.samples or MAX_CALIBRATION_SAMPLES))
         job = prepare_job(model, data, settings, preprocessing or preset("zero-one"), progress or Silent(), most)
         for place in targets.places.values():
             check_apart(job.network.original, place)
