@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
-from onnx_lowrank.calibrate.split import MOST_HELD_OUT
+from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES
 from onnx_lowrank.graph import (
     check_apart,
     check_writable,
@@ -157,7 +157,7 @@ def open_conversion(
     data: Any,
     preprocessing: Preprocessing | None,
     settings: Settings,
-    max_held_out: int = MOST_HELD_OUT,
+    max_held_out: int = MAX_HELD_OUT_SAMPLES,
 ) -> tuple[Network, LayerSet, CalibrationSet]:
     """Open a model and its samples, and find its layers.
 

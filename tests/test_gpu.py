@@ -81,7 +81,7 @@ def test_a_conversion_is_as_on_the_cpu(method: str, refine: str, monkeypatch: py
     class Watched(Propagation):
         def advance(self, *given: Any) -> Any:
             patches = super().advance(*given)
-            kept.append(self.cuts._resident)
+            kept.append(self.cache._device_bytes)
             return patches
 
     monkeypatch.setattr(pipeline, "Propagation", Watched)

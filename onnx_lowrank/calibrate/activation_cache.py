@@ -1,7 +1,7 @@
-"""The tensors at the front of a conversion, of all batches.
+"""Cache the tensors of all calibration batches at which a conversion has arrived.
 
-They are kept where the network runs, within a bound; beyond it in memory, within another; beyond that on the disk.
-There each tensor has a temporary file of its own, which is gone with the last batch of it.
+Tensors stay on the device where the network runs up to a bound, beyond it in memory up to another, beyond that on the
+disk. There, all batches of a tensor share a temporary file, which is deleted with the last of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class _Spilled:
-    """Where a tensor lies in its file."""
+    """The location of a tensor in its file, in bytes."""
 
     offset: int
     dtype: np.dtype[Any]
@@ -30,20 +30,23 @@ class _Spilled:
 
 
 class ActivationCache:
-    """Tensors of all batches.
+    """Tensors of all batches by name.
 
     Args:
-        batches: the tensors to start with, by name.
-        most_bytes: kept in memory; what does not fit goes to the disk.
-        most_resident: bytes kept where the network runs, of the tensors that are there.
+        batches: the first tensors.
+        max_memory_bytes: of tensors in memory; others go to the disk.
+        max_device_bytes: of tensors that are on the device and stay there; others are copied to memory.
 
     Attributes:
-        spilled_bytes: written to the disk so far.
+        spilled_bytes: bytes written to the disk so far.
+
+    Raises:
+        CalibrationError: the disk is full.
     """
 
-    def __init__(self, batches: Iterable[Batch], most_bytes: int, most_resident: int = 0) -> None:
-        self._most, self._used = most_bytes, 0
-        self._most_resident, self._resident = most_resident, 0
+    def __init__(self, batches: Iterable[Batch], max_memory_bytes: int, max_device_bytes: int = 0) -> None:
+        self._max_memory_bytes, self._memory_bytes = max_memory_bytes, 0
+        self._max_device_bytes, self._device_bytes = max_device_bytes, 0
         self._files: dict[str, ScratchFile] = {}
         self._batches: list[dict[str, Tensor | _Spilled]] = []
         self.spilled_bytes = 0
@@ -52,84 +55,100 @@ class ActivationCache:
             self.advance(len(self._batches) - 1, (), batch)
 
     def __len__(self) -> int:
-        """Count the batches."""
+        """Return the number of batches."""
         return len(self._batches)
 
     @property
     def types(self) -> dict[str, np.dtype[Any]]:
-        """Element type by name of the tensors that the next batch to be worked on has."""
+        """Element types by name of the first batch's tensors; other batches may not have advanced as far."""
         return {name: tensor.dtype for name, tensor in self._batches[0].items()}
 
     def read(self, number: int, names: Iterable[str]) -> dict[str, Tensor]:
-        """Tensors of a batch by name."""
+        """Return tensors of a batch by name."""
         return {name: self._read(name, self._batches[number][name]) for name in names}
 
-    def advance(self, number: int, keep: Collection[str], found: Batch) -> None:
-        """Replace a batch's tensors by those of them that are still needed, and new ones.
+    def advance(self, number: int, keep: Collection[str], new: Batch) -> None:
+        """Drop the tensors of a batch that are no longer needed and add new ones.
 
         Args:
-            number: of the batch.
+            number: index of the batch.
             keep: names of the tensors that stay.
-            found: the new ones.
+            new: the tensors to add.
 
         Raises:
             CalibrationError: the disk is full.
         """
         batch = self._batches[number]
         for name in [name for name in batch if name not in keep]:
-            self._forget(batch.pop(name))
-        for name, tensor in found.items():
-            batch[name] = self._put(name, tensor)
-        for name in [name for name in self._files if not any(name in each for each in self._batches)]:
+            self._release(batch.pop(name))
+        for name, tensor in new.items():
+            batch[name] = self._store(name, tensor)
+        for name in [name for name in self._files if not any(name in batch for batch in self._batches)]:
             self._files.pop(name).close()
 
-    def reserve(self, size: int) -> bool:
-        """Take bytes of the bound for something else, if they are free; `release` gives them back."""
-        fits = self._used + size <= self._most
-        self._used += size if fits else 0
-        return fits
+    def reserve(self, nbytes: int) -> bool:
+        """Reserve memory within the bound for other use, if it is free; `release` gives it back.
 
-    def release(self, size: int) -> None:
-        """Give back what was reserved."""
-        self._used -= size
+        Returns:
+            Whether it was free.
+        """
+        is_free = self._memory_bytes + nbytes <= self._max_memory_bytes
+        self._memory_bytes += nbytes if is_free else 0
+        return is_free
 
-    def excess(self, keep: Collection[str], size: int) -> int:
-        """How many bytes would go to the disk if the tensors of ``keep`` stayed and others of ``size`` bytes came."""
-        return max(0, self._used + self.growth(keep, size) - self._most)
+    def release(self, nbytes: int) -> None:
+        """Give reserved memory back."""
+        self._memory_bytes -= nbytes
 
-    def growth(self, keep: Collection[str], size: int) -> int:
-        """How many bytes more would be in memory then, were there room for all."""
-        gone = sum(
+    def spill_bytes(self, keep: Collection[str], new_bytes: int) -> int:
+        """Return how many bytes would go to the disk if all batches advanced.
+
+        Args:
+            keep: names of the tensors that would stay.
+            new_bytes: size of the new tensors of all batches.
+        """
+        return max(0, self._memory_bytes + self.growth_bytes(keep, new_bytes) - self._max_memory_bytes)
+
+    def growth_bytes(self, keep: Collection[str], new_bytes: int) -> int:
+        """Return by how many bytes the memory in use would grow if all batches advanced and the bound did not matter.
+
+        Dropped tensors are subtracted, so the result may be negative. New tensors fill the room on the device first,
+        but not that of dropped tensors, which are still there while the new ones are computed.
+
+        Args:
+            keep: names of the tensors that would stay.
+            new_bytes: size of the new tensors of all batches.
+        """
+        dropped_bytes = sum(
             tensor.nbytes
             for batch in self._batches
             for name, tensor in batch.items()
             if name not in keep and isinstance(tensor, np.ndarray)
         )
-        return max(0, size - (self._most_resident - self._resident)) - gone
+        return max(0, new_bytes - (self._max_device_bytes - self._device_bytes)) - dropped_bytes
 
     def close(self) -> None:
-        """Give up all that is on the disk."""
+        """Delete everything on the disk."""
         while self._files:
             self._files.popitem()[1].close()
 
-    def _put(self, name: str, tensor: Tensor) -> Tensor | _Spilled:
+    def _store(self, name: str, tensor: Tensor) -> Tensor | _Spilled:
         if isinstance(tensor, Resident):
-            if self._resident + tensor.nbytes <= self._most_resident:
-                self._resident += tensor.nbytes
+            if self._device_bytes + tensor.nbytes <= self._max_device_bytes:
+                self._device_bytes += tensor.nbytes
                 return tensor
             tensor = tensor.numpy()
-        if self._used + tensor.nbytes <= self._most:
-            self._used += tensor.nbytes
+        if self.reserve(tensor.nbytes):
             return tensor
         file = self._files.get(name) or self._files.setdefault(name, ScratchFile())
         self.spilled_bytes += tensor.nbytes
         return _Spilled(file.append(tensor), tensor.dtype, tensor.shape)
 
-    def _forget(self, tensor: Tensor | _Spilled) -> None:
+    def _release(self, tensor: Tensor | _Spilled) -> None:
         if isinstance(tensor, Resident):
-            self._resident -= tensor.nbytes
+            self._device_bytes -= tensor.nbytes
         elif not isinstance(tensor, _Spilled):
-            self._used -= tensor.nbytes
+            self.release(tensor.nbytes)
 
     def _read(self, name: str, tensor: Tensor | _Spilled) -> Tensor:
         if not isinstance(tensor, _Spilled):

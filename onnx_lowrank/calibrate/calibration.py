@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.data.preprocess import Preprocessing
 from onnx_lowrank.calibrate.data.samples import Samples, iterate_batches, open_samples, synthetic_samples
-from onnx_lowrank.calibrate.positions import Ints, draw_positions
+from onnx_lowrank.calibrate.positions import Ints, draw_positions, layer_positions
 from onnx_lowrank.calibrate.split import (
-    MOST_HELD_OUT,
-    MOST_SEARCHED,
-    MOST_VERIFIED,
+    MAX_HELD_OUT_SAMPLES,
+    MAX_SEARCH_SAMPLES,
+    MAX_VERIFICATION_SAMPLES,
     Split,
     default_batch,
-    layer_positions,
     split_samples,
 )
 from onnx_lowrank.errors import CalibrationError
@@ -119,7 +118,7 @@ def calibration_set(
     data: Any,
     preprocessing: Preprocessing,
     settings: Settings,
-    max_held_out: int = MOST_HELD_OUT,
+    max_held_out: int = MAX_HELD_OUT_SAMPLES,
 ) -> CalibrationSet:
     """Open and split the samples of a conversion.
 
@@ -135,7 +134,7 @@ def calibration_set(
     """
     samples = _open(network, data, preprocessing, settings)
     generator = np.random.default_rng(settings.seed)
-    most = (max_held_out, 0) if settings.max_drop is None else (MOST_VERIFIED, MOST_SEARCHED)
+    most = (max_held_out, 0) if settings.max_drop is None else (MAX_VERIFICATION_SAMPLES, MAX_SEARCH_SAMPLES)
     batch_size = settings.batch_size or default_batch(network.sampled, network.provider.batch_elements)
     split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *most)
     one_batch = samples.read(split.calibration[: network.fixed_batch or 1])

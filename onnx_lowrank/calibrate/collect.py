@@ -1,4 +1,4 @@
-"""Targets of all layers in one pass of the original network."""
+"""Collect the target responses of all layers in one pass of the original network."""
 
 from __future__ import annotations
 
@@ -43,45 +43,49 @@ def collect_targets(
 
     Args:
         model: the original network.
-        layers: layers to look at.
-        positions: per layer name, sampled positions of every image, shape (images, P).
+        layers: layers to sample.
+        positions: sampled positions of every image by layer name, shape (images, P).
         batches: inputs by name, in the order of the images.
         provider: where to run.
-        probes: per layer name, which of an image's sampled positions also have their input patch kept, shape (p,).
+        probes: by layer name, which of an image's sampled positions also have their input patch kept, shape (p,).
 
     Returns:
-        Targets by layer name, rows image by image.
+        Targets by layer name; rows image by image, (images * P, d).
 
     Raises:
-        CalibrationError: a response is NaN, infinite, or too large to reckon with.
+        CalibrationError: a response is NaN, infinite, or too large to compute with.
     """
     probes, images = probes or {}, len(next(iter(positions.values()), ()))
     taps = {layer.name: _taps(layer, probed=layer.name in probes) for layer in layers}
-    every = [tap for pair in taps.values() for tap in pair.values()]
+    all_taps = [tap for by_role in taps.values() for tap in by_role.values()]
     session: Session | None = None
     rows: dict[str, NDArray[Any]] = {}
-    done = 0
+    start = 0
     for batch in batches:
-        session = session or _open(model, batch, every, provider)
-        count = len(next(iter(batch.values())))
+        session = session or _open(model, batch, all_taps, provider)
+        stop = start + len(next(iter(batch.values())))
         feeds = dict(batch)
         for layer in layers:
-            sampled = positions[layer.name][done : done + count]
-            feeds |= response_indices(layer, sampled)
-            if layer.name in probes:
-                feeds |= patch_indices(layer, sampled[:, probes[layer.name]])
+            feeds |= _indices(layer, positions[layer.name][start:stop], probes.get(layer.name))
         for name, values in session.run(feeds).items():
-            if not done:
+            if name not in rows:
                 rows[name] = np.empty((images, *values.shape[1:]), np.float32)
-            rows[name][done : done + count] = values
-        done += count
+            rows[name][start:stop] = values
+        start = stop
     for layer in layers:
         if layer.name in probes:
             clear_outside(rows[patch_rows(layer)], layer, positions[layer.name][:, probes[layer.name]])
     return {layer.name: _targets(layer, taps[layer.name], rows, probes.get(layer.name)) for layer in layers}
 
 
+def _indices(layer: Layer, positions: Ints, probe: Ints | None) -> dict[str, NDArray[Any]]:
+    """Return the feeds of a layer's taps for one batch."""
+    feeds = response_indices(layer, positions)
+    return feeds if probe is None else feeds | patch_indices(layer, positions[:, probe])
+
+
 def _taps(layer: Layer, *, probed: bool) -> dict[str, Tap]:
+    """Return the taps of a layer by role: its response, residual and input, where there are any."""
     element_type = onnx.helper.np_dtype_to_tensor_dtype(layer.weight.dtype)
     tensors = {"response": layer.response} | ({"residual": layer.residual} if layer.residual else {})
     taps = {role: response_tap(layer, tensor, element_type) for role, tensor in tensors.items()}
@@ -89,6 +93,7 @@ def _taps(layer: Layer, *, probed: bool) -> dict[str, Tap]:
 
 
 def _open(model: onnx.ModelProto, batch: Batch, taps: Sequence[Tap], provider: Provider) -> Session:
+    """Open the part of the network that the taps need."""
     inputs = {value.name: value for value in model.graph.input if value.name in batch}
     inputs |= {value.name: value for tap in taps for value in tap.inputs}
     nodes = list({node.output[0]: node for tap in taps for node in tap.nodes}.values())
@@ -98,20 +103,19 @@ def _open(model: onnx.ModelProto, batch: Batch, taps: Sequence[Tap], provider: P
     return Session(tapped, provider, name="original network")
 
 
-def _targets(
-    layer: Layer, taps: Mapping[str, Tap], rows: dict[str, NDArray[Any]], probe: Ints | None
-) -> TargetResponses:
-    found = {role: rows.pop(tap.output.name) for role, tap in taps.items()}
-    for role, values in found.items():
+def _targets(layer: Layer, taps: Mapping[str, Tap], rows: Batch, probe: Ints | None) -> TargetResponses:
+    """Return a layer's targets from the rows of all taps by output name."""
+    sampled = {role: rows[tap.output.name] for role, tap in taps.items()}
+    for role, values in sampled.items():
         if not_usable(values):
             raise CalibrationError(
                 f"{layer.op} '{layer.name}': its {role} is NaN, infinite or beyond {LARGEST:g} in the original "
                 "network: check the model's weights and the preprocessing of the data"
             )
-    images, per_image, filters = found["response"].shape
-    residual = found["residual"].reshape(-1, filters) if "residual" in found else None
-    targets = TargetResponses(found["response"].reshape(-1, filters), residual)
+    images, per_image, filters = sampled["response"].shape
+    residual = sampled["residual"].reshape(-1, filters) if "residual" in sampled else None
+    targets = TargetResponses(sampled["response"].reshape(-1, filters), residual)
     if probe is None:
         return targets
-    probed = (np.arange(images)[:, None] * per_image + probe).ravel()
-    return replace(targets, probe=PatchProbe(as_patches(found["input"], layer), probed))
+    probe_rows = (np.arange(images)[:, None] * per_image + probe).ravel()
+    return replace(targets, probe=PatchProbe(as_patches(sampled["input"], layer), probe_rows))

@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import ceil, prod
+
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.layers.layer import Layer
+
 Ints = NDArray[np.int64]
+
+ROWS_PER_FILTER = 30  # with fewer than about 10 the solver fits noise; beyond 30 little is gained
+MIN_LAYER_ROWS = 15_000
+MAX_PATCH_BYTES = 2**30  # of a layer's sampled input patches, which are kept while it is solved
+
+
+def layer_positions(layers: Iterable[Layer], images: int, count: int | None, seed: int) -> dict[str, Ints]:
+    """Draw the sampled positions of every image for every layer.
+
+    Args:
+        layers: the layers.
+        images: number of calibration images N.
+        count: positions per image; None for as many as give `ROWS_PER_FILTER` rows per filter (at least
+            `MIN_LAYER_ROWS` in all) and keep the patches within `MAX_PATCH_BYTES`.
+        seed: of the random numbers; each layer has its own stream.
+
+    Returns:
+        Flat positions by layer name, shape (N, P).
+    """
+    positions = {}
+    for number, layer in enumerate(layers):
+        max_rows = MAX_PATCH_BYTES // (4 * layer.channels * prod(layer.kernel))
+        rows = min(max(MIN_LAYER_ROWS, ROWS_PER_FILTER * layer.filters), max_rows)
+        generator = np.random.default_rng([seed, number])
+        positions[layer.name] = draw_positions(generator, images, prod(layer.positions), count or ceil(rows / images))
+    return positions
 
 
 def draw_positions(generator: np.random.Generator, images: int, size: int, count: int) -> Ints:
-    """Positions for every image, drawn without replacement; all of them where there are not more than ``count``.
+    """Draw positions for every image without replacement; all of them where there are at most ``count``.
 
     Args:
         generator: source of randomness.
         images: number of images N.
         size: positions an image has, height * width.
-        count: positions wanted per image.
+        count: positions to draw per image.
 
     Returns:
         Flat positions, ascending within an image, shape (N, min(count, size)).

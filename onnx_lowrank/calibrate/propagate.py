@@ -1,19 +1,19 @@
-"""What the converted prefix delivers to each layer, computed segment by segment.
+"""Compute the input of one layer after another in the partly converted network, segment by segment.
 
-The network is cut where the conversion has got to. The cut tensors of all calibration batches are kept; to reach the
-next layer only the nodes between the cut and that layer's input run. Every node of the converted network so runs at
-most once per image, whatever the graph looks like: residual sums and concatenations keep the tensors they still need
-in the cut.
+The tensors at which the conversion has arrived are cached for all calibration batches. To reach the next layer, only
+the segment of nodes between them and the layer's input runs. So each node of the converted network runs at most once
+per image in any graph: tensors that a residual sum or a concatenation reads later stay in the cache.
 
-There is another choice: the cut stays where it is, and the segment behind it is run again as part of the next one.
-That is done where it costs less than to keep what comes of it: for tensors that would go to the disk, and for large
-ones that little work has made, such as the responses of a first layer, which often are the largest of all.
+Alternatively, the cache stays as it is and the nodes of this segment run again as part of the next one. That is done
+where it costs less than keeping the segment's outputs: for outputs that would go to the disk, and for large ones that
+are cheap to compute, such as the responses of a first layer, which are often the largest of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import prod
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, cast
 
@@ -22,37 +22,54 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.activation_cache import ActivationCache, Tensor
+from onnx_lowrank.calibrate.patch_buffer import PatchBuffer
 from onnx_lowrank.calibrate.positions import Ints
-from onnx_lowrank.calibrate.taps import as_patches, clear_outside, patch_indices, patch_rows, patch_tap
+from onnx_lowrank.calibrate.taps import clear_outside, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph.extract import ancestors, extract
 from onnx_lowrank.graph.index import tensors_read
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import LARGEST, Patches, not_usable
-from onnx_lowrank.linalg.disk_arrays import ScratchFile, SpilledRows
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import Session
 
 Batch = dict[str, NDArray[Any]]
 
-_DISK_BYTES_PER_SECOND = 5e8  # written or read; disks of today, a little on the slow side
-_MEMORY_BYTES_PER_SECOND = 5e8  # kept; less time than that, but others may want the memory
-_MOST_PASSES = 1.05  # of the network, where segments are run again only to keep less in memory
+_DISK_BYTES_PER_SECOND = 5e8  # written or read; a little slow for today's disks
+_MEMORY_BYTES_PER_SECOND = 5e8  # kept; memory is faster than that, but other programs may need it
+_MAX_PASSES = 1.05  # of the network, where segments run again only to save memory
+
+
+@dataclass(frozen=True, eq=False)
+class _Segment:
+    """The part of the network between the cached tensors and a layer's input.
+
+    Attributes:
+        nodes: its nodes.
+        session: runs them and gathers the sampled rows of the layer's input.
+        inputs: names of the cached tensors that it reads.
+        keep: names of the tensors, cached or computed by the segment, that the remaining network reads.
+    """
+
+    nodes: list[onnx.NodeProto]
+    session: Session
+    inputs: list[str]
+    keep: set[str]
 
 
 class Propagation:
-    """The front of the conversion as it moves through the network.
+    """The calibration batches on their way through the network, layer by layer.
 
     Args:
-        batches: the calibration inputs, in the order of the images; kept as the first cut.
-        positions: per layer name, sampled positions of every image, shape (images, P).
+        batches: the calibration inputs, in the order of the images.
+        positions: sampled positions of every image by layer name, shape (images, P).
         provider: where segments run.
-        most_bytes: of cut tensors and input patches kept in memory; more of them go to the disk.
-        most_resident: bytes of cut tensors that stay where segments run; 0 brings them all back.
+        max_memory_bytes: of cached tensors and input patches in memory; the rest goes to the disk.
+        max_device_bytes: of cached tensors that stay on the provider's device; 0 copies all of them to memory.
 
     Attributes:
+        cache: the cached tensors; the network's inputs at first.
         node_runs: nodes run so far, times images.
-        cuts: the cut tensors.
     """
 
     def __init__(
@@ -60,159 +77,147 @@ class Propagation:
         batches: Iterable[Batch],
         positions: Mapping[str, Ints],
         provider: Provider,
-        most_bytes: int,
-        most_resident: int = 0,
+        max_memory_bytes: int,
+        max_device_bytes: int = 0,
     ) -> None:
-        # Counted here: an inner tensor need not have the samples on its first axis.
-        self._counts: list[int] = []
-        self.cache = ActivationCache(self._counted(batches), most_bytes, most_resident)
-        self._resident = most_resident > 0
+        # Counted on the inputs: the first axis of an inner tensor need not be that of the samples.
+        self._batch_sizes: list[int] = []
+        self.cache = ActivationCache(self._counted(batches), max_memory_bytes, max_device_bytes)
+        self._on_device = max_device_bytes > 0
         self._positions = positions
         self._provider = provider
-        self._patches: _Patches | None = None
+        self._buffer: PatchBuffer | None = None
         self.node_runs = 0
 
     def advance(self, model: onnx.ModelProto, layer: Layer, later: Sequence[Layer]) -> Patches:
-        """Run up to a layer's input and sample what arrives there.
+        """Run the network up to a layer's input and sample it.
 
         Args:
-            model: the network as converted so far: every layer before ``layer`` replaced, ``layer`` not yet.
+            model: the network as converted so far: every layer before ``layer`` is replaced, ``layer`` is not.
             layer: the layer to be solved next.
-            later: the layers to be solved after it; what they need stays in the cut.
+            later: the layers to be solved after it; the tensors that they need stay in the cache.
 
         Returns:
-            Input patches at the sampled positions, shape (n, c, kh, kw), float32; on the disk where they do not fit
-            into memory. They are there until the next call.
+            Input patches at the sampled positions, shape (n, c, kh, kw), float32, valid until the next call; on the
+            disk if they do not fit into memory.
 
         Raises:
-            CalibrationError: an input is NaN, infinite, or too large to reckon with; or the disk is full.
+            CalibrationError: an input is NaN, infinite, or too large to compute with; or the disk is full.
         """
-        self._drop_patches()
-        segment = ancestors(model, [layer.input], self.cache.types)
-        keep = self._still_needed(model, segment, [layer, *later])
-        session, inputs = self._open(model, layer, keep)
+        self._close_buffer()
+        segment = self._open_segment(model, layer, later)
         sampled = self._positions[layer.name]
-        self._patches = _Patches(sampled.size, layer, self.cache)
-        first, again = 0, False
-        for number, count in enumerate(self._counts):
-            positions = sampled[first : first + count]
-            feeds = {**self.cache.read(number, inputs), **patch_indices(layer, positions)}
+        self._buffer = PatchBuffer(layer, sampled.size, self.cache)
+        start, recompute = 0, False
+        for number, size in enumerate(self._batch_sizes):
+            positions = sampled[start : start + size]
+            feeds = {**self.cache.read(number, segment.inputs), **patch_indices(layer, positions)}
             started = perf_counter()
-            rows, found = self._run(session, feeds, patch_rows(layer))
+            rows, tensors = self._run(segment.session, feeds, patch_rows(layer))
             seconds = perf_counter() - started
             rows = rows.astype(np.float32, copy=False)
             clear_outside(rows, layer, positions)
-            self._patches.append(_finite(rows, layer))
+            _check_usable(rows, layer)
+            self._buffer.append(rows)
             if number == 0:
-                size = len(self._counts) * sum(tensor.nbytes for tensor in found.values())
-                spilled, grown = self.cache.excess(keep, size), self.cache.growth(keep, size)
-                kept = grown - spilled if self._may_run_again(model, segment, later) else 0
-                again = run_again(spilled, kept, seconds * len(self._counts))
-            if not again:
-                self.cache.advance(number, keep, found)
-            first += count
-        self.node_runs += len(segment) * first
-        return self._patches.rows
+                may_run_again = self._may_run_again(model, segment, later)
+                recompute = self._should_recompute(segment, tensors, seconds, may_run_again=may_run_again)
+            if not recompute:
+                self.cache.advance(number, segment.keep, tensors)
+            start += size
+        self.node_runs += len(segment.nodes) * start
+        return self._buffer.patches
 
     def close(self) -> None:
-        """Give up the cut tensors and the patches."""
-        self._drop_patches()
+        """Release the cached tensors and the patches."""
+        self._close_buffer()
         self.cache.close()
 
-    def _may_run_again(self, model: onnx.ModelProto, segment: Sequence[onnx.NodeProto], later: Sequence[Layer]) -> bool:
-        """Whether a segment may run twice, and all that is ahead once, without a second pass of the network."""
-        ahead = ancestors(model, [layer.input for layer in later], self.cache.types)
-        most = _MOST_PASSES * len(model.graph.node) * sum(self._counts)
-        return self.node_runs + (len(segment) + len(ahead)) * sum(self._counts) <= most
-
-    def _drop_patches(self) -> None:
-        if self._patches is not None:
-            self._patches.close()
-            self._patches = None
+    def _close_buffer(self) -> None:
+        if self._buffer is not None:
+            self._buffer.close()
+            self._buffer = None
 
     def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            self._counts.append(len(next(iter(batch.values()))))
+            self._batch_sizes.append(len(next(iter(batch.values()))))
             yield batch
 
-    def _run(
-        self, session: Session, feeds: Mapping[str, Tensor], rows: str
-    ) -> tuple[NDArray[Any], Mapping[str, Tensor]]:
-        """The sampled rows, and the other outputs: left where they are, or brought back as well."""
-        if self._resident:
-            return session.run_resident(feeds, rows)
-        found = session.run(cast("Batch", feeds))  # nothing was left anywhere else
-        return found.pop(rows), found
-
-    def _still_needed(
-        self, model: onnx.ModelProto, segment: Sequence[onnx.NodeProto], layers: Sequence[Layer]
-    ) -> set[str]:
-        """Tensors at hand after the segment that the rest of the way to ``layers`` reads."""
-        at_hand = self.cache.types.keys() | {name for node in segment for name in node.output if name}
-        wanted = {layer.input for layer in layers}
-        rest = ancestors(model, wanted, at_hand)
-        return at_hand & (wanted | {name for node in rest for name in tensors_read(node)})
-
-    def _open(self, model: onnx.ModelProto, layer: Layer, keep: set[str]) -> tuple[Session, list[str]]:
-        """A session from the cut to the layer's sampled rows, and the cut tensors it reads."""
+    def _open_segment(self, model: onnx.ModelProto, layer: Layer, later: Sequence[Layer]) -> _Segment:
         types = self.cache.types
-        fresh = sorted(keep - types.keys())
+        nodes = ancestors(model, [layer.input], types)
+        keep = _tensors_needed(model, types.keys() | _outputs(nodes), [layer, *later])
+        new = sorted(keep - types.keys())
         tap = patch_tap(layer, onnx.helper.np_dtype_to_tensor_dtype(layer.weight.dtype))
-        nodes = [*ancestors(model, [layer.input, *fresh], types.keys()), *tap.nodes]
-        read = {name for node in nodes for name in tensors_read(node)}
+        read = {name for node in [*nodes, *tap.nodes] for name in tensors_read(node)}
         inputs = [name for name in types if name in read]
         values = [
             onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(types[name]), None)
             for name in inputs
         ]
-        outputs = [tap.output, *(onnx.ValueInfoProto(name=name) for name in fresh)]
-        segment = extract(model, [*values, *tap.inputs], outputs, tap.nodes, tap.constants)
-        return Session(segment, self._provider, name=f"segment before '{layer.name}'"), inputs
+        outputs = [tap.output, *(onnx.ValueInfoProto(name=name) for name in new)]
+        cut_out = extract(model, [*values, *tap.inputs], outputs, tap.nodes, tap.constants)
+        session = Session(cut_out, self._provider, name=f"segment before '{layer.name}'")
+        return _Segment(nodes, session, inputs, keep)
+
+    def _run(
+        self, session: Session, feeds: Mapping[str, Tensor], rows: str
+    ) -> tuple[NDArray[Any], Mapping[str, Tensor]]:
+        """Return the sampled rows, and the other outputs by name: on the device if tensors may stay there."""
+        if self._on_device:
+            return session.run_resident(feeds, rows)
+        outputs = session.run(cast("Batch", feeds))  # without room on the device, all cached tensors are arrays
+        return outputs.pop(rows), outputs
+
+    def _may_run_again(self, model: onnx.ModelProto, segment: _Segment, later: Sequence[Layer]) -> bool:
+        """Return whether the passes stay within `_MAX_PASSES` if the segment runs twice and all later nodes once."""
+        remaining = ancestors(model, [layer.input for layer in later], self.cache.types)
+        max_runs = _MAX_PASSES * len(model.graph.node) * sum(self._batch_sizes)
+        return self.node_runs + (len(segment.nodes) + len(remaining)) * sum(self._batch_sizes) <= max_runs
+
+    def _should_recompute(
+        self, segment: _Segment, outputs: Mapping[str, Tensor], seconds: float, *, may_run_again: bool
+    ) -> bool:
+        """Decide by the first batch whether to leave the cache as it is and to run the segment again later.
+
+        Args:
+            segment: the segment.
+            outputs: its outputs for the first batch.
+            seconds: that it took for the first batch.
+            may_run_again: whether it may run again only to save memory.
+        """
+        batches = len(self._batch_sizes)
+        nbytes = batches * sum(tensor.nbytes for tensor in outputs.values())
+        spilled = self.cache.spill_bytes(segment.keep, nbytes)
+        kept = self.cache.growth_bytes(segment.keep, nbytes) - spilled if may_run_again else 0
+        return recomputing_is_faster(spilled, kept, seconds * batches)
 
 
-class _Patches:
-    """A layer's input patches as they come in: in one array, or on the disk if the bound leaves no room for it."""
-
-    def __init__(self, count: int, layer: Layer, cache: ActivationCache) -> None:
-        shape = (count, layer.channels, *layer.kernel)
-        self._size = prod(shape) * np.dtype(np.float32).itemsize
-        self._layer, self._cuts, self._done = layer, cache, 0
-        self.rows: Patches
-        if cache.reserve(self._size):
-            self.rows = as_patches(np.empty(prod(shape), np.float32), layer)
-        else:
-            self.rows = SpilledRows(ScratchFile(), shape, np.dtype(np.float32))
-
-    def append(self, rows: NDArray[Any]) -> None:
-        patches = as_patches(rows, self._layer)
-        if isinstance(self.rows, SpilledRows):
-            self.rows.file.append(patches)
-        else:
-            self.rows[self._done :][: len(patches)] = patches
-        self._done += len(patches)
-
-    def close(self) -> None:
-        if isinstance(self.rows, SpilledRows):
-            self.rows.file.close()
-        else:
-            self._cuts.release(self._size)
-
-
-def run_again(spilled_bytes: int, kept_bytes: int, seconds: float) -> bool:
-    """Whether to run a segment again rather than to keep what comes of it.
+def recomputing_is_faster(spilled_bytes: int, kept_bytes: int, seconds: float) -> bool:
+    """Return whether running a segment again takes less time than keeping its outputs.
 
     Args:
-        spilled_bytes: that would have to be written to the disk, and read again.
-        kept_bytes: that would have to be kept in memory.
+        spilled_bytes: of the outputs, to be written to the disk and read again.
+        kept_bytes: by which the memory in use would grow; negative if it would shrink.
         seconds: that the segment takes.
     """
     return seconds < 2 * spilled_bytes / _DISK_BYTES_PER_SECOND + max(0, kept_bytes) / _MEMORY_BYTES_PER_SECOND
 
 
-def _finite(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
+def _outputs(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    return {name for node in nodes for name in node.output if name}
+
+
+def _tensors_needed(model: onnx.ModelProto, available: AbstractSet[str], layers: Sequence[Layer]) -> set[str]:
+    """Return the names of the available tensors from which the inputs of the layers can be computed."""
+    inputs = {layer.input for layer in layers}
+    remaining = ancestors(model, inputs, available)
+    return (inputs | {name for node in remaining for name in tensors_read(node)}) & available
+
+
+def _check_usable(rows: NDArray[Any], layer: Layer) -> None:
     if not_usable(rows):
         raise CalibrationError(
             f"{layer.op} '{layer.name}': its input is NaN, infinite or beyond {LARGEST:g} in the converted network: "
             "convert at a lower speedup, or leave the layers before it out with `exclude`"
         )
-    return rows

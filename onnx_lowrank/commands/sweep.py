@@ -13,7 +13,7 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing
-from onnx_lowrank.calibrate.split import MOST_CALIBRATION, MOST_HELD_OUT
+from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES, MAX_HELD_OUT_SAMPLES
 from onnx_lowrank.errors import (
     BudgetError,
     CalibrationError,
@@ -185,7 +185,9 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         files = None if output is None else SweepFiles.of(Path(output), model, speedups if models else ()).checked()
         if files is not None:
             stack.enter_context(new_folder(files.folder, files.names))
-        held_out = max(MOST_HELD_OUT, _HELD_OUT_PER_CALIBRATION_IMAGE * (settings.samples or MOST_CALIBRATION))
+        held_out = max(
+            MAX_HELD_OUT_SAMPLES, _HELD_OUT_PER_CALIBRATION_IMAGE * (settings.samples or MAX_CALIBRATION_SAMPLES)
+        )
         network, layers, calibration = open_conversion(model, data, preprocessing, settings, held_out)
         for path in files.models.values() if files else ():
             check_apart(network.original, path)

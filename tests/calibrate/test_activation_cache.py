@@ -43,11 +43,11 @@ def tensors(draw: st.DrawFn) -> Array:
 
 @settings(deadline=None)
 @given(st.data(), st.integers(0, 400))
-def test_what_is_read_is_what_was_put_wherever_it_lies(data: st.DataObject, most_bytes: int) -> None:
+def test_what_is_read_is_what_was_put_wherever_it_lies(data: st.DataObject, max_memory_bytes: int) -> None:
     batch = st.dictionaries(st.sampled_from(NAMES), tensors(), min_size=1)
     wanted: list[dict[str, Array]] = [data.draw(batch) for _ in range(data.draw(st.integers(1, 3)))]
     before = open_files()
-    with closing(ActivationCache(wanted, most_bytes)) as cache:
+    with closing(ActivationCache(wanted, max_memory_bytes)) as cache:
         for _ in range(data.draw(st.integers(0, 3))):
             keep = data.draw(st.sets(st.sampled_from(NAMES)))
             for number in range(len(cache)):
@@ -61,7 +61,7 @@ def test_what_is_read_is_what_was_put_wherever_it_lies(data: st.DataObject, most
                 assert tensor.dtype == expected[name].dtype
                 assert tensor.shape == expected[name].shape
                 in_memory += tensor.nbytes * (tensor is expected[name])
-        assert in_memory <= most_bytes
+        assert in_memory <= max_memory_bytes
         assert cache.types == {name: tensor.dtype for name, tensor in wanted[0].items()}
     assert open_files() == before
 
@@ -93,13 +93,13 @@ def test_room_can_be_reserved_for_something_else() -> None:
 def test_what_would_go_to_the_disk_is_known_before() -> None:
     block = np.zeros(100, np.uint8)
     cache = ActivationCache([{"a": block, "b": block}, {"a": block, "b": block}], 300)  # one of the four is on the disk
-    assert cache.excess({"a", "b"}, 0) == 0
-    assert cache.excess({"a", "b"}, 70) == 70
-    assert cache.excess({"b"}, 200) == 0
-    assert cache.excess({"b"}, 250) == 50
-    assert cache.excess((), 310) == 10
-    assert cache.growth({"a", "b"}, 70) == 70
-    assert cache.growth({"b"}, 70) == 70 - 200
+    assert cache.spill_bytes({"a", "b"}, 0) == 0
+    assert cache.spill_bytes({"a", "b"}, 70) == 70
+    assert cache.spill_bytes({"b"}, 200) == 0
+    assert cache.spill_bytes({"b"}, 250) == 50
+    assert cache.spill_bytes((), 310) == 10
+    assert cache.growth_bytes({"a", "b"}, 70) == 70
+    assert cache.growth_bytes({"b"}, 70) == 70 - 200
     cache.close()
 
 
@@ -117,8 +117,8 @@ def test_tensors_stay_where_they_are_as_long_as_there_is_room() -> None:
     for block, found in zip(blocks, kinds, strict=True):
         np.testing.assert_array_equal(found.numpy() if isinstance(found, Resident) else found, block)
     assert cache.types == {"a": np.float32}
-    assert cache.excess({"a"}, 0) == 0
-    assert cache.excess((), 330) == 330 - 100  # those that are resident are still there while others come
+    assert cache.spill_bytes({"a"}, 0) == 0
+    assert cache.spill_bytes((), 330) == 330 - 100  # those that are resident are still there while others come
     cache.advance(0, (), {"b": resident(blocks[0])})  # in the place of the first
     cache.advance(1, (), {"b": blocks[0]})  # which is in memory, where there is no room
     assert cache.spilled_bytes == 200

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnx_lowrank.calibrate import Propagation, layer_positions
-from onnx_lowrank.calibrate.propagate import run_again
+from onnx_lowrank.calibrate.propagate import recomputing_is_faster
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import replace_layer
 from onnx_lowrank.graph.extract import ancestors
@@ -174,11 +174,11 @@ def split(feeds: Feeds, size: int) -> list[Feeds]:
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(
-    ("batch_size", "most_bytes", "most_resident"),
+    ("batch_size", "max_memory_bytes", "max_device_bytes"),
     [(2, 2**30, 0), (IMAGES, 2**30, 0), (2, 0, 0), (2, 5_000, 0), (2, 2**30, 2**30), (2, 2**30, 5_000), (2, 0, 5_000)],
 )
 def test_input_patches_are_those_of_a_full_run_of_the_converted_network(
-    network: Network, batch_size: int, most_bytes: int, most_resident: int, provider: Provider
+    network: Network, batch_size: int, max_memory_bytes: int, max_device_bytes: int, provider: Provider
 ) -> None:
     """In memory, on the disk, where the network runs, or some here and some there."""
     if network in {captured, odd_cuts}:
@@ -186,7 +186,7 @@ def test_input_patches_are_those_of_a_full_run_of_the_converted_network(
     model, feeds = network()
     layers, _ = find(model, feeds)
     positions = layer_positions(layers, IMAGES, 13, seed=4)
-    propagation = Propagation(split(feeds, batch_size), positions, provider, most_bytes, most_resident)
+    propagation = Propagation(split(feeds, batch_size), positions, provider, max_memory_bytes, max_device_bytes)
     for number, layer in enumerate(layers):
         found = propagation.advance(model, layer, layers[number + 1 :])
         arrived = feeds.get(layer.input)
@@ -199,7 +199,7 @@ def test_input_patches_are_those_of_a_full_run_of_the_converted_network(
         np.testing.assert_allclose(rows, wanted, rtol=1e-5, atol=5e-6)
         replace_layer(model, layer, worse(layer))
     propagation.close()
-    assert (propagation.cache.spilled_bytes > 0) == (most_bytes < 2**30)
+    assert (propagation.cache.spilled_bytes > 0) == (max_memory_bytes < 2**30)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -218,7 +218,7 @@ def test_every_node_runs_at_most_once(network: Network, every: int) -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_segment_is_run_again_where_that_is_cheaper_than_the_disk(
+def test_a_segment_is_recomputing_is_faster_where_that_is_cheaper_than_the_disk(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cut stays where it is; what arrives at the layers is the same to the bit."""
@@ -226,11 +226,11 @@ def test_a_segment_is_run_again_where_that_is_cheaper_than_the_disk(
     layers, _ = find(model, feeds)
     positions = layer_positions(layers, IMAGES, 13, seed=4)
 
-    def patches(most_bytes: int, disk: float) -> tuple[list[Array], Propagation]:
+    def patches(max_memory_bytes: int, disk: float) -> tuple[list[Array], Propagation]:
         monkeypatch.setattr("onnx_lowrank.calibrate.propagate._DISK_BYTES_PER_SECOND", disk)
         converted = onnx.ModelProto()
         converted.CopyFrom(model)
-        propagation, found = Propagation([feeds], positions, CPU, most_bytes), []
+        propagation, found = Propagation([feeds], positions, CPU, max_memory_bytes), []
         for number, layer in enumerate(layers):
             rows = propagation.advance(converted, layer, layers[number + 1 :])
             found.append(rows[: len(rows)])
@@ -253,25 +253,25 @@ def test_a_segment_is_run_again_where_that_is_cheaper_than_the_disk(
 
 
 def test_running_again_against_the_disk() -> None:
-    assert run_again(500_000_000, 0, 1.9)  # a second to write, one to read
-    assert not run_again(500_000_000, 0, 2.1)
-    assert not run_again(0, 0, 0.0)
+    assert recomputing_is_faster(500_000_000, 0, 1.9)  # a second to write, one to read
+    assert not recomputing_is_faster(500_000_000, 0, 2.1)
+    assert not recomputing_is_faster(0, 0, 0.0)
 
 
 def test_running_again_against_memory() -> None:
-    assert run_again(0, 500_000_000, 0.9)
-    assert not run_again(0, 500_000_000, 1.1)
-    assert not run_again(500_000_000, -2_000_000_000, 2.1)
-    assert run_again(500_000_000, 500_000_000, 2.9)
+    assert recomputing_is_faster(0, 500_000_000, 0.9)
+    assert not recomputing_is_faster(0, 500_000_000, 1.1)
+    assert not recomputing_is_faster(500_000_000, -2_000_000_000, 2.1)
+    assert recomputing_is_faster(500_000_000, 500_000_000, 2.9)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(("passes", "more"), [(0.1, False), (10.0, True)])
-def test_no_more_is_run_again_to_save_memory_than_is_allowed(
+def test_no_more_is_recomputing_is_faster_to_save_memory_than_is_allowed(
     network: Network, passes: float, more: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("onnx_lowrank.calibrate.propagate._MEMORY_BYTES_PER_SECOND", 1e-3)
-    monkeypatch.setattr("onnx_lowrank.calibrate.propagate._MOST_PASSES", passes)
+    monkeypatch.setattr("onnx_lowrank.calibrate.propagate._MAX_PASSES", passes)
     model, feeds = network()
     layers = find(model, feeds)[0]
     propagation = Propagation([feeds], layer_positions(layers, IMAGES, 2, seed=4), CPU, 2**30)

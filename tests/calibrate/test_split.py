@@ -9,18 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from onnx_lowrank.calibrate import Samples, Split, default_batch, layer_positions, open_samples, preset, split_samples
-from onnx_lowrank.calibrate.split import (
-    LEAST_ROWS,
-    MOST_CALIBRATION,
-    MOST_HELD_OUT,
-    MOST_PATCH_BYTES,
-    ROWS_PER_FILTER,
-)
+from onnx_lowrank.calibrate import Samples, Split, default_batch, open_samples, preset, split_samples
+from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES, MAX_HELD_OUT_SAMPLES
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.inputs import TensorSpec
 from onnx_lowrank.runtime.provider import Provider
-from tests.example_layers import conv_layer
 
 FLOAT32 = np.dtype(np.float32)
 OPEN = TensorSpec("x", FLOAT32, (None, 2))
@@ -50,8 +43,10 @@ def test_calibration_and_held_out_never_meet(count: int, wanted: int | None, see
     assert len(np.unique(both)) == len(both)
     assert both.min() >= 0
     assert both.max() < count
-    assert len(found.calibration) == (wanted or min(MOST_CALIBRATION, count - min(MOST_HELD_OUT, max(1, count // 5))))
-    assert 1 <= len(found.held_out) <= MOST_HELD_OUT
+    assert len(found.calibration) == (
+        wanted or min(MAX_CALIBRATION_SAMPLES, count - min(MAX_HELD_OUT_SAMPLES, max(1, count // 5)))
+    )
+    assert 1 <= len(found.held_out) <= MAX_HELD_OUT_SAMPLES
     assert (np.diff(found.held_out) > 0).all()
 
 
@@ -88,7 +83,7 @@ def test_calibration_samples_are_the_same_with_a_search_or_more_to_verify_with()
     )
     for other in (more, search):
         np.testing.assert_array_equal(other.calibration, plain.calibration)
-    assert (len(plain.held_out), len(more.held_out)) == (MOST_HELD_OUT, 600)
+    assert (len(plain.held_out), len(more.held_out)) == (MAX_HELD_OUT_SAMPLES, 600)
     assert set(plain.held_out) <= set(more.held_out)
     assert (len(search.search), len(search.held_out)) == (2 * (5_000 - 256) // 3, 5_000 - 256 - 2 * (5_000 - 256) // 3)
     assert len(plain.search) == len(more.search) == 0
@@ -201,33 +196,3 @@ def test_images_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:
     assert (len(chosen.calibration), len(chosen.held_out)) == (16, 4)
     with pytest.raises(CalibrationError, match="20 usable samples, wanted 21"):
         split_samples(samples, [spec], np.random.default_rng(0), 21, None)
-
-
-# Positions
-
-
-def test_positions_are_enough_for_the_filters() -> None:
-    small, wide = conv_layer(8, 3, (3, 3), (64, 64), name="a"), conv_layer(512, 3, (3, 3), (64, 64), name="b")
-    drawn = layer_positions([small, wide], 10, None, seed=0)
-    assert drawn["a"].shape == (10, LEAST_ROWS // 10)
-    assert drawn["b"].shape == (10, 512 * ROWS_PER_FILTER // 10)
-
-
-def test_patches_of_wide_layers_stay_within_memory() -> None:
-    huge = conv_layer(512, 1024, (5, 5), (100, 100))  # 100 kB a patch
-    drawn = layer_positions([huge], 10, None, seed=0)["conv"]
-    size = 4 * 1024 * 25
-    assert MOST_PATCH_BYTES - 10 * size <= drawn.size * size <= MOST_PATCH_BYTES + 10 * size
-
-
-def test_no_more_positions_than_a_map_has() -> None:
-    drawn = layer_positions([conv_layer(8, 3, (3, 3), (4, 5))], 10, 100, seed=0)
-    np.testing.assert_array_equal(drawn["conv"], np.tile(np.arange(20), (10, 1)))
-
-
-def test_positions_are_seeded_and_each_layer_has_its_own() -> None:
-    layers = [conv_layer(8, 3, (3, 3), (32, 32), name=name) for name in "ab"]
-    first, again, other = (layer_positions(layers, 4, 9, seed=seed) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first["a"], again["a"])
-    assert not np.array_equal(first["a"], first["b"])
-    assert not np.array_equal(first["a"], other["a"])

@@ -1,4 +1,4 @@
-"""Arrays by input name, checked against what the model takes."""
+"""Check arrays against the model's inputs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from onnx_lowrank.runtime.inputs import TensorSpec
 
 
 def join_batches(batches: Iterable[Any], inputs: Sequence[TensorSpec]) -> dict[str, ArraySource]:
-    """Join batches, each copied as it comes, since a loader may fill the same array again.
+    """Concatenate batches; each is copied at once, since a loader may reuse its arrays.
 
     Args:
-        batches: as `named_arrays` takes them.
+        batches: arrays, or mappings of input names to arrays; see `named_arrays`.
         inputs: the model's inputs.
 
     Raises:
-        CalibrationError: there are none, or one does not fit the inputs or the batch before it.
+        CalibrationError: there are none, or one does not match the inputs or the batch before it.
     """
     parts: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in inputs}
     for number, batch in enumerate(batches, start=1):
@@ -45,17 +45,22 @@ def join_batches(batches: Iterable[Any], inputs: Sequence[TensorSpec]) -> dict[s
 
 
 def named_arrays(batch: Any, inputs: Sequence[TensorSpec], where: str) -> dict[str, NDArray[Any]]:
-    """Bring a batch to arrays by name; a bare array belongs to the only input.
+    """Return the arrays of a batch by input name.
+
+    Args:
+        batch: a mapping of input names to arrays, or a bare array where there is a single input.
+        inputs: the model's inputs.
+        where: how error messages call the batch.
 
     Raises:
-        CalibrationError: it is something else.
+        CalibrationError: the batch is of another type.
     """
-    bare = not isinstance(batch, Mapping)
-    named = {inputs[0].name: batch} if bare and len(inputs) == 1 else {} if bare else batch
-    odd = [value for value in named.values() if not hasattr(value, "__array__")] if named else [batch]
-    if odd:
+    bare = {inputs[0].name: batch} if len(inputs) == 1 else {}
+    named = batch if isinstance(batch, Mapping) else bare
+    invalid = [value for value in named.values() if not hasattr(value, "__array__")] if named else [batch]
+    if invalid:
         raise CalibrationError(
-            f"{where}: {type(odd[0]).__name__} found, {{input name: array}} wanted"
+            f"{where}: {type(invalid[0]).__name__} found, {{input name: array}} wanted"
             f"{', or an array' if len(inputs) == 1 else ''}: convert it, arrays with numpy.asarray"
         )
     try:
@@ -67,15 +72,15 @@ def named_arrays(batch: Any, inputs: Sequence[TensorSpec], where: str) -> dict[s
 def array_sources(
     arrays: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec], where: str
 ) -> dict[str, ArraySource]:
-    """Arrays as samples.
+    """Return arrays as sources of samples.
 
     Args:
-        arrays: by input name.
+        arrays: by input name, shape (samples, ...).
         inputs: the model's inputs.
-        where: what to call them.
+        where: how error messages call the arrays.
 
     Raises:
-        CalibrationError: they do not fit the inputs by name, shape or type, or each other by length.
+        CalibrationError: the arrays do not match the inputs in name, shape or type, or each other in length.
     """
     check_names(arrays, inputs, where)
     for spec in inputs:
@@ -85,15 +90,15 @@ def array_sources(
 
 
 def check_names(names: Iterable[str], inputs: Sequence[TensorSpec], where: str) -> None:
-    """See that there is something for every input, and for nothing else.
+    """Check that the names are those of the inputs.
 
     Raises:
-        CalibrationError: there is not.
+        CalibrationError: a name is missing or is not that of an input.
     """
-    found, wanted = sorted(map(str, names)), sorted(spec.name for spec in inputs)
-    if found != wanted:
+    given, expected = sorted(map(str, names)), sorted(spec.name for spec in inputs)
+    if given != expected:
         raise CalibrationError(
-            f"{where}: holds {', '.join(found) or 'nothing'}, the model's inputs are {', '.join(wanted)}: "
+            f"{where}: holds {', '.join(given) or 'nothing'}, the model's inputs are {', '.join(expected)}: "
             "give one array or path for each of them, by name, and no others; "
             "or a constant: `constant_inputs={'NAME': VALUE}`"
         )
@@ -101,17 +106,17 @@ def check_names(names: Iterable[str], inputs: Sequence[TensorSpec], where: str) 
 
 def _check_array(array: NDArray[Any], spec: TensorSpec, where: str) -> None:
     sizes = zip(array.shape[1:], spec.shape[1:], strict=False)
-    if array.ndim != len(spec.shape) or any(wanted not in (None, found) for found, wanted in sizes):
+    if array.ndim != len(spec.shape) or any(expected not in (None, size) for size, expected in sizes):
         raise CalibrationError(
             f"{where}: shape {array.shape} found, {shape_text(spec)} wanted: "
             f"bring the array to the model's layout and size"
         )
-    found, wanted = array.dtype.newbyteorder("="), spec.dtype
-    if found != wanted and not (_is_float(found) and _is_float(wanted)):
+    dtype, expected_dtype = array.dtype.newbyteorder("="), spec.dtype
+    if dtype != expected_dtype and not (_is_float(dtype) and _is_float(expected_dtype)):
         remedy = "convert the array"
-        if found == np.uint8 and np.issubdtype(wanted, np.floating):
+        if dtype == np.uint8 and np.issubdtype(expected_dtype, np.floating):
             remedy = "pass the images themselves, or scale and convert the array as in training"
-        raise CalibrationError(f"{where}: type {found} found, {wanted} wanted: {remedy}")
+        raise CalibrationError(f"{where}: type {dtype} found, {expected_dtype} wanted: {remedy}")
     if not len(array):
         raise CalibrationError(f"{where}: no samples found, at least one wanted: the first axis counts them")
 
@@ -121,11 +126,11 @@ def _is_float(dtype: np.dtype[Any]) -> bool:
 
 
 def check_lengths(lengths: Mapping[str, int], where: str) -> None:
-    """See that all inputs have as many samples.
+    """Check that all inputs have the same number of samples.
 
     Raises:
         CalibrationError: they have not.
     """
     if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise CalibrationError(f"{where}: inputs differ in their number of samples ({found}): give all the same")
+        counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise CalibrationError(f"{where}: inputs differ in their number of samples ({counts}): give all the same")

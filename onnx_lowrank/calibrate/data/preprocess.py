@@ -1,4 +1,4 @@
-"""From the bytes of an image to the array a model takes."""
+"""Decode, resize and scale images into the array that a model input takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.inputs import TensorSpec
 
-# Only decoders that do nothing but decode; Pillow's EPS, for one, would start Ghostscript.
+# Formats whose decoders run no other program; Pillow's EPS would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 
 ChannelOrder = Literal["rgb", "bgr"]
@@ -22,17 +22,17 @@ Resize = Literal["crop", "stretch", "pad"]
 
 
 class BadImageError(CalibrationError):
-    """The file is not an image that can be decoded."""
+    """Raised for a file that is not an image, or is damaged."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pixels become model inputs: ``(pixel * scale - mean) / std``, pixels from 0 to 255.
+    """The formula that turns pixels into model inputs: ``(pixel * scale - mean) / std``, pixels from 0 to 255.
 
     Change single fields with ``dataclasses.replace``. Inputs of type uint8 take the pixels as they are.
 
     Attributes:
-        name: of the preset it is, or started as.
+        name: of the preset that it is or was derived from.
         scale: factor on the pixels, before mean and std.
         mean: subtracted, one value or one per channel in the order of the model's channels.
         std: divided by, one value or one per channel in the order of the model's channels.
@@ -77,7 +77,7 @@ PRESETS = tuple(preprocessing.name for preprocessing in _PRESETS)
 
 
 def preset(name: str) -> Preprocessing:
-    """Look up a common preprocessing.
+    """Return a common preprocessing.
 
     Args:
         name: ``imagenet`` (torchvision's models), ``keras-caffe`` (Keras' VGG and ResNet: BGR minus the
@@ -89,7 +89,7 @@ def preset(name: str) -> Preprocessing:
     for preprocessing in _PRESETS:
         if preprocessing.name == name:
             return preprocessing
-    raise ValueError(f"no preset '{name}': one of {', '.join(known.name for known in _PRESETS)} is wanted")
+    raise ValueError(f"no preset '{name}': one of {', '.join(each.name for each in _PRESETS)} is wanted")
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class ImageLayout:
     Attributes:
         dtype: a float type or uint8.
         channels: 1 or 3.
-        height: rows, None where the model leaves it open.
-        width: columns, None where the model leaves it open.
+        height: in pixels; None if the model takes any.
+        width: in pixels; None if the model takes any.
         channels_first: whether arrays are (channels, height, width) rather than (height, width, channels).
     """
 
@@ -112,19 +112,19 @@ class ImageLayout:
 
 
 def image_layout(spec: TensorSpec, preprocessing: Preprocessing) -> ImageLayout:
-    """Read from a model input how it takes images.
+    """Derive the layout of images from the shape of a model input.
 
     Raises:
-        CalibrationError: the input does not look like one for images, is of another type than float or uint8,
-            or mean and std do not fit its channels.
+        CalibrationError: the shape is not that of images, the type is neither float nor uint8, or the lengths of mean
+            and std do not match the channels.
     """
     where, remedy = f"input '{spec.name}'", "pass arrays as .npy instead of images"
     candidates = [axis for axis in (1, 3) if len(spec.shape) == 4 and spec.shape[axis] in (1, 3)]
     if len(candidates) != 1:
-        found = "both" if candidates else "none"
+        axes = "both" if candidates else "none"
         raise CalibrationError(
             f"{where}: shape {shape_text(spec)} found, four axes wanted for images, either the second or the "
-            f"last with 1 or 3 channels (that holds for {found}): {remedy}, or set `input_shapes`"
+            f"last with 1 or 3 channels (that holds for {axes}): {remedy}, or set `input_shapes`"
         )
     if spec.dtype != np.uint8 and not np.issubdtype(spec.dtype, np.floating):
         raise CalibrationError(f"{where}: type {spec.dtype}: images become float or uint8 inputs only: {remedy}")
@@ -140,19 +140,23 @@ def image_layout(spec: TensorSpec, preprocessing: Preprocessing) -> ImageLayout:
 
 
 def shape_text(spec: TensorSpec) -> str:
-    """Write a shape as users see it: ``(samples, 3, ?, ?)``."""
+    """Format a shape for messages: ``(samples, 3, ?, ?)``."""
     return f"({', '.join(['samples', *('?' if size is None else str(size) for size in spec.shape[1:])])})"
 
 
 def decode_image(content: bytes, channels: int) -> Image.Image:
-    """Decode an image as a file holds it; a rotation noted in EXIF is passed over, as training pipelines do.
+    """Decode an image file; an EXIF rotation is ignored, as training pipelines do.
 
     Args:
         content: the file's bytes.
         channels: 1 for grayscale, 3 for RGB.
 
+    Returns:
+        The image in mode L or RGB.
+
     Raises:
-        BadImageError: unknown format, damaged, truncated, or so large that it may be a decompression bomb.
+        BadImageError: the format is unknown, or the image is damaged, truncated or suspiciously large (a decompression
+            bomb).
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -168,14 +172,14 @@ def decode_image(content: bytes, channels: int) -> Image.Image:
 
 
 def _check_pixels(image: Image.Image) -> None:
-    """Refuse what Pillow only warns about (from twice as many on it raises by itself)."""
+    """Raise for an image that is too large; Pillow only warns unless it has twice as many pixels."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise BadImageError(f"{image.width} x {image.height} pixels, more than the {limit} safe to decode")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Bring what Pillow's ``convert`` would clip or warn about to 0..255."""
+    """Convert modes that Pillow's ``convert`` would clip or warn about to pixels from 0 to 255."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -184,11 +188,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def resize_image(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
-    """Bring an image to a size, bilinear with antialiasing.
+    """Resize an image, bilinear with antialiasing.
 
     Args:
         image: of any size.
-        size: (width, height) wanted.
+        size: the new (width, height).
         preprocessing: resize mode and crop share.
     """
     bilinear = Image.Resampling.BILINEAR
@@ -203,26 +207,26 @@ def resize_image(image: Image.Image, size: tuple[int, int], preprocessing: Prepr
             ((size[0] - fitted[0]) // 2, (size[1] - fitted[1]) // 2),
         )
         return canvas
-    # Resizing a box gives the pixels of resize-then-crop without the memory: a 10 x 9999 strip stays small.
+    # Resizing a box gives the pixels of resizing and cropping in less memory: a 10 x 9999 strip stays small.
     factor = max(ratios) / preprocessing.crop_share
     left, right = _centre(image.width, size[0], factor)
     top, bottom = _centre(image.height, size[1], factor)
     return image.resize(size, bilinear, box=(left, top, right, bottom))
 
 
-def _centre(side: int, wanted: int, factor: float) -> tuple[float, float]:
-    """Where the central ``wanted`` pixels of a side resized by ``factor`` start and end, before resizing."""
-    covering = max(wanted, floor(side * factor + 1e-6))
-    start = round((covering - wanted) / 2)
-    return start * side / covering, min(side, (start + wanted) * side / covering)
+def _centre(side: int, new_side: int, factor: float) -> tuple[float, float]:
+    """Return start and end, in pixels before resizing, of the central ``new_side`` pixels after it."""
+    covering = max(new_side, floor(side * factor + 1e-6))
+    start = round((covering - new_side) / 2)
+    return start * side / covering, min(side, (start + new_side) * side / covering)
 
 
 def image_array(image: Image.Image, layout: ImageLayout, preprocessing: Preprocessing) -> NDArray[Any]:
     """Resize, scale and lay out one decoded image.
 
     Args:
-        image: mode L or RGB, as `decode_image` gives it.
-        layout: of the model input, height and width known.
+        image: mode L or RGB, as `decode_image` returns it.
+        layout: of the model input; an open height or width is that of the image.
         preprocessing: the formula, channel order and resize mode.
 
     Returns:

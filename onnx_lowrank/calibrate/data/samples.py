@@ -1,15 +1,13 @@
 """Calibration data of every kind, read by sample index in the form the model takes.
 
-Opening is cheap: it lists images and reads headers of arrays, so 50,000 images take a second. Whether an
-image can be decoded shows only when it is decoded: ask `Samples.usable` about the samples you chose, and read
-those.
+Opening is cheap: it lists images and reads the headers of arrays, so 50,000 images take a second. Only decoding tells
+whether an image can be decoded: pass the chosen samples to `Samples.usable` and read those that it returns.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +19,9 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.data.archives import open_image_files, split_archive_path
 from onnx_lowrank.calibrate.data.arrays import array_sources, check_lengths, check_names, join_batches, named_arrays
+from onnx_lowrank.calibrate.data.prefetch import prefetch
 from onnx_lowrank.calibrate.data.preprocess import Preprocessing, image_layout
-from onnx_lowrank.calibrate.data.sources import ArraySource, ImageSource, Indices
+from onnx_lowrank.calibrate.data.sources import ImageSource, Indices, SampleSource
 from onnx_lowrank.calibrate.data.synthetic import SyntheticSource, synthetic_sources
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layers.input_statistics import FirstResponses
@@ -35,59 +34,59 @@ Data: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Calibration data, any part of which can be read at any time and from any thread.
+    """Calibration data, read by sample index; safe to read from several threads.
 
     Attributes:
-        sources: what each model input takes, by its name; all of the same length.
+        sources: the samples of each model input, by its name; all of the same length.
         labels: class of each sample, shape (samples,): the position of its folder in the sorted order of the
             class folders; None without class folders.
-        constants: the inputs that every batch feeds the same.
+        constants: inputs with a constant value, the same in every batch.
     """
 
-    sources: Mapping[str, ArraySource | ImageSource | SyntheticSource]
+    sources: Mapping[str, SampleSource]
     labels: NDArray[np.int64] | None = None
     constants: tuple[TensorSpec, ...] = ()
 
     @property
     def source(self) -> str:
-        """Where the data come from: ``photos.tar (500 images)``; ``NAME=...`` each for several inputs."""
+        """Where the data come from: ``photos.tar (500 images)``, with ``NAME=`` in front for several inputs."""
         if len(self.sources) == 1:
-            return next(iter(self.sources.values())).source
-        return ", ".join(f"{name}={source.source}" for name, source in self.sources.items())
+            return next(iter(self.sources.values())).description
+        return ", ".join(f"{name}={source.description}" for name, source in self.sources.items())
 
     @property
     def synthetic(self) -> bool:
-        """Whether they are made up."""
+        """Whether the images are synthetic."""
         return any(isinstance(source, SyntheticSource) for source in self.sources.values())
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Names of the images that `usable` found could not be decoded, each with the reason, sorted."""
+        """Images that `usable` could not decode, as ``name: reason``, sorted."""
         return tuple(sorted({text for source in self.sources.values() for text in source.skipped}))
 
     def __len__(self) -> int:
-        """Count the samples, the unusable ones among them."""
+        """Return the number of samples, usable or not."""
         return len(next(iter(self.sources.values())))
 
     def usable(self, indices: Indices) -> NDArray[np.int64]:
-        """Leave out samples whose image cannot be decoded; decodes each once to find out.
+        """Leave out samples whose image cannot be decoded, by decoding each once.
 
         Args:
             indices: samples to try.
 
         Returns:
-            Those of ``indices`` that can be read, in the order given; `skipped` names the others.
+            The indices that can be read, in the order given; `skipped` names the others.
 
         Raises:
             CalibrationError: there are indices, but none of them is usable.
         """
-        good = np.logical_and.reduce([source.usable(indices) for source in self.sources.values()])
-        if len(indices) and not good.any():
+        decodable = np.logical_and.reduce([source.usable(indices) for source in self.sources.values()])
+        if len(indices) and not decodable.any():
             raise CalibrationError(
                 f"{self.source}: none of the {len(indices)} images tried can be decoded (the first: "
                 f"{self.skipped[0]}): pass images that open elsewhere"
             )
-        return np.asarray(indices, dtype=np.int64)[good]
+        return np.asarray(indices, dtype=np.int64)[decodable]
 
     def read(self, indices: Indices) -> dict[str, NDArray[Any]]:
         """Read samples as one batch.
@@ -96,19 +95,19 @@ class Samples:
             indices: samples, at least one, any order.
 
         Returns:
-            Arrays by input name, ready for the model: its dtype, layout and size; first axis as ``indices``;
+            Arrays by input name in the model's dtype, layout and size, one sample per index on the first axis;
             constant inputs last.
 
         Raises:
             CalibrationError: NaN or Inf in a sample, an image that cannot be decoded, or images of several
                 sizes for an input of open size.
         """
-        read = {name: source.read(indices) for name, source in self.sources.items()}
-        return read | {spec.name: spec.constant(len(indices)) for spec in self.constants}
+        arrays = {name: source.read(indices) for name, source in self.sources.items()}
+        return arrays | {spec.name: spec.constant(len(indices)) for spec in self.constants}
 
 
 def iterate_batches(samples: Samples, indices: Indices, batch_size: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """Read samples batch by batch, the next one in the background while the current one is used.
+    """Read samples batch by batch, the next batch in the background while the current one is used.
 
     Args:
         samples: to read from.
@@ -116,19 +115,15 @@ def iterate_batches(samples: Samples, indices: Indices, batch_size: int) -> Iter
         batch_size: samples per batch; the last batch may be shorter.
 
     Yields:
-        Batches as `Samples.read` gives them; two are in memory at a time.
+        Batches as `Samples.read` returns them; two are in memory at a time.
+
+    Raises:
+        ValueError: ``batch_size`` is less than 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     chunks = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    with ThreadPoolExecutor(max_workers=1) as ahead:
-        pending = [ahead.submit(samples.read, chunk) for chunk in chunks[:1]]
-        for chunk in chunks[1:]:
-            batch = pending.pop().result()
-            pending.append(ahead.submit(samples.read, chunk))
-            yield batch
-        for last in pending:
-            yield last.result()
+    yield from prefetch(samples.read, chunks)
 
 
 def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
@@ -137,15 +132,15 @@ def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Prepro
     Args:
         data: the path of an image folder, of an archive of images (or a folder inside it, as in
             ``photos.zip/train``), of ``.npy`` (one input) or ``.npz`` (one array per input); or a mapping of
-            input names to such paths; or an iterable of batches, each a mapping of input names to arrays (a
-            bare array will do for a single input), which is read to its end and kept in memory; or one such
-            batch. Arrays are taken as they are, only images are preprocessed. First axis = samples.
-        inputs: the model's inputs; none is wanted for constant ones.
+            input names to such paths; or an iterable of batches, each a mapping of input names to arrays (or a
+            bare array for a single input), which is read to its end and kept in memory; or one such batch. Only
+            images are preprocessed, arrays are used as they are. The first axis counts samples.
+        inputs: the model's inputs; constant ones need no data.
         preprocessing: of images.
 
     Raises:
-        CalibrationError: data missing, empty or unreadable, or not fitting the inputs by name, shape or type.
-        TypeError: ``data`` is none of these.
+        CalibrationError: the data are missing, empty or unreadable, or do not match the inputs in name, shape or type.
+        TypeError: ``data`` is of another type.
     """
     constants = tuple(spec for spec in inputs if spec.value is not None)
     return replace(_open(data, [spec for spec in inputs if spec.value is None], preprocessing), constants=constants)
@@ -157,13 +152,13 @@ def synthetic_samples(
     seed: int,
     first: Mapping[str, FirstResponses] | None = None,
 ) -> Samples:
-    """Images with the statistics of photographs, for want of data.
+    """Synthesize images with the statistics of photographs, for conversions without data.
 
     Args:
         inputs: the model's inputs.
         preprocessing: of images.
-        seed: of the images.
-        first: what the network knows of its first responses, by input: colours are fitted to it.
+        seed: of the random numbers.
+        first: by input name, statistics of the first responses that the network stores; colours are fitted to them.
 
     Raises:
         CalibrationError: an input takes no images, or leaves their size open.
@@ -213,7 +208,7 @@ def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preproce
         return Samples(array_sources({name: array}, inputs, str(path)))
     files = open_image_files(path)
     source = ImageSource(files, inputs[0], image_layout(inputs[0], preprocessing), preprocessing)
-    return Samples({name: source.sized()}, files.class_labels())
+    return Samples({name: source.with_fixed_size()}, files.class_labels())
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
@@ -224,7 +219,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
 def _load(path: Path, read: Callable[[Path], Loaded]) -> Loaded:
     try:
         return read(path)
-    except Exception as error:  # numpy passes on what zip files, headers and memory maps raise
+    except Exception as error:  # NumPy lets errors of zip files, headers and memory maps through
         raise CalibrationError(
             f"{path}: cannot be read as {path.suffix} ({error}): save it with numpy again"
         ) from error

@@ -1,14 +1,16 @@
-"""Images that nobody took, with the statistics of photographs: for networks that come without data.
+"""Synthesize images with the statistics of photographs, for conversions without data.
 
-What a convolution sees of photographs is edges at all scales, surfaces that are smooth in between, and colours that go
-together. Leaves that fall on each other have the same (the dead leaves model), if their sizes follow a power law::
+To a convolution, photographs are edges at all scales, smooth surfaces between them, and correlated colours. The dead
+leaves model, opaque shapes that fall on each other, has the same statistics if the sizes follow a power law::
 
-    density of radii ~ r^-3,  smallest .. largest        many small ones, few large ones: the same at every scale
-    grey value, tint                                     of a leaf; tints are weak beside grey values
-    texture, light                                       over all: noise of amplitude 1 / frequency, a slope of light
+    density of radii ~ r^-3 from smallest to largest     scale invariant: many small leaves, few large ones
+    grey value, tint                                     one per leaf; tints are weak compared with grey values
+    texture, light                                       on the whole picture: 1 / frequency noise, a linear gradient
 
-The numbers below were set so that pixels 1, 2, 4, 8 and 16 apart are as much alike as in photographs (correlations
-.93, .86, .79, .71, .61 in 40 of ImageNet, .94, .89, .82, .71, .54 here).
+The constants below were chosen so that the correlation of pixels at distances of 1, 2, 4, 8 and 16 is that of
+photographs (.93, .86, .79, .71, .61 for 40 of ImageNet; .94, .89, .82, .71, .54 here).
+
+Use real data wherever there are any: synthetic images are better than noise, but do not know the network's domain.
 
 Lee, Mumford, Huang 2001, Occlusion models for natural images; Ruderman, Cronin, Chiao 1998 (colours).
 """
@@ -32,24 +34,25 @@ from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layers.input_statistics import FirstResponses
 from onnx_lowrank.runtime.inputs import TensorSpec, shape_hint
 
-_LOOKED_AT = 64  # images whose colours are compared with the network's statistics
-COUNT = 320  # a fifth of them to verify with
-_SIDE = 256  # pixels of a picture, before it is brought to the input's size
+SYNTHETIC_SAMPLES = 320  # a fifth of them to verify with
+_COLOUR_FIT_SAMPLES = 64
+_SIDE = 256  # pixels of a picture before it is resized to the input's size
 _LEAVES = 250
-_RADII = (20.0, 400.0)  # up to surfaces that fill the picture
-_TEXTURE = 0.12  # of the range of values, at most
+_RADII = (20.0, 400.0)  # smallest and largest, in pixels; the largest fill the picture
+_MAX_TEXTURE = 0.12  # standard deviation as a share of the range of values
 
 
 @dataclass(frozen=True, eq=False)
 class SyntheticSource:
-    """Samples of one input that are made when they are read, each from its number alone.
+    """Samples of one input that are synthesized on reading, each from the seed and its index alone.
 
     Attributes:
         spec: the model input.
-        layout: of its images, with a height and width.
+        layout: of its images, with a fixed height and width.
         preprocessing: of the images.
-        seed: of all of them.
-        colours: what is done to theirs; None leaves them.
+        seed: of the random numbers.
+        colours: map applied to the preprocessed images; None for no change.
+        skipped: always empty.
     """
 
     spec: TensorSpec
@@ -60,50 +63,54 @@ class SyntheticSource:
     skipped: tuple[str, ...] = ()
 
     @property
-    def source(self) -> str:
+    def description(self) -> str:
         """Where the samples come from and how many there are."""
         return f"made-up images ({len(self)})"
 
     def __len__(self) -> int:
-        """Count the samples."""
-        return COUNT
+        """Return the number of samples."""
+        return SYNTHETIC_SAMPLES
 
     def usable(self, indices: Indices) -> NDArray[np.bool_]:
-        """Every sample is usable, shape (indices,)."""
+        """Return True for every sample, shape (indices,)."""
         return np.ones(len(indices), dtype=bool)
 
     def read(self, indices: Indices) -> NDArray[Any]:
-        """Make and stack images, first axis as ``indices``."""
+        """Synthesize images.
 
-        def make(index: int) -> NDArray[Any]:
+        Returns:
+            Shape (indices, channels, height, width) or (indices, height, width, channels), of the layout's dtype.
+        """
+
+        def synthesize(index: int) -> NDArray[Any]:
             picture = dead_leaves(np.random.default_rng([self.seed, int(index)]))
             image = picture.convert("L") if self.layout.channels == 1 else picture
             return image_array(image, self.layout, self.preprocessing)
 
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            images = np.stack(list(pool.map(make, indices)))
+            images = np.stack(list(pool.map(synthesize, indices)))
         return images if self.colours is None else self.colours(images, channels_first=self.layout.channels_first)
 
-    def like(self, first: FirstResponses) -> SyntheticSource:
-        """The same with the colours that a network's first statistics tell of."""
+    def with_fitted_colours(self, first: FirstResponses) -> SyntheticSource:
+        """Return a source with colours fitted to the statistics of a network's first responses."""
         if self.layout.dtype.kind != "f":
             return self
-        images = self.read(range(_LOOKED_AT))
-        return replace(
-            self, colours=fit_colours(images if self.layout.channels_first else images.transpose(0, 3, 1, 2), first)
-        )
+        images = self.read(range(_COLOUR_FIT_SAMPLES))
+        if not self.layout.channels_first:
+            images = images.transpose(0, 3, 1, 2)
+        return replace(self, colours=fit_colours(images, first))
 
 
 def synthetic_sources(
     inputs: Sequence[TensorSpec], preprocessing: Preprocessing, seed: int, first: Mapping[str, FirstResponses]
 ) -> dict[str, SyntheticSource]:
-    """Made-up images for every input.
+    """Return a source of synthetic images for every input.
 
     Args:
         inputs: the model's inputs.
         preprocessing: of the images.
-        seed: of the images.
-        first: what the network knows of its first responses, by input, where it does.
+        seed: of the random numbers.
+        first: by input name, statistics of the first responses that the network stores.
 
     Raises:
         CalibrationError: an input takes no images, or leaves their size open.
@@ -123,20 +130,23 @@ def synthetic_sources(
                 f"`data` with images, or {shape_hint(spec.name)}"
             )
         source = SyntheticSource(spec, layout, preprocessing, seed)
-        sources[spec.name] = source.like(first[spec.name]) if spec.name in first else source
+        sources[spec.name] = source.with_fitted_colours(first[spec.name]) if spec.name in first else source
     return sources
 
 
 def dead_leaves(generator: np.random.Generator) -> Image.Image:
-    """One picture of leaves on leaves, mode RGB.
+    """Draw one picture of the dead leaves model.
 
     Args:
         generator: source of randomness.
+
+    Returns:
+        A picture of mode RGB, 256 x 256 pixels.
     """
     colours = _colours(generator, _LEAVES + 1)
     picture = Image.new("RGB", (_SIDE, _SIDE), tuple(colours[-1]))
     draw = ImageDraw.Draw(picture)
-    # Inverse of the distribution of radii.
+    # Sampled by the inverse of their cumulative distribution.
     low, high = (radius**-2 for radius in _RADII)
     radii = (low - generator.random(_LEAVES) * (low - high)) ** -0.5
     centres = generator.uniform(-0.1, 1.1, (_LEAVES, 2)) * _SIDE
@@ -153,7 +163,7 @@ def dead_leaves(generator: np.random.Generator) -> Image.Image:
 
 
 def _colours(generator: np.random.Generator, count: int) -> NDArray[np.uint8]:
-    """Colours of leaves, shape (count, 3): grey values of one brightness and contrast, and a weak tint each."""
+    """Draw colours, shape (count, 3): grey values of one brightness and contrast, each with a weak tint."""
     brightness, contrast = generator.uniform(0.3, 0.65), generator.uniform(0.1, 0.3)
     grey = brightness + contrast * generator.standard_normal((count, 1))
     cast = 0.05 * generator.standard_normal(3)
@@ -162,7 +172,7 @@ def _colours(generator: np.random.Generator, count: int) -> NDArray[np.uint8]:
 
 
 def _textured(picture: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """The picture with fine noise, most of it in common to all colours, and light from one side."""
+    """Add fine noise, most of it equal in all channels, and light from one side."""
     frequencies = np.hypot(np.fft.fftfreq(_SIDE)[:, None], np.fft.rfftfreq(_SIDE))
     frequencies[0, 0] = np.inf
     noise = np.fft.rfft2(generator.standard_normal((2, _SIDE, _SIDE))) / frequencies
@@ -171,5 +181,5 @@ def _textured(picture: Image.Image, generator: np.random.Generator) -> Image.Ima
     across, down = generator.uniform(-0.3, 0.3, 2)
     slope = np.linspace(-1, 1, _SIDE)
     light = 1 + across * slope + down * slope[:, None]
-    pixels = np.asarray(picture) * light[:, :, None] + 255 * generator.uniform(0, _TEXTURE) * texture
+    pixels = np.asarray(picture) * light[:, :, None] + 255 * generator.uniform(0, _MAX_TEXTURE) * texture
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onnx_lowrank.calibrate import Samples
-from onnx_lowrank.calibrate.data.sources import ImageSource
+from onnx_lowrank.calibrate import ImageSource, Samples, prefetch
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.training.augment import augmented
@@ -135,15 +134,10 @@ class Lessons:
     def _read_ahead(self, samples: Samples, batches: Sequence[Ints], key: int) -> Iterator[Batch]:
         """Batches, the next one read while the last one is in use; those of nothing but damaged images are left out."""
         shown = False
-        with ThreadPoolExecutor(max_workers=1) as ahead:
-            pending = [ahead.submit(self._read, samples, batch, key) for batch in batches[:2]]
-            for batch in [*batches[2:], None, None][: len(batches)]:
-                ready = pending.pop(0).result()
-                if batch is not None:
-                    pending.append(ahead.submit(self._read, samples, batch, key))
-                if ready is not None:
-                    shown = True
-                    yield ready
+        for batch in prefetch(partial(self._read, samples, key=key), batches, ahead=2):
+            if batch is not None:
+                shown = True
+                yield batch
         if not shown and self.share.of == 1:
             samples.usable(np.concatenate(batches))  # which says that there is none
 

@@ -200,7 +200,7 @@ def test_only_bad_images_for_an_input_of_open_size(tmp_path: Path) -> None:
 
 def test_files_too_large_for_an_image_are_not_read(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, kind, {"0.png": png(1), "1.png": bytes(3 * 2**20)})
-    monkeypatch.setattr(archives, "LARGEST_IMAGE_BYTES", 2 * 2**20)
+    monkeypatch.setattr(archives, "MAX_IMAGE_BYTES", 2 * 2**20)
     samples = open_samples(path, [PHOTO], RAW)
     assert samples.usable([0, 1]).tolist() == [0]
     assert samples.skipped == ("1.png: file of 3 MiB, more than the 2 MiB an image may have",)
@@ -225,7 +225,7 @@ def test_a_compressed_tar_is_bounded_because_it_is_held_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_tar(tmp_path / "a.tgz", {"0.png": bytes(2**20), "1.png": bytes(2**20)})
-    monkeypatch.setattr(archives, "LARGEST_COMPRESSED_TAR_BYTES", 2**20)
+    monkeypatch.setattr(archives, "MAX_COMPRESSED_TAR_BYTES", 2**20)
     with pytest.raises(CalibrationError, match=r"a\.tgz: more than 1 MiB of images.*unpack it, or make it a \.tar"):
         open_samples(path, [PHOTO], RAW)
 

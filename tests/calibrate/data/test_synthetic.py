@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank import convert
 from onnx_lowrank.calibrate import preset, synthetic_samples
-from onnx_lowrank.calibrate.data.synthetic import COUNT, dead_leaves
+from onnx_lowrank.calibrate.data.synthetic import SYNTHETIC_SAMPLES, dead_leaves
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.inputs import TensorSpec
 from tests.command_line import fails, works
@@ -77,7 +77,7 @@ def test_images_come_in_the_form_that_the_input_takes(
 ) -> None:
     spec = TensorSpec("x", np.dtype(dtype), shape)
     samples = synthetic_samples([spec], preset("imagenet") if 3 in shape else preset("zero-one"), seed=1)
-    assert (len(samples), samples.synthetic, samples.labels) == (COUNT, True, None)
+    assert (len(samples), samples.synthetic, samples.labels) == (SYNTHETIC_SAMPLES, True, None)
     batch = samples.read([5, 0])["x"]
     assert (batch.shape, batch.dtype) == ((2, *wanted), spec.dtype)
     # A sample is made from its number and the seed alone.
