@@ -53,11 +53,6 @@ class Tap:
     inputs: Sequence[onnx.ValueInfoProto]
     output: onnx.ValueInfoProto
 
-    @classmethod
-    def of(cls, graph: onnx.GraphProto) -> Tap:
-        """Return a graph with one output as a tap."""
-        return cls(graph.node, graph.initializer, graph.input, graph.output[0])
-
 
 def response_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
     """Feeds for a `response_tap`: positions of shape (N, P) of one batch."""
@@ -82,7 +77,12 @@ def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
     flat = graph.node("Reshape", [tensor, flat_shape], name("flat"))
     indices = graph.node("Add", [positions, offsets], name("index"))
     graph.output(graph.node("Gather", [flat, indices], name("rows")), element_type)
-    return Tap.of(graph.graph())
+    return _tap(graph)
+
+
+def _tap(builder: GraphBuilder) -> Tap:
+    graph = builder.export().graph
+    return Tap(graph.node, graph.initializer, graph.input, graph.output[0])
 
 
 def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
@@ -107,7 +107,7 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
         tensor = graph.node("Transpose", [tensor], name("moved"), perm=[0, *range(2, axes + 2), 1])
     flat = graph.node("Reshape", [tensor, flat_shape], name("flat"))
     graph.output(graph.node("Gather", [flat, indices], patch_rows(layer)), element_type)
-    return Tap.of(graph.graph())
+    return _tap(graph)
 
 
 def as_patches(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:

@@ -1,8 +1,8 @@
 """Build what is new in a network with onnx-graphsurgeon: chains of convolutions, taps, models of single layers.
 
-Only new nodes ever are in a `gs.Graph`. It is exported as a small graph of its own, whose nodes and initializers are
-then put into the user's model. That model stays a `ModelProto` all the time, since a round trip through onnx-graphsurgeon
-would lose parts of it, such as metadata, doc strings and the types of some inputs.
+A `gs.Graph` only ever holds new nodes. It is exported as a small model, whose nodes and initializers are then put into
+the user's model. The user's model stays a `ModelProto` all the time, since a round trip through onnx-graphsurgeon would
+lose parts of it, such as metadata, doc strings and the types of some inputs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from onnx_lowrank.layers.layer import Layer
 
 Shape = tuple[int, ...]
 
+_OPSET, _IR_VERSION = 13, 8  # of models that are run by themselves
+
 
 class GraphBuilder:
     """A graph of new nodes, which are added in the order they run; tensors are known by their names.
@@ -33,7 +35,7 @@ class GraphBuilder:
     """
 
     def __init__(self, taken: Container[str] = (), name: str = "new") -> None:
-        self._graph = gs.Graph(name=name)
+        self._graph = gs.Graph(name=name, opset=_OPSET, ir_version=_IR_VERSION)
         self._tensors: dict[str, Any] = {}
         self._taken = taken
 
@@ -65,24 +67,14 @@ class GraphBuilder:
         tensor.dtype, tensor.shape = element_type, shape
         self._graph.outputs.append(tensor)
 
-    def graph(self) -> onnx.GraphProto:
-        """Return the graph, initializers in the order in which nodes read them; the builder is of no use afterwards."""
-        graph: onnx.GraphProto = gs.export_onnx(self._graph, do_type_check=False).graph
-        self._release()
-        return graph
-
-    def model(self, opset: int, ir_version: int) -> onnx.ModelProto:
-        """Return the graph as a model; the builder is of no use afterwards."""
-        opsets = [onnx.helper.make_opsetid("", opset)]
-        model: onnx.ModelProto = gs.export_onnx(self._graph, opset_imports=opsets, ir_version=ir_version)
-        self._release()
-        return model
-
-    def _release(self) -> None:
-        """Free the values: tensors refer to themselves, so they would stay in memory until garbage is collected."""
+    def export(self) -> onnx.ModelProto:
+        """Return the graph as a model, initializers in the order in which nodes read them; can be called once."""
+        model: onnx.ModelProto = gs.export_onnx(self._graph)
         for tensor in self._tensors.values():
+            # Tensors refer to themselves: large weights would stay in memory until garbage is collected.
             if isinstance(tensor, gs.Constant):
                 tensor.values = np.empty(0)
+        return model
 
     def _tensor(self, name: str, element_type: int | None = None, shape: Shape | None = None) -> Any:
         return self._tensors.setdefault(name, gs.Variable(name, element_type, shape))
@@ -92,11 +84,11 @@ def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: s
     """Add a layer's chain: a Conv for each factor, or a MatMul and an Add where the layer is fully connected.
 
     Args:
-        graph: changed.
+        graph: where nodes are added.
         layer: whose kind and float type the factors get.
         factors: the chain.
-        prefix: of the names of nodes, which end in ``_0``, ``_1``, ``_2``.
-        ends: the tensor that the chain reads and the one that it makes.
+        prefix: of node names, which continue with ``_0``, ``_1``, ``_2``.
+        ends: names of the tensor that the chain reads and of the one that it makes.
 
     Raises:
         ModelError: a weight overflows the layer's float type.

@@ -1,8 +1,8 @@
 """A layer or its chain as a model of its own, to be timed in the memory layout that it has among its neighbours.
 
-``input -> convolutions -> Relu -> GlobalAveragePool -> output``. The activation is fused as in the network; the pool reads
-the runtime's blocked layout and leaves a small output. The cost of the pool and of bringing the input into that layout
-is the same for the layer and for all its chains, and cancels out where they are compared.
+``input -> convolutions -> Relu -> GlobalAveragePool -> output``. The activation is fused as in the network; the pool
+reads the runtime's blocked layout and leaves a small output. The cost of the pool and of bringing the input into that
+layout is the same for the layer and for all its chains, and cancels out where they are compared.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from onnx import helper
 from onnx_lowrank.graph.builder import GraphBuilder, add_chain
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
-
-_OPSET, _IR_VERSION = 13, 8
 
 
 def layer_model(layer: Layer, factors: FactorChain, batch: int) -> onnx.ModelProto:
@@ -35,7 +33,7 @@ def layer_model(layer: Layer, factors: FactorChain, batch: int) -> onnx.ModelPro
     graph.node("Relu", ["response"], "activated")
     graph.node("GlobalAveragePool", ["activated"], "output")
     graph.output("output", element_type, _pooled_shape(layer, batch))
-    return graph.model(_OPSET, _IR_VERSION)
+    return graph.export()
 
 
 def input_shape(layer: Layer, batch: int) -> tuple[int, ...]:

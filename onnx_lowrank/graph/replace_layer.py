@@ -28,7 +28,7 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: FactorChain) ->
     """
     builder = GraphBuilder(names_in_use(model))
     add_chain(builder, layer, factors, f"{layer.name}/lowrank", (layer.input, layer.response))
-    chain, graph = builder.graph(), model.graph
+    chain, graph = builder.export().graph, model.graph
     replaced = [place for place, node in enumerate(graph.node) if node.output and node.output[0] in layer.nodes]
     no_longer_read = [name for place in replaced for name in tensors_read(graph.node[place])]
     for place in reversed(replaced):
