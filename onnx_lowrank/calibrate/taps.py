@@ -20,16 +20,19 @@ by kernel column, channels last, since that is how it is worked on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from onnx_lowrank.calibrate.positions import Ints
+from onnx_lowrank.graph.builder import GraphBuilder
 from onnx_lowrank.graph.index import probe_name
 from onnx_lowrank.layers.layer import Layer
 
@@ -45,9 +48,9 @@ class Tap:
         output: the graph output with the rows, shape (N, P, d) of responses, (N, P, kw, K, c) of patches.
     """
 
-    nodes: list[onnx.NodeProto]
-    constants: list[onnx.TensorProto]
-    inputs: list[onnx.ValueInfoProto]
+    nodes: Sequence[onnx.NodeProto]
+    constants: Sequence[onnx.TensorProto]
+    inputs: Sequence[onnx.ValueInfoProto]
     output: onnx.ValueInfoProto
 
 
@@ -66,23 +69,20 @@ def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
         tensor: the response, or a residual of the same shape.
         element_type: ONNX element type of the tensor.
     """
-    parts = ("flat_shape", "offsets", "flat", "index", "rows")
-    flat_shape, offsets, flat, index, rows = (probe_name(layer.name, "response", tensor, part) for part in parts)
+    graph, name = GraphBuilder(), partial(probe_name, layer.name, "response", tensor)
     step = 1 if layer.channels_last else prod(layer.positions)
-    channel_offsets = np.arange(layer.filters).reshape(1, 1, -1) * step
-    return Tap(
-        nodes=[
-            helper.make_node("Reshape", [tensor, flat_shape], [flat]),
-            helper.make_node("Add", [probe_name(layer.name, "positions"), offsets], [index]),
-            helper.make_node("Gather", [flat, index], [rows]),
-        ],
-        constants=[
-            numpy_helper.from_array(np.array([-1]), flat_shape),
-            numpy_helper.from_array(channel_offsets, offsets),
-        ],
-        inputs=[helper.make_tensor_value_info(probe_name(layer.name, "positions"), TensorProto.INT64, None)],
-        output=helper.make_tensor_value_info(rows, element_type, None),
-    )
+    positions = graph.input(probe_name(layer.name, "positions"), TensorProto.INT64)
+    flat_shape = graph.constant(name("flat_shape"), np.array([-1]))
+    offsets = graph.constant(name("offsets"), np.arange(layer.filters).reshape(1, 1, -1) * step)
+    flat = graph.node("Reshape", [tensor, flat_shape], name("flat"))
+    indices = graph.node("Add", [positions, offsets], name("index"))
+    graph.output(graph.node("Gather", [flat, indices], name("rows")), element_type)
+    return _tap(graph)
+
+
+def _tap(builder: GraphBuilder) -> Tap:
+    graph = builder.export().graph
+    return Tap(graph.node, graph.initializer, graph.input, graph.output[0])
 
 
 def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
@@ -93,27 +93,21 @@ def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
 
 
 def patch_tap(layer: Layer, element_type: int) -> Tap:
-    """Gather the layer's input patches, shape (N, P, kw, K, c); `as_patches` makes of them what they are.
+    """Gather the layer's input patches, shape (N, P, kw, K, c); `as_patches` brings them into their usual shape.
 
     Args:
         layer: the layer; its ``input`` tensor is read.
         element_type: ONNX element type of that tensor.
     """
-    moved, shape, flat = (probe_name(layer.name, "input", part) for part in ("moved", "flat_shape", "flat"))
-    rows, indices, axes = patch_rows(layer), probe_name(layer.name, "patches"), len(layer.input_size)
-    nodes = [
-        helper.make_node("Transpose", [layer.input], [moved], perm=[0, *range(2, axes + 2), 1]),
-        helper.make_node("Reshape", [moved, shape], [flat]),
-        helper.make_node("Gather", [flat, indices], [rows]),
-    ]
-    if layer.channels_last:
-        nodes = [helper.make_node("Reshape", [layer.input, shape], [flat]), nodes[-1]]
-    return Tap(
-        nodes=nodes,
-        constants=[numpy_helper.from_array(np.array([-1, layer.channels]), shape)],
-        inputs=[helper.make_tensor_value_info(indices, TensorProto.INT64, None)],
-        output=helper.make_tensor_value_info(rows, element_type, None),
-    )
+    graph, name, axes = GraphBuilder(), partial(probe_name, layer.name, "input"), len(layer.input_size)
+    indices = graph.input(probe_name(layer.name, "patches"), TensorProto.INT64)
+    flat_shape = graph.constant(name("flat_shape"), np.array([-1, layer.channels]))
+    tensor = layer.input
+    if not layer.channels_last:
+        tensor = graph.node("Transpose", [tensor], name("moved"), perm=[0, *range(2, axes + 2), 1])
+    flat = graph.node("Reshape", [tensor, flat_shape], name("flat"))
+    graph.output(graph.node("Gather", [flat, indices], patch_rows(layer)), element_type)
+    return _tap(graph)
 
 
 def as_patches(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:

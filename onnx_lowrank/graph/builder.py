@@ -1,0 +1,138 @@
+"""Build what is new in a network with onnx-graphsurgeon: chains of convolutions, taps, models of single layers.
+
+A `gs.Graph` only ever holds new nodes. It is exported as a small model, whose nodes and initializers are then put into
+the user's model. The user's model stays a `ModelProto` all the time, since a round trip through onnx-graphsurgeon would
+lose parts of it, such as metadata, doc strings and the types of some inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.index import fresh_name
+from onnx_lowrank.layers.factors import Convolution, FactorChain
+from onnx_lowrank.layers.layer import Layer
+
+Shape = tuple[int, ...]
+
+_OPSET, _IR_VERSION = 13, 8  # of models that are run by themselves
+
+
+class GraphBuilder:
+    """A graph of new nodes, which are added in the order they run; tensors are known by their names.
+
+    Args:
+        taken: names of nodes and tensors that `fresh` avoids.
+        name: of the graph.
+    """
+
+    def __init__(self, taken: Container[str] = (), name: str = "new") -> None:
+        self._graph = gs.Graph(name=name, opset=_OPSET, ir_version=_IR_VERSION)
+        self._tensors: dict[str, Any] = {}
+        self._taken = taken
+
+    def fresh(self, name: str) -> str:
+        """Return a name that is not taken: the one given, or that with a number behind it."""
+        return fresh_name(name, self._taken)
+
+    def input(self, name: str, element_type: int, shape: Shape | None = None) -> str:
+        """Add an input of the graph, of an ONNX element type; return its name."""
+        self._graph.inputs.append(self._tensor(name, element_type, shape))
+        return name
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        """Add an initializer; return its name."""
+        self._tensors[name] = gs.Constant(name, values)
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], output: str, *, name: str = "", **attributes: Any) -> str:
+        """Add a node of a standard operator with one output; return the name of that output."""
+        tensors = [self._tensor(each) for each in inputs]
+        # Sorted as onnx.helper.make_node does, so that the same node always has the same bytes.
+        ordered = dict(sorted(attributes.items()))
+        self._graph.layer(inputs=tensors, outputs=[self._tensor(output)], op=op, name=name, attrs=ordered)
+        return output
+
+    def output(self, name: str, element_type: int, shape: Shape | None = None) -> None:
+        """Make a tensor an output of the graph."""
+        tensor = self._tensor(name)
+        tensor.dtype, tensor.shape = element_type, shape
+        self._graph.outputs.append(tensor)
+
+    def export(self) -> onnx.ModelProto:
+        """Return the graph as a model, initializers in the order in which nodes read them; can be called once."""
+        model: onnx.ModelProto = gs.export_onnx(self._graph)
+        for tensor in self._tensors.values():
+            # Tensors refer to themselves: large weights would stay in memory until garbage is collected.
+            if isinstance(tensor, gs.Constant):
+                tensor.values = np.empty(0)
+        return model
+
+    def _tensor(self, name: str, element_type: int | None = None, shape: Shape | None = None) -> Any:
+        return self._tensors.setdefault(name, gs.Variable(name, element_type, shape))
+
+
+def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: str, ends: tuple[str, str]) -> None:
+    """Add a layer's chain: a Conv for each factor, or a MatMul and an Add where the layer is fully connected.
+
+    Args:
+        graph: where nodes are added.
+        layer: whose kind and float type the factors get.
+        factors: the chain.
+        prefix: of node names, which continue with ``_0``, ``_1``, ``_2``.
+        ends: names of the tensor that the chain reads and of the one that it makes.
+
+    Raises:
+        ModelError: a weight overflows the layer's float type.
+    """
+    tensor, target = ends
+    for position, convolution in enumerate(factors.convolutions):
+        name = graph.fresh(f"{prefix}_{position}")
+        is_last = position == len(factors.convolutions) - 1
+        output = target if is_last else graph.fresh(f"{name}/output")
+        weight = _in_type_of(layer, convolution.weight)
+        parameters = {"weight": weight[:, :, 0].T if layer.channels_last else weight}
+        if convolution.bias is not None:
+            parameters["bias"] = _in_type_of(layer, convolution.bias)
+        names = [graph.constant(graph.fresh(f"{name}/{part}"), values) for part, values in parameters.items()]
+        if not layer.channels_last:
+            graph.node("Conv", [tensor, *names], output, name=name, **_attributes(convolution))
+        elif convolution.bias is None:
+            graph.node("MatMul", [tensor, *names], output, name=name)
+        else:
+            product = graph.node("MatMul", [tensor, names[0]], graph.fresh(f"{name}/product"), name=name)
+            graph.node("Add", [product, names[1]], output, name=graph.fresh(f"{name}/add"))
+        tensor = output
+
+
+def _attributes(convolution: Convolution) -> dict[str, Any]:
+    """Return the attributes of a Conv node."""
+    geometry = convolution.geometry
+    padding = {"pads": geometry.pads} if geometry.auto_pad == "NOTSET" else {"auto_pad": geometry.auto_pad}
+    return {
+        "kernel_shape": convolution.weight.shape[2:],
+        "strides": geometry.strides,
+        "dilations": geometry.dilations,
+        "group": convolution.groups,
+        **padding,
+    }
+
+
+def _in_type_of(layer: Layer, values: NDArray[np.float64]) -> NDArray[np.floating]:
+    """Return weights in the layer's float type; subnormal numbers, which are slow and useless, become zero."""
+    limits = ml_dtypes.finfo(layer.weight.dtype)
+    if not np.isfinite(values).all() or np.abs(values).max(initial=0) > limits.max:
+        raise ModelError(
+            f"{layer.op} '{layer.name}': a solved weight does not fit {layer.weight.dtype}: "
+            "leave the layer out with `exclude`, or convert the float32 model"
+        )
+    typed: NDArray[np.floating] = np.where(np.abs(values) < limits.tiny, 0, values).astype(layer.weight.dtype)
+    return typed
