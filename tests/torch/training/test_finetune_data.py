@@ -58,7 +58,9 @@ def test_others_may_judge(classes: Path, scores: Finetuned) -> None:
     assert more.samples == (24, 128)  # numbers of the one would be none of the other
     with pytest.raises(CalibrationError, match="no class folders to learn labels from"):
         finetune(demo().original, demo().converted, classes, QUICK, learn="both", validation=digits().inputs)
-    labelled = finetune(demo().original, demo().converted, digits().inputs, QUICK, validation=classes, epochs=1)
+    labelled = finetune(
+        demo().original, demo().converted, digits().inputs, QUICK, validation=classes, epochs=1, samples=16
+    )
     assert labelled.before.accuracy is not None
 
 
@@ -70,7 +72,7 @@ def test_who_learns_labels_does_not_fall_behind(
     marks = iter([Marks(2.0, 0.9, 0.9, 1.0), Marks(1.0, 0.9, 0.8, 1.0)])
     monkeypatch.setattr(Trainer, "evaluate", lambda _: next(marks))
     made = demo()
-    result = finetune(made.original, made.converted, classes, QUICK, learn=learn, epochs=1, batch_size=100)
+    result = finetune(made.original, made.converted, classes, QUICK, learn=learn, epochs=1, samples=20)
     assert result.best == best
 
 

@@ -78,7 +78,7 @@ def test_vectors_go_down_their_gradients() -> None:
 
 
 def test_a_matrix_too_large_to_orthogonalize_moves_along_its_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_lowrank.torch.training.muon._LARGEST", 3)
+    monkeypatch.setattr("onnx_lowrank.torch.training.muon._MAX_SHORT_SIDE", 3)
     weight, slope = drawn(0, 4, 6).requires_grad_(), drawn(1, 4, 6)
     before = weight.detach().clone()
     weight.grad = slope
