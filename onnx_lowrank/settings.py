@@ -20,10 +20,11 @@ ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 COSTS, METHODS, REFINEMENTS = get_args(Cost), get_args(Method), get_args(Refinement)
 SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
 
-Lesson = Literal["original", "labels", "both"]
+# Fine-tuning.
+Learn = Literal["original", "labels", "both"]
 Precision = Literal["auto", "fp32", "bf16"]
-Trainer = Literal["auto", "cpu", "cuda"]
-LESSONS, PRECISIONS, TRAINERS = get_args(Lesson), get_args(Precision), get_args(Trainer)
+TrainingProvider = Literal["auto", "cpu", "cuda"]
+LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS = get_args(Learn), get_args(Precision), get_args(TrainingProvider)
 
 
 @dataclass(frozen=True)
@@ -126,32 +127,32 @@ class FinetuneSettings:
     """How to fine-tune.
 
     Attributes:
-        learn: what from: ``original``: what the original network makes of the samples, which needs no labels;
-            ``labels``: the class folders of the data; ``both``.
+        learn: what to learn from: ``original``: the outputs of the original network, without labels; ``labels``: the
+            class folders of the data; ``both``.
         epochs: passes over the training samples.
-        batch_size: samples per step, over all processes. A fixed batch in the model goes first.
-        learning_rate: length of a step relative to a weight, at its highest; None to find it in short trials. It rises
-            for a twentieth of the steps and falls along a cosine to nothing.
-        temperature: that softens the scores of classifiers before they are compared; 0 compares outputs as they are.
-        match: weight of the differences at the converted layers themselves, beside those of the outputs.
+        batch_size: samples per step, over all processes. A batch size that is fixed in the model takes precedence.
+        learning_rate: peak length of a step relative to a weight; None to find it by short trials. It is warmed up for
+            a twentieth of the steps and decays along a cosine to zero.
+        temperature: softens the scores of classifiers before they are compared; 0 compares outputs as they are.
+        match: weight of the differences at the converted layers themselves, in addition to those of the outputs.
         normalize: put batch normalization behind convolutions while training, which is folded into their weights in
-            the end; with batches of less than 16 samples there is none.
+            the end. Batches of fewer than 16 samples are trained without.
         augment: flip and shift images at random.
-        samples: to use at all; None for all.
-        held_out: share of the samples that is never trained on, by which the best epoch is chosen.
+        samples: number of samples to use; None for all.
+        held_out: fraction of the samples that is never trained on, by which the best epoch is chosen.
         patience: epochs without an improvement after which to stop; None for never.
         seed: of all randomness.
         provider: ``auto``, ``cpu`` or ``cuda``.
-        precision: of the forward pass: ``fp32``, ``bf16``, or ``auto``: the latter where a GPU has it.
+        precision: of the forward pass: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU that supports it.
         threads: of PyTorch; None for all.
         input_shapes: shape by input name, where the model leaves axes open.
-        constant_inputs: numbers by name of the inputs that are always fed the same.
+        constant_inputs: values by name of the inputs that are the same for every sample.
 
     Raises:
         ValueError: a field is out of its range.
     """
 
-    learn: Lesson = "original"
+    learn: Learn = "original"
     epochs: int = 10
     batch_size: int = 128
     learning_rate: float | None = None
@@ -163,7 +164,7 @@ class FinetuneSettings:
     held_out: float = 0.1
     patience: int | None = None
     seed: int = 0
-    provider: Trainer = "auto"
+    provider: TrainingProvider = "auto"
     precision: Precision = "auto"
     threads: int | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -181,7 +182,7 @@ class FinetuneSettings:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be a share between 0 and 1, got {self.held_out}")
-        choices = {"learn": LESSONS, "precision": PRECISIONS, "provider": TRAINERS}
+        choices = {"learn": LEARN_CHOICES, "precision": PRECISIONS, "provider": TRAINING_PROVIDERS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -25,7 +25,7 @@ from onnx_lowrank.cli.program import INTERRUPTED, Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.errors import OutputError
 from onnx_lowrank.graph import staged, staged_text
-from onnx_lowrank.settings import LESSONS, PRECISIONS, TRAINERS, FinetuneSettings
+from onnx_lowrank.settings import LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS, FinetuneSettings
 
 tuning = partial(setting, settings=FinetuneSettings)
 _CHECKPOINT = ".checkpoint"  # behind the name of OUT
@@ -41,7 +41,7 @@ _CHECKPOINT = ".checkpoint"  # behind the name of OUT
 @click.argument("converted", type=FilePath(), metavar="CONVERTED.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.onnx")
 @data_options
-@tuning("--learn", type=click.Choice(LESSONS), help="What from; labels are class folders.")
+@tuning("--learn", type=click.Choice(LEARN_CHOICES), help="What from; labels are class folders.")
 @tuning("--epochs", type=click.IntRange(1), metavar="N", help="Passes over the samples at most.")
 @tuning("--patience", type=click.IntRange(1), metavar="N", help="Stop after N epochs without improvement.")
 @tuning("--batch-size", type=click.IntRange(1), metavar="B", advanced=True, help="Samples per step.")
@@ -60,7 +60,7 @@ _CHECKPOINT = ".checkpoint"  # behind the name of OUT
 @option("--resume", is_flag=True, help="Go on from OUT.onnx.checkpoint, if it exists.")
 @option("--report", type=FilePath(), metavar="FILE.json", help="Write a report.")
 @option("--force", is_flag=True, help="Overwrite OUT.onnx.")
-@tuning("--provider", type=click.Choice(TRAINERS), help="Where to train.")
+@tuning("--provider", type=click.Choice(TRAINING_PROVIDERS), help="Where to train.")
 @tuning("--precision", type=click.Choice(PRECISIONS), advanced=True, help="Precision of forward passes.")
 @tuning("--threads", type=click.IntRange(1, 256), metavar="N", advanced=True, help="Threads of PyTorch.")
 @tuning("--seed", type=click.IntRange(0), metavar="S", advanced=True, help="Seed of all randomness.")

@@ -1,22 +1,12 @@
-"""A network in PyTorch, to be trained on, and back in the same ONNX graph.
+"""Networks in PyTorch: to train them, and to write them back into the same ONNX graph.
 
 ::
 
-    to_module.py    graph -> module: `to_torch`
-    from_module.py  module -> the same graph with its weights: `from_torch`
-    weights.py      which tensors are trained, and under which names
-    layers.py       the operators with weights; resize.py, indexing.py: a few others; library.py: the rest
-    sizes.py        the arithmetic of sizes, which stays outside of PyTorch
-    finetune.py     `finetune`: the converted network learns from the original; settings.py: its knobs
-    export.py       `export_torch`: a program of torch.export
-    course.py       what is fixed before the first step; lessons.py: samples, augment.py: flips and shifts
-    objective.py    what is made small, and what it is judged by
-    balance.py      factors of a layer brought to the same size; normalize.py: batch normalization while training
-    optimizer.py    steps that move all directions of a weight alike
-    trainer.py      steps and marks; learning_rate.py: found by trying; checkpoint.py: to go on from
-    rows.py         rows of a layer for the solver
+    module/     an ONNX graph as a PyTorch module, and back: `to_torch`, `from_torch`, `export_torch`
+    training/   the converted network learns from the original: `finetune`
 
-It needs the extra: ``pip install 'onnx-lowrank[torch]'``; `onnx_lowrank.solve.device` needs PyTorch alone.
+Everything here needs the extra: ``pip install 'onnx-lowrank[torch]'``. The rest of the package works without it;
+`onnx_lowrank.solve.device`, which solves layers on a GPU, needs PyTorch alone.
 """
 
 from typing import Any
@@ -50,7 +40,7 @@ except ImportError as _error:
     _reason = _MISSING.format(_error)
 
     def __getattr__(name: str) -> Any:
-        """Say what is missing where a public name is asked for, all of which need it."""
+        """Raise for every public name, as all of them need the missing package."""
         if name in __all__:
             raise MissingDependencyError(_reason)
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
@@ -59,5 +49,6 @@ else:
     from onnx_lowrank.torch.module.export import export_torch, save_program
     from onnx_lowrank.torch.module.from_module import from_torch
     from onnx_lowrank.torch.module.to_module import OnnxModule, to_torch
-    from onnx_lowrank.torch.training.finetune import Epoch, Finetuned, finetune
-    from onnx_lowrank.torch.training.objective import Marks
+    from onnx_lowrank.torch.training.finetune import finetune
+    from onnx_lowrank.torch.training.objective import Metrics as Marks  # the public name, which stays
+    from onnx_lowrank.torch.training.result import Epoch, Finetuned

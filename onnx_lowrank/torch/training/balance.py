@@ -1,6 +1,6 @@
-"""Factors of a layer brought to the same size, channel by channel: what they do together stays the same.
+"""Balancing of the factors of a layer, channel by channel, which does not change what they compute together.
 
-A solved chain may have small filters in front of large ones. Then a step moves what is before the large ones far too
+A solved chain may have small filters in front of large ones. A gradient step then moves the small filters far too
 much, and the learning rate has to be small for the sake of a few channels.
 """
 
@@ -13,55 +13,55 @@ import onnx
 import torch
 from torch import Tensor
 
-_ROUNDS = 20  # a factor in the middle of three has two neighbours
+_ITERATIONS = 20  # several, as the middle one of three factors has two neighbours
 
 Pair = tuple[str, str | None, str]  # weight and bias of the first convolution, weight of the second
 
 
 def factor_pairs(graph: onnx.GraphProto) -> list[Pair]:
-    """Convolutions of one group that follow each other with nothing between them.
+    """Return the ungrouped convolutions that directly follow each other.
 
     Args:
-        graph: as it was converted; its weights are initializers that nothing else reads.
+        graph: of the converted network. Only weights are taken that are initializers with a single reader.
     """
     return list(_pairs(graph))
 
 
 @torch.no_grad()
 def balance(state: Mapping[str, Tensor], pairs: list[Pair], keys: Mapping[str, str]) -> None:
-    """Scale the channels between factors so that what makes one and what reads it have the same norm.
+    """Scale the channels between factors so that the filters on both sides of a channel have the same norm.
 
     Args:
         state: the weights, changed in place.
         pairs: names of the weights.
         keys: of ``state``, by name.
     """
-    for _ in range(_ROUNDS):
+    for _ in range(_ITERATIONS):
         for first, bias, second in pairs:
-            makes, reads = state[keys[first]], state[keys[second]]
-            norms = makes.flatten(1).norm(dim=1), reads.transpose(0, 1).flatten(1).norm(dim=1)
+            writer, reader = state[keys[first]], state[keys[second]]
+            norms = writer.flatten(1).norm(dim=1), reader.transpose(0, 1).flatten(1).norm(dim=1)
             scale = (norms[1] / norms[0]).sqrt()
-            scale = torch.where(torch.isfinite(scale) & (scale > 0), scale, 1.0)  # channels that are nothing stay so
-            makes *= scale.reshape(-1, *[1] * (makes.ndim - 1))
-            reads /= scale.reshape(1, -1, *[1] * (reads.ndim - 2))
+            scale = torch.where(torch.isfinite(scale) & (scale > 0), scale, 1.0)  # channels of zeros stay so
+            writer *= scale.reshape(-1, *[1] * (writer.ndim - 1))
+            reader /= scale.reshape(1, -1, *[1] * (reader.ndim - 2))
             if bias is not None:
                 state[keys[bias]] *= scale
 
 
 def _pairs(graph: onnx.GraphProto) -> Iterator[Pair]:
-    reads = Counter(name for node in graph.node for name in node.input)
-    reads.update(value.name for value in graph.output)
-    held = {tensor.name for tensor in graph.initializer}
-    makers = {node.output[0]: node for node in graph.node if _is_plain(node)}
+    readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(value.name for value in graph.output)
+    initializers = {tensor.name for tensor in graph.initializer}
+    producers = {node.output[0]: node for node in graph.node if _is_plain_convolution(node)}
     for node in graph.node:
-        before = makers.get(node.input[0]) if _is_plain(node) else None
-        if before is None or reads[before.output[0]] > 1:
+        before = producers.get(node.input[0]) if _is_plain_convolution(node) else None
+        if before is None or readers[before.output[0]] > 1:
             continue
         weights = [*before.input[1:], node.input[1]]
-        if all(name in held and reads[name] == 1 for name in weights):
+        if all(name in initializers and readers[name] == 1 for name in weights):
             yield before.input[1], before.input[2] if len(before.input) > 2 else None, node.input[1]
 
 
-def _is_plain(node: onnx.NodeProto) -> bool:
-    grouped = any(each.name == "group" and each.i != 1 for each in node.attribute)
-    return node.op_type == "Conv" and not node.domain and not grouped
+def _is_plain_convolution(node: onnx.NodeProto) -> bool:
+    is_grouped = any(attribute.name == "group" and attribute.i != 1 for attribute in node.attribute)
+    return node.op_type == "Conv" and not node.domain and not is_grouped

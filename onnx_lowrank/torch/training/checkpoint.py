@@ -1,4 +1,4 @@
-"""How far a training has come, on the disk after every epoch, whole or not at all."""
+"""Checkpoints: the state of a training between two epochs, in a file that is complete or not there."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _PARTS = ("state", "momentum", "best")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A training between two epochs.
+    """The state of a training between two epochs.
 
     Attributes:
-        state: of the network and all that is trained with it.
+        state: of the network and everything that is trained with it.
         momentum: of the optimizer, by weight.
         best: weights of the best epoch so far.
-        notes: everything else, as JSON has it.
+        notes: everything else, as JSON values.
     """
 
     state: State
@@ -36,7 +36,7 @@ class Checkpoint:
     notes: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        """Write it; what was there stays until it is complete.
+        """Write the checkpoint; an older file stays until the new one is complete.
 
         Raises:
             OutputError: it cannot be written.
@@ -60,15 +60,15 @@ class Checkpoint:
 
     @staticmethod
     def read(path: Path) -> Checkpoint:
-        """Read one.
+        """Read a checkpoint.
 
         Raises:
-            OutputError: it is no checkpoint.
+            OutputError: the file is not a checkpoint.
         """
         try:
             with safe_open(path, "pt") as file:
                 notes = json.loads(file.metadata()["notes"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise OutputError(f"{path}: not a checkpoint ({error}): delete it, or start without `resume`") from error
         state, momentum, best = (

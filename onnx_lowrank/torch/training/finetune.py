@@ -1,7 +1,4 @@
-"""Fine-tuning: a converted network learns to do again what the original does.
-
-`finetune` is the place to start reading.
-"""
+"""`finetune`: train a converted network to do what the original does."""
 
 from __future__ import annotations
 
@@ -18,115 +15,42 @@ import torch
 from torch import Tensor
 
 from onnx_lowrank.calibrate import Preprocessing
-from onnx_lowrank.graph import read_model, staged
+from onnx_lowrank.graph import read_model
 from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.runtime.stopwatch import Stopwatch
 from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.module.from_module import from_torch
 from onnx_lowrank.torch.training.checkpoint import Checkpoint
 from onnx_lowrank.torch.training.learning_rate import find_learning_rate
-from onnx_lowrank.torch.training.objective import Marks
-from onnx_lowrank.torch.training.setup import Course, prepare_course
-from onnx_lowrank.version import __version__
-
-log = logging.getLogger(__name__)
+from onnx_lowrank.torch.training.objective import Metrics
+from onnx_lowrank.torch.training.result import Epoch, Finetuned, best_metrics
+from onnx_lowrank.torch.training.setup import Distillation, prepare_distillation
 
 _NONE_BETTER = "no epoch was better than the network as it came, which is kept: try more data or more epochs"
-_OTHERS = ", and if the original was trained on these, judge by others: `validation`"
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the training samples.
-
-    Attributes:
-        loss: mean over them, while they were trained on.
-        marks: on the held-out samples, after it.
-    """
-
-    loss: float
-    marks: Marks
+_USE_VALIDATION = ", and if the original was trained on these, judge by others: `validation`"
 
 
 @dataclass(frozen=True, eq=False)
-class Finetuned:
-    """A finished fine-tuning.
+class _State:
+    """The state of a training between two epochs.
 
     Attributes:
-        model: the best network on the held-out samples; the one that was given if no epoch was better.
-        before: marks of the network that was given.
-        epochs: what happened in each.
-        best: number of the best epoch, the first is 1; 0 if none was better than before.
-        learning_rate: at its highest.
-        samples: trained on, and held out.
-        interrupted: whether it was ended by Ctrl-C.
-        seconds: it took.
-        process: number of the process it was run in, of those that trained together; the first is 0, and only that
-            one writes.
-    """
-
-    model: onnx.ModelProto
-    before: Marks
-    epochs: tuple[Epoch, ...]
-    best: int
-    learning_rate: float
-    samples: tuple[int, int]
-    interrupted: bool
-    seconds: float
-    process: int
-
-    @property
-    def after(self) -> Marks:
-        """Marks of `model`."""
-        return self.epochs[self.best - 1].marks if self.best else self.before
-
-    def save(self, path: str | Path) -> None:
-        """Write the model; the file is there whole or not at all.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        with staged(self.model, Path(path)):
-            pass
-
-    def to_dict(self) -> dict[str, Any]:
-        """All but the model, for JSON, which has no numbers that are none."""
-        numbers = {"samples": {"training": self.samples[0], "held_out": self.samples[1]}}
-        marks = {"before": asdict(self.before), "after": asdict(self.after), "epochs": [asdict(x) for x in self.epochs]}
-        rest = {name: getattr(self, name) for name in ("best", "learning_rate", "interrupted", "seconds")}
-        found: dict[str, Any] = _finite({"schema": 1, "version": __version__, **numbers, **marks, **rest})
-        return found
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
-
-
-@dataclass(frozen=True, eq=False)
-class _Progress:
-    """How far a training has come.
-
-    Attributes:
-        rate: learning rate at its highest.
-        before: marks at the start.
-        epochs: those that are done.
+        rate: peak learning rate.
+        before: metrics at the start.
+        epochs: finished epochs.
         best: number of the best one, 0 for the start.
-        weights: its.
+        weights: of the best epoch.
     """
 
     rate: float
-    before: Marks
+    before: Metrics
     epochs: tuple[Epoch, ...]
     best: int
     weights: dict[str, Tensor]
 
     @property
-    def best_marks(self) -> Marks:
-        return self.epochs[self.best - 1].marks if self.best else self.before
+    def best_metrics(self) -> Metrics:
+        return best_metrics(self.before, self.epochs, self.best)
 
 
 def finetune(  # noqa: PLR0913  (the options of the command)
@@ -148,122 +72,134 @@ def finetune(  # noqa: PLR0913  (the options of the command)
 
     Args:
         original: path of an ONNX file, or a model.
-        converted: what came of it; path or model, not changed.
-        data: samples to train on, as for `onnx_lowrank.convert`; those it was converted with may be among them.
+        converted: its conversion; path or model, not changed.
+        data: samples to train on, as for `onnx_lowrank.convert`; may contain those of the conversion.
         settings: how to train.
-        validation: other samples to choose the best epoch by; None to hold some of ``data`` back. Those that the
-            original was not trained on judge best: it knows the others by heart.
+        validation: other samples to choose the best epoch by; None to hold out some of ``data``. Samples that the
+            original was not trained on serve best: it knows the others by heart.
         preprocessing: of images; pixels / 255 if not given.
-        checkpoint: file to keep how far it has come in, written after every epoch.
-        resume: go on from ``checkpoint`` where there is one.
-        progress: watches the epochs.
+        checkpoint: file for the state of the training, written after every epoch.
+        resume: continue from ``checkpoint`` if the file exists.
+        progress: follows the epochs.
         **changes: fields of `FinetuneSettings` to change, as in ``finetune(a, b, data, epochs=5)``.
 
     Returns:
-        The best network on samples that were held out, never worse there than the one given.
+        The best network on held-out samples, never worse there than the given one.
 
     Raises:
         ModelError: a model cannot be read, or cannot be turned into PyTorch.
         CalibrationError: the data cannot be used.
-        OutputError: the checkpoint cannot be written, or is one of another training.
-        VerificationError: onnxruntime does not get from the trained network what PyTorch does.
-        ValueError: wrong settings.
+        OutputError: the checkpoint cannot be written, or belongs to another training.
+        VerificationError: onnxruntime does not compute from the trained network what PyTorch does.
+        ValueError: a setting is out of its range.
     """
-    watch = Stopwatch()
+    stopwatch = Stopwatch()
     chosen = replace(settings or FinetuneSettings(), **changes)
-    with _threads(chosen.threads):
-        course = prepare_course(original, converted, data, chosen, preprocessing, validation)
-        watcher = (progress or Silent()) if course.is_first else Silent()
-        done = _begun(course, Path(checkpoint) if checkpoint and resume else None)
-        done, interrupted = _learn(course, done, Path(checkpoint) if checkpoint else None, watcher)
-        if done.best == 0:
-            course.say(logging.WARNING, _NONE_BETTER + ("" if course.lessons.unseen else _OTHERS))
-        result = from_torch(done.weights, converted) if done.best else read_model(converted)
-        course.verify(result, done.weights)
+    path = Path(checkpoint) if checkpoint else None
+    with _torch_threads(chosen.threads):
+        distillation = prepare_distillation(original, converted, data, chosen, preprocessing, validation)
+        watcher = (progress or Silent()) if distillation.is_main_process else Silent()
+        state = _resumed(distillation, path) if resume and path and path.exists() else _started(distillation)
+        state, interrupted = _train(distillation, state, path, watcher)
+        if state.best == 0:
+            advice = "" if distillation.dataset.has_own_validation else _USE_VALIDATION
+            distillation.log_once(logging.WARNING, _NONE_BETTER + advice)
+        model = from_torch(state.weights, converted) if state.best else read_model(converted)
+        distillation.verify(model, state.weights)
     return Finetuned(
-        model=result,
-        before=done.before,
-        epochs=done.epochs,
-        best=done.best,
-        learning_rate=done.rate,
-        samples=(len(course.lessons.training), len(course.lessons.held_out)),
+        model=model,
+        before=state.before,
+        epochs=state.epochs,
+        best=state.best,
+        learning_rate=state.rate,
+        samples=(len(distillation.dataset.training), len(distillation.dataset.held_out)),
         interrupted=interrupted,
-        seconds=watch.seconds(())["total"],
-        process=course.lessons.share.rank,
+        seconds=stopwatch.seconds(())["total"],
+        process=distillation.dataset.shard.rank,
     )
 
 
-def _begun(course: Course, checkpoint: Path | None) -> _Progress:
-    """Where to start from: a checkpoint, or the beginning."""
-    trainer = course.trainer
-    if checkpoint is not None and checkpoint.exists():
-        saved = Checkpoint.read(checkpoint)
-        course.check_same(saved.notes["course"], checkpoint)
-        trainer.set_state(saved.state)
-        trainer.set_momentum(saved.momentum)
-        epochs = tuple(Epoch(each["loss"], Marks(**each["marks"])) for each in saved.notes["epochs"])
-        course.say(logging.INFO, f"going on after epoch {len(epochs)} of {checkpoint}")
-        best = saved.notes["best"]
-        return _Progress(saved.notes["rate"], Marks(**saved.notes["before"]), epochs, best, dict(saved.best))
-    before = trainer.marks()
-    course.say(logging.INFO, f"before: {before}")
-    rate = course.settings.learning_rate
+def _started(distillation: Distillation) -> _State:
+    """Evaluate the network as given, and find a learning rate if none is set."""
+    trainer, dataset, settings = distillation.trainer, distillation.dataset, distillation.settings
+    before = trainer.evaluate()
+    distillation.log_once(logging.INFO, f"before: {before}")
+    rate = settings.learning_rate
     if rate is None:
-        rate = find_learning_rate(trainer, course.lessons, course.settings.epochs * course.lessons.steps)
-        course.say(logging.INFO, f"learning rate: {rate:.2g}, found by trying")
-    return _Progress(rate, before, (), 0, trainer.weights())
+        rate = find_learning_rate(trainer, dataset, settings.epochs * dataset.steps)
+        distillation.log_once(logging.INFO, f"learning rate: {rate:.2g}, found by trying")
+    return _State(rate, before, (), 0, trainer.weights())
 
 
-def _learn(course: Course, done: _Progress, checkpoint: Path | None, progress: Progress) -> tuple[_Progress, bool]:
-    """All epochs that are left; and whether Ctrl-C ended them."""
-    settings, lessons, trainer = course.settings, course.lessons, course.trainer
-    steps = lessons.steps
+def _train(
+    distillation: Distillation, state: _State, checkpoint: Path | None, progress: Progress
+) -> tuple[_State, bool]:
+    """Train all remaining epochs; return the final state, and whether Ctrl-C ended the training."""
+    settings = distillation.settings
     try:
-        for number in range(len(done.epochs), settings.epochs):
-            if _is_over(done, settings):
-                break
-            stage = f"epoch {number + 1}/{settings.epochs} (best so far: {done.best_marks})"
-            batches = progress.track(lessons.epoch(number), stage, steps)
-            loss = trainer.train(batches, done.rate, number * steps, settings.epochs * steps)
-            epoch = Epoch(loss, trainer.marks())
-            course.say(logging.INFO, f"epoch {number + 1}: loss {loss:.4g}; held out: {epoch.marks}")
-            better = epoch.marks.better_than(done.best_marks)
-            if settings.learn != "original":
-                better &= not epoch.marks.falls_behind(done.before)
-            best, weights = (number + 1, trainer.weights()) if better else (done.best, done.weights)
-            done = replace(done, epochs=(*done.epochs, epoch), best=best, weights=weights)
-            if checkpoint is not None and course.is_first:
-                _saved(course, done).write(checkpoint)
-            if not isfinite(loss):
-                course.say(logging.WARNING, "the loss is no number any more: try a lower learning rate")
+        while len(state.epochs) < settings.epochs and not _is_over(state, settings):
+            state = _next_epoch(distillation, state, progress)
+            if checkpoint is not None and distillation.is_main_process:
+                _checkpoint(distillation, state).write(checkpoint)
+            if not isfinite(state.epochs[-1].loss):
+                distillation.log_once(logging.WARNING, "the loss is no number any more: try a lower learning rate")
     except KeyboardInterrupt:
-        if not done.epochs:
+        if not state.epochs:
             raise
-        return done, True
-    return done, False
+        return state, True
+    return state, False
 
 
-def _is_over(done: _Progress, settings: FinetuneSettings) -> bool:
-    """Whether more epochs are of no use: there is no loss any more, or no progress for too long."""
-    if done.epochs and not isfinite(done.epochs[-1].loss):
+def _next_epoch(distillation: Distillation, state: _State, progress: Progress) -> _State:
+    """Train and evaluate one epoch."""
+    settings, dataset, trainer = distillation.settings, distillation.dataset, distillation.trainer
+    done = len(state.epochs)
+    stage = f"epoch {done + 1}/{settings.epochs} (best so far: {state.best_metrics})"
+    batches = progress.track(dataset.epoch(done), stage, dataset.steps)
+    loss = trainer.train(batches, state.rate, done * dataset.steps, settings.epochs * dataset.steps)
+    metrics = trainer.evaluate()
+    distillation.log_once(logging.INFO, f"epoch {done + 1}: loss {loss:.4g}; held out: {metrics}")
+    is_better = metrics.better_than(state.best_metrics)
+    if settings.learn != "original":
+        is_better &= not metrics.falls_behind(state.before)
+    best, weights = (done + 1, trainer.weights()) if is_better else (state.best, state.weights)
+    return replace(state, epochs=(*state.epochs, Epoch(loss, metrics)), best=best, weights=weights)
+
+
+def _is_over(state: _State, settings: FinetuneSettings) -> bool:
+    """Whether further epochs are useless: the loss is not finite, or patience has run out."""
+    if state.epochs and not isfinite(state.epochs[-1].loss):
         return True
-    return settings.patience is not None and len(done.epochs) - done.best >= settings.patience
+    return settings.patience is not None and len(state.epochs) - state.best >= settings.patience
 
 
-def _saved(course: Course, done: _Progress) -> Checkpoint:
+def _checkpoint(distillation: Distillation, state: _State) -> Checkpoint:
+    """Return the checkpoint of a state. Its keys are a file format: older files must stay readable."""
     notes = {
-        "course": course.identity(),
-        "rate": done.rate,
-        "before": asdict(done.before),
-        "epochs": [asdict(each) for each in done.epochs],
-        "best": done.best,
+        "course": distillation.identity(),
+        "rate": state.rate,
+        "before": asdict(state.before),
+        "epochs": [asdict(epoch) for epoch in state.epochs],
+        "best": state.best,
     }
-    return Checkpoint(course.trainer.state(), course.trainer.momentum(), done.weights, notes)
+    return Checkpoint(distillation.trainer.state(), distillation.trainer.momentum(), state.weights, notes)
+
+
+def _resumed(distillation: Distillation, checkpoint: Path) -> _State:
+    """Restore the state that `_checkpoint` saved."""
+    saved = Checkpoint.read(checkpoint)
+    notes = saved.notes
+    distillation.check_same(notes["course"], checkpoint)
+    distillation.trainer.set_state(saved.state)
+    distillation.trainer.set_momentum(saved.momentum)
+    epochs = tuple(Epoch(epoch["loss"], Metrics(**epoch["marks"])) for epoch in notes["epochs"])
+    distillation.log_once(logging.INFO, f"going on after epoch {len(epochs)} of {checkpoint}")
+    return _State(notes["rate"], Metrics(**notes["before"]), epochs, notes["best"], dict(saved.best))
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Have PyTorch take this many threads inside the block."""
+def _torch_threads(count: int | None) -> Iterator[None]:
+    """Set the number of PyTorch's threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

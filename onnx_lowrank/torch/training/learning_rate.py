@@ -1,85 +1,88 @@
-"""The learning rate, found by trying."""
+"""The search for a learning rate by short trials."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import chain, count, islice
 from math import inf, isfinite, sqrt
 
-from onnx_lowrank.torch.training.dataset import Lessons
-from onnx_lowrank.torch.training.objective import Marks
+from torch import Tensor
+
+from onnx_lowrank.torch.training.dataset import DistillationData
 from onnx_lowrank.torch.training.trainer import Trainer
 
-_PER_DECADE = 2  # rates
-_FIRST, _LOWEST, _HIGHEST = -6, -12, 0  # by number: 0.001, a millionth, 1
+_RATES_PER_DECADE = 2
+_START, _LOWEST, _HIGHEST = -6, -12, 0  # exponents, in steps of half a decade: rates of 1e-3, 1e-6 and 1
 TRIAL_STEPS = 40
-_CHECKED = 512  # held-out samples that a trial is judged by
-# Relative to the weights: longer steps forget more than they learn, however many there are. Agreement with the original
-# is forgotten first and takes the longest to come back; where labels alone judge, there is no need to wait for it.
-_MOST, _MOST_BY_LABELS = 0.005, 0.01
-_ALIKE = 0.02  # share of the loss by which two trials may differ for no reason
+_MAX_TRIAL_SAMPLES = 512  # held-out samples that a trial is evaluated on
+# Peak rates, relative to the weights. Longer steps forget more than they learn, however many there are. Agreement with
+# the original is forgotten first and takes the longest to come back; where labels alone count, higher rates do no harm.
+_MAX_RATE, _MAX_RATE_BY_LABELS = 0.005, 0.01
+_LOSS_TOLERANCE = 0.02  # relative difference of two trials that may be chance
 
 
-def find_learning_rate(trainer: Trainer, lessons: Lessons, total: int) -> float:
-    """Train a little with different rates, each from the start and to a standstill; then reckon with the length.
+def find_learning_rate(trainer: Trainer, dataset: DistillationData, total: int) -> float:
+    """Find a learning rate by short trials, each with its own full schedule, and scale it to the whole training.
 
-    The best rate of a long training is higher than that of a trial: what its steps disturb, it has the time to put in
-    order again. It grows with the square root of the number of steps, as the way does that steps in random directions
-    lead.
+    The best rate of a long training is higher than that of a trial, as there is time to repair what large steps
+    disturb. It grows with the square root of the number of steps, like the distance of a random walk.
 
     Args:
-        trainer: left in the state that it came in.
-        lessons: what to train on.
+        trainer: is left in the state that it came in.
+        dataset: samples to train and evaluate on.
         total: steps of the whole training.
     """
     start = trainer.state()
     steps = min(TRIAL_STEPS, total)
-
-    def trial(rate: float) -> Marks:
-        trainer.set_state(start)
-        batches = chain.from_iterable(lessons.epoch(-number) for number in count(1))
-        trainer.train(islice(batches, steps), rate, 0, steps)
-        return trainer.marks(_CHECKED)
-
-    rate = walk(lambda rate: trial(rate).loss, _ALIKE)
+    rate = best_rate(partial(_trial_loss, trainer, dataset, start, steps), _LOSS_TOLERANCE)
     trainer.set_state(start)
-    return max(rate, min(rate * sqrt(total / steps), _MOST_BY_LABELS if trainer.by_labels else _MOST))
+    return max(rate, min(rate * sqrt(total / steps), _MAX_RATE_BY_LABELS if trainer.evaluates_labels else _MAX_RATE))
 
 
-def walk(loss: Callable[[float], float], alike: float = 0.0) -> float:
-    """The rate of the smallest loss, or the highest one whose loss is hardly larger.
+def best_rate(loss: Callable[[float], float], tolerance: float = 0.0) -> float:
+    """Return the rate with the smallest loss, or the highest one whose loss is hardly larger.
 
-    The smallest is looked for from 0.001 in steps of the square root of 10: up as long as the loss falls; down, if the
-    first step up does not.
+    The search starts at 0.001 and goes in steps of the square root of 10: up while the loss falls; down, if the first
+    step up does not lower it.
 
     Args:
-        loss: of a rate; it is asked once for each. What is no number is the worst.
-        alike: by which share a loss may be above the smallest.
+        loss: of a rate; it is called once per rate. NaN counts as infinite.
+        tolerance: relative amount by which a loss may exceed the smallest.
     """
-
-    @cache
-    def known(number: int) -> float:
-        found = loss(_rate(number))
-        return found if isfinite(found) else inf
-
-    best = _on(known, _FIRST, 1)
-    if best == _FIRST:
-        best = _on(known, _FIRST, -1)
-    most = known(best) * (1 + alike)
-    while best < _HIGHEST and known(best + 1) < most:
+    loss_at = cache(partial(_finite_loss, loss))
+    best = _descend(loss_at, _START, 1)
+    if best == _START:
+        best = _descend(loss_at, _START, -1)
+    limit = loss_at(best) * (1 + tolerance)
+    while best < _HIGHEST and loss_at(best + 1) < limit:
         best += 1
     return _rate(best)
 
 
-def _on(loss: Callable[[int], float], number: int, step: int) -> int:
-    """On as long as it gets better, and down from where there is no loss at all."""
-    while _LOWEST <= number + step <= _HIGHEST and (
-        loss(number + step) < loss(number) or (step < 0 and loss(number) == inf)
+def _trial_loss(
+    trainer: Trainer, dataset: DistillationData, start: dict[str, Tensor], steps: int, rate: float
+) -> float:
+    """Train from the start for a few steps, and return the loss on held-out samples."""
+    trainer.set_state(start)
+    batches = chain.from_iterable(dataset.epoch(-number) for number in count(1))
+    trainer.train(islice(batches, steps), rate, 0, steps)
+    return trainer.evaluate(_MAX_TRIAL_SAMPLES).loss
+
+
+def _finite_loss(loss: Callable[[float], float], exponent: int) -> float:
+    value = loss(_rate(exponent))
+    return value if isfinite(value) else inf
+
+
+def _descend(loss_at: Callable[[int], float], exponent: int, step: int) -> int:
+    """Step on while the loss falls; downwards also while the loss is infinite."""
+    while _LOWEST <= exponent + step <= _HIGHEST and (
+        loss_at(exponent + step) < loss_at(exponent) or (step < 0 and loss_at(exponent) == inf)
     ):
-        number += step
-    return number
+        exponent += step
+    return exponent
 
 
-def _rate(number: int) -> float:
-    return float(10 ** (number / _PER_DECADE))
+def _rate(exponent: int) -> float:
+    return float(10 ** (exponent / _RATES_PER_DECADE))

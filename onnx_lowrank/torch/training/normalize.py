@@ -1,8 +1,8 @@
-"""Batch normalization behind convolutions while a network is trained, and none in the network that comes out.
+"""Batch normalization behind convolutions, during training only.
 
 A converted network has none: its layers were solved with it folded away. Without it only small learning rates work.
 So every last convolution of a chain gets one for the time of the training. It starts as the identity: scale and shift
-are the deviation and the mean of what arrives. In the end it is folded into the weight and the bias again::
+are the standard deviation and the mean of its input. In the end it is folded into the weight and the bias::
 
     y = scale (W x + b - mean) / sqrt(variance + eps) + shift
       = (g W) x + g (b - mean) + shift,    g = scale / sqrt(variance + eps)
@@ -26,17 +26,17 @@ from torch import Tensor, nn
 
 from onnx_lowrank.torch.module.to_module import OnnxModule
 
-LEAST_BATCH = 16  # samples in a step; the statistics of fewer are noise
+MIN_NORMALIZED_BATCH = 16  # samples per step; statistics of fewer are too noisy
 _EPSILON = 1e-5
-_MOMENTUM = 0.1  # share of a batch in the running statistics
+_MOMENTUM = 0.1  # weight of a batch in the running statistics
 
 
 @dataclass(frozen=True)
-class Place:
-    """A convolution that can have a normalization behind it.
+class NormalizedConvolution:
+    """A convolution that gets a normalization behind it.
 
     Attributes:
-        output: the tensor it makes.
+        output: name of its output.
         weight: name of its weight.
         bias: name of its bias.
     """
@@ -47,10 +47,10 @@ class Place:
 
 
 class Normalization(nn.Module):
-    """Batch normalization over all processes that train together.
+    """Batch normalization, synchronized over all processes that train together.
 
     Args:
-        channels: how many.
+        channels: number of channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -59,121 +59,136 @@ class Normalization(nn.Module):
         self.mean, self.variance = nn.Buffer(torch.zeros(channels)), nn.Buffer(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize by the statistics of the batch in training, by the running ones otherwise.
+        """Normalize by the statistics of the batch in training, by the running statistics in evaluation.
 
         Args:
             x: shape (samples, channels, ...).
         """
-        alone = not (self.training and processes.is_available() and processes.is_initialized())
-        if alone or processes.get_world_size() == 1:
-            alike: Tensor = F.batch_norm(
+        is_single = not (self.training and processes.is_available() and processes.is_initialized())
+        if is_single or processes.get_world_size() == 1:
+            normalized: Tensor = F.batch_norm(
                 x, self.mean, self.variance, self.scale, self.shift, self.training, _MOMENTUM, _EPSILON
             )
-            return alike
-        return self._over_all(x)
+            return normalized
+        return self._synchronized(x)
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor, variance: Tensor) -> None:
-        """Be the identity for tensors of these statistics."""
+    def set_identity(self, mean: Tensor, variance: Tensor) -> None:
+        """Become the identity for inputs with these statistics.
+
+        Args:
+            mean: shape (channels,).
+            variance: shape (channels,).
+        """
         self.mean.copy_(mean)
         self.variance.copy_(variance)
         self.scale.copy_((variance + _EPSILON).sqrt())
         self.shift.copy_(mean)
 
     def gain(self) -> Tensor:
-        """What each channel is multiplied by."""
-        found: Tensor = self.scale * torch.rsqrt(self.variance + _EPSILON)
-        return found
+        """Return the factor of each channel in evaluation, shape (channels,)."""
+        gain: Tensor = self.scale * torch.rsqrt(self.variance + _EPSILON)
+        return gain
 
-    def _over_all(self, x: Tensor) -> Tensor:
-        axes, places = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
-        # In single precision, as what is not distributed does it.
+    def _synchronized(self, x: Tensor) -> Tensor:
+        """Normalize by the statistics of the batch over all processes."""
+        axes, by_channel = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
+        # In single precision, like F.batch_norm.
         whole = x.float()
         count = between.all_reduce(whole.new_tensor(x.numel() / x.shape[1]))
         mean = between.all_reduce(whole.sum(axes)) / count
-        centred = whole - mean.reshape(places)
+        centred = whole - mean.reshape(by_channel)
         variance = between.all_reduce(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.mean.lerp_(mean, _MOMENTUM)
             self.variance.lerp_(variance * count / (count - 1), _MOMENTUM)
         gain = self.scale * torch.rsqrt(variance + _EPSILON)
-        alike: Tensor = centred * gain.reshape(places) + self.shift.reshape(places)
-        return alike.to(x.dtype)
+        normalized: Tensor = centred * gain.reshape(by_channel) + self.shift.reshape(by_channel)
+        return normalized.to(x.dtype)
 
 
-class Normalized(nn.Module):
+class NormalizedNetwork(nn.Module):
     """A network with normalizations in it.
 
     Args:
-        network: it gets the normalizations; what they make of its tensors is part of it from now on.
-        places: where they go.
+        network: gets the normalizations, as functions behind its tensors.
+        convolutions: those that get one.
     """
 
-    def __init__(self, network: OnnxModule, places: Iterable[Place]) -> None:
+    def __init__(self, network: OnnxModule, convolutions: Iterable[NormalizedConvolution]) -> None:
         super().__init__()
         self.network = network
-        self._places = tuple(places)
+        self._convolutions = tuple(convolutions)
         state = network.state_dict()
-        biases = [state[network.keys[place.bias]] for place in self._places]
+        biases = [state[network.keys[convolution.bias]] for convolution in self._convolutions]
         self.normalizations = nn.ModuleList(Normalization(len(bias)).to(bias.device) for bias in biases)
-        network.behind = {place.output: each for place, each in self._pairs()}
+        network.behind = {convolution.output: normalization for convolution, normalization in self._pairs()}
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """What the network makes of its inputs."""
-        found: Tensor | tuple[Tensor, ...] = self.network(*inputs)
-        return found
+        """Run the network."""
+        outputs: Tensor | tuple[Tensor, ...] = self.network(*inputs)
+        return outputs
 
     @torch.no_grad()
-    def start(self, batches: Iterable[list[Tensor]]) -> None:
-        """Have the normalizations change nothing, by what arrives at them.
+    def start_as_identity(self, batches: Iterable[list[Tensor]]) -> None:
+        """Initialize the normalizations so that they change nothing, from the statistics of their inputs.
 
         Args:
             batches: inputs of the network.
         """
-        seen: dict[str, list[Tensor]] = {place.output: [] for place in self._places}
-        network, before = self.network, (self.network.behind, self.network.outputs)
-        network.behind, network.outputs = {}, tuple(seen)
-        for inputs in batches if seen else ():  # a network asked for no outputs cannot be run
-            found = network(*inputs)
-            for name, tensor in zip(seen, [found] if isinstance(found, Tensor) else found, strict=True):
-                wide = tensor.transpose(0, 1).flatten(1).double()
-                seen[name].append(torch.stack([wide.mean(1), wide.square().mean(1)]))
-        network.behind, network.outputs = before
-        for place, each in self._pairs():
-            mean, square = torch.stack(seen[place.output]).mean(0)
-            each.start_at(mean.float(), (square - mean.square()).clamp(min=0).float())
+        if not self._convolutions:
+            return
+        moments = self._moments(batches)
+        for convolution, normalization in self._pairs():
+            mean, square = torch.stack(moments[convolution.output]).mean(0)
+            normalization.set_identity(mean.float(), (square - mean.square()).clamp(min=0).float())
 
     @torch.no_grad()
     def folded(self) -> dict[str, Tensor]:
-        """A copy of the state of the network alone, with the normalizations folded into its weights."""
+        """Return a copy of the state of the network alone, with the normalizations folded into its weights."""
         keys = self.network.keys
         state = {key: tensor.detach().clone() for key, tensor in self.network.state_dict().items()}
-        for place, each in self._pairs():
-            weight, bias, gain = state[keys[place.weight]], state[keys[place.bias]], each.gain()
+        for convolution, normalization in self._pairs():
+            weight, bias, gain = state[keys[convolution.weight]], state[keys[convolution.bias]], normalization.gain()
             weight *= gain.reshape(-1, *[1] * (weight.ndim - 1))
-            bias.sub_(each.mean).mul_(gain).add_(each.shift)
+            bias.sub_(normalization.mean).mul_(gain).add_(normalization.shift)
         return state
 
-    def _pairs(self) -> Iterator[tuple[Place, Normalization]]:
-        for place, each in zip(self._places, self.normalizations, strict=True):
-            assert isinstance(each, Normalization)
-            yield place, each
+    def _moments(self, batches: Iterable[list[Tensor]]) -> dict[str, list[Tensor]]:
+        """Return the mean and the mean square per channel, shape (2, channels), of every output and batch."""
+        network = self.network
+        moments: dict[str, list[Tensor]] = {convolution.output: [] for convolution in self._convolutions}
+        behind, outputs = network.behind, network.outputs
+        network.behind, network.outputs = {}, tuple(moments)
+        for inputs in batches:
+            result = network(*inputs)
+            for name, tensor in zip(moments, [result] if isinstance(result, Tensor) else result, strict=True):
+                by_channel = tensor.transpose(0, 1).flatten(1).double()
+                moments[name].append(torch.stack([by_channel.mean(1), by_channel.square().mean(1)]))
+        network.behind, network.outputs = behind, outputs
+        return moments
+
+    def _pairs(self) -> Iterator[tuple[NormalizedConvolution, Normalization]]:
+        for convolution, normalization in zip(self._convolutions, self.normalizations, strict=True):
+            assert isinstance(normalization, Normalization)
+            yield convolution, normalization
 
 
-def places_of(graph: onnx.GraphProto) -> list[Place]:
-    """Convolutions with a weight and a bias of their own that end a chain.
+def normalized_convolutions(graph: onnx.GraphProto) -> list[NormalizedConvolution]:
+    """Return the convolutions that end a chain and have a weight and a bias that nothing else reads.
 
     Args:
         graph: of the converted network.
     """
-    reads = Counter(name for node in graph.node for name in node.input)
-    held = {tensor.name for tensor in graph.initializer}
-    outside = {value.name for value in graph.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    initializers = {tensor.name for tensor in graph.initializer}
+    graph_outputs = {value.name for value in graph.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv" and not node.domain]
-    inner = {node.input[0] for node in convolutions if reads[node.input[0]] == 1}
-    found = []
+    inner = {node.input[0] for node in convolutions if readers[node.input[0]] == 1}
+    result = []
     for node in convolutions:
-        output, own = node.output[0], [name for name in node.input[1:] if name in held and reads[name] == 1]
-        if len(own) == 2 and output not in inner and output not in outside:
-            found.append(Place(output, *own))
-    return found
+        output = node.output[0]
+        own = [name for name in node.input[1:] if name in initializers and readers[name] == 1]
+        if len(own) == 2 and output not in inner and output not in graph_outputs:
+            result.append(NormalizedConvolution(output, *own))
+    return result

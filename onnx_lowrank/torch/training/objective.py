@@ -1,4 +1,4 @@
-"""What fine-tuning makes small, and what it is judged by."""
+"""The loss of fine-tuning, and the metrics that networks are compared by."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-_LEAST_PROBABILITY = 1e-12
+from onnx_lowrank.settings import Learn
+
+_MIN_PROBABILITY = 1e-12
+_MIN_ENERGY = 1e-12
 
 
 @dataclass(frozen=True)
-class Marks:
-    """How a network does on samples that it is not trained on.
+class Metrics:
+    """The quality of a network on held-out samples.
 
     Attributes:
-        loss: mean of what training makes small.
-        agreement: share of samples with the same top class as the original; None where the output is no row of scores.
-        accuracy: share of samples whose top class is their label; None without labels or scores.
-        original_accuracy: that of the original.
-        label_loss: mean cross-entropy of the labels; None where they are not learnt, or those that judge were held
-            back from the samples.
+        loss: mean training loss.
+        agreement: fraction of samples with the same top class as the original; None where the output is not a row of
+            scores.
+        accuracy: fraction of samples whose top class is their label; None without labels or scores.
+        original_accuracy: accuracy of the original.
+        label_loss: mean cross-entropy of the labels; None where they are not learned, or where the held-out samples
+            are part of the training data set.
     """
 
     loss: float
@@ -33,44 +37,46 @@ class Marks:
     original_accuracy: float | None = None
     label_loss: float | None = None
 
-    def better_than(self, other: Marks) -> bool:
-        """Whether the loss is smaller; that of the labels alone where it is known, since they are the truth.
+    def better_than(self, other: Metrics) -> bool:
+        """Whether the loss is smaller: that on the labels where both have one, as labels are the truth.
 
-        What was converted with little loss agrees with the original where that is wrong, too: it has to disagree to get
-        better. Accuracy would be a poor judge: on some thousand samples it moves by more than an epoch brings.
+        A network that was converted with little loss agrees with the original even where that is wrong, and has to
+        disagree to get better. Accuracy would be a poor criterion: on some thousand samples it varies by more than an
+        epoch gains.
         """
         ours, theirs = self.loss, other.loss
         if self.label_loss is not None and other.label_loss is not None:
             ours, theirs = self.label_loss, other.label_loss
         return isfinite(ours) and not (isfinite(theirs) and theirs <= ours)
 
-    def falls_behind(self, other: Marks) -> bool:
-        """Whether fewer samples are right than were."""
+    def falls_behind(self, other: Metrics) -> bool:
+        """Whether the accuracy is lower."""
         return self.accuracy is not None and other.accuracy is not None and self.accuracy < other.accuracy
 
     def __str__(self) -> str:
-        shares = {"same top class": self.agreement, "right": self.accuracy, "original": self.original_accuracy}
+        fractions = {"same top class": self.agreement, "right": self.accuracy, "original": self.original_accuracy}
         losses = {"loss": self.loss, "of labels": self.label_loss}
-        said = [f"{what} {x:.4g}" for what, x in losses.items() if x is not None]
-        return ", ".join([*said, *(f"{what} {x:.2%}" for what, x in shares.items() if x is not None)])
+        texts = [f"{name} {value:.4g}" for name, value in losses.items() if value is not None]
+        texts += [f"{name} {value:.2%}" for name, value in fractions.items() if value is not None]
+        return ", ".join(texts)
 
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """The loss of one sample, by what the original makes of it and by its label.
+    """The loss of a sample: its distance from the outputs of the original, from its label, or both.
 
-    Rows of scores are compared as softened probabilities (Kullback-Leibler divergence, times the temperature squared;
-    Hinton, Vinyals, Dean 2015), everything else by the square of the difference, relative to the mean square of the
-    original's output.
+    Rows of scores are compared as softened probabilities (Kullback-Leibler divergence times the squared temperature;
+    Hinton, Vinyals, Dean 2015, arXiv:1503.02531), everything else by the mean squared difference, relative to the mean
+    square of the original's tensor.
 
     Attributes:
-        outputs: how many of the tensors compared are outputs; the others are inner ones.
-        scores: per output, whether it is a row of scores of classes.
-        probabilities: per output, whether a Softmax is behind it.
+        outputs: number of compared tensors that are outputs; the others, behind them, are inner ones.
+        scores: per output, whether it is a row of class scores.
+        probabilities: per output, whether the scores are probabilities, made by a Softmax.
         energies: per tensor, mean square of the original's over the samples.
-        temperature: of softening; 0 compares scores like everything else.
+        temperature: of the softening; 0 compares scores like everything else.
         match: weight of inner tensors.
-        learn: ``original``, ``labels`` or ``both``.
+        learn: what to learn from.
     """
 
     outputs: int
@@ -79,59 +85,60 @@ class Objective:
     energies: tuple[float, ...]
     temperature: float
     match: float
-    learn: str
+    learn: Learn
 
     def losses(self, ours: Sequence[Tensor], theirs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
-        """Of every sample, shape (samples,).
+        """Return the loss of every sample, shape (samples,).
 
         Args:
-            ours: tensors of the network in training.
-            theirs: those of the original.
-            labels: class of each sample.
+            ours: tensors of the network in training; the first axis is that of samples.
+            theirs: those of the original, of the same shapes.
+            labels: class of each sample, shape (samples,).
         """
         total = ours[0].new_zeros(len(ours[0]), dtype=torch.float32)
         if self.learn != "labels":
-            for place in range(self.outputs):
-                total = total + self._distance(place, ours[place].float(), theirs[place].float())
+            for number in range(self.outputs):
+                total = total + self._distances(number, ours[number].float(), theirs[number].float())
         if self.learn != "original" and labels is not None:
             total = total + self.label_losses(ours[0], labels)
-        for place in range(self.outputs, len(ours)):
-            total = total + self.match * self._square(place, ours[place].float(), theirs[place].float())
+        for number in range(self.outputs, len(ours)):
+            total = total + self.match * self._squares(number, ours[number].float(), theirs[number].float())
         return total
 
     def label_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of every sample's label, shape (samples,)."""
+        """Return the cross-entropy of every sample's label, shape (samples,)."""
         return F.cross_entropy(self._logits(0, scores.float()), labels, reduction="none")
 
     def hits(self, ours: Tensor, theirs: Tensor, labels: Tensor | None) -> Tensor:
-        """How often the top class is the original's, how often it and the original's are right, shape (3,)."""
+        """Count samples with the same top class, those the network has right and those the original has; shape (3,)."""
         top, original = ours.argmax(1), theirs.argmax(1)
         truth = torch.full_like(top, -1) if labels is None else labels
         return torch.stack([(top == original).sum(), (top == truth).sum(), (original == truth).sum()])
 
-    def _distance(self, place: int, ours: Tensor, theirs: Tensor) -> Tensor:
-        if not self.scores[place] or not self.temperature:
-            return self._square(place, ours, theirs)
-        soft, goal = (F.log_softmax(self._logits(place, each) / self.temperature, 1) for each in (ours, theirs))
+    def _distances(self, number: int, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Return the distances of an output from the original's."""
+        if not self.scores[number] or not self.temperature:
+            return self._squares(number, ours, theirs)
+        soft, goal = (F.log_softmax(self._logits(number, x) / self.temperature, 1) for x in (ours, theirs))
         return self.temperature**2 * F.kl_div(soft, goal, reduction="none", log_target=True).sum(1)
 
-    def _square(self, place: int, ours: Tensor, theirs: Tensor) -> Tensor:
-        return (ours - theirs).reshape(len(ours), -1).square().mean(1) / max(self.energies[place], _LEAST_PROBABILITY)
+    def _squares(self, number: int, ours: Tensor, theirs: Tensor) -> Tensor:
+        return (ours - theirs).reshape(len(ours), -1).square().mean(1) / max(self.energies[number], _MIN_ENERGY)
 
-    def _logits(self, place: int, scores: Tensor) -> Tensor:
-        return scores.clamp(min=_LEAST_PROBABILITY).log() if self.probabilities[place] else scores
+    def _logits(self, number: int, scores: Tensor) -> Tensor:
+        return scores.clamp(min=_MIN_PROBABILITY).log() if self.probabilities[number] else scores
 
 
 def ends_in_softmax(graph: onnx.GraphProto, output: str) -> bool:
-    """Whether a graph's output is a row of probabilities that a Softmax made."""
-    makers = {name: node for node in graph.node for name in node.output}
-    while (node := makers.get(output)) is not None and node.op_type in {"Identity", "Cast", "Flatten", "Reshape"}:
+    """Return whether an output of a graph is a row of probabilities that a Softmax makes."""
+    producers = {name: node for node in graph.node for name in node.output}
+    while (node := producers.get(output)) is not None and node.op_type in {"Identity", "Cast", "Flatten", "Reshape"}:
         output = node.input[0]
     return node is not None and node.op_type == "Softmax"
 
 
 def converted_tensors(original: onnx.GraphProto, converted: onnx.GraphProto) -> list[str]:
-    """Tensors of both graphs that are computed in different ways: the responses of converted layers."""
-    makers = [{name: node for node in graph.node for name in node.output} for graph in (original, converted)]
-    shared = makers[0].keys() & makers[1].keys()
-    return sorted(name for name in shared if list(makers[0][name].input) != list(makers[1][name].input))
+    """Return the names of tensors that both graphs compute, but in different ways: outputs of converted layers."""
+    producers = [{name: node for node in graph.node for name in node.output} for graph in (original, converted)]
+    shared = producers[0].keys() & producers[1].keys()
+    return sorted(name for name in shared if list(producers[0][name].input) != list(producers[1][name].input))

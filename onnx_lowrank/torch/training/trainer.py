@@ -1,4 +1,4 @@
-"""One training: the network, the original beside it, the optimizer, on one of the processes that train together."""
+"""The training loop and the evaluation, in one of the processes that train together."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from onnx_lowrank.torch.module.to_module import OnnxModule
-from onnx_lowrank.torch.training.dataset import MOST_HELD_OUT, Batch, Lessons
-from onnx_lowrank.torch.training.muon import Orthogonalized
-from onnx_lowrank.torch.training.normalize import Normalized
-from onnx_lowrank.torch.training.objective import Marks, Objective
+from onnx_lowrank.torch.training.dataset import MAX_HELD_OUT, Batch, DistillationData
+from onnx_lowrank.torch.training.muon import Muon
+from onnx_lowrank.torch.training.normalize import NormalizedNetwork
+from onnx_lowrank.torch.training.objective import Metrics, Objective
 
-_LONGEST_GRADIENT = 1.0
-_WARM_UP = 0.05  # of all steps
+_MAX_GRADIENT_NORM = 1.0
+_WARMUP_FRACTION = 0.05  # of all steps
 
 
 class Trainer:
@@ -26,148 +26,155 @@ class Trainer:
 
     Args:
         accelerator: the processes and the device.
-        student: the network with normalizations; its weights change.
+        student: the network to train, with its normalizations; its weights change.
         teacher: the original.
-        objective: what to make small.
-        lessons: what to train on.
+        objective: the loss.
+        dataset: samples to train and evaluate on.
         half: run forward passes in bfloat16.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        student: Normalized,
+        student: NormalizedNetwork,
         teacher: OnnxModule,
         objective: Objective,
-        lessons: Lessons,
+        dataset: DistillationData,
         *,
         half: bool,
     ) -> None:
-        self._accelerator, self._objective, self._lessons, self._half = accelerator, objective, lessons, half
+        self._accelerator, self._objective, self._dataset, self._half = accelerator, objective, dataset, half
         self._student = student
         self._teacher = teacher
         weights = [weight for weight in student.parameters() if weight.requires_grad]
-        optimizer = Orthogonalized(weights, lr=0.0)
+        optimizer = Muon(weights, lr=0.0)
         self._network, self._optimizer = accelerator.prepare(student, optimizer)
 
     @property
-    def by_labels(self) -> bool:
-        """Whether labels alone judge: they are learnt, and those that judge are samples of their own.
+    def evaluates_labels(self) -> bool:
+        """Whether the loss on labels alone says which network is better.
 
-        Labels of samples that the original was trained on it knows by heart: they would speak against any change.
+        It does if labels are learned, and the held-out samples are a data set of their own. The original knows the
+        labels of its own training samples by heart: they would count any change as a loss.
         """
-        labelled = self._lessons.judges.labels is not None
-        return labelled and self._objective.learn != "original" and self._lessons.unseen
+        has_labels = self._dataset.validation.labels is not None
+        return has_labels and self._objective.learn != "original" and self._dataset.has_own_validation
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the network's weights, as it is without normalizations."""
+        """Return a copy of the network's weights, the normalizations folded into them."""
         return self._student.folded()
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of all that is trained, normalizations too."""
+        """Return a copy of everything that is trained, the normalizations too."""
         return {key: tensor.detach().clone() for key, tensor in self._student.state_dict().items()}
 
     def set_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave, and forget the momentum."""
+        """Restore what `state` returned, and reset the momentum."""
         self._student.load_state_dict(state)
         self._optimizer.state.clear()
 
     def momentum(self) -> dict[str, Tensor]:
-        """Of the optimizer, by the key of the weight."""
+        """Return the momentum of the optimizer, by the key of the weight."""
         state = self._optimizer.state
-        known = {key: state.get(weight, {}).get("momentum_buffer") for key, weight in self._student.named_parameters()}
-        return {key: buffer for key, buffer in known.items() if buffer is not None}
+        buffers = {
+            key: state.get(weight, {}).get("momentum_buffer") for key, weight in self._student.named_parameters()
+        }
+        return {key: buffer for key, buffer in buffers.items() if buffer is not None}
 
     def set_momentum(self, momentum: Mapping[str, Tensor]) -> None:
-        """Put back what `momentum` gave."""
+        """Restore what `momentum` returned."""
         for key, weight in self._student.named_parameters():
             if key in momentum:
                 self._optimizer.state[weight]["momentum_buffer"] = momentum[key].to(weight.device)
 
     def train(self, batches: Iterable[Batch], rate: float, start: int, total: int) -> float:
-        """Train on batches; returns the mean loss of a sample.
+        """Train on batches, and return the mean loss of a sample.
 
         Args:
             batches: to train on.
-            rate: learning rate at its highest.
+            rate: peak learning rate.
             start: steps done before.
-            total: steps of the whole training, over which the rate rises and falls.
+            total: steps of the whole training, which the schedule of the learning rate is stretched over.
         """
         device, processes = self._accelerator.device, self._accelerator.num_processes
-        lost, seen = torch.zeros((), device=device), 0
+        loss_sum, samples = torch.zeros((), device=device), 0
         self._student.train()
-        for step, each in enumerate(batches, start=start):
-            batch = each.to(device)
+        for step, cpu_batch in enumerate(batches, start=start):
+            batch = cpu_batch.to(device)
             for group in self._optimizer.param_groups:
-                group["lr"] = rate * rise_and_fall(step, total)
-            ours, theirs = self._both(batch, self._network)
-            # Processes may have different numbers of samples; their mean gradient is that of the whole batch so.
+                group["lr"] = rate * warmup_cosine(step, total)
+            ours, theirs = self._outputs(batch, self._network)
+            # Processes may hold different numbers of samples; scaled like this, the mean of their gradients is the
+            # gradient of the whole batch.
             loss = self._objective.losses(ours, theirs, batch.labels).sum() * processes / batch.total
             self._optimizer.zero_grad()
             self._accelerator.backward(loss)
-            self._accelerator.clip_grad_norm_(self._network.parameters(), _LONGEST_GRADIENT)
+            self._accelerator.clip_grad_norm_(self._network.parameters(), _MAX_GRADIENT_NORM)
             self._optimizer.step()
-            lost += loss.detach() * batch.total
-            seen += batch.total
-        mean = self._reduced(lost) / (processes * max(1, seen))
+            loss_sum += loss.detach() * batch.total
+            samples += batch.total
+        mean = self._sum_over_processes(loss_sum) / (processes * max(1, samples))
         return float(mean)
 
     @torch.no_grad()
-    def marks(self, most: int = MOST_HELD_OUT) -> Marks:
-        """How the network does on the held-out samples.
+    def evaluate(self, limit: int = MAX_HELD_OUT) -> Metrics:
+        """Measure how the network does on the held-out samples.
 
         Args:
-            most: of them.
+            limit: samples at most.
         """
-        device = self._accelerator.device
-        # Samples, losses, those of labels, same class, right, original right.
+        device, has_scores = self._accelerator.device, self._objective.scores[0]
+        # Samples; loss, loss on labels; agreement, hits, hits of the original.
         sums = torch.zeros(6, dtype=torch.float64, device=device)
-        labelled, by_labels = self._lessons.judges.labels is not None, self.by_labels
         self._student.eval()
-        for each in self._lessons.check(most):
-            batch = each.to(device)
-            # Not by the network that waits for the other processes: a rest may have samples for some only.
-            ours, theirs = self._both(batch, self._student)
+        for cpu_batch in self._dataset.held_out_batches(limit):
+            batch = cpu_batch.to(device)
+            # Not through the distributed wrapper, which waits for the other processes: of the last batch some
+            # processes may have no samples.
+            ours, theirs = self._outputs(batch, self._student)
             sums[0] += batch.count
             sums[1] += self._objective.losses(ours, theirs, batch.labels).sum()
-            if by_labels and batch.labels is not None:
+            if self.evaluates_labels and batch.labels is not None:
                 sums[2] += self._objective.label_losses(ours[0], batch.labels).sum()
-            if self._objective.scores[0]:
+            if has_scores:
                 sums[3:] += self._objective.hits(ours[0], theirs[0], batch.labels)
-        count, *found = self._reduced(sums).tolist()
-        loss, of_labels, *shares = [each / count for each in found]
-        known = shares[: (3 if labelled else 1) if self._objective.scores[0] else 0]
-        marks = Marks(loss, *known)
-        return replace(marks, label_loss=of_labels) if by_labels else marks
+        count, *totals = self._sum_over_processes(sums).tolist()
+        loss, label_loss, agreement, accuracy, original_accuracy = [total / count for total in totals]
+        metrics = Metrics(loss, label_loss=label_loss if self.evaluates_labels else None)
+        if has_scores:
+            metrics = replace(metrics, agreement=agreement)
+        if has_scores and self._dataset.validation.labels is not None:
+            metrics = replace(metrics, accuracy=accuracy, original_accuracy=original_accuracy)
+        return metrics
 
-    def _both(self, batch: Batch, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        """What the network and the original make of a batch."""
+    def _outputs(self, batch: Batch, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the outputs of the network and of the original for a batch."""
         with torch.autocast(self._accelerator.device.type, torch.bfloat16, enabled=self._half):
             with torch.no_grad():
                 theirs = self._teacher(*batch.inputs)
             ours = network(*batch.inputs)
         return as_list(ours), as_list(theirs)
 
-    def _reduced(self, sums: Tensor) -> Tensor:
-        found: Any = self._accelerator.reduce(sums, reduction="sum")
-        return torch.as_tensor(found)
+    def _sum_over_processes(self, sums: Tensor) -> Tensor:
+        reduced: Any = self._accelerator.reduce(sums, reduction="sum")
+        return torch.as_tensor(reduced)
 
 
-def rise_and_fall(step: int, total: int) -> float:
-    """Share of the highest learning rate: up in a straight line, down along a cosine."""
-    warm = max(1, round(_WARM_UP * total))
-    if step < warm:
-        return (step + 1) / warm
-    return (1 + cos(pi * (step - warm) / max(1, total - warm))) / 2
+def warmup_cosine(step: int, total: int) -> float:
+    """Return the fraction of the peak learning rate at a step: a linear warm-up, then a cosine decay to zero."""
+    warmup = max(1, round(_WARMUP_FRACTION * total))
+    if step < warmup:
+        return (step + 1) / warmup
+    return (1 + cos(pi * (step - warmup) / max(1, total - warmup))) / 2
 
 
 def as_list(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
-    """What a module returns, as a list."""
+    """Return the outputs of a module as a list, a single one too."""
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
-def for_training(module: OnnxModule, device: torch.device) -> OnnxModule:
-    """A module on its device, convolutions in the layout that is fastest."""
+def place_for_training(module: OnnxModule, device: torch.device) -> OnnxModule:
+    """Move a module to its device, with convolutions in the memory layout that is fastest."""
     channels_last: Any = {"memory_format": torch.channels_last}
     moved: nn.Module = module.to(device).to(**channels_last)
     assert isinstance(moved, OnnxModule)

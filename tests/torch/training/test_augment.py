@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_lowrank.torch.training.augment import augmented
+from onnx_lowrank.torch.training.augment import augment_images
 from tests.helpers import normal
 
 Array = NDArray[Any]
@@ -54,7 +54,7 @@ def test_every_result_is_a_window_of_the_mirrored_image(
     batch = normal(seed % 97, count, channels, height, width)
     given_ = batch if first else np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
     before = given_.copy()
-    found = augmented(given_, keys(count, seed), channels_first=first)
+    found = augment_images(given_, keys(count, seed), channels_first=first)
     assert (found.shape, found.dtype) == (given_.shape, given_.dtype)
     np.testing.assert_array_equal(given_, before)  # it is still needed
     for image, result in zip(batch, found if first else found.transpose(0, 3, 1, 2), strict=True):
@@ -66,7 +66,7 @@ def places(count: int, height: int, width: int) -> list[Place]:
     image = normal(0, 1, height, width)
     known = windows(image)
     assert len(known) == 2 * (2 * (height // 8) + 1) * (2 * (width // 8) + 1)  # else a flip and a shift look the same
-    found = augmented(np.stack([image] * count), keys(count), channels_first=True)
+    found = augment_images(np.stack([image] * count), keys(count), channels_first=True)
     return [known[each.tobytes()] for each in found]
 
 
@@ -92,17 +92,17 @@ def test_sides_below_eight_pixels_are_only_flipped() -> None:
 def test_a_result_depends_on_its_key_and_on_nothing_else(first: bool) -> None:
     shape = (12, 3, 17, 24) if first else (12, 17, 24, 3)
     batch, each = normal(1, *shape), keys(12, seed=5)
-    whole = augmented(batch, each, channels_first=first)
+    whole = augment_images(batch, each, channels_first=first)
     for number in range(12):
-        alone = augmented(batch[number : number + 1], [each[number]], channels_first=first)
+        alone = augment_images(batch[number : number + 1], [each[number]], channels_first=first)
         np.testing.assert_array_equal(alone[0], whole[number])
     order = np.random.default_rng(0).permutation(12)
-    moved = augmented(batch[order], [each[number] for number in order], channels_first=first)
+    moved = augment_images(batch[order], [each[number] for number in order], channels_first=first)
     np.testing.assert_array_equal(moved, whole[order])
-    assert not np.array_equal(augmented(batch, keys(12, seed=6), channels_first=first), whole)
+    assert not np.array_equal(augment_images(batch, keys(12, seed=6), channels_first=first), whole)
 
 
 def test_both_layouts_give_the_same() -> None:
     batch = normal(2, 9, 3, 20, 11)
-    last = augmented(batch.transpose(0, 2, 3, 1), keys(9), channels_first=False)
-    np.testing.assert_array_equal(last.transpose(0, 3, 1, 2), augmented(batch, keys(9), channels_first=True))
+    last = augment_images(batch.transpose(0, 2, 3, 1), keys(9), channels_first=False)
+    np.testing.assert_array_equal(last.transpose(0, 3, 1, 2), augment_images(batch, keys(9), channels_first=True))

@@ -58,7 +58,9 @@ def test_others_may_judge(classes: Path, scores: Finetuned) -> None:
     assert more.samples == (24, 128)  # numbers of the one would be none of the other
     with pytest.raises(CalibrationError, match="no class folders to learn labels from"):
         finetune(demo().original, demo().converted, classes, QUICK, learn="both", validation=digits().inputs)
-    labelled = finetune(demo().original, demo().converted, digits().inputs, QUICK, validation=classes, epochs=1)
+    labelled = finetune(
+        demo().original, demo().converted, digits().inputs, QUICK, validation=classes, epochs=1, samples=16
+    )
     assert labelled.before.accuracy is not None
 
 
@@ -68,9 +70,9 @@ def test_who_learns_labels_does_not_fall_behind(
 ) -> None:
     """A smaller loss is no gain where fewer are right than before."""
     marks = iter([Marks(2.0, 0.9, 0.9, 1.0), Marks(1.0, 0.9, 0.8, 1.0)])
-    monkeypatch.setattr(Trainer, "marks", lambda _: next(marks))
+    monkeypatch.setattr(Trainer, "evaluate", lambda _: next(marks))
     made = demo()
-    result = finetune(made.original, made.converted, classes, QUICK, learn=learn, epochs=1, batch_size=100)
+    result = finetune(made.original, made.converted, classes, QUICK, learn=learn, epochs=1, samples=20)
     assert result.best == best
 
 
@@ -130,13 +132,13 @@ def test_damaged_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_damaged_images_do_not_judge(tmp_path: Path) -> None:
     """Neither epochs nor what onnxruntime makes of the result."""
     pictures = np.random.default_rng(0).integers(0, 256, (60, 12, 12, 3)).astype(np.uint8)
-    judges = save_classes(tmp_path / "judges", pictures, np.zeros(60, int))
+    validation = save_classes(tmp_path / "validation", pictures, np.zeros(60, int))
     for number in range(0, 60, 2):
-        (judges / f"class0/{number:04}.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+        (validation / f"class0/{number:04}.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
     made = pair("scores")
     training = save_classes(tmp_path / "images", pictures[:20], np.zeros(20, int))
     options: dict[str, Any] = {"epochs": 1, "temperature": 0.0}
-    result = finetune(made.original, made.converted, training, QUICK, validation=judges, **options)
+    result = finetune(made.original, made.converted, training, QUICK, validation=validation, **options)
     good = pictures[1::2].transpose(0, 3, 1, 2).astype(np.float32) / 255
     wanted = squared(made.original, made.converted, "x", good, "scores")
     assert result.before.loss == pytest.approx(wanted, rel=1e-3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from math import nan
 from typing import Any
 
@@ -12,17 +11,14 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-import onnx_lowrank.torch.training.setup as course_module
 from onnx_lowrank.errors import CalibrationError, MissingDependencyError, ModelError, VerificationError
-from onnx_lowrank.torch import FinetuneSettings, finetune, from_torch
+from onnx_lowrank.torch import FinetuneSettings, finetune, from_torch, to_torch
 from tests.helpers import normal
 from tests.networks import images, network
 from tests.torch.pairs import in_onnxruntime_alone, pair, perturbed
 from tests.torch.trainings import QUICK, trained
 
 Array = NDArray[Any]
-
-finetune_module = import_module("onnx_lowrank.torch.training.finetune")  # its name is the function's too
 
 
 def test_no_data_is_said() -> None:
@@ -67,16 +63,16 @@ def test_networks_whose_outputs_differ_in_shape_are_refused() -> None:
 
 
 def test_a_network_that_pytorch_computes_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, real = pair("scores"), course_module.to_torch
+    made = pair("scores")
 
     def off(model: Any, dtype: Any = None) -> Any:
-        module = real(model, dtype)
+        module = to_torch(model, dtype)
         with torch.no_grad():
             for weight in module.parameters():
                 weight.mul_(1.01)
         return module
 
-    monkeypatch.setattr(course_module, "to_torch", off)
+    monkeypatch.setattr("onnx_lowrank.torch.training.setup.to_torch", off)
     with pytest.raises(ModelError, match="<model>: output 'scores': PyTorch and onnxruntime differ by .*: the network"):
         trained(made)
 
@@ -87,7 +83,7 @@ def test_a_network_written_otherwise_than_trained_is_refused(monkeypatch: pytest
     def off(weights: Any, model: Any) -> onnx.ModelProto:
         return perturbed(from_torch(weights, model), 0.1)
 
-    monkeypatch.setattr(finetune_module, "from_torch", off)
+    monkeypatch.setattr("onnx_lowrank.torch.training.finetune.from_torch", off)
     with pytest.raises(VerificationError, match="output 'scores': PyTorch and onnxruntime differ by .* after training"):
         trained(made)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from onnx_lowrank.calibrate import preset
 from onnx_lowrank.errors import OutputError
 from onnx_lowrank.runtime.progress import Item
 from onnx_lowrank.torch import Finetuned, finetune
+from onnx_lowrank.torch.training.checkpoint import Checkpoint
 from tests.torch.pairs import pair, perturbed, save_classes
 from tests.torch.trainings import QUICK, assert_same_weights, held_out, scripted, squared, trained
 
 Array = NDArray[Any]
-finetune_module = import_module("onnx_lowrank.torch.training.finetune")  # its name is the function's too
 
 
 class Stop:
@@ -86,7 +85,7 @@ def test_a_rate_that_was_found_is_not_looked_for_again(tmp_path: Path, monkeypat
     made, path = pair("scores"), tmp_path / "x.checkpoint"
     whole = trained(made, learning_rate=None)
     trained(made, learning_rate=None, checkpoint=path, progress=Stop(2))
-    monkeypatch.delattr(finetune_module, "find_learning_rate")
+    monkeypatch.delattr("onnx_lowrank.torch.training.finetune.find_learning_rate")
     again = trained(made, learning_rate=None, checkpoint=path, resume=True)
     assert_same_weights(again.model, whole.model)
     assert again.learning_rate == whole.learning_rate
@@ -204,7 +203,7 @@ def test_ctrl_c_before_the_first_epoch_is_over_leaves_nothing(tmp_path: Path) ->
 
 
 def test_ctrl_c_while_the_checkpoint_is_written_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, real = tmp_path / "x.checkpoint", finetune_module.Checkpoint.write
+    path, real = tmp_path / "x.checkpoint", Checkpoint.write
     calls = []
 
     def write(self: Any, where: Path) -> None:
@@ -213,7 +212,7 @@ def test_ctrl_c_while_the_checkpoint_is_written_loses_nothing(tmp_path: Path, mo
             raise KeyboardInterrupt
         real(self, where)
 
-    monkeypatch.setattr(finetune_module.Checkpoint, "write", write)
+    monkeypatch.setattr(Checkpoint, "write", write)
     result = trained(pair("scores"), checkpoint=path)
     assert (result.interrupted, len(result.epochs)) == (True, 2)
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_lowrank.torch.training.learning_rate import find_learning_rate, walk
-from onnx_lowrank.torch.training.objective import Marks
-from onnx_lowrank.torch.training.trainer import rise_and_fall
+from onnx_lowrank.torch.training.learning_rate import best_rate, find_learning_rate
+from onnx_lowrank.torch.training.objective import Metrics
+from onnx_lowrank.torch.training.trainer import warmup_cosine
 
 RATES = [1e-6 * 10 ** (number / 2) for number in range(13)]  # up to 1, two a decade
 FIRST = 6  # where the walk begins: 0.001
@@ -60,13 +60,13 @@ def valleys(draw: st.DrawFn) -> list[float]:
 @given(valleys(), st.sampled_from([0.0, 0.1, 0.25, 1.0]))
 def test_the_walk_ends_where_a_look_at_all_rates_does(losses: list[float], alike: float) -> None:
     loss, _ = asked(losses)
-    assert place(walk(loss, alike)) == best_of_all(losses, alike)
+    assert place(best_rate(loss, alike)) == best_of_all(losses, alike)
 
 
 @pytest.mark.parametrize("bottom", [*range(len(RATES))])
 def test_every_rate_can_be_found_and_is_tried_once(bottom: int) -> None:
     loss, seen = asked([1.0 + abs(number - bottom) for number in range(len(RATES))])
-    assert place(walk(loss)) == bottom
+    assert place(best_rate(loss)) == bottom
     assert len(set(seen)) == len(seen)
 
 
@@ -76,7 +76,7 @@ def test_a_rate_that_leads_nowhere_is_never_taken(bad: float, from_: int) -> Non
     """Training falls apart from some rate on, which may be below the first one tried."""
     losses = [bad if number >= from_ else 2.0 - 0.1 * number for number in range(len(RATES))]
     loss, _ = asked(losses)
-    found = place(walk(loss, 0.25))
+    found = place(best_rate(loss, 0.25))
     assert isfinite(losses[found])
     assert found == from_ - 1
 
@@ -84,21 +84,21 @@ def test_a_rate_that_leads_nowhere_is_never_taken(bad: float, from_: int) -> Non
 @pytest.mark.parametrize("bad", [nan, inf])
 def test_where_nothing_works_the_walk_ends(bad: float) -> None:
     loss, _ = asked([bad] * len(RATES))
-    assert 0 < walk(loss, 0.25) <= 1.0
+    assert 0 < best_rate(loss, 0.25) <= 1.0
 
 
 def test_of_rates_that_are_alike_the_highest_is_taken() -> None:
     """It leads further in a long training; without a margin the walk stays where it begins."""
     loss, seen = asked([1.0] * len(RATES))
-    assert place(walk(loss)) == FIRST
+    assert place(best_rate(loss)) == FIRST
     assert len(seen) == 3
-    assert place(walk(loss, 0.25)) == len(RATES) - 1
+    assert place(best_rate(loss, 0.25)) == len(RATES) - 1
 
 
 class Trained:
     """Stands for a trainer whose trials all end best at one rate."""
 
-    by_labels = False
+    evaluates_labels = False
 
     def __init__(self, best: float) -> None:
         self.state_, self.best, self.steps, self.rate = {"w": 1}, best, set(), 0.0
@@ -115,9 +115,9 @@ class Trained:
         self.state_, self.rate = {"w": 2}, rate
         return 0.0
 
-    def marks(self, most: int) -> Marks:
-        assert most == 512
-        return Marks(1 + abs(np.log(self.rate / self.best)))
+    def evaluate(self, limit: int) -> Metrics:
+        assert limit == 512
+        return Metrics(1 + abs(np.log(self.rate / self.best)))
 
 
 class Endless:
@@ -133,12 +133,12 @@ class Endless:
 )  # fmt: skip
 def test_longer_trainings_get_higher_rates_within_reason(total: int, steps: int, best: float, taken: float) -> None:
     trainer: Any = Trained(best)
-    lessons: Any = Endless()
-    assert find_learning_rate(trainer, lessons, total) == pytest.approx(taken, rel=1e-9)
+    dataset: Any = Endless()
+    assert find_learning_rate(trainer, dataset, total) == pytest.approx(taken, rel=1e-9)
     assert trainer.steps == {(steps, steps)}
     assert trainer.state_ == {"w": 1}
-    trainer.by_labels = True  # at most twice as high
-    assert find_learning_rate(trainer, lessons, total) == pytest.approx(
+    trainer.evaluates_labels = True  # at most twice as high
+    assert find_learning_rate(trainer, dataset, total) == pytest.approx(
         max(best, min(best * np.sqrt(total / steps), 1e-2)), rel=1e-9
     )
 
@@ -148,7 +148,7 @@ def test_longer_trainings_get_higher_rates_within_reason(total: int, steps: int,
 
 @pytest.mark.parametrize("total", [1, 2, 3, 10, 19, 30, 100, 1000])
 def test_the_rate_rises_to_its_highest_and_falls_to_nothing(total: int) -> None:
-    shares = [rise_and_fall(step, total) for step in range(total)]
+    shares = [warmup_cosine(step, total) for step in range(total)]
     top = int(np.argmax(shares))
     assert shares[top] == 1.0
     assert shares[0] == pytest.approx(1 / max(1, round(total / 20)), rel=1e-12)
@@ -163,6 +163,6 @@ def test_the_rate_rises_to_its_highest_and_falls_to_nothing(total: int) -> None:
 
 
 def test_the_rise_is_straight_and_the_fall_a_cosine() -> None:
-    shares = [rise_and_fall(step, 200) for step in range(200)]
+    shares = [warmup_cosine(step, 200) for step in range(200)]
     np.testing.assert_allclose(shares[:10], np.arange(1, 11) / 10, rtol=1e-12)
     np.testing.assert_allclose(shares[10:], (1 + np.cos(np.pi * np.arange(190) / 190)) / 2, rtol=1e-12)

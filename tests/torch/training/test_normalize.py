@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onnx_lowrank.torch import from_torch, to_torch
-from onnx_lowrank.torch.training.normalize import Normalization, Normalized, places_of
+from onnx_lowrank.torch.training.normalize import Normalization, NormalizedNetwork, normalized_convolutions
 from tests.helpers import build, filters, normal, relative, run
 from tests.torch.oracle import outputs_of
 from tests.torch.real_networks import QUICK_ONES, REAL
@@ -33,20 +33,20 @@ def samples(seed: int, count: int = 32) -> Tensor:
     return torch.from_numpy(normal(seed, count, 3, 8, 8))
 
 
-def normalized(model: onnx.ModelProto, *batches: Tensor) -> Normalized:
-    made = Normalized(to_torch(model), places_of(model.graph))
-    made.start([[each] for each in batches])
+def normalized(model: onnx.ModelProto, *batches: Tensor) -> NormalizedNetwork:
+    made = NormalizedNetwork(to_torch(model), normalized_convolutions(model.graph))
+    made.start_as_identity([[each] for each in batches])
     return made
 
 
 def test_they_stand_behind_the_ends_of_chains() -> None:
-    assert [place.output for place in places_of(chains().graph)] == ["c", "d"]
+    assert [place.output for place in normalized_convolutions(chains().graph)] == ["c", "d"]
 
 
 def test_weights_that_others_read_are_left_alone() -> None:
     model = chains()
     model.graph.node[-1].input[1] = "wd"
-    assert [place.output for place in places_of(model.graph)] == ["c"]
+    assert [place.output for place in normalized_convolutions(model.graph)] == ["c"]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -70,7 +70,7 @@ def test_statistics_are_those_of_all_batches_together() -> None:
         torch.testing.assert_close(each.variance, variance, rtol=1e-5, atol=1e-5)
 
 
-def disturbed(made: Normalized) -> Normalized:
+def disturbed(made: NormalizedNetwork) -> NormalizedNetwork:
     """After some training."""
     generator = torch.Generator().manual_seed(0)
     made.train()
@@ -106,8 +106,8 @@ def test_real_networks_do_the_same_with_them(name: str) -> None:
     model, batch = REAL[name].model, REAL[name].smallest
     module = to_torch(model)
     before = outputs_of(module, batch)
-    made = Normalized(module, places_of(model.graph))
-    made.start([[torch.from_numpy(batch)]])
+    made = NormalizedNetwork(module, normalized_convolutions(model.graph))
+    made.start_as_identity([[torch.from_numpy(batch)]])
     for want, have in zip(before, outputs_of(made.eval(), batch), strict=True):
         assert relative(want, have) < 1e-4
     module.behind = {}
@@ -121,7 +121,7 @@ def test_in_training_it_is_that_of_pytorch(shape: tuple[int, ...]) -> None:
     x = torch.from_numpy(normal(0, *shape))
     ours, theirs = Normalization(5), {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
     plain = theirs[len(shape)](5)
-    ours.start_at(x.transpose(0, 1).flatten(1).mean(1), torch.ones(5))
+    ours.set_identity(x.transpose(0, 1).flatten(1).mean(1), torch.ones(5))
     for mine, other in zip((ours.scale, ours.shift, ours.mean, ours.variance),
                            (plain.weight, plain.bias, plain.running_mean, plain.running_var), strict=True):  # fmt: skip
         other.data.copy_(mine.data)

@@ -19,10 +19,10 @@ from onnx_lowrank.calibrate import open_samples, preset
 from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch import to_torch
-from onnx_lowrank.torch.training.dataset import Lessons, Share, divide
-from onnx_lowrank.torch.training.normalize import Normalized, places_of
+from onnx_lowrank.torch.training.dataset import DistillationData, Shard, split
+from onnx_lowrank.torch.training.normalize import NormalizedNetwork, normalized_convolutions
 from onnx_lowrank.torch.training.objective import Objective
-from onnx_lowrank.torch.training.trainer import Trainer, for_training
+from onnx_lowrank.torch.training.trainer import Trainer, place_for_training
 from tests.helpers import CPU, build, filters, normal
 from tests.networks import images
 from tests.torch.plain_steps import matrix_step, vector_step
@@ -63,16 +63,16 @@ OBJECTIVE = Objective(
 SETTINGS = FinetuneSettings(batch_size=12, held_out=0.25, augment=False, provider="cpu", learn="original")
 
 
-def lessons(settings: FinetuneSettings = SETTINGS, labelled: bool = True) -> Lessons:
+def dataset(settings: FinetuneSettings = SETTINGS, labelled: bool = True) -> DistillationData:
     session = Session(network(0), CPU, name="network")
     samples = open_samples(images(64, 8), session.inputs, preset("zero-one"))
     if labelled:
         samples = replace(samples, labels=np.random.default_rng(0).integers(0, 5, 64))
-    return divide(samples, ("x",), settings, Share(), None)
+    return split(samples, ("x",), settings, Shard(), None)
 
 
 def trainer(
-    chosen: Lessons,
+    chosen: DistillationData,
     objective: Objective = OBJECTIVE,
     student: int = 20,
     *,
@@ -81,12 +81,12 @@ def trainer(
     normalize: bool = False,
 ) -> Trainer:
     accelerator = Accelerator(cpu=True)
-    ours, theirs = (for_training(to_torch(network(seed)), accelerator.device) for seed in (student, 0))
+    ours, theirs = (place_for_training(to_torch(network(seed)), accelerator.device) for seed in (student, 0))
     ours.load_state_dict(weights or ours.state_dict())
     theirs.requires_grad_(False)
     ours.outputs = theirs.outputs = ("y", "c1")
-    normalized = Normalized(ours, places_of(network(0).graph) if normalize else ())
-    normalized.start(batch.inputs for batch in chosen.check())
+    normalized = NormalizedNetwork(ours, normalized_convolutions(network(0).graph) if normalize else ())
+    normalized.start_as_identity(batch.inputs for batch in chosen.held_out_batches())
     return Trainer(accelerator, normalized, theirs, objective, chosen, half=half)
 
 
@@ -127,7 +127,7 @@ def plain_steps(
     return {name: weight.detach() for name, weight in weights.items()}, losses, lengths
 
 
-def as_batches(chosen: Lessons, number: int = 0) -> list[tuple[Tensor, Tensor]]:
+def as_batches(chosen: DistillationData, number: int = 0) -> list[tuple[Tensor, Tensor]]:
     found = []
     for batch in chosen.epoch(number):
         assert batch.labels is not None
@@ -136,7 +136,7 @@ def as_batches(chosen: Lessons, number: int = 0) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_three_steps_are_those_of_plain_torch() -> None:
-    chosen = lessons()
+    chosen = dataset()
     assert chosen.steps == 4
     batches = as_batches(chosen)[:3]
     made = trainer(chosen)
@@ -153,7 +153,7 @@ def test_three_steps_are_those_of_plain_torch() -> None:
 
 def test_short_gradients_are_not_cut() -> None:
     """The student nearly is the teacher, and only imitates it."""
-    chosen = lessons(labelled=False)
+    chosen = dataset(labelled=False)
     quiet = replace(OBJECTIVE, learn="original")
     nearby = {name: tensor + 0.01 * torch.sign(tensor) for name, tensor in raw(0).items()}
     made = trainer(chosen, quiet, weights=nearby)
@@ -173,7 +173,7 @@ def test_short_gradients_are_not_cut() -> None:
 
 def test_momentum_is_taken_out_and_put_back() -> None:
     """Two steps, everything into another trainer, two more: as four steps in one."""
-    chosen = lessons()
+    chosen = dataset()
     batches = list(chosen.epoch(0))
     whole, first, second = (trainer(chosen, normalize=True) for _ in range(3))
     whole.train(batches, 0.05, 0, 4)
@@ -191,7 +191,7 @@ def test_momentum_is_taken_out_and_put_back() -> None:
 
 
 def test_new_weights_come_without_momentum() -> None:
-    chosen = lessons()
+    chosen = dataset()
     made = trainer(chosen, normalize=True)
     start = made.state()
     made.train(chosen.epoch(0), 0.05, 0, 4)
@@ -203,7 +203,7 @@ def test_new_weights_come_without_momentum() -> None:
 
 
 def test_weights_are_copies() -> None:
-    chosen = lessons()
+    chosen = dataset()
     made = trainer(chosen, normalize=True)
     taken, state = made.weights(), made.state()
     kept = {key: tensor.clone() for key, tensor in (taken | state).items()}
@@ -213,38 +213,40 @@ def test_weights_are_copies() -> None:
 
 
 def test_the_teacher_stays() -> None:
-    chosen = lessons()
+    chosen = dataset()
     made = trainer(chosen)
-    before = made.marks()
+    before = made.evaluate()
     made.train(chosen.epoch(0), 0.2, 0, 4)
-    after = made.marks()
+    after = made.evaluate()
     assert after.original_accuracy == before.original_accuracy
     assert after.loss != before.loss
 
 
 def test_marks_are_those_of_the_network_without_normalizations() -> None:
-    chosen = lessons()
+    chosen = dataset()
     made = trainer(chosen, normalize=True)
     made.train(chosen.epoch(0), 0.05, 0, 4)
     plain_one = trainer(chosen, weights=made.weights())
-    assert made.marks().loss == pytest.approx(plain_one.marks().loss, rel=1e-5)
+    assert made.evaluate().loss == pytest.approx(plain_one.evaluate().loss, rel=1e-5)
     assert made.state().keys() > {f"network.{key}" for key in made.weights()}
 
 
 @pytest.mark.parametrize("most", [None, 5])
 def test_marks_are_those_of_the_held_out_samples(most: int | None) -> None:
     """16 samples in batches of 12, the last one shorter: each counts the same."""
-    chosen = lessons()
+    chosen = dataset()
     held_out = chosen.held_out[:most]
     read = torch.from_numpy(chosen.samples.read(held_out)["x"])
     assert chosen.samples.labels is not None
     labels = torch.from_numpy(chosen.samples.labels[held_out])
     scores = [plain(raw(seed), read)[0] for seed in (20, 0)]
     ours, theirs = (each.argmax(1) for each in scores)
-    found = trainer(chosen).marks(most)
+    found = trainer(chosen).evaluate(most)
     assert found.label_loss is None
     others = replace(chosen, samples=replace(chosen.samples))
-    assert trainer(others).marks(most).label_loss == pytest.approx(F.cross_entropy(scores[0], labels).item(), rel=1e-6)
+    assert trainer(others).evaluate(most).label_loss == pytest.approx(
+        F.cross_entropy(scores[0], labels).item(), rel=1e-6
+    )
     assert found.loss == pytest.approx(plain_loss(raw(20), read, labels).item(), rel=1e-6)
     assert found.agreement == pytest.approx((ours == theirs).double().mean().item(), rel=1e-12)
     assert found.accuracy == pytest.approx((ours == labels).double().mean().item(), rel=1e-12)
@@ -253,21 +255,21 @@ def test_marks_are_those_of_the_held_out_samples(most: int | None) -> None:
 
 def test_marks_say_only_what_is_known() -> None:
     unlabelled = replace(OBJECTIVE, learn="original")
-    some = lessons()
+    some = dataset()
     others = replace(some, samples=replace(some.samples))
-    assert trainer(others, unlabelled).marks().label_loss is None  # labels that nobody asked to learn judge nothing
-    found = trainer(lessons(labelled=False), unlabelled).marks()
+    assert trainer(others, unlabelled).evaluate().label_loss is None  # labels that nobody asked to learn judge nothing
+    found = trainer(dataset(labelled=False), unlabelled).evaluate()
     assert found.agreement is not None
     assert (found.accuracy, found.original_accuracy) == (None, None)
-    found = trainer(lessons(labelled=False), replace(unlabelled, scores=(False,))).marks()
+    found = trainer(dataset(labelled=False), replace(unlabelled, scores=(False,))).evaluate()
     assert (found.agreement, found.accuracy, found.original_accuracy) == (None, None, None)
 
 
 def test_half_precision_is_near() -> None:
-    chosen = lessons()
+    chosen = dataset()
     whole, half = trainer(chosen), trainer(chosen, half=True)
-    assert half.marks().loss == pytest.approx(whole.marks().loss, rel=0.03)
-    assert half.marks().loss != whole.marks().loss  # else it was not in use
+    assert half.evaluate().loss == pytest.approx(whole.evaluate().loss, rel=0.03)
+    assert half.evaluate().loss != whole.evaluate().loss  # else it was not in use
     losses = [made.train(chosen.epoch(0), 0.05, 0, 4) for made in (whole, half)]
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
     assert {tensor.dtype for tensor in half.weights().values()} == {torch.float32}
