@@ -4,7 +4,8 @@ Usage::
 
     python tools/demo.py
 
-Reads models/demo_mnist_vgg.onnx, calibrates with training digits, and writes demo-out/demo_4x.onnx and a report. Needs the extras ``cpu`` and ``demo``.
+Reads models/demo_mnist_vgg.onnx, calibrates with training digits, and writes demo-out/demo_4x.onnx and a report.
+Needs the extras ``cpu`` and ``demo``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hooks for mkdocs: turn equations into MathML, which browsers render without scripts, and insert the help of commands."""
+"""Hooks for mkdocs: equations become MathML, which browsers render without scripts; the help of commands goes in."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ Usage::
 ``--aimet`` adds AIMET's own spatial SVD, see `aimet_svd.py`; only where the loss is one of the outputs.
 
 One row per method and speedup: the loss of the converted network on samples that were not used for solving, and its
-actual speedup in multiply-adds. The data-free rows give every layer the same share of its largest rank; the paper's rows
-select ranks as the paper does. Both may use any rank, ours only multiples of the provider's block.
+actual speedup in multiply-adds. The data-free rows give every layer the same share of its largest rank; the paper's
+rows select ranks as the paper does. Both may use any rank, ours only multiples of the provider's block.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _from_weights(network: Network, speedup: float, method: str) -> tuple[onnx.M
 
 
 def _split(layer: Layer, entry: LayerPlan, share: float) -> LayerPlan:
-    """Return a channel plan with the most vertical filters that cost at most ``share`` of it; a kept layer has full ranks."""
+    """Add to a channel plan the most vertical filters that cost at most ``share`` of it; a kept layer has full ranks."""
     most = share * chain_macs(layer, entry)
     channel = entry.channel or layer.filters
     chains = [

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _stand_in_for_torchvision() -> None:
-    """Replace torchvision, which AIMET imports but compression does not use, where it is missing or does not fit torch."""
+    """Replace torchvision, which AIMET imports but does not use here, where it is missing or does not fit torch."""
     try:
         import torchvision  # noqa: F401, PLC0415
     except (ImportError, RuntimeError):

@@ -6,9 +6,9 @@ Usage::
     python tools/bench/conversion.py chain residual concat [--depths 8,16,32,64] [--samples 64,256] [--channels 32]
         [--size 32] [--speedup 2] [--refine fast] [--provider cpu] [--threads 2] [--json conversion.json]
 
-``chain``, ``residual`` and ``concat`` are synthetic networks of ``--depths`` 3x3 convolutions of equal size with random
-weights. Every conversion runs in a process of its own, so that peak memory is its own. Both passes are timed in the same
-process, right after it. The total in the ratio excludes verification and the measurement of latency.
+``chain``, ``residual`` and ``concat`` are synthetic networks of ``--depths`` 3x3 convolutions of equal size with
+random weights. Every conversion runs in a process of its own, so that peak memory is its own. Both passes are timed in
+the same process, right after it. The total in the ratio excludes verification and the measurement of latency.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _one_pass(model: onnx.ModelProto, data: Any, settings: olr.Settings, preproc
 
 
 def synthetic_network(kind: str, depth: int, channels: int, size: int) -> onnx.ModelProto:
-    """Build convolutions of one size; ``residual``: every second ends in a sum, ``concat``: all but the first read two."""
+    """Chain convolutions of one size; ``residual``: every second ends in a sum, ``concat``: all but one read two."""
     generator, nodes, weights = np.random.default_rng(0), [], []
     tensor, before = "x", ""
     for number in range(depth):
