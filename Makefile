@@ -1,17 +1,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs test test-gpu format train-demo
+.PHONY: demo docs test test-nightly test-gpu format train-demo
 
+# Converts the bundled model at 4x and prints accuracy, multiply-adds and latency before and after.
 demo: .venv/extras-cpu,demo
 	$(BIN)/python tools/demo.py
 
-# Options and docstrings are read from the code, so the package and what it can use are installed beside mkdocs.
+# Builds tools/docs/ into a site. Options and docstrings are read from the code, so the package is installed, with extras.
 docs: .venv/extras-cpu,docs,torch
 	$(BIN)/mkdocs build --quiet --config-file tools/mkdocs.yml
 	@echo site/index.html
 
-# lint-imports' cache goes wrong when a module appears or goes; without it a run takes a second.
+# Lint, types, import contracts and all tests: what CI runs. Without its cache, which goes stale when a module is added
+# or removed, lint-imports takes a second.
 test: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -19,23 +21,29 @@ test: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest
 
-# Runs where the extra gpu and PyTorch for CUDA are installed already.
+# All tests, hypothesis' with ten times as many examples where they scale, and other examples in every run.
+test-nightly: .venv/extras-cpu,dev,docs,torch
+	$(BIN)/pytest --hypothesis-profile=nightly
+
+# Tests that need an NVIDIA GPU, where onnxruntime-gpu and PyTorch for CUDA are installed already.
 test-gpu:
 	$(PYTHON) -m pytest --device cuda tests/test_gpu.py tests/layers/test_activation_tensors.py tests/linalg/test_symmetric.py \
 		tests/calibrate/test_propagate.py tests/solve/test_tensors.py
 
+# Repairs what ruff can repair, and formats.
 format: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# Trains the bundled model again, see models/README.md.
 train-demo: .venv/extras-cpu,demo,torch
 	$(BIN)/python tools/train_demo_model.py models/demo_mnist_vgg.onnx
 
-# pip is the last thing that venv installs, so an interrupted creation is started over.
+# venv installs pip last, so an interrupted creation is started over.
 $(BIN)/pip:
 	$(PYTHON) -m venv .venv
 
-# The stamp's name lists the extras; it goes stale with the dependencies.
+# An environment's stamp: its name lists the extras, and it is older than pyproject.toml once dependencies change.
 .venv/extras-%: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	@touch $@

@@ -7,8 +7,16 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from onnx_lowrank.runtime.provider import Provider
+
+USUAL_EXAMPLES = 100  # of a hypothesis test, also in hypothesis' own profile "ci"
+
+# `make test-nightly`; a test that sets its own number of examples keeps it, unless it scales it by the profile's.
+settings.register_profile(
+    "nightly", max_examples=10 * USUAL_EXAMPLES, derandomize=False, deadline=None, print_blob=True
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,7 +17,7 @@ BLOCKS = re.findall(r"<!-- run -->\n```(\w*)\n(.*?)```", (ROOT / "README.md").re
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill_folder(tmp_path_factory.mktemp("readme"), step=40)
+    return fill_folder(tmp_path_factory.mktemp("readme"), step=100)
 
 
 def test_there_is_something_to_run() -> None:

@@ -1,11 +1,11 @@
-"""Convert the demo model at 4x and show what it costs and what it brings.
+"""Convert the demo model at 4x and print its accuracy, cost and latency before and after.
 
 Usage::
 
     python tools/demo.py
 
-Reads models/demo_mnist_vgg.onnx, calibrates with training digits, writes demo-out/demo_4x.onnx and a report, and prints
-held-out accuracy, multiply-adds and measured latency before and after. Needs the extras ``cpu`` and ``demo``.
+Reads models/demo_mnist_vgg.onnx, calibrates with training digits, and writes demo-out/demo_4x.onnx and a report.
+Needs the extras ``cpu`` and ``demo``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PACE = olr.Pace(rounds=6, repeats=30, seconds=0.1, warm_up=10)
 
 
 def main() -> None:
-    """Convert, judge, time."""
+    """Convert the demo model, measure both models, print the comparison."""
     folder = ROOT / "demo-out"
     folder.mkdir(exist_ok=True)
     output = folder / "demo_4x.onnx"
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def accuracy(model: Path, digits: Digits) -> float:
-    """Share of digits classified right."""
+    """Return the share of digits that are classified correctly, 0 to 1."""
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     (scores,) = session.run(None, {"input": digits.inputs})
     return float((scores.argmax(axis=1) == digits.labels).mean())

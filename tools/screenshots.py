@@ -1,4 +1,4 @@
-"""Take pictures of a report as a browser shows it: wide and 360 pixels narrow, light and dark, and printed.
+"""Take screenshots of a report in a browser: wide and 360 pixels narrow, light and dark, and printed.
 
 Usage::
 
@@ -31,7 +31,7 @@ _QUIET = (
 
 
 def browser_programs() -> tuple[str, str] | None:
-    """Chromium and its driver, or None where they are not installed."""
+    """Return the paths of Chromium and its driver, or None where they are not installed."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     return (browser, driver) if browser and driver else None
@@ -39,19 +39,19 @@ def browser_programs() -> tuple[str, str] | None:
 
 @contextmanager
 def open_browser() -> Iterator[Chrome]:
-    """Chromium without a window, that keeps a log of what pages ask for and say.
+    """Open Chromium without a window; it logs the requests and console messages of pages.
 
     Raises:
-        FileNotFoundError: it is not installed.
+        FileNotFoundError: Chromium or its driver is not installed.
     """
     if (programs := browser_programs()) is None:
-        raise FileNotFoundError("chromium and chromedriver are wanted: apt-get install chromium chromium-driver")
+        raise FileNotFoundError("chromium and chromedriver are not installed: apt-get install chromium chromium-driver")
     options = ChromeOptions()
     options.binary_location = programs[0]
     for argument in _QUIET:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # The driver's path is given: looking for it, selenium would ask the network.
+    # Without the driver's path selenium would search for one on the network.
     browser = Chrome(options, ChromeService(programs[1]))
     try:
         yield browser
@@ -60,7 +60,7 @@ def open_browser() -> Iterator[Chrome]:
 
 
 def look(browser: Chrome, width: int, scheme: str) -> None:
-    """Show pages at a width in pixels, and as someone sees them who prefers ``light`` or ``dark``."""
+    """Show pages at a width in pixels, with the colour scheme ``light`` or ``dark`` preferred."""
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     feature = {"name": "prefers-color-scheme", "value": scheme}
@@ -68,7 +68,7 @@ def look(browser: Chrome, width: int, scheme: str) -> None:
 
 
 def main() -> None:
-    """Take the pictures."""
+    """Take the screenshots."""
     page, folder = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     with open_browser() as browser:
@@ -76,8 +76,8 @@ def main() -> None:
         for name, width in WIDTHS.items():
             for scheme in SCHEMES:
                 look(browser, width, scheme)
-                found = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
-                _write(folder / f"{name}-{scheme}.png", found["data"])
+                picture = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+                _write(folder / f"{name}-{scheme}.png", picture["data"])
         look(browser, WIDTHS["wide"], "light")
         _write(folder / "print.pdf", browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
 

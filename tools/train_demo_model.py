@@ -51,7 +51,7 @@ def build_network() -> nn.Sequential:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn, zoom and shift every image a little, each in its own way; shape (n, 1, 28, 28) in and out."""
+    """Rotate, scale and shift each image at random; shape (n, 1, 28, 28) in and out."""
     count = len(images)
     turn, zoom, shift_x, shift_y = torch.rand((4, count), generator=generator) * 2 - 1
     angle, scale = turn * MAX_TURN_RADIANS, 1 + zoom * MAX_ZOOM
@@ -104,14 +104,14 @@ def export(network: nn.Sequential, path: Path) -> None:
 
 
 def accuracy(path: Path, digits: Digits) -> float:
-    """Share of the digits that the written model reads correctly, 0 to 1."""
+    """Return the share of digits that the written model classifies correctly, 0 to 1."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"input": digits.inputs})
     return float(np.mean(np.argmax(logits, axis=1) == digits.labels))
 
 
 def main() -> None:
-    """Train, export, measure."""
+    """Train the network, export it and measure its accuracy."""
     parser = argparse.ArgumentParser(description="Train the demo model on MNIST digits and write it as ONNX.")
     parser.add_argument("output", type=Path, help="the .onnx file to write")
     parser.add_argument("--epochs", type=int, default=15, help="passes over the 4,000 training digits")

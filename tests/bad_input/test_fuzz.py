@@ -17,6 +17,7 @@ from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from tests.bad_input.mutations import Spoiled, spoiled, spoiled_bytes, spoiled_json, spoiled_model
 from tests.bad_input.specimens import data_files, models, picture
 from tests.bad_input.worker import Outcome, Worker
+from tests.conftest import USUAL_EXAMPLES
 from tests.helpers import build, filters
 from tests.networks import images, network
 
@@ -30,8 +31,9 @@ LATENCY = ("one.onnx", "--dry-run", "--data", "one.npy", "--speedup", "1.3", "--
 
 
 def fuzz(cases: int) -> settings:
-    """The same cases in every run, as many as that."""
-    return settings(derandomize=True, database=None, deadline=None, max_examples=cases)
+    """Try that many cases, the same in every run; in the profile "nightly" ten times as many, others in every run."""
+    scale = settings.default.max_examples // USUAL_EXAMPLES
+    return settings(derandomize=scale == 1, database=None, deadline=None, max_examples=cases * scale)
 
 
 @pytest.fixture(scope="module")
@@ -81,25 +83,25 @@ def inspect(worker: Worker, model: bytes) -> None:
     answered(worker, "inspect", "m.onnx")
 
 
-@fuzz(100)
+@fuzz(40)
 @given(st.binary(max_size=300))
 def test_any_bytes(worker: Worker, model: bytes) -> None:
     inspect(worker, model)
 
 
-@fuzz(300)
+@fuzz(100)
 @given(spoiled({name: model.SerializeToString() for name, model in MODELS.items()}, spoiled_bytes))
 def test_spoiled_bytes(worker: Worker, file: Spoiled) -> None:
     inspect(worker, file.content)
 
 
-@fuzz(800)
+@fuzz(300)
 @given(spoiled(MODELS, spoiled_model))
 def test_spoiled_fields(worker: Worker, file: Spoiled) -> None:
     inspect(worker, file.content)
 
 
-@fuzz(300)
+@fuzz(100)
 @given(spoiled(MODELS, spoiled_model))
 def test_spoiled_models_are_converted_or_refused(worker: Worker, file: Spoiled) -> None:
     (worker.folder / "m.onnx").write_bytes(file.content)
@@ -113,7 +115,7 @@ def test_spoiled_models_are_converted_or_refused(worker: Worker, file: Spoiled) 
 # Data, plans, tables
 
 
-@fuzz(250)
+@fuzz(100)
 @given(spoiled(data_files(), spoiled_bytes))
 def test_spoiled_data(worker: Worker, file: Spoiled) -> None:
     path = worker.folder / file.name
@@ -124,7 +126,7 @@ def test_spoiled_data(worker: Worker, file: Spoiled) -> None:
         path.unlink()  # the photos of other cases lie in the same folder
 
 
-@fuzz(125)
+@fuzz(50)
 @given(spoiled_json(PLAN.to_json()))
 def test_spoiled_plans(worker: Worker, plan: bytes) -> None:
     (worker.folder / "plan.json").write_bytes(plan)
@@ -147,7 +149,7 @@ def table(worker: Worker) -> str:
     return text
 
 
-@fuzz(125)
+@fuzz(50)
 @given(st.data())
 def test_spoiled_latency_tables(worker: Worker, table: str, data: st.DataObject) -> None:
     (worker.folder / "table.json").write_bytes(data.draw(spoiled_json(table)))

@@ -8,9 +8,9 @@ Usage::
 
 ``--aimet`` adds AIMET's own spatial SVD, see `aimet_svd.py`; only where the loss is one of the outputs.
 
-One row per method and speedup: what the converted network loses on samples that nothing was solved with, and the
-speedup in multiply-adds that it really has. The data-free rows give every layer the same share of its ranks, and any
-rank; the paper's rows select ranks as the paper does, any rank too; ours keeps to multiples of the provider's block.
+One row per method and speedup: the loss of the converted network on samples that were not used for solving, and its
+actual speedup in multiply-adds. The data-free rows give every layer the same share of its largest rank; the paper's
+rows select ranks as the paper does. Both may use any rank, ours only multiples of the provider's block.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def paper_3d(network: Network, speedup: float) -> tuple[onnx.ModelProto, float]:
 
 
 def ours(network: Network, speedup: float) -> tuple[onnx.ModelProto, float]:
-    """This tool as it comes."""
+    """This tool with its defaults."""
     return _converted(network, speedup=speedup)
 
 
@@ -168,7 +168,7 @@ def _from_weights(network: Network, speedup: float, method: str) -> tuple[onnx.M
 
 
 def _split(layer: Layer, entry: LayerPlan, share: float) -> LayerPlan:
-    """A channel plan with the most vertical filters that cost at most ``share`` of it; a kept layer has all ranks."""
+    """Add to a channel plan the most vertical filters that cost at most ``share`` of it; a kept layer has full ranks."""
     most = share * chain_macs(layer, entry)
     channel = entry.channel or layer.filters
     chains = [
@@ -180,7 +180,7 @@ def _split(layer: Layer, entry: LayerPlan, share: float) -> LayerPlan:
 
 
 def _tucker_ranks(layer: Layer, share: float) -> Ranks:
-    """Ranks over filters and channels; a handful of channels is not worth a convolution and keeps them all."""
+    """Return ranks over filters and channels; a layer with few channels keeps them all."""
     return max(1, int(share * layer.filters)), max(min(8, layer.channels), int(share * layer.channels))
 
 

@@ -4,7 +4,7 @@ Usage, in a virtual environment of its own with aimet-torch 2.42, onnx2torch, on
 
     python tools/bench/aimet_svd.py IN.onnx SAMPLES.npy SPEEDUP OUT.onnx
 
-Ranks are judged by how close the outputs stay on SAMPLES (the model's one input, channels first, float32).
+Ranks are scored by how close the outputs stay on SAMPLES (the model's one input, channels first, float32).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def main() -> None:
     module: Any = convert(source).eval()
     x = torch.from_numpy(np.load(samples))
     with torch.no_grad():
-        wanted = module(x)
+        expected = module(x)
 
     def score(candidate: Any, _iterations: int | None, use_cuda: bool = False) -> float:  # noqa: ARG001
         with torch.no_grad():
-            return float(1 - (candidate(x) - wanted).norm() / wanted.norm())
+            return float(1 - (candidate(x) - expected).norm() / expected.norm())
 
     greedy = GreedySelectionParameters(target_comp_ratio=Decimal(1) / Decimal(speedup), num_comp_ratio_candidates=10)
     automatic = SpatialSvdParameters.AutoModeParams(greedy, modules_to_ignore=[])
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _stand_in_for_torchvision() -> None:
-    """AIMET imports torchvision, of which compression uses nothing; builds that fit a given torch are hard to get."""
+    """Replace torchvision, which AIMET imports but does not use here, where it is missing or does not fit torch."""
     try:
         import torchvision  # noqa: F401, PLC0415
     except (ImportError, RuntimeError):

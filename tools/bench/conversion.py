@@ -1,4 +1,4 @@
-"""What a conversion costs, beside the floor: one pass of the original and one of the converted network over the data.
+"""Measure the time of a conversion against a lower bound: one pass of the original and one of the converted network.
 
 Usage::
 
@@ -6,9 +6,9 @@ Usage::
     python tools/bench/conversion.py chain residual concat [--depths 8,16,32,64] [--samples 64,256] [--channels 32]
         [--size 32] [--speedup 2] [--refine fast] [--provider cpu] [--threads 2] [--json conversion.json]
 
-``chain``, ``residual`` and ``concat`` are made up: as many 3x3 convolutions as ``--depths`` says, of equal size, with
-random weights. Every conversion has a process of its own, so that its peak of memory is its own. Both passes are timed
-in that process, right after it. Verification and measured latency are left out of the total that the ratio is of.
+``chain``, ``residual`` and ``concat`` are synthetic networks of ``--depths`` 3x3 convolutions of equal size with
+random weights. Every conversion runs in a process of its own, so that peak memory is its own. Both passes are timed in
+the same process, right after it. The total in the ratio excludes verification and the measurement of latency.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from onnx_lowrank.runtime.network import open_network
 from onnx_lowrank.runtime.session import Session, choose_provider
 from yardsticks import NETWORKS
 
-MADE_UP = ("chain", "residual", "concat")
-_FILES = {"vgg16": "data/imagenet_sample.tar"}  # more images than other benchmarks solve with, to be decoded
-_APART = ("verify", "bench", "total")  # of the seconds of a report
+SYNTHETIC = ("chain", "residual", "concat")
+_FILES = {"vgg16": "data/imagenet_sample.tar"}  # more images than the other benchmarks use, and undecoded
+_EXCLUDED = ("verify", "bench", "total")  # of the seconds of a report
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Case:
     """One conversion.
 
     Attributes:
-        network: of `yardsticks`, or one that is made up.
-        depth: convolutions of one that is made up.
+        network: of `yardsticks`, or a synthetic one.
+        depth: number of convolutions of a synthetic network.
         samples: to calibrate with.
     """
 
@@ -55,14 +55,14 @@ class Case:
 
 
 def main() -> None:
-    """Convert, print a row for each."""
+    """Convert every network and print a row for each conversion."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="+", choices=[*sorted(NETWORKS), *MADE_UP])
+    parser.add_argument("networks", nargs="+", choices=[*sorted(NETWORKS), *SYNTHETIC])
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with models/ and data/")
     parser.add_argument("--depths", type=_integers, default=(8, 16, 32, 64))
     parser.add_argument("--samples", type=_integers, default=(128,))
     parser.add_argument("--channels", type=int, default=32)
-    parser.add_argument("--size", type=int, default=32, help="height and width of what is made up")
+    parser.add_argument("--size", type=int, default=32, help="height and width of synthetic networks' inputs")
     parser.add_argument("--speedup", type=float, default=2.0)
     parser.add_argument("--refine", default="fast")
     parser.add_argument("--memory", type=float)
@@ -84,13 +84,13 @@ def main() -> None:
 
 def _cases(arguments: argparse.Namespace) -> Iterator[Case]:
     for network in arguments.networks:
-        for depth in arguments.depths if network in MADE_UP else (0,):
+        for depth in arguments.depths if network in SYNTHETIC else (0,):
             for samples in arguments.samples:
                 yield Case(network, depth, samples)
 
 
 def _converted(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Convert, then run both networks once over what was calibrated with."""
+    """Convert, then run both networks once over the calibration samples."""
     settings = olr.Settings(
         speedup=arguments.speedup,
         samples=case.samples,
@@ -100,8 +100,8 @@ def _converted(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         threads=arguments.threads,
         bench=False,
     )
-    if case.network in MADE_UP:
-        model = made_up(case.network, case.depth, arguments.channels, arguments.size)
+    if case.network in SYNTHETIC:
+        model = synthetic_network(case.network, case.depth, arguments.channels, arguments.size)
         data: Any = smooth(case.samples + 4, arguments.channels, arguments.size)
         preprocessing = olr.preset("zero-one")
     else:
@@ -110,7 +110,7 @@ def _converted(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     assert result.model is not None
     report = result.report
     passes = [_one_pass(each, data, settings, preprocessing) for each in (model, result.model)]
-    total = report.seconds["total"] - sum(report.seconds.get(stage, 0.0) for stage in _APART[:2])
+    total = report.seconds["total"] - sum(report.seconds.get(stage, 0.0) for stage in _EXCLUDED[:2])
     return {
         "original_s": passes[0],
         "converted_s": passes[1],
@@ -123,13 +123,13 @@ def _converted(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _real(name: str, shared: Path) -> tuple[onnx.ModelProto, Any, olr.Preprocessing]:
-    """Model, data and preprocessing of a network, without the samples that other benchmarks hold in memory."""
+    """Return model, data and preprocessing of a network, without the samples that other benchmarks hold in memory."""
     network = NETWORKS[name](shared)
     return onnx.load(network.model), shared / _FILES[name] if name in _FILES else network.data, network.preprocessing
 
 
 def _one_pass(model: onnx.ModelProto, data: Any, settings: olr.Settings, preprocessing: olr.Preprocessing) -> float:
-    """Seconds of a network for the calibration samples, decoding included, as they are decoded in a conversion."""
+    """Return the seconds that a network takes for the calibration samples, decoding included."""
     provider = choose_provider(settings.provider, settings.threads)
     network = open_network(model, provider, {})
     samples = open_samples(data, network.inputs, preprocessing)
@@ -143,32 +143,32 @@ def _one_pass(model: onnx.ModelProto, data: Any, settings: olr.Settings, preproc
     return time.perf_counter() - start
 
 
-def made_up(kind: str, depth: int, channels: int, size: int) -> onnx.ModelProto:
-    """Convolutions of one size; ``residual``: every second ends in a sum, ``concat``: all but the first read two."""
+def synthetic_network(kind: str, depth: int, channels: int, size: int) -> onnx.ModelProto:
+    """Chain convolutions of one size; ``residual``: every second ends in a sum, ``concat``: all but one read two."""
     generator, nodes, weights = np.random.default_rng(0), [], []
     tensor, before = "x", ""
     for number in range(depth):
-        read, own = tensor, f"r{number}"
+        read, output = tensor, f"r{number}"
         if kind == "concat" and before:
             nodes.append(helper.make_node("Concat", [before, tensor], [read := f"j{number}"], axis=1))
         width = channels * (1 + (read != tensor))
         values = generator.standard_normal((channels, width, 3, 3)) * np.sqrt(2 / (9 * width))
         weights.append(numpy_helper.from_array(values.astype(np.float32), f"w{number}"))
-        made = f"c{number}"
-        nodes.append(helper.make_node("Conv", [read, f"w{number}"], [made], pads=[1] * 4))
+        response = f"c{number}"
+        nodes.append(helper.make_node("Conv", [read, f"w{number}"], [response], pads=[1] * 4))
         if kind == "residual" and number % 2 and before:
-            nodes.append(helper.make_node("Add", [made, before], [made := f"s{number}"]))
-        nodes.append(helper.make_node("Relu", [made], [own]))
-        before, tensor = tensor, own
+            nodes.append(helper.make_node("Add", [response, before], [response := f"s{number}"]))
+        nodes.append(helper.make_node("Relu", [response], [output]))
+        before, tensor = tensor, output
     nodes.append(helper.make_node("GlobalAveragePool", [tensor], ["y"]))
-    read_value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", channels, size, size])
-    made_value = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", channels, 1, 1])
-    graph = helper.make_graph(nodes, kind, [read_value], [made_value], weights)
+    input_value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", channels, size, size])
+    output_value = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", channels, 1, 1])
+    graph = helper.make_graph(nodes, kind, [input_value], [output_value], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def smooth(count: int, channels: int, size: int) -> NDArray[np.float32]:
-    """Noise whose neighbours are alike."""
+    """Return smoothed noise, shape (count, channels, size, size), float32."""
     noise = np.random.default_rng(1).standard_normal((count, channels, size + 4, size + 4))
     windows = np.lib.stride_tricks.sliding_window_view(noise, (5, 5), axis=(2, 3))
     return np.asarray(windows.mean(axis=(-2, -1)) * 4, np.float32)
@@ -176,7 +176,7 @@ def smooth(count: int, channels: int, size: int) -> NDArray[np.float32]:
 
 def _line(case: Case, row: dict[str, Any]) -> str:
     passes = "{original:.2f} {converted:.2f}".format(**row["forward_passes"])
-    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in row["seconds"].items() if stage not in _APART)
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in row["seconds"].items() if stage not in _EXCLUDED)
     peak = f"{row['peak_memory_bytes'] / 1e9:>6.2f} GB"
     return (
         f"{case.network:<9} {case.depth or '':>5} {case.samples:>8} "

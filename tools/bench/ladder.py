@@ -1,12 +1,12 @@
-"""What every step of the method brings, on the real networks of the benchmark.
+"""Measure what each step of the method contributes, on the real networks of the benchmark.
 
 Usage::
 
     python tools/bench/ladder.py vgg16 --shared ../shared [--speedup 4] [--json ladder.json]
     python tools/bench/ladder.py cifar10 --shared ../shared
 
-From weight SVD with the same share of ranks everywhere to the tool as it comes: one step more in every row, the loss on
-samples that nothing was solved with behind it. The steps from "order of the paper" on all have the same ranks.
+From weight SVD with the same share of ranks in every layer to the tool with its defaults: each row adds one step and has
+the loss on samples that were not used for solving. The steps from "order of the paper" on have the same ranks.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ALL_METHODS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Climb the ladder on one network."""
+    """Measure all steps on one network and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=sorted(NETWORKS))
     parser.add_argument("--shared", type=Path, required=True, help="folder with models/ and data/")

@@ -1,6 +1,6 @@
-"""What the benchmarks share: the networks, what to calibrate with, how far a converted one is off, uniform ranks.
+"""What the benchmarks share: networks, their calibration data and loss, plans of uniform ranks.
 
-All but the digits lie outside the project; ``--shared`` names the folder with models/ and data/.
+All but the digits are outside the repository; ``--shared`` names the folder with models/ and data/.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Network:
         preprocessing: of the data.
         samples: of the data to calibrate with.
         inputs: some calibration samples.
-        loss: what a converted model loses on samples that were not solved with.
+        loss: of a converted model, on samples that were not used for solving.
         unit: of the loss.
     """
 
@@ -60,14 +60,14 @@ class Network:
 
 
 def convolutions(network: Network) -> tuple[list[Layer], int]:
-    """Layers to factorize, and the multiply-adds of those that stay."""
+    """Return the layers that can be factorized, and the multiply-adds of those that stay."""
     rows = olr.inspect(network.model).rows
     layers = [row for row in rows if isinstance(row, Layer)]
     return layers, sum(row.macs for row in rows if not isinstance(row, Layer))
 
 
 def largest_share(fits: Callable[[float], bool]) -> float:
-    """The largest share of 0 to 1 that fits, by bisection."""
+    """Find the largest share from 0 to 1 that fits, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -76,14 +76,14 @@ def largest_share(fits: Callable[[float], bool]) -> float:
 
 
 def uniform(layer: Layer, share: float, method: str) -> olr.LayerPlan:
-    """The same share of every layer's largest rank; a layer whose chain would cost more stays."""
+    """Return a layer's plan at a share of its largest rank; kept where the chain would cost more than the layer."""
     ranks: dict[str, Any] = {method: max(1, int(share * largest_ranks(layer)[method]))}
     plan = olr.LayerPlan(layer.name, method, **ranks)
     return plan if chain_macs(layer, plan) < layer.macs else olr.LayerPlan(layer.name)
 
 
 def uniform_plan(network: Network, speedup: float, method: str) -> tuple[olr.RankPlan, float]:
-    """The largest share that the budget allows, for all layers alike; and the speedup it really is."""
+    """Return the plan with the largest share, the same for all layers, that the budget allows, and its actual speedup."""
     layers, skipped = convolutions(network)
     whole = skipped + sum(layer.macs for layer in layers)
 
@@ -100,7 +100,7 @@ def vgg16(shared: Path) -> Network:
     spec = TensorSpec("input", np.dtype(np.float32), (None, 240, 240, 3))
     images = open_samples(shared / "data/imagenet_sample.tar", [spec], olr.preset("zero-one"))
     order = np.random.default_rng(0).permutation(len(images))
-    # Four more than are solved with: verification takes them, and not the hundred once more.
+    # Four more than the solver uses, so that verification has held-out samples of its own.
     calibration, held_out = (images.read(np.sort(order[part])) for part in (slice(0, 104), slice(104, 204)))
 
     def loss(converted: onnx.ModelProto) -> float:
