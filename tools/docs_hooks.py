@@ -18,7 +18,7 @@ _HELP = re.compile(r"^::: help ?([\w-]*)$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace ``$$...$$`` and ``$...$`` outside of code, and ``::: help NAME`` with the output of ``NAME --help-all``."""
+    """Replace ``$$...$$`` and ``$...$`` outside of code, and ``::: help NAME`` by ``NAME --help-all``'s output."""
     markdown = _HELP.sub(lambda match: f"```text\n{_help(match[1])}\n```", markdown)
     parts = _CODE.split(markdown)
     parts[::2] = [_equations(part) for part in parts[::2]]
