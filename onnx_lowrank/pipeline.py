@@ -44,11 +44,11 @@ from onnx_lowrank.report.build import Measurements, build_figures, build_report
 from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.device import free_on_device
-from onnx_lowrank.runtime.latency import ConversionTimer, warn_if_slow
+from onnx_lowrank.runtime.latency import ConversionTimer, time_file
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.memory import budget_bytes
 from onnx_lowrank.runtime.monitor import Monitor
-from onnx_lowrank.runtime.network import Feeds, Network, open_network
+from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import Settings
@@ -121,7 +121,9 @@ def convert(
             return result
         original = CachedSession(open_for_comparison(network, network.model))
         with verified(converted, files.model, original, network, layers, calibration, monitor) as (file, checked):
-            finished = timed(checked, file, network, layers, timer, monitor)
+            with monitor.measure("bench"):
+                latency = time_file(file, network, layers, converted.plan, converted.settings, timer)
+            finished = checked.with_measurements(latency=latency)
             result = report_on(finished, network, layers, losses, calibration, timer, monitor, file)
             result = result.written_to(files.model)
             write_texts(files.texts(result))
@@ -144,9 +146,13 @@ class ConvertedNetwork:
     model: onnx.ModelProto | None = None
     measurements: Measurements = field(default_factory=Measurements)
 
+    def with_measurements(self, **changes: Any) -> ConvertedNetwork:
+        """Return the same network with fields of its measurements changed."""
+        return replace(self, measurements=replace(self.measurements, **changes))
+
     @property
     def solved(self) -> onnx.ModelProto:
-        """The model of what is no dry run."""
+        """The model; raises ValueError for a dry run, which has none."""
         if self.model is None:
             raise ValueError("a dry run has no model")
         return self.model
@@ -161,12 +167,7 @@ def open_conversion(
 ) -> tuple[Network, LayerSet, CalibrationSet]:
     """Open a model and its samples, and find its layers.
 
-    Args:
-        model: path, or a model.
-        data: sample inputs; None for synthetic images.
-        preprocessing: of images; pixels / 255 if not given.
-        settings: how to convert.
-        max_held_out: samples to verify with, at most.
+    ``max_held_out`` bounds the number of samples to verify with.
 
     Returns:
         The network, its layers, and the samples with the positions that are sampled of each layer.
@@ -188,17 +189,7 @@ def open_conversion(
 def conversion_timer(
     network: Network, calibration: CalibrationSet, settings: Settings, monitor: Monitor
 ) -> ConversionTimer:
-    """Open what measures milliseconds: of one sample, or of as many as the model or the input shapes say.
-
-    Args:
-        network: the original.
-        calibration: samples to time it with.
-        settings: where known latencies are kept.
-        monitor: watches.
-
-    Raises:
-        BudgetError: the latency table cannot be used.
-    """
+    """Open what measures milliseconds: of one sample, or of as many as the model or the input shapes say."""
     shapes = settings.input_shapes
     shape = shapes.get(network.sampled[0].name) or shapes.get("")
     batch = network.fixed_batch or (shape[0] if shape else 1)
@@ -223,15 +214,7 @@ def rank_losses(
     device: SolverDevice,
     monitor: Monitor,
 ) -> list[RankLosses]:
-    """Measure what pairs of ranks cost every eligible layer in accuracy; the same for every speedup.
-
-    Args:
-        layers: the network's.
-        targets: sampled responses by layer name.
-        settings: what rank selection goes by.
-        device: where to work.
-        monitor: counts the seconds.
-    """
+    """Measure what pairs of ranks cost every eligible layer in accuracy; the same for every speedup."""
 
     def measure(layer: Layer) -> RankLosses:
         return device.run(partial(measure_rank_losses, layer), targets[layer.name])
@@ -256,15 +239,7 @@ def solve_network(
 ) -> ConvertedNetwork:
     """Solve the layers as planned, one after the other, each fed with what the converted prefix really delivers.
 
-    Args:
-        network: the original.
-        layers: its layers.
-        plan: their ranks.
-        calibration: the samples.
-        targets: what the original delivers, by layer name; emptied on the way, to free memory.
-        settings: how to solve.
-        monitor: watches.
-        device: where to solve.
+    ``targets``, what the original delivers by layer name, is emptied on the way, to free memory.
     """
     converted, solved = onnx.ModelProto(), []
     converted.CopyFrom(network.model)
@@ -283,7 +258,7 @@ def solve_network(
                 del patches  # or they would lie beside those of the next layer
     passes = propagation.node_runs / (len(converted.graph.node) * calibration.images)
     errors = {layer.name: factors.errors for layer, factors in solved}
-    model = _assemble(network, solved, calibration.one_batch)
+    model = network.with_factors(solved, calibration.one_batch)
     _sign(model, plan, settings)
     return ConvertedNetwork(settings, plan, model, Measurements(errors, passes))
 
@@ -302,16 +277,6 @@ def _solve(
     layer: Layer, ranks: LayerPlan, patches: Patches, settings: Settings, targets: TargetResponses
 ) -> FactorChain:
     return solve_layer(layer, LayerSamples(targets, patches), ranks, settings.solver, settings.refine)
-
-
-def _assemble(network: Network, solved: Sequence[tuple[Layer, FactorChain]], one_batch: Feeds) -> onnx.ModelProto:
-    """Put all factors in their places in the original, in its own types."""
-    model = onnx.ModelProto()
-    model.CopyFrom(network.original)
-    layers = network.in_own_types([layer for layer, _ in solved], one_batch)
-    for layer, (_, factors) in zip(layers, solved, strict=True):
-        replace_layer(model, layer, factors)
-    return model
 
 
 def _sign(model: onnx.ModelProto, plan: RankPlan, settings: Settings) -> None:
@@ -335,18 +300,7 @@ def search_speedup(
 ) -> ConvertedNetwork:
     """Convert to the largest speedup whose loss stays within what is allowed, on samples set aside for that.
 
-    Args:
-        choose: chooses ranks for a speedup.
-        solve: solves a plan, see `solve_network`.
-        network: the original.
-        layers: its layers.
-        calibration: the samples.
-        targets: what the original delivers, by layer name.
-        settings: how to convert, and the loss that is allowed.
-        monitor: watches.
-
-    Raises:
-        BudgetError: no speedup stays within it.
+    ``choose`` and ``solve`` are `choose_ranks` and `solve_network` for this network.
     """
     samples, max_drop = calibration.split.search, settings.max_drop or 0.0
     warn_if_few(len(samples), max_drop)
@@ -361,8 +315,7 @@ def search_speedup(
 
     with monitor.measure("search"):
         search = largest_speedup(attempt, max_drop)
-    best = search.network
-    return replace(best, measurements=replace(best.measurements, search=search))
+    return search.network.with_measurements(search=search)
 
 
 @contextmanager
@@ -377,24 +330,10 @@ def verified(
 ) -> Iterator[tuple[Path, ConvertedNetwork]]:
     """Write a converted network and verify the file, which gets its name when the block ends well.
 
-    Args:
-        converted: the converted network.
-        output: the file's final place; None for one that goes away.
-        original: runs the original, see `open_for_comparison`.
-        network: the original.
-        layers: its layers.
-        calibration: the samples.
-        monitor: watches.
-
-    Yields:
-        The file, in a folder of its own, and the converted network with what was measured of it.
-
-    Raises:
-        VerificationError: the written file is not as it should be.
-        OutputError: it cannot be written.
+    Without ``output`` the file goes away then. Yields it, in a folder of its own, and the converted network with what
+    was measured of it.
     """
-    held_out, measurements = calibration.split.held_out, converted.measurements
-    truth = calibration.truth(held_out)
+    held_out, truth = calibration.split.held_out, calibration.truth(calibration.split.held_out)
     with (
         tempfile.TemporaryDirectory() as folder,
         staged(converted.solved, output or Path(folder) / "model.onnx") as file,
@@ -404,43 +343,12 @@ def verified(
             comparison = verify_conversion(
                 file, network, layers, converted.plan, calibration.one_batch, original, batches, truth
             )
-            measurements = replace(measurements, comparison=comparison)
-            if measurements.search is not None:
+            loss = None
+            if converted.settings.max_drop is not None:
                 batches = calibration.batches(held_out, monitor, "judge")
                 loss = loss_of(network, read_model(file), original, batches, truth)
-                warn_if_lost(loss, converted.settings.max_drop or 0.0)
-                measurements = replace(measurements, loss=loss)
-        yield file, replace(converted, measurements=measurements)
-
-
-def timed(
-    converted: ConvertedNetwork,
-    file: Path,
-    network: Network,
-    layers: LayerSet,
-    timer: ConversionTimer,
-    monitor: Monitor,
-) -> ConvertedNetwork:
-    """Time the written file against the original, where that is wanted and this is the machine it was made for.
-
-    Args:
-        converted: the converted network.
-        file: it, written.
-        network: the original.
-        layers: its layers.
-        timer: measures milliseconds.
-        monitor: watches.
-
-    Returns:
-        The converted network with its latency.
-    """
-    settings = converted.settings
-    if not settings.bench or timer.layers.foreign:
-        return converted
-    with monitor.measure("bench"):
-        latency = timer.time(network.as_run(read_model(file)))
-        warn_if_slow(latency, layers, converted.plan, settings, timer)
-    return replace(converted, measurements=replace(converted.measurements, latency=latency))
+                warn_if_lost(loss, converted.settings.max_drop)
+        yield file, converted.with_measurements(comparison=comparison, loss=loss)
 
 
 def report_on(
@@ -453,18 +361,7 @@ def report_on(
     monitor: Monitor,
     file: Path | None = None,
 ) -> Result:
-    """Report on a conversion.
-
-    Args:
-        converted: the converted network.
-        network: the original.
-        layers: its layers.
-        losses: what pairs of ranks cost each eligible layer.
-        calibration: the samples.
-        timer: measures milliseconds.
-        monitor: watches.
-        file: the converted network, written, in a folder of its own; None for a dry run.
-    """
+    """Report on a conversion; ``file`` is the converted network in a folder of its own, None for a dry run."""
     settings, plan, measurements = converted.settings, converted.plan, converted.measurements
     report = build_report(network, layers, plan, calibration, settings, measurements, timer.layers, monitor)
     figures = build_figures(network, layers.eligible, losses, measurements.comparison, file)

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph import replace_layer
+from onnx_lowrank.graph import read_model, replace_layer
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
@@ -149,6 +149,29 @@ def with_random_factors(model: onnx.ModelProto, layers: Sequence[Layer], plan: R
     for layer, entry in plan.factorized(layers):
         replace_layer(network, layer, random_factors(layer, entry))
     return network
+
+
+def time_file(
+    file: Path, network: Network, layers: LayerSet, plan: RankPlan, settings: Settings, timer: ConversionTimer
+) -> Latency | None:
+    """Time a written file against the original, with a warning where it is slower than it should be.
+
+    Args:
+        file: the converted network.
+        network: the original.
+        layers: its layers.
+        plan: their ranks.
+        settings: what was asked for.
+        timer: measures milliseconds.
+
+    Returns:
+        None where latency is not wanted, or this is not the machine that the network was made for.
+    """
+    if not settings.bench or timer.layers.foreign:
+        return None
+    latency = timer.time(network.as_run(read_model(file)))
+    warn_if_slow(latency, layers, plan, settings, timer)
+    return latency
 
 
 def warn_if_slow(

@@ -20,8 +20,10 @@ from onnx_lowrank.graph import (
     is_in_other_precision,
     node_names,
     read_model,
+    replace_layer,
     weighted_tensors,
 )
+from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.runtime.inputs import (
@@ -86,6 +88,20 @@ class Network:
         shapes = observe_shapes(self.model, feeds, weighted_tensors(self.model), self.provider)
         own = {layer.name: layer for layer in find_layers(self.original, shapes, _samples(feeds))[0]}
         return [own[layer.name] for layer in layers]
+
+    def with_factors(self, solved: Sequence[tuple[Layer, FactorChain]], feeds: Feeds) -> onnx.ModelProto:
+        """Return the network as it was given with factors in the places of layers, in its own types.
+
+        Args:
+            solved: layers and the chains that replace them.
+            feeds: one batch of inputs.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self.original)
+        layers = self.in_own_types([layer for layer, _ in solved], feeds)
+        for layer, (_, factors) in zip(layers, solved, strict=True):
+            replace_layer(model, layer, factors)
+        return model
 
     def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """A network in the original's types as it runs here."""
