@@ -5,8 +5,8 @@ Usage::
     python tools/bench/ladder.py vgg16 --shared ../shared [--speedup 4] [--json ladder.json]
     python tools/bench/ladder.py cifar10 --shared ../shared
 
-From weight SVD with the same share of ranks in every layer to the tool with its defaults: each row adds one step and has
-the loss on samples that were not used for solving. The steps from "order of the paper" on have the same ranks.
+From weight SVD with the same share of ranks in every layer to the tool with its defaults: each row adds one step and
+has the loss on samples that were not used for solving. The steps from "order of the paper" on have the same ranks.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def largest_share(fits: Callable[[float], bool]) -> float:
 
 
 def uniform(layer: Layer, share: float, method: str) -> olr.LayerPlan:
-    """Return a layer's plan at a share of its largest rank; kept where the chain would cost more than the layer."""
+    """Return a layer's plan at a share of its largest rank; a layer stays where its chain would cost more."""
     ranks: dict[str, Any] = {method: max(1, int(share * largest_ranks(layer)[method]))}
     plan = olr.LayerPlan(layer.name, method, **ranks)
     return plan if chain_macs(layer, plan) < layer.macs else olr.LayerPlan(layer.name)
