@@ -83,7 +83,7 @@ def uniform(layer: Layer, share: float, method: str) -> olr.LayerPlan:
 
 
 def uniform_plan(network: Network, speedup: float, method: str) -> tuple[olr.RankPlan, float]:
-    """Return the plan with the largest share, the same for all layers, that the budget allows, and its actual speedup."""
+    """Return the plan with the largest share, alike for all layers, that the budget allows; and its actual speedup."""
     layers, skipped = convolutions(network)
     whole = skipped + sum(layer.macs for layer in layers)
 
