@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.command_line import works
 from tests.users_folder import fill_folder
 
 ROOT = Path(__file__).parents[1]
@@ -38,10 +39,9 @@ def folder(filled_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(filled_folder, tmp_path, dirs_exist_ok=True)
 
 
-def python(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
-    return done.stdout
+def python(folder: Path, text: str) -> None:
+    done = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{text}: {done.stderr}"
 
 
 def test_there_is_something_to_run() -> None:
@@ -52,15 +52,17 @@ def test_there_is_something_to_run() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
-def test_commands_and_code(page: Path, folder: Path) -> None:
+def test_commands_and_code(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in this process, which imports everything once; README's have processes of their own."""
+    monkeypatch.chdir(folder)
     for language, text in blocks(page):
         if language == "python":
-            python(folder, "-c", text)
+            python(folder, text)
             continue
         for line in text.strip().splitlines():
             words = line.split("#")[0].split()
             assert words[0] == "onnx-lowrank"
-            assert python(folder, "-m", "onnx_lowrank", *words[1:])
+            assert works(*words[1:]).stdout
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,7 +1,7 @@
 """The errors that users are promised to understand, one by one: what is said, and that nothing is left behind.
 
 Every command that fails here was asked to write a model, a report and a plan. What has a test as complete elsewhere has
-no second one: latencies out of reach, tables and `bench` in test_cli_latency.py, weights and images that spoil a
+no second one: latencies out of reach, tables and `bench` in cli/test_latency.py, weights and images that spoil a
 conversion in test_strange_models.py.
 """
 

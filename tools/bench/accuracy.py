@@ -168,7 +168,7 @@ def _from_weights(network: Network, speedup: float, method: str) -> tuple[onnx.M
 
 
 def _split(layer: Layer, entry: LayerPlan, share: float) -> LayerPlan:
-    """Add the most vertical filters to a channel plan that cost at most ``share`` of it; kept layers get full ranks."""
+    """Give a channel plan the most vertical filters that cost at most ``share`` of it; a kept layer has full ranks."""
     most = share * chain_macs(layer, entry)
     channel = entry.channel or layer.filters
     chains = [

@@ -76,14 +76,14 @@ def largest_share(fits: Callable[[float], bool]) -> float:
 
 
 def uniform(layer: Layer, share: float, method: str) -> olr.LayerPlan:
-    """Return a layer's plan at a share of its largest rank; kept where the chain would cost more than the layer."""
+    """Return a layer's plan at a share of its largest rank; a layer stays where its chain would cost more."""
     ranks: dict[str, Any] = {method: max(1, int(share * largest_ranks(layer)[method]))}
     plan = olr.LayerPlan(layer.name, method, **ranks)
     return plan if chain_macs(layer, plan) < layer.macs else olr.LayerPlan(layer.name)
 
 
 def uniform_plan(network: Network, speedup: float, method: str) -> tuple[olr.RankPlan, float]:
-    """Return the plan with the largest share of ranks, equal in all layers, within the budget, and its speedup."""
+    """Return the plan with the largest share, alike for all layers, that the budget allows; and its actual speedup."""
     layers, skipped = convolutions(network)
     whole = skipped + sum(layer.macs for layer in layers)
 
