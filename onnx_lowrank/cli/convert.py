@@ -74,10 +74,15 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     for report in reports:
         check_report_ending(report)
     check_cost(options)
-    others = [*reports, *([save_plan] if save_plan else [])]
     if model.is_file():  # a missing one has a message of its own
-        reads = [model, *data_files(options["data"], options["data_loader"]), *([plan_file] if plan_file else [])]
-        check_outputs(reads, output, force=force, others=others, table=options["latency_table"])
+        check_outputs(
+            model,
+            output,
+            inputs=[*data_files(options["data"], options["data_loader"]), *([plan_file] if plan_file else [])],
+            reports=[*reports, *([save_plan] if save_plan else [])],
+            force=force,
+            latency_table=options["latency_table"],
+        )
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
     if (speedup := options.pop("speedup")) is not None:
@@ -90,12 +95,12 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         pipeline.conversion(
             model, data, settings, preprocessing=preprocessing, output=output, dry_run=dry_run, progress=watch
         ) as result,
-        ExitStack() as beside,  # closed first: what is written beside the model is there before it, or nothing is
+        ExitStack() as reports_written,  # closed first: reports are in place before the model is, or nothing is
     ):
         for report in reports:
-            beside.enter_context(staged_text(report, report_text(result, report)))
+            reports_written.enter_context(staged_text(report, report_text(result, report)))
         if save_plan:
-            beside.enter_context(staged_text(save_plan, result.plan.to_json()))
+            reports_written.enter_context(staged_text(save_plan, result.plan.to_json()))
     if not quiet:
         _show(result)
 

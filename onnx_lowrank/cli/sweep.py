@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from onnx_lowrank.cli.files import check_folder, check_outputs, made_folder
+from onnx_lowrank.cli.files import check_folder, check_outputs, new_folder
 from onnx_lowrank.cli.help import off_switch, option
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
@@ -43,13 +43,13 @@ _SPEEDUPS = ",".join(f"{target:g}" for target in signature(sweeps.sweep).paramet
 
 
 class Speedups(click.ParamType):
-    """Numbers with commas between them, each once; whether they are above 1 is for `Settings` to say."""
+    """Different numbers with commas between them; `Settings` checks that they are above 1."""
 
     name = "speedups"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Text to numbers."""
-        try:  # no finer than names of files tell them apart
+        """Convert text to numbers."""
+        try:  # rounded as in file names, which must differ
             return tuple(sorted({float(f"{float(part):g}") for part in value.split(",")}))
         except ValueError:
             self.fail(f"'{value}' is not a list of numbers like 2,3,4,5", param, ctx)
@@ -84,37 +84,42 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     force = options.pop("force")
     options.pop("debug")
     check_cost(options)
-    places = {each: folder / f"{model.stem}-{each:g}x.onnx" for each in speedups if models}
-    reports = [place.with_suffix(".json") for place in places.values()]
-    names = [_JSON, _PAGE, *(path.name for path in [*places.values(), *reports])]
+    paths = {target: folder / f"{model.stem}-{target:g}x.onnx" for target in speedups if models}
+    reports = [path.with_suffix(".json") for path in paths.values()]
+    names = [_JSON, _PAGE, *(path.name for path in [*paths.values(), *reports])]
     check_folder(folder, names, force=force)
     if model.is_file() and folder.is_dir():
-        reads = [model, *data_files(options["data"], options["data_loader"])]
-        others = [folder / name for name in names]
-        check_outputs(reads, None, force=force, others=others, table=options["latency_table"])
+        check_outputs(
+            model,
+            None,
+            inputs=data_files(options["data"], options["data_loader"]),
+            reports=[folder / name for name in names],
+            force=force,
+            latency_table=options["latency_table"],
+        )
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
     quick = not models and options["refine"] is None
     if options["refine"] is None:
         del options["refine"]
     settings = Settings(**read_inputs(options), **options)
-    targets = sweeps.SweepGoals(speedups, quick=quick, keep=models, places=places)
+    targets = sweeps.SweepGoals(speedups, quick=quick, keep=models, places=paths)
     with (
         watching(quiet=quiet) as watch,
-        _pages() as pages,
-        made_folder(folder, names),
-        sweeps.sweeping(model, data, settings, targets, preprocessing=preprocessing, progress=watch) as found,
-        ExitStack() as beside,  # closed first, as in a conversion
+        _page_support() as pages,
+        new_folder(folder, names),
+        sweeps.sweeping(model, data, settings, targets, preprocessing=preprocessing, progress=watch) as swept,
+        ExitStack() as reports_written,  # closed first, as in a conversion
     ):
-        for path, text in _texts(folder, _in_flags(found), pages=pages).items():
-            beside.enter_context(staged_text(path, text))
+        for path, text in _texts(folder, _in_flags(swept), pages=pages).items():
+            reports_written.enter_context(staged_text(path, text))
     if not quiet:
-        _show(found.report, folder)
+        _show(swept.report, folder)
 
 
 @contextmanager
-def _pages() -> Iterator[bool]:
-    """Whether a page can be made here; said aloud where it cannot."""
+def _page_support() -> Iterator[bool]:
+    """Yield whether a page can be made here; log a warning if not."""
     try:
         check_page_packages(_PAGE)
     except MissingDependencyError as error:
@@ -124,21 +129,21 @@ def _pages() -> Iterator[bool]:
         yield True
 
 
-def _in_flags(found: sweeps.Sweep) -> sweeps.Sweep:
+def _in_flags(swept: sweeps.Sweep) -> sweeps.Sweep:
     """Return a sweep that says with flags why a target was not met."""
     words = flags(click.get_current_context())
     points = tuple(
-        replace(point, error=point.error and with_flags(point.error, words)) for point in found.report.points
+        replace(point, error=point.error and with_flags(point.error, words)) for point in swept.report.points
     )
-    return replace(found, report=replace(found.report, points=points))
+    return replace(swept, report=replace(swept.report, points=points))
 
 
-def _texts(folder: Path, found: sweeps.Sweep, *, pages: bool) -> dict[Path, str]:
-    """Everything that is written but models, by its place."""
-    texts = {folder / _JSON: found.report.to_json()}
+def _texts(folder: Path, swept: sweeps.Sweep, *, pages: bool) -> dict[Path, str]:
+    """Return the text of every file but the models, by path."""
+    texts = {folder / _JSON: swept.report.to_json()}
     if pages:
-        texts[folder / _PAGE] = found.to_html()
-    for result in found.results:
+        texts[folder / _PAGE] = swept.to_html()
+    for result in swept.results:
         if result.report.output is not None:
             texts[Path(result.report.output).with_suffix(".json")] = result.report.to_json()
     return texts
