@@ -1,4 +1,4 @@
-"""The command line: one thin file per command; the only place that prints and exits.
+"""The command line: one thin file per command; the only room that prints and exits.
 
 ::
 
@@ -10,10 +10,11 @@
     sweep.py     onnx-lowrank sweep IN.onnx OUT_DIR
     finetune.py  onnx-lowrank finetune A.onnx B.onnx OUT.onnx
     export_torch.py  onnx-lowrank export-torch B.onnx OUT.pt2
-    extra.py     the part that needs PyTorch
+    extra.py     imports the part that needs PyTorch
+    help.py      --help for newcomers, --help-all for every option
     options.py   options that commands share, and how their values are read
     loader.py    --data-loader file.py:function
-    files.py     plans and reports on the disk
+    files.py     checks of files, plans and reports
     watch.py     progress and log lines on stderr
     messages.py  flags in messages of the library, which name settings as Python does
 """
@@ -40,9 +41,9 @@ program = Program(convert, [inspect, compare, bench_command, sweep, finetune, ex
 
 def main() -> None:
     """Run the program on this process's arguments and exit."""
-    # Asked to end, by a job's time limit say, it cleans up like after an error instead of dying on the spot.
+    # When terminated, by a job's time limit for example, clean up as after an error.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name may hold letters that the terminal or a file has not
+        if isinstance(stream, io.TextIOWrapper):  # names may hold letters that the stream cannot encode
             stream.reconfigure(errors="backslashreplace")
     program(prog_name="onnx-lowrank")

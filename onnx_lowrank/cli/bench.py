@@ -1,4 +1,4 @@
-"""``onnx-lowrank bench``: measured latency of models, in turns."""
+"""``onnx-lowrank bench``: measure the latency of models in turns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bench_command(models: tuple[Path, ...], **options: Any) -> None:
     Ratios are to the first model: 2 means twice as fast.
     """
     pace = Pace(options["rounds"], options["repeats"])
-    found = bench(
+    benchmark = bench(
         models,
         provider=options["provider"],
         threads=options["threads"],
@@ -45,15 +45,15 @@ def bench_command(models: tuple[Path, ...], **options: Any) -> None:
         pace=pace,
         **read_inputs(options),
     )
-    click.echo(json.dumps(found.to_dict(), indent=2) if options["as_json"] else "\n".join(_lines(found)))
+    click.echo(json.dumps(benchmark.to_dict(), indent=2) if options["as_json"] else "\n".join(_lines(benchmark)))
 
 
-def _lines(found: Benchmark) -> list[str]:
-    facts = found.to_dict()
+def _lines(benchmark: Benchmark) -> list[str]:
+    facts = benchmark.to_dict()
     threads = threads_text(facts["threads"])
-    lines = [f"{found.device}, provider {facts['provider']}, {threads}, onnxruntime {facts['onnxruntime']}"]
+    lines = [f"{benchmark.device}, provider {facts['provider']}, {threads}, onnxruntime {facts['onnxruntime']}"]
     lines.append("median ms   p10 ms   p90 ms   ratio   model")
-    for model in found.models:
+    for model in benchmark.models:
         row = model.to_dict()
         shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in row["inputs"].items())
         lines.append(

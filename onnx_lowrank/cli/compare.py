@@ -37,16 +37,18 @@ def compare(first: Path, second: Path, **options: Any) -> None:
     data = read_data(options.pop("data"), options.pop("data_loader"))
     inputs = read_inputs(options)
     with watching(quiet=quiet) as watch:
-        found = command.compare(first, second, data, preprocessing=preprocessing, progress=watch, **inputs, **options)
-    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(_lines(found)))
+        comparison = command.compare(
+            first, second, data, preprocessing=preprocessing, progress=watch, **inputs, **options
+        )
+    click.echo(json.dumps(comparison.to_dict(), indent=2) if as_json else "\n".join(_lines(comparison)))
 
 
-def _lines(found: Comparison) -> list[str]:
+def _lines(comparison: Comparison) -> list[str]:
     lines = []
-    for name, fidelity in found.outputs.items():
+    for name, fidelity in comparison.outputs.items():
         agreement = "" if fidelity.agreement is None else f", same top class {fidelity.agreement:.2%}"
         lines.append(f"{name}: relative error {fidelity.relative_error:.4f}, cosine {fidelity.cosine:.4f}{agreement}")
-    if found.accuracy is not None:
-        for name, (a, b) in vars(found.accuracy).items():
+    if comparison.accuracy is not None:
+        for name, (a, b) in vars(comparison.accuracy).items():
             lines.append(f"{name}: A {a:.2%}, B {b:.2%} ({100 * (b - a):+.2f} points)")
-    return [*lines, f"images: {found.images}"]
+    return [*lines, f"images: {comparison.images}"]

@@ -73,10 +73,15 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     for report in reports:
         check_report_ending(report)
     check_cost(options)
-    others = [*reports, *([save_plan] if save_plan else [])]
     if model.is_file():  # a missing one has a message of its own
-        reads = [model, *data_files(options["data"], options["data_loader"]), *([plan_file] if plan_file else [])]
-        check_outputs(reads, output, force=force, others=others, table=options["latency_table"])
+        check_outputs(
+            model,
+            output,
+            inputs=[*data_files(options["data"], options["data_loader"]), *([plan_file] if plan_file else [])],
+            reports=[*reports, *([save_plan] if save_plan else [])],
+            force=force,
+            latency_table=options["latency_table"],
+        )
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
     if (speedup := options.pop("speedup")) is not None:

@@ -33,7 +33,7 @@ from onnx_lowrank.cli.program import Command
 @show_options
 def export_torch(model: Path, output: Path, **options: Any) -> None:
     """Write a network as a program for PyTorch: torch.export.load(OUT.pt2).module()."""
-    check_outputs([model], output, force=options["force"], others=[])
+    check_outputs(model, output, inputs=[], reports=[], force=options["force"])
     part = torch_part()
     part.save_program(part.export_torch(model, by_name(options["input_shapes"], "--input-shapes")), output)
     if not options["quiet"]:

@@ -1,4 +1,4 @@
-"""What the extra ``[torch]`` brings, imported when a command needs it."""
+"""The extra ``[torch]``, imported when a command needs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 def torch_part() -> ModuleType:
-    """`onnx_lowrank.torch`.
+    """Import `onnx_lowrank.torch`.
 
     Raises:
         MissingDependencyError: PyTorch is not installed. Where another package of the extra is not, its names raise it.

@@ -1,4 +1,4 @@
-"""Rank plans and reports on the disk, checked before a conversion starts."""
+"""Files that commands read and write: checked before a conversion starts, rank plans read, reports formatted."""
 
 from __future__ import annotations
 
@@ -15,46 +15,53 @@ _REPORT_ENDINGS = (".json", ".md", ".html")
 
 
 def check_outputs(
-    reads: Sequence[Path], output: Path | None, *, force: bool, others: Sequence[Path], table: Path | None = None
+    model: Path,
+    output: Path | None,
+    *,
+    inputs: Sequence[Path],
+    reports: Sequence[Path],
+    force: bool,
+    latency_table: Path | None = None,
 ) -> None:
-    """Refuse early what could not be written after a long conversion, or would destroy something.
+    """Raise early for what could not be written after a long conversion, or would destroy a file.
 
     Args:
-        reads: the files that are read, the model first.
+        model: the model that is read.
         output: the converted model; None where none is written.
+        inputs: other files that are read.
+        reports: files written beside the model, rank plans among them; they replace older ones.
         force: overwrite ``output``.
-        others: plan and reports, which replace older ones.
-        table: of latencies; one that is there already is read, and may need no writing.
+        latency_table: an existing one is read, and may need no writing.
 
     Raises:
-        OutputError: a file is another's too, exists already or cannot be written where it is to be.
+        OutputError: a file is also another one, exists already or cannot be written at its path.
     """
     if output is not None:
-        if _same(reads[0], output):
+        if _same(model, output):
             raise OutputError(f"{output}: is the model that is read, which is never written: choose another name")
         check_writable(output, force=force)
-    for path in [*others, *([] if output is None else [output])]:
-        if any(_same(path, each) for each in reads):
+    for path in [*reports, *([] if output is None else [output])]:
+        if any(_same(path, source) for source in [model, *inputs]):
             raise OutputError(f"{path}: is read too, and would be written over: choose another name")
-    taken = [reads[0]] if output is None else [reads[0], output]
-    for path in [*others, *([] if table is None else [table])]:
+    taken = [model] if output is None else [model, output]
+    for path in [*reports, *([] if latency_table is None else [latency_table])]:
         if any(_same(path, other) for other in taken):
             raise OutputError(f"{path}: is to hold two different files: give each its own name")
-        if path is not table or not path.is_file():
+        if path is not latency_table or not path.is_file():
             check_writable(path, force=True)
         taken.append(path)
 
 
 def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
-    """Refuse early a folder that files could not be written into.
+    """Raise early for a folder that files could not be written into.
 
     Args:
-        folder: made if need be.
-        names: of the files.
-        force: overwrite them.
+        folder: may be missing; it is made later.
+        names: names of the files.
+        force: overwrite the files.
 
     Raises:
-        OutputError: it is no folder, cannot be made, or has one of the files already.
+        OutputError: not a folder, cannot be made, or holds one of the files already.
     """
     if folder.is_dir():
         for name in names:
@@ -66,11 +73,11 @@ def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
 
 
 def check_report_ending(path: Path) -> None:
-    """Refuse a report in a format that there is not, or that cannot be made here.
+    """Raise for a report whose format is unknown, or cannot be made here.
 
     Raises:
-        OutputError: the ending is none of those known.
-        MissingDependencyError: a package that makes pages is not installed.
+        OutputError: unknown file name ending.
+        MissingDependencyError: a package that pages need is not installed.
     """
     if path.suffix.lower() not in _REPORT_ENDINGS:
         found = f"ends in '{path.suffix}'" if path.suffix else "has no ending"
@@ -97,6 +104,7 @@ def read_plan(path: Path) -> RankPlan:
 
 
 def _same(path: Path, other: Path) -> bool:
+    """Return whether two paths name the same file, which need not exist."""
     with contextlib.suppress(OSError):  # one of them does not exist
         return path.samefile(other)
     return path.absolute() == other.absolute()

@@ -1,4 +1,4 @@
-"""``onnx-lowrank finetune``: the converted network learns to do again what the original does."""
+"""``onnx-lowrank finetune``: train the converted network to do what the original does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from onnx_lowrank.graph import staged, staged_text
 from onnx_lowrank.settings import LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS, FinetuneSettings
 
 tuning = partial(setting, settings=FinetuneSettings)
-_CHECKPOINT = ".checkpoint"  # behind the name of OUT
+_CHECKPOINT = ".checkpoint"  # appended to the name of OUT
 
 
 @click.command(
@@ -73,11 +73,19 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
     quiet, report = options.pop("quiet"), options.pop("report")
     resume, force = options.pop("resume"), options.pop("force")
     options.pop("debug")
-    reads = [original, converted, *data_files(options["data"], options["data_loader"]),
-             *data_files(options["validation"], None)]  # fmt: skip
     checkpoint = output.with_name(output.name + _CHECKPOINT)
-    force = force or (resume and checkpoint.is_file())  # what is there was left by what is gone on with
-    check_outputs(reads, output, force=force, others=[each for each in (report, checkpoint) if each])
+    check_outputs(
+        original,
+        output,
+        inputs=[
+            converted,
+            *data_files(options["data"], options["data_loader"]),
+            *data_files(options["validation"], None),
+        ],
+        reports=[*([report] if report else []), checkpoint],
+        # An existing output was written by the training that is resumed.
+        force=force or (resume and checkpoint.is_file()),
+    )
     if report and report.suffix.lower() != ".json":
         raise OutputError(f"--report {report}: .json is wanted: rename it")
     preprocessing = read_preprocessing(options)
@@ -94,7 +102,7 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
             validation=validation, preprocessing=preprocessing, checkpoint=checkpoint, resume=resume, progress=watch,
         )  # fmt: skip
     if result.process:
-        return  # another one writes
+        return  # the first process writes
     with staged(result.model, output):
         if report:
             with staged_text(report, json.dumps(result.to_dict(), indent=2)):

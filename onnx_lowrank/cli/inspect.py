@@ -42,47 +42,47 @@ def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
     data = read_data(options.pop("data"), options.pop("data_loader"))
     inputs = read_inputs(options)
     if not energy:
-        found = command.inspect(model, **inputs)
+        inspection = command.inspect(model, **inputs)
     else:
         with watching(quiet=quiet) as watch:
-            found = command.inspect(
+            inspection = command.inspect(
                 model, energy=True, data=data, preprocessing=preprocessing, progress=watch, **inputs, **options
             )
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
+        click.echo(json.dumps(inspection.to_dict(), indent=2))
     elif energy:
-        _show_energies(found)
+        _show_energies(inspection)
     else:
-        _show(found)
+        _show(inspection)
 
 
-def _show(found: command.Inspection) -> None:
+def _show(inspection: command.Inspection) -> None:
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title, justify in (("layer", "left"), ("op", "left"), ("MACs", "right"), ("params", "right"), ("", "left")):
         table.add_column(title, justify=justify, no_wrap=bool(title))  # type: ignore[arg-type]
-    for row in found.rows:
+    for row in inspection.rows:
         table.add_row(*map(Text, _cells(row)))  # as text, not markup: names may hold brackets
     console.print(table)
     console.print(
-        f"\n{short_number(found.macs)} MACs per image, {short_number(found.parameters)} parameters, "
-        f"{sum(isinstance(row, Layer) for row in found.rows)} of {len(found.rows)} layers can be factorized",
+        f"\n{short_number(inspection.macs)} MACs per image, {short_number(inspection.parameters)} parameters, "
+        f"{sum(isinstance(row, Layer) for row in inspection.rows)} of {len(inspection.rows)} layers can be factorized",
         soft_wrap=True,
     )
 
 
-def _show_energies(found: command.Inspection) -> None:
+def _show_energies(inspection: command.Inspection) -> None:
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", no_wrap=True)
     for title in ("filters", *(f"{100 * share:g}%" for share in command.SHARES)):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("")
-    for row in found.rows:
-        table.add_row(*map(Text, _energy_cells(row, found.ranks(row.name))))
+    for row in inspection.rows:
+        table.add_row(*map(Text, _energy_cells(row, inspection.ranks(row.name))))
     console.print(table)
     text = "\nchannel ranks that keep so much of the energy of a layer's responses, from"
-    console.print(f"{text} {found.source}", markup=False, soft_wrap=True)
+    console.print(f"{text} {inspection.source}", markup=False, soft_wrap=True)
 
 
 def _energy_cells(row: Layer | SkippedLayer, ranks: Mapping[float, int] | None) -> list[str]:

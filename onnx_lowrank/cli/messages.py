@@ -1,6 +1,6 @@
 """Messages of the library in the words of the command line: flags instead of Python names.
 
-The library names a setting in backticks, with or without a value. What users of the command line read is its flag::
+The library names a setting in backticks, with or without a value. The command line shows the flag::
 
     lower `speedup`                              lower --speedup
     use `provider='cpu'`                         use --provider cpu
@@ -14,7 +14,7 @@ import re
 
 import click
 
-# What is no option under its Python name.
+# Python names of what no option is named after.
 _OTHER_WORDS = {"inspect": "'onnx-lowrank inspect'", "RankPlan.to_json": "--save-plan"}
 _SETTING = re.compile(r"`([A-Za-z_.]+)(?:=([^`]*))?`")
 _MAPPING = re.compile(r"\{'(?P<key>.*)': (?P<value>.*)\}")
@@ -23,7 +23,7 @@ _MAPPING = re.compile(r"\{'(?P<key>.*)': (?P<value>.*)\}")
 def flags(ctx: click.Context) -> dict[str, str]:
     """Return the words of the command line by Python name: the options of all commands, and a few more.
 
-    Options that turn something off (``--no-bench``) are left out, since they do not say what their setting says.
+    Options that turn something off (``--no-bench``) are left out: they mean the opposite of their setting.
 
     Args:
         ctx: context of the running command.
@@ -44,7 +44,7 @@ def with_flags(message: str, words: dict[str, str]) -> str:
 
     Args:
         message: the message; names that are not among ``words`` stay as they are.
-        words: of the command line, by Python name, see `flags`.
+        words: words of the command line by Python name, see `flags`.
     """
 
     def word(setting: re.Match[str]) -> str:

@@ -22,21 +22,21 @@ _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
 
 
 class FilePath(click.ParamType):
-    """A path that a file can have; the package checks the rest, whose messages say what to do."""
+    """A valid path; the library checks the rest, and its messages say what to do."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Text to path."""
+        """Convert text to a path."""
         path = Path(value)
         try:
             path.exists()
-        except (OSError, ValueError) as error:  # too long, for one
+        except (OSError, ValueError) as error:  # too long, for example
             self.fail(f"'{value}' cannot be the name of a file ({error})", param, ctx)
         return path
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Files; where the first word is wanted, the other commands too."""
+        """Complete files; for the first word, the other commands too."""
         outer = ctx.parent.command if ctx.parent is not None and not ctx.info_name and param.name == "model" else None
         others = outer.commands if isinstance(outer, click.Group) else {}
         names = [CompletionItem(name) for name in others if name.startswith(incomplete)]
@@ -49,7 +49,7 @@ class Numbers(click.ParamType):
     name = "numbers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Text to numbers."""
+        """Convert text to numbers."""
         try:
             return tuple(float(part) for part in value.split(","))
         except ValueError:
@@ -64,7 +64,7 @@ class InputShape(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, tuple[int, ...]]:
-        """Text to name (empty if left out) and shape."""
+        """Convert text to name (empty if left out) and shape."""
         name, _, sizes = value.rpartition(":")
         try:
             shape = tuple(int(size) for size in re.split(r"[,x]", sizes.strip().strip("[]")))
@@ -76,14 +76,14 @@ class InputShape(click.ParamType):
 
 
 class Constant(click.ParamType):
-    """``NAME=1`` or ``NAME=640,640``: an input that is always fed the same."""
+    """``NAME=1`` or ``NAME=640,640``: an input with a constant value."""
 
     name = "constant"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, tuple[float, ...]]:
-        """Text to name and numbers."""
+        """Convert text to name and numbers."""
         name, _, text = value.rpartition("=")
         try:
             numbers = tuple(_number(part.strip()) for part in text.split(","))
@@ -100,7 +100,7 @@ class RankMultiple(click.ParamType):
     name = "multiple"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """Text to number; None for ``auto``."""
+        """Convert text to a number; None for ``auto``."""
         if value == "auto":
             return None
         if not value.isdigit() or int(value) < 1:
@@ -109,7 +109,7 @@ class RankMultiple(click.ParamType):
 
 
 def _number(text: str) -> float:
-    """A number, whole where it is written so: large integers are exact."""
+    """Return a number, an int where it is written as one: large integers stay exact."""
     if text.lower() in {"true", "false"}:
         return text.lower() == "true"
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
@@ -144,7 +144,7 @@ def layer_options(function: Function) -> Function:
 
 
 def check_cost(options: Mapping[str, Any]) -> None:
-    """Refuse what does not go together with what a speedup counts."""
+    """Raise for options that ``--cost`` excludes."""
     if options["latency_table"] and options["cost"] != "latency":
         raise click.UsageError("--latency-table goes with --cost latency")
     if options["cost"] == "latency" and not options["bench"]:
@@ -152,7 +152,7 @@ def check_cost(options: Mapping[str, Any]) -> None:
 
 
 def check_target(options: Mapping[str, Any], plan: Path | None) -> None:
-    """Refuse more than one target."""
+    """Raise for more than one target."""
     given = {"--speedup": options["speedup"], "--max-drop": options["max_drop"], "--plan": plan}
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
@@ -162,7 +162,7 @@ def check_target(options: Mapping[str, Any], plan: Path | None) -> None:
 
 
 def read_speedup(text: str) -> float:
-    """A number; whether it is above 1 is for `Settings` to say."""
+    """Read a number; `Settings` checks that it is above 1."""
     try:
         return float(text)
     except ValueError:
@@ -170,7 +170,7 @@ def read_speedup(text: str) -> float:
 
 
 def read_share(text: str | None, option: str) -> float | None:
-    """A share like ``0.01`` or ``1%``; whether it is one is for `Settings` to say."""
+    """Read a share like ``0.01`` or ``1%``; `Settings` checks its range."""
     if text is None:
         return None
     try:
@@ -201,7 +201,7 @@ def data_options(function: Function) -> Function:
 
 
 def shape_options(function: Function) -> Function:
-    """Add what is fed where neither the model nor the data say it."""
+    """Add shapes that neither the model nor the data give, and constants."""
     return _with(
         function,
         option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W", advanced=True,
@@ -212,7 +212,7 @@ def shape_options(function: Function) -> Function:
 
 
 def read_inputs(options: dict[str, Any]) -> dict[str, Any]:
-    """Shapes and constants by input name, as the package's functions take them; takes them out of ``options``."""
+    """Take shapes and constants by input name out of ``options``, as arguments of the library's functions."""
     return {
         "input_shapes": by_name(options.pop("input_shapes"), "--input-shapes"),
         "constant_inputs": by_name(options.pop("constant_inputs"), "--input"),
@@ -253,16 +253,16 @@ def run_options(function: Function) -> Function:
 
 
 def read_data(data: Sequence[str], loader: str | None) -> Any:
-    """What ``--data`` and ``--data-loader`` come to: a path, paths by input name, batches, or None."""
+    """Return the data that ``--data`` or ``--data-loader`` names: a path, paths by input name, batches, or None."""
     if loader is not None:
         if data:
             raise click.UsageError("--data and --data-loader exclude each other")
         return load_batches(loader)
     if not data:
         return None
-    named = [_NAMED_PATH.fullmatch(each) if not _exists(each) else None for each in data]
+    named = [_NAMED_PATH.fullmatch(path) if not _exists(path) else None for path in data]
     if all(named):
-        return by_name([(each["name"], each["path"]) for each in named if each is not None], "--data")
+        return by_name([(pair["name"], pair["path"]) for pair in named if pair is not None], "--data")
     if len(data) > 1:
         raise click.UsageError("several --data need the form NAME=PATH, one for each input of the model")
     return data[0]
@@ -271,18 +271,18 @@ def read_data(data: Sequence[str], loader: str | None) -> Any:
 def _exists(path: str) -> bool:
     try:
         return Path(path).exists()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid file name
         return False
 
 
 def data_files(data: Sequence[str], loader: str | None) -> list[Path]:
-    """The files that ``--data`` and ``--data-loader`` name."""
-    words = [*data, *(each.partition("=")[2] for each in data), (loader or "").rpartition(":")[0]]
-    return [Path(each) for each in words if each and _exists(each)]
+    """Return the files that ``--data`` and ``--data-loader`` name."""
+    words = [*data, *(path.partition("=")[2] for path in data), (loader or "").rpartition(":")[0]]
+    return [Path(word) for word in words if word and _exists(word)]
 
 
 def by_name(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
-    """What a repeatable option gives for each input; one input given twice is a usage error."""
+    """Return the values of a repeatable option by input; raise a usage error for an input given twice."""
     named = dict(pairs)
     if len(named) < len(pairs):
         raise click.UsageError(f"{option} is given twice for the same input")
@@ -290,14 +290,14 @@ def by_name(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
 
 
 def read_preprocessing(options: dict[str, Any]) -> Preprocessing:
-    """The preset with what else was given; takes its options out of ``options``."""
+    """Take the preprocessing out of ``options``: a preset, with the fields that were given."""
     base = preset(options.pop("preset_name"))
-    given = {name: options.pop(name) for name in ("mean", "std", "scale", "channel_order", "resize")}
-    return replace(base, **{name: value for name, value in given.items() if value is not None})
+    fields = {name: options.pop(name) for name in ("mean", "std", "scale", "channel_order", "resize")}
+    return replace(base, **{name: value for name, value in fields.items() if value is not None})
 
 
 def _with(function: Function, *options: Callable[[Function], Function]) -> Function:
-    """A command's function with options, in the order of its help."""
+    """Return a command's function with options added, in the order of the help."""
     for decorate in reversed(options):
         function = decorate(function)
     return function

@@ -1,4 +1,4 @@
-"""Which command runs, how its help looks, and what an error becomes: one line and an exit code."""
+"""Which command runs, and how it ends: an error becomes one line and an exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnx_lowrank.errors import LowRankError, VerificationError
 from onnx_lowrank.runtime.library import silence
 
 _FIXABLE, _NOT_VERIFIED, INTERRUPTED = 1, 3, 130
-_CONVERT = ""  # what the command without a name of its own goes by inside a `Program`
+_CONVERT = ""  # name of the unnamed command inside a `Program`
 
 
 class Command(click.Command):
@@ -77,7 +77,7 @@ def _exit_codes(words: dict[str, str], *, debug: bool) -> Iterator[None]:
     try:
         yield
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
-        raise  # click's own way of ending
+        raise  # click ends with these
     except KeyboardInterrupt:
         _end("interrupted: nothing was written", INTERRUPTED, debug=debug)
     except VerificationError as error:

@@ -36,13 +36,13 @@ _SPEEDUPS = ",".join(f"{target:g}" for target in signature(sweeps.sweep).paramet
 
 
 class Speedups(click.ParamType):
-    """Numbers with commas between them, each once; whether they are above 1 is for `Settings` to say."""
+    """Different numbers with commas between them; `Settings` checks that they are above 1."""
 
     name = "speedups"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Text to numbers."""
-        try:  # no finer than names of files tell them apart
+        """Convert text to numbers."""
+        try:  # rounded as in file names, which must differ
             return tuple(sorted({float(f"{float(part):g}") for part in value.split(",")}))
         except ValueError:
             self.fail(f"'{value}' is not a list of numbers like 2,3,4,5", param, ctx)
@@ -80,9 +80,14 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     files = SweepFiles.of(folder, model, speedups if models else ())
     check_folder(folder, files.names, force=force)
     if model.is_file() and folder.is_dir():
-        reads = [model, *data_files(options["data"], options["data_loader"])]
-        others = [folder / name for name in files.names]
-        check_outputs(reads, None, force=force, others=others, table=options["latency_table"])
+        check_outputs(
+            model,
+            None,
+            inputs=data_files(options["data"], options["data_loader"]),
+            reports=[folder / name for name in files.names],
+            force=force,
+            latency_table=options["latency_table"],
+        )
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"))
     quick = not models and options["refine"] is None

@@ -21,13 +21,12 @@ _LINE_INTERVAL_S = 5.0
 class Watch(logging.Handler):
     """Shows stages and what the package logs.
 
-    Warnings are shown once each. What is merely informative waits for the first stage, so that an error found
-    before it stands alone.
+    Every warning is shown once. Other messages wait for the first stage, so that an error before it stands alone.
 
     Args:
         console: where to write.
         quiet: show warnings only.
-        words: of the command line, by Python name, which messages are shown in.
+        words: words of the command line by Python name, see `onnx_lowrank.cli.messages`.
     """
 
     def __init__(self, console: Console, *, quiet: bool, words: dict[str, str]) -> None:
@@ -52,7 +51,7 @@ class Watch(logging.Handler):
             self._waiting.append(text)
 
     def track(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
-        """Hand ``items`` through while showing them as steps of ``stage``."""
+        """Yield ``items`` while showing them as steps of ``stage``."""
         for text in self._waiting or ():
             self._print(text)
         self._waiting = None
@@ -63,7 +62,7 @@ class Watch(logging.Handler):
         return self._lines(items, stage, total)
 
     def stop(self) -> None:
-        """Leave the bars as they are and give the terminal back."""
+        """Stop drawing and restore the terminal."""
         if self._bars is not None:
             self._bars.stop()
 
@@ -100,7 +99,7 @@ def watching(*, quiet: bool) -> Iterator[Watch]:
         quiet: show warnings only.
 
     Yields:
-        The `onnx_lowrank.runtime.progress.Progress` to hand on.
+        An `onnx_lowrank.runtime.progress.Progress` for the library.
     """
     watch = Watch(Console(stderr=True), quiet=quiet, words=flags(click.get_current_context()))
     logger = logging.getLogger("onnx_lowrank")
@@ -118,7 +117,7 @@ def watching(*, quiet: bool) -> Iterator[Watch]:
 
 @contextmanager
 def _silent_decoders() -> Iterator[None]:
-    """Keep what Pillow has to say of damaged images off the terminal; they are left out, counted and named."""
+    """Silence Pillow on damaged images; the library leaves them out, counts and names them."""
     pillow = logging.getLogger("PIL")
     level = pillow.level
     pillow.setLevel(logging.CRITICAL)

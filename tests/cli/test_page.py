@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from onnx_lowrank import convert
@@ -15,15 +14,6 @@ from tests.command_line import fails, works
 from tests.networks import images, network
 
 WORDS = ("in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "2", "--no-bench", "--quiet")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a small model and data for it."""
-    onnx.save(network(), tmp_path / "in.onnx")
-    np.save(tmp_path / "data.npy", images())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def marks(html: str, kind: str) -> int:

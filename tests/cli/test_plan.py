@@ -18,14 +18,22 @@ COMMON = ("--data", "data.npy", "--no-bench", "--quiet")
 Edit = Callable[[dict[str, dict[str, Any]]], None]
 
 
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The rank plan of a dry run."""
+    place = tmp_path_factory.mktemp("plan")
+    onnx.save(network(), place / "in.onnx")
+    np.save(place / "data.npy", images())
+    words = (str(place / "in.onnx"), "--dry-run", "--data", str(place / "data.npy"), "--no-bench", "--quiet")
+    works(*words, "--speedup", "2", "--save-plan", str(place / "p.json"))
+    return (place / "p.json").read_text()
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(folder: Path, plan: str) -> Path:
     """A folder with a model, data, and the plan of a dry run."""
-    onnx.save(network(), tmp_path / "in.onnx")
-    np.save(tmp_path / "data.npy", images())
-    monkeypatch.chdir(tmp_path)
-    works("in.onnx", "--dry-run", "--speedup", "2", "--save-plan", "p.json", *COMMON)
-    return tmp_path
+    (folder / "p.json").write_text(plan)
+    return folder
 
 
 def edited(edit: Edit) -> None:
@@ -108,3 +116,17 @@ def test_a_plan_and_a_speedup_exclude_each_other(folder: Path, speedup: str) -> 
     assert result.exit_code == 2
     assert "--speedup and --plan exclude each other: each says how far to go" in " ".join(result.stderr.split())
     assert not (folder / "o.onnx").exists()
+
+
+def test_unknown_layer_in_a_plan(folder: Path) -> None:
+    Path("p.json").write_text('{"layers": [{"name": "nowhere", "method": "channel", "ranks": {"channel": 4}}]}')
+    assert "plan: no layer 'nowhere'" in fails(folder, "in.onnx", "o.onnx", "--data", "data.npy", "--plan", "p.json")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"layers": 3}', '{"layers": [1]}', '{"layers": [{"name": ["c1"], "method": "kept"}]}']
+)
+def test_a_plan_that_is_none(folder: Path, text: str) -> None:
+    Path("p.json").write_text(text)
+    words = ("in.onnx", "o.onnx", "--data", "data.npy", "--plan", "p.json")
+    assert fails(folder, *words).startswith("error: --plan p.json: not a rank plan (")

@@ -11,25 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from onnx_lowrank import compare, pipeline
 from tests.command_line import call, fails, works
 from tests.helpers import normal
-from tests.networks import images, network
 
 DEMO = Path(__file__).parents[2] / "models/demo_mnist_vgg.onnx"
 WORDS = ("sweep", "in.onnx", "out", "--data", "data.npy", "--speedups", "3,1.5", "--no-bench")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a small model and data for it."""
-    onnx.save(network(), tmp_path / "in.onnx")
-    np.save(tmp_path / "data.npy", images())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def names(folder: str = "out") -> list[str]:

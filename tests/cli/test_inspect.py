@@ -1,0 +1,43 @@
+"""The command ``inspect``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+
+from tests.command_line import call, fails
+from tests.helpers import build, filters
+from tests.networks import network
+
+
+def test_inspect(folder: Path) -> None:
+    text = call("inspect", "in.onnx")
+    assert text.exit_code == 0
+    assert "16 -> 5, identity" in text.stdout
+    assert "4 of 4 layers can be factorized" in text.stdout
+    found = json.loads(call("inspect", "in.onnx", "--json").stdout)
+    assert [layer["eligible"] for layer in found["layers"]] == [True] * 4
+    assert found["layers"][2]["residual"] == "r1"
+
+
+def test_names_with_brackets_are_shown_as_they_are(folder: Path) -> None:
+    model = network()
+    model.graph.node[0].name = "[/x]:star:"
+    onnx.save(model, "odd.onnx")
+    assert "[/x]:star:" in call("inspect", "odd.onnx").stdout
+    converted = call("odd.onnx", "--dry-run", "--data", "data.npy", "--speedup", "2")
+    assert converted.exit_code == 0, converted.output
+    assert "[/x]:star:" in converted.stdout
+
+
+def test_shapes_in_every_notation(folder: Path) -> None:
+    graph = "g (float[N, 3, h, w] x) => (float[N, 8, H, W] y) { y = Conv (x, k) }"
+    onnx.save(build(graph, {"k": filters(0, 8, 3, 3, 3)}), "open.onnx")
+    assert "pass --input-shapes x:1,3,?,?" in fails(folder, "inspect", "open.onnx")
+    for shape in ("x:1,3,10,10", "1x3x10x10", "[1,3,10,10]"):
+        found = json.loads(call("inspect", "open.onnx", "--json", "--input-shapes", shape).stdout)
+        assert found["macs"] == 8 * 8 * 8 * 27
+    assert "does not fit input 'x'" in fails(folder, "inspect", "open.onnx", "--input-shapes", "1,4,10,10")
+    assert "no input 'z'" in fails(folder, "inspect", "open.onnx", "--input-shapes", "z:1,3,10,10")
