@@ -27,7 +27,7 @@ from onnx_lowrank.calibrate import (
 from onnx_lowrank.calibrate.positions import Ints, draw_positions
 from onnx_lowrank.calibrate.split import MOST_HELD_OUT, MOST_SEARCHED, MOST_VERIFIED
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.graph import first_responses
+from onnx_lowrank.graph import read_input_statistics
 from onnx_lowrank.graph.eligible import choose_layers, leave_narrow_groups
 from onnx_lowrank.graph.tensors import stored_bytes
 from onnx_lowrank.layers import cost
@@ -199,7 +199,7 @@ def _samples(network: Network, data: Any, preprocessing: Preprocessing, settings
         return samples
     if settings.labels:
         raise CalibrationError("data: none given, --labels reads their class folders: pass --data or drop --labels")
-    found = {spec.name: first_responses(network.model, spec.name) for spec in network.sampled}
+    found = {spec.name: read_input_statistics(network.model, spec.name) for spec in network.sampled}
     first = {name: each for name, each in found.items() if each is not None}
     samples = synthetic_samples(network.inputs, preprocessing, settings.seed, first)
     log.warning(

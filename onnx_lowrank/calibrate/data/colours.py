@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.layers.input_statistics import FirstResponses
+from onnx_lowrank.layers.input_statistics import InputStatistics
 
 _LEAST = 1e-3  # eigenvalue of a covariance of colours, beside the largest
 _FLOOR = 1e-12
@@ -45,7 +45,7 @@ class Colours:
         return changed.astype(images.dtype)
 
 
-def fit_colours(images: NDArray[np.floating], first: FirstResponses) -> Colours | None:
+def fit_colours(images: NDArray[np.floating], first: InputStatistics) -> Colours | None:
     """The map of colours after which images have the first responses that the network's training images had.
 
     Args:
@@ -75,7 +75,7 @@ def fit_colours(images: NDArray[np.floating], first: FirstResponses) -> Colours 
 
 
 def _neighbours(
-    centred: NDArray[np.floating], variances: NDArray[np.float64], first: FirstResponses
+    centred: NDArray[np.floating], variances: NDArray[np.float64], first: InputStatistics
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """How taps of the kernel go together, how often each is inside of the image, and the covariance of being so."""
     products = []

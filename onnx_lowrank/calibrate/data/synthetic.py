@@ -29,7 +29,7 @@ from onnx_lowrank.calibrate.data.colours import Colours, fit_colours
 from onnx_lowrank.calibrate.data.preprocess import ImageLayout, Preprocessing, image_array, image_layout, shape_text
 from onnx_lowrank.calibrate.data.sources import DECODING_THREADS, Indices
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.layers.input_statistics import FirstResponses
+from onnx_lowrank.layers.input_statistics import InputStatistics
 from onnx_lowrank.runtime.inputs import TensorSpec
 
 _LOOKED_AT = 64  # images whose colours are compared with the network's statistics
@@ -84,7 +84,7 @@ class SyntheticSource:
             images = np.stack(list(pool.map(make, indices)))
         return images if self.colours is None else self.colours(images, channels_first=self.layout.channels_first)
 
-    def like(self, first: FirstResponses) -> SyntheticSource:
+    def like(self, first: InputStatistics) -> SyntheticSource:
         """The same with the colours that a network's first statistics tell of."""
         if self.layout.dtype.kind != "f":
             return self
@@ -95,7 +95,7 @@ class SyntheticSource:
 
 
 def synthetic_sources(
-    inputs: Sequence[TensorSpec], preprocessing: Preprocessing, seed: int, first: Mapping[str, FirstResponses]
+    inputs: Sequence[TensorSpec], preprocessing: Preprocessing, seed: int, first: Mapping[str, InputStatistics]
 ) -> dict[str, SyntheticSource]:
     """Made-up images for every input.
 
