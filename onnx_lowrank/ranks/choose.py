@@ -131,7 +131,7 @@ def _by_latency(job: Job, losses: Sequence[RankLosses]) -> RankPlan:
     latencies = [
         ChainLatency(layer, allowed_methods(layer, _methods(job)), job.clock.machine.block) for layer in job.layers
     ]
-    wanted = [(layer, plan) for layer, each in zip(job.layers, latencies, strict=True) for plan in each.wanted()]
+    wanted = [(layer, plan) for layer, each in zip(job.layers, latencies, strict=True) for plan in each.to_measure()]
     job.clock.measure(wanted, job.progress)
     for layer, latency in zip(job.layers, latencies, strict=True):
         latency.learn(partial(job.clock.milliseconds, layer))
