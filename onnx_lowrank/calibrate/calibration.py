@@ -23,7 +23,7 @@ from onnx_lowrank.calibrate.split import (
     split_samples,
 )
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.graph import first_responses
+from onnx_lowrank.graph import read_input_statistics
 from onnx_lowrank.graph.eligible import too_few_rows
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import TargetResponses
@@ -180,7 +180,7 @@ def _open(network: Network, data: Any, preprocessing: Preprocessing, settings: S
         return samples
     if settings.labels:
         raise CalibrationError("data: none given, `labels` reads their class folders: pass `data` or drop `labels`")
-    statistics = {spec.name: first_responses(network.model, spec.name) for spec in network.sampled}
+    statistics = {spec.name: read_input_statistics(network.model, spec.name) for spec in network.sampled}
     known = {name: each for name, each in statistics.items() if each is not None}
     samples = synthetic_samples(network.inputs, preprocessing, settings.seed, known)
     log.warning(

@@ -2,7 +2,7 @@
 
 from onnx_lowrank.graph.find_layers import find_layers, node_names, weighted_tensors
 from onnx_lowrank.graph.inline import inline_functions
-from onnx_lowrank.graph.input_statistics import first_responses
+from onnx_lowrank.graph.input_statistics import read_input_statistics
 from onnx_lowrank.graph.layer_model import input_shape, layer_model
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
 from onnx_lowrank.graph.read import read_model
@@ -22,7 +22,6 @@ __all__ = [
     "check_apart",
     "check_writable",
     "find_layers",
-    "first_responses",
     "in_single_precision",
     "inline_functions",
     "input_shape",
@@ -30,6 +29,7 @@ __all__ = [
     "layer_model",
     "new_folder",
     "node_names",
+    "read_input_statistics",
     "read_model",
     "replace_layer",
     "set_metadata",

@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.graph.index import GraphIndex, attribute
-from onnx_lowrank.layers.input_statistics import FirstResponses
+from onnx_lowrank.layers.input_statistics import InputStatistics
 
 _ON_THE_WAY = ("Identity", "Transpose", "Cast")  # from channels last, in most cases
 
 
-def first_responses(model: onnx.ModelProto, name: str) -> FirstResponses | None:
-    """What a network knows of the responses of the convolution that reads an input.
+def read_input_statistics(model: onnx.ModelProto, name: str) -> InputStatistics | None:
+    """Read the statistics that a network stores of the responses of the convolution that reads an input.
 
     Args:
         model: a model whose BatchNormalization is not folded.
@@ -38,7 +38,7 @@ def first_responses(model: onnx.ModelProto, name: str) -> FirstResponses | None:
     mean, variance = (np.asarray(each, dtype=np.float64) for each in numbers)
     top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
     down, across = attribute(node, "strides", [1, 1])
-    return FirstResponses(
+    return InputStatistics(
         np.asarray(weight, dtype=np.float64), (down, across), ((top, bottom), (left, right)), mean - bias, variance
     )
 

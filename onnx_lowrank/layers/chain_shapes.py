@@ -1,4 +1,4 @@
-"""The convolutions that take the place of a layer, as planned: their shapes and how they move, without weights.
+"""The convolutions that replace a layer, as planned: their shapes and geometries, without weights.
 
 Ranks are those of one group: groups * rank channels run between two convolutions of a chain.
 """
@@ -17,7 +17,7 @@ class ConvolutionShape(NamedTuple):
     Attributes:
         weight: shape of its weight, (out, in / groups, kh, kw), with as many kernel axes as the layer has.
         geometry: strides, dilations, pads.
-        groups: equal parts of the channels that are convolved each by itself.
+        groups: equal parts of the channels, each convolved separately.
         output_size: spatial size of its output, (height, width).
     """
 
@@ -30,7 +30,7 @@ class ConvolutionShape(NamedTuple):
 def chain_shapes(layer: Layer, plan: LayerPlan) -> tuple[ConvolutionShape, ...]:
     """Return the convolutions of a layer as planned, in the order they run.
 
-    Only the last one has a bias, since a bias in front of padding is wrong at the borders.
+    Only the last one has a bias, since a bias before padding is wrong at the borders.
 
     Args:
         layer: the original layer.

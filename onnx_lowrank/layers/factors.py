@@ -1,4 +1,4 @@
-"""What crosses from solving to rewriting: a chain of small convolutions."""
+"""The result of solving a layer: a chain of small convolutions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Convolution:
 
     Attributes:
         weight: shape (out, in / groups, kh, kw), float64.
-        bias: shape (out,); None for all but the last, since a bias in front of padding is wrong at the borders.
+        bias: shape (out,); None for all but the last, since a bias before padding is wrong at the borders.
         geometry: strides, dilations, pads.
-        groups: of channels that do not mix.
+        groups: equal parts of the channels, each convolved separately.
     """
 
     weight: NDArray[np.float64]
@@ -32,8 +32,8 @@ class SolveErrors:
     """Relative errors after the activation on the calibration rows, ``||r(Y) - r(Y')|| / ||r(Y)||``.
 
     Attributes:
-        linear: of the linear solution.
-        solved: of the solution that was kept.
+        linear: error of the linear solution.
+        solved: error of the solution that was kept.
     """
 
     linear: float
@@ -46,7 +46,7 @@ class FactorChain:
 
     Attributes:
         convolutions: two or three, in the order they run.
-        errors: what the solver reached.
+        errors: errors that the solver reached.
     """
 
     convolutions: tuple[Convolution, ...]

@@ -1,4 +1,4 @@
-"""What a network tells of the images it was trained on: mean and variance of its first responses."""
+"""Statistics of the images that a network was trained on, as its first BatchNormalization stores them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
-class FirstResponses:
-    """A convolution that reads images, and the statistics that the BatchNormalization behind it has of its responses.
+class InputStatistics:
+    """A convolution that reads images, and the mean and variance of its responses over the training images.
 
     Attributes:
         weight: shape (d, c, kh, kw).
-        strides: down and across.
-        pads: before and after, down and across: ((top, bottom), (left, right)).
+        strides: vertical, horizontal.
+        pads: ((top, bottom), (left, right)).
         mean: of the responses without bias over all images and positions, shape (d,).
-        variance: likewise.
+        variance: of the same responses, shape (d,).
     """
 
     weight: NDArray[np.float64]
@@ -28,7 +28,7 @@ class FirstResponses:
     variance: NDArray[np.float64]
 
     def patches(self, images: NDArray[Any]) -> NDArray[Any]:
-        """What the kernel sees at every position, its axes as one.
+        """Return the part of the images that the kernel covers at every position, its axes flattened.
 
         Args:
             images: shape (images, height, width), of one channel.

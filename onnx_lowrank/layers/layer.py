@@ -1,4 +1,4 @@
-"""What the solver knows of one layer: weights, geometry, activation; and of the layers left alone."""
+"""A layer as the solver sees it: weights, geometry, activation; and a layer that is left as it is."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from onnx_lowrank.layers.activation import Activation
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a convolution moves over its input; one entry per spatial axis.
+    """Strides, dilations and pads of a convolution, one entry per spatial axis.
 
     Attributes:
         strides: step per axis.
         dilations: kernel spacing per axis.
-        pads: zeros before each axis, then zeros behind each axis (ONNX order); all 0 where ``auto_pad`` decides.
+        pads: zeros before each axis, then zeros after each axis (ONNX order); all 0 where ``auto_pad`` decides.
         auto_pad: ``NOTSET``, ``VALID``, ``SAME_UPPER`` or ``SAME_LOWER``.
     """
 
@@ -44,15 +44,15 @@ class Geometry:
 
 @cache
 def pointwise(axes: int) -> Geometry:
-    """How a 1 x 1 convolution moves over ``axes`` spatial axes."""
+    """Return the geometry of a 1 x 1 convolution over ``axes`` spatial axes."""
     return Geometry((1,) * axes, (1,) * axes, (0,) * (2 * axes))
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One convolution or fully connected layer that can be factorized, with all that belongs to it folded in.
+    """A convolution or fully connected layer that can be factorized, with what belongs to it folded in.
 
-    A fully connected layer is a 1-D convolution of kernel 1 over the rows a sample has, channels behind the positions.
+    A fully connected layer is a 1-D convolution of kernel 1 over the rows of a sample, with channels last.
 
     Attributes:
         name: the node's name, or its output's where the node has none; unique in the model.
@@ -61,15 +61,15 @@ class Layer:
             batch normalization folded in, the model's float type.
         bias: shape (d,), zeros where the layer has none, batch normalization folded in.
         geometry: strides, dilations, pads.
-        activation: what follows the response (after the residual sum, where there is one).
-        input: tensor the convolution reads.
-        response: tensor it delivers before the activation (behind a folded BatchNormalization).
-        residual: tensor added to the response before the activation, or None.
-        nodes: first output of every node the factorized chain takes the place of.
+        activation: the function behind the response (after the residual sum, where there is one).
+        input: name of the tensor that the convolution reads.
+        response: name of its output before the activation (after a folded BatchNormalization).
+        residual: name of the tensor added to the response before the activation, or None.
+        nodes: first output of every node that the factorized chain replaces.
         positions: spatial size of the response, (height, width); as many axes as the kernel has.
         input_size: spatial size of the input, (height, width).
         channels_last: whether channels are the last axis of input and response, as in fully connected layers.
-        groups: equal parts of the channels that are convolved each by itself, with as many filters each.
+        groups: equal parts of the channels, each convolved separately, with the same number of filters each.
     """
 
     name: str
@@ -104,24 +104,34 @@ class Layer:
 
     @property
     def parts(self) -> list[tuple[Layer, slice, slice]]:
-        """Every group as a layer of its own, the channels it reads and the filters it makes."""
-        channels, filters = self.channels // self.groups, self.filters // self.groups
-        found = []
+        """Every group as a layer of its own, with the slice of channels that it reads and that of its filters."""
+        parts = []
         for group in range(self.groups):
-            read, made = (slice(group * size, (group + 1) * size) for size in (channels, filters))
-            part = replace(
-                self, weight=self.weight[made], bias=self.bias[made], activation=self.activation.part(made), groups=1
+            channels, filters = (
+                slice(group * count // self.groups, (group + 1) * count // self.groups)
+                for count in (self.channels, self.filters)
             )
-            found.append((part, read, made))
-        return found
+            part = replace(
+                self,
+                weight=self.weight[filters],
+                bias=self.bias[filters],
+                activation=self.activation.part(filters),
+                groups=1,
+            )
+            parts.append((part, channels, filters))
+        return parts
 
     def stays(self, reason: str) -> SkippedLayer:
-        """The same as a layer that is left alone."""
+        """Return this layer as one that is left as it is.
+
+        Args:
+            reason: why, in words.
+        """
         return SkippedLayer(self.name, self.op, reason, self.macs, self.parameters)
 
     @property
     def separable(self) -> bool:
-        """Whether it can be split into a vertical and a horizontal convolution."""
+        """Whether it can be factorized into a vertical and a horizontal convolution."""
         return len(self.kernel) == 2 and max(self.kernel) > 1
 
     @property
@@ -131,7 +141,7 @@ class Layer:
 
     @property
     def parameters(self) -> int:
-        """Weights and biases; a bias of zeros is none."""
+        """Number of weights and biases; a bias of zeros is not counted."""
         return self.weight.size + (self.filters if self.bias.any() else 0)
 
 
@@ -143,8 +153,8 @@ class SkippedLayer:
         name: the node's name, or its output's where the node has none.
         op: ONNX operator.
         reason: why it is not factorized, in words.
-        macs: multiply-adds per image (0 where the weight is not constant, and for operators that are not supported).
-        parameters: weights and biases (0 likewise).
+        macs: multiply-adds per image (0 where the weight is not constant or the operator is not supported).
+        parameters: number of weights and biases (0 in the same cases).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Which factorization and which ranks every layer gets; JSON in and out."""
+"""The factorization and the ranks of every layer, read from JSON and written to it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LayerPlan:
         channel: rank d' in front of the last 1 x 1 convolution, of each group; None where the method has none.
         spatial: rank d'' between the kh x 1 and the 1 x kw convolution, of each group; None where the method has none.
         energy: share of the response's energy these ranks keep, 0 to 1.
-        reason: why the layer is kept, where there was no choice.
+        reason: why the layer is kept, where it had to be.
     """
 
     name: str
@@ -41,7 +41,7 @@ class LayerPlan:
     reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What `RankPlan.to_json` writes of a layer."""
+        """Return the entry of the layer in `RankPlan.to_json`."""
         ranks = {key: getattr(self, key) for key in _RANKS[self.method]}
         return {"name": self.name, "method": self.method, "ranks": ranks}
 
@@ -53,11 +53,11 @@ class RankPlan:
     layers: tuple[LayerPlan, ...]
 
     def __iter__(self) -> Iterator[LayerPlan]:
-        """Layer plans in order."""
+        """Iterate over the layers' plans, in order."""
         return iter(self.layers)
 
     def to_json(self) -> str:
-        """Text that `from_json` reads back."""
+        """Return text that `from_json` reads back."""
         return json.dumps({"schema": 1, "layers": [layer.to_dict() for layer in self.layers]}, indent=2) + "\n"
 
     @staticmethod
@@ -65,8 +65,8 @@ class RankPlan:
         """Read a plan.
 
         Args:
-            text: JSON as `to_json` writes it; layers that are left out are kept.
-            where: what to call it in error messages.
+            text: JSON as `to_json` writes it; layers that it leaves out are kept.
+            where: name of the plan in error messages.
 
         Raises:
             RankError: not JSON, or a layer's entry is malformed.
@@ -81,18 +81,21 @@ class RankPlan:
             ) from error
 
     def matched(self, layers: Sequence[Layer]) -> RankPlan:
-        """The same plan with one entry for every layer, in their order, checked against their shapes.
+        """Return the plan with one entry for every layer, in their order, checked against their shapes.
+
+        Args:
+            layers: all layers that can be factorized, in the order they are converted.
 
         Raises:
             RankError: an unknown layer, an unknown method, or a rank out of range.
         """
         entries = {entry.name: entry for entry in self.layers}
-        known = {layer.name for layer in layers}
-        unknown = [name for name in entries if name not in known]
+        names = {layer.name for layer in layers}
+        unknown = [name for name in entries if name not in names]
         if unknown:
             raise RankError(
                 f"plan: no layer '{unknown[0]}' that can be factorized, the model has "
-                f"{', '.join(sorted(known)[:4])}, ...: list them with `inspect`"
+                f"{', '.join(sorted(names)[:4])}, ...: list them with `inspect`"
             )
         if len(entries) != len(self.layers):
             raise RankError("plan: a layer is named twice: leave one entry per layer")
@@ -120,7 +123,7 @@ class RankPlan:
 
 
 def largest_ranks(layer: Layer) -> Mapping[str, int]:
-    """Highest useful rank per kind, of one group: its filters d, and for the spatial rank min(c * kh, d * kw)."""
+    """Return the highest useful rank per kind, of one group: ``channel`` d, ``spatial`` min(c * kh, d * kw)."""
     channels, filters, kernel = layer.channels // layer.groups, layer.filters // layer.groups, layer.kernel
     return {"channel": filters, "spatial": min(channels * kernel[0], filters * kernel[-1])}
 
@@ -142,10 +145,10 @@ def _check(layer: Layer, entry: LayerPlan) -> None:
             f"'{entry.method}': use 'channel' or 'kept' in the plan"
         )
     for kind in _RANKS[entry.method]:
-        rank, most = getattr(entry, kind), largest_ranks(layer)[kind]
-        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
+        rank, largest = getattr(entry, kind), largest_ranks(layer)[kind]
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
             raise RankError(
-                f"{layer.op} '{layer.name}': {kind} rank must be 1..{most} ({_filters(layer)}), "
+                f"{layer.op} '{layer.name}': {kind} rank must be 1..{largest} ({_filters(layer)}), "
                 f"got {rank}: change it in the plan"
             )
 

@@ -1,4 +1,12 @@
-"""Errors and costs of every layer -> the rank plan."""
+"""From errors and costs of every layer to the rank plan.
+
+- choose.py: method and ranks of every layer within a budget
+- options.py: the plans that a layer can get, with their costs and energies
+- select.py: one option per layer, by dynamic programming
+- chain_latency.py: measured milliseconds as a cost
+- spectrum.py: energy in place of measured errors, as in the paper
+- search.py: the largest speedup within an accuracy loss
+"""
 
 from onnx_lowrank.ranks.chain_latency import ChainLatency
 from onnx_lowrank.ranks.options import Cost, allowed_methods, layer_options

@@ -1,15 +1,14 @@
 """Measured cost: the milliseconds of a layer's chains, measured at some ranks and interpolated between them.
 
-Kernels work on blocks of channels, so time goes up in steps of a block: ranks count in blocks, rounded up. A chain's
-time is close to ``a + b s + (e + f s) c`` in its blocks, s spatial and c channel (vertical, horizontal and last
-convolution), less so where there are few of them: the measured grid is dense there, and bilinear interpolation is exact
-for the rest.
+Kernels process channels in blocks, so time rises in steps of a block: ranks count in blocks, rounded up. With s spatial
+and c channel blocks a chain (vertical, horizontal and last convolution) takes about ``a + b s + (e + f s) c``. For few
+blocks that is less accurate, so the measured grid is dense there; elsewhere bilinear interpolation is exact for it.
 
 | code     | meaning                                      | shape  |
 |----------|----------------------------------------------|--------|
 | spatial  | measured numbers of spatial blocks           | (a,)   |
 | channel  | measured numbers of channel blocks           | (b,)   |
-| times    | of chains with as many, ms                   | (a, b) |
+| times    | milliseconds of the chains with these blocks | (a, b) |
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from onnx_lowrank.layers.cost import chain_macs
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
 
-_BLOCKS = (1, 2, 4, 16)  # measured, and the most there are
+_MEASURED_BLOCKS = (1, 2, 4, 16)  # and the largest number that saves multiply-adds
 
 
 class ChainLatency:
@@ -35,39 +34,43 @@ class ChainLatency:
 
     Args:
         layer: the layer.
-        methods: factorizations to look at.
-        block: channels that kernels work on at a time.
+        methods: factorizations allowed.
+        block: channels that kernels process at a time.
     """
 
     def __init__(self, layer: Layer, methods: Sequence[str], block: int) -> None:
         self._layer, self._block = layer, block
-        # The two-way ones may take the place of a three-way chain.
-        every = METHODS[1:] if "spatial-channel" in methods else methods
+        # A two-way chain may take the place of a three-way one.
+        methods = METHODS[1:] if "spatial-channel" in methods else methods
         self._grids = {
-            method: (_nodes(layer, method, "spatial", block), _nodes(layer, method, "channel", block))
-            for method in every
+            method: (_grid(layer, method, "spatial", block), _grid(layer, method, "channel", block))
+            for method in methods
         }
         self._times: dict[str, NDArray[np.float64]] = {}
         self._kept = inf
 
-    def wanted(self) -> Iterator[LayerPlan]:
-        """What has to be measured, the layer itself first."""
+    def to_measure(self) -> Iterator[LayerPlan]:
+        """Yield the plans that have to be timed, the layer itself first."""
         yield LayerPlan(self._layer.name)
         for method in self._grids:
             yield from self._plans(method)
 
     def learn(self, milliseconds: Callable[[LayerPlan], float]) -> None:
-        """Take what was measured for all that is `wanted`."""
+        """Take the measured times and interpolate between them.
+
+        Args:
+            milliseconds: time of each of the `to_measure`.
+        """
         self._kept = milliseconds(LayerPlan(self._layer.name))
         for method, (spatial, channel) in self._grids.items():
             times = np.array([milliseconds(plan) for plan in self._plans(method)]).reshape(len(spatial), len(channel))
-            # Fewer ranks never take longer: where they did, something else went on.
+            # Lower ranks never take longer: where they did, other work disturbed the measurement.
             for axis in (0, 1):
                 times = np.flip(np.minimum.accumulate(np.flip(times, axis), axis), axis)
-            self._times[method] = _filled(spatial, channel, times)
+            self._times[method] = _interpolated(spatial, channel, times)
 
     def __call__(self, _: Layer, plan: LayerPlan) -> float:
-        """Milliseconds of the layer as planned, as a `Cost`; infinite outside of what was measured."""
+        """Return the milliseconds of the layer as planned (a `Cost`); infinite beyond the largest measured ranks."""
         if plan.method == "kept":
             return self._kept
         times = self._times[plan.method]
@@ -78,37 +81,35 @@ class ChainLatency:
     def _plans(self, method: str) -> Iterator[LayerPlan]:
         largest = largest_ranks(self._layer)
         for spatial, channel in product(*self._grids[method]):
-            ranks = {"spatial": spatial * self._block, "channel": channel * self._block}
-            kinds = [kind for kind in ranks if kind in method.split("-")]
-            kept: dict[str, Any] = {kind: min(ranks[kind], largest[kind]) for kind in kinds}
-            yield LayerPlan(self._layer.name, method, **kept)
+            whole_blocks = {"spatial": spatial * self._block, "channel": channel * self._block}
+            kinds = [kind for kind in whole_blocks if kind in method.split("-")]
+            ranks: dict[str, Any] = {kind: min(whole_blocks[kind], largest[kind]) for kind in kinds}
+            yield LayerPlan(self._layer.name, method, **ranks)
 
 
-def _nodes(layer: Layer, method: str, kind: str, block: int) -> list[int]:
-    """Numbers of blocks to measure of one kind of rank, up to where the chain never saves multiply-adds."""
+def _grid(layer: Layer, method: str, kind: str, block: int) -> list[int]:
+    """Return the numbers of blocks to measure of one kind of rank, up to the largest that saves multiply-adds."""
     kinds = method.split("-")
     if kind not in kinds:
         return [1]
     largest = largest_ranks(layer)
-    least: dict[str, Any] = {each: min(block, largest[each]) for each in kinds}
+    lowest: dict[str, Any] = {other: min(block, largest[other]) for other in kinds}
 
     def saves(blocks: int) -> bool:
-        ranks = least | {kind: min(blocks * block, largest[kind])}
+        ranks = lowest | {kind: min(blocks * block, largest[kind])}
         return chain_macs(layer, LayerPlan(layer.name, method, **ranks)) < layer.macs
 
     top = next((blocks for blocks in range(-(-largest[kind] // block), 1, -1) if saves(blocks)), 1)
-    return sorted({*(blocks for blocks in _BLOCKS if blocks < top), top})
+    return sorted({*(blocks for blocks in _MEASURED_BLOCKS if blocks < top), top})
 
 
-def _filled(spatial: list[int], channel: list[int], times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Times at every number of blocks, from those at some."""
+def _interpolated(spatial: list[int], channel: list[int], times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the times at every number of blocks from those at some."""
     rows, columns = np.arange(1, spatial[-1] + 1), np.arange(1, channel[-1] + 1)
-    # An axis with a single point is doubled: interpolation wants two.
+    # Interpolation needs two points per axis: a single one is doubled.
     if len(spatial) == 1:
         spatial, times = [spatial[0], spatial[0] + 1], np.repeat(times, 2, axis=0)
     if len(channel) == 1:
         channel, times = [channel[0], channel[0] + 1], np.repeat(times, 2, axis=1)
-    found: NDArray[np.float64] = RegularGridInterpolator((spatial, channel), times)(
-        np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
-    )
-    return found
+    interpolate = RegularGridInterpolator((spatial, channel), times)
+    return np.asarray(interpolate(np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)))

@@ -133,7 +133,7 @@ def _under_latency(
     methods, block = _methods(settings), timer.layers.machine.block
     latencies = [ChainLatency(layer, allowed_methods(layer, methods), block) for layer in layers.eligible]
     pairs = list(zip(layers.eligible, latencies, strict=True))
-    timer.measure([(layer, plan) for layer, latency in pairs for plan in latency.wanted()])
+    timer.measure([(layer, plan) for layer, latency in pairs for plan in latency.to_measure()])
     for layer, latency in pairs:
         latency.learn(partial(timer.layers.milliseconds, layer))
     options = _options(layers.eligible, losses, latencies, settings, timer)

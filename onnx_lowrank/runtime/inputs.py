@@ -1,4 +1,4 @@
-"""A model's inputs with what the user says of them: shapes where axes are open, constants."""
+"""A model's inputs, completed by the user: shapes where axes are open, constant values."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class TensorSpec:
 
     Attributes:
         name: the input's name in the graph.
-        dtype: element type the model takes.
-        shape: size of every axis, None where it is dynamic; the first axis counts samples.
-        value: what it is always fed, with 1 on a dynamic first axis; None where every sample brings its own.
+        dtype: element type.
+        shape: size of every axis, None where it is open; the first axis counts samples.
+        value: constant that it is always fed, of size 1 along an open first axis; None where samples provide it.
     """
 
     name: str
@@ -33,9 +33,16 @@ class TensorSpec:
     value: NDArray[Any] | None = field(default=None, compare=False)
 
     def constant(self, samples: int) -> NDArray[Any]:
-        """The value for a batch of samples: repeated for each where the first axis is dynamic."""
+        """Return the value for a batch: repeated for every sample where the first axis is open.
+
+        Args:
+            samples: number of samples in the batch.
+
+        Raises:
+            ValueError: the input is not constant.
+        """
         if self.value is None:
-            raise ValueError(f"input '{self.name}' is no constant")
+            raise ValueError(f"input '{self.name}' is not constant")
         by_sample = bool(self.shape) and self.shape[0] is None
         return np.repeat(self.value, samples, axis=0) if by_sample else self.value
 
@@ -48,28 +55,28 @@ def shape_hint(name: str, sizes: str = "1,3,224,224") -> str:
 def with_axes(
     inputs: Sequence[TensorSpec], unknown: Collection[str], shapes: Shapes, where: str
 ) -> tuple[TensorSpec, ...]:
-    """Inputs whose number of axes the model does not say get that of the shape the user gave.
+    """Return the inputs with the number of axes taken from the user's shapes, where the model does not say it.
 
     Args:
         inputs: the model's inputs.
-        unknown: names of those it says nothing of.
+        unknown: names of those without a shape in the model.
         shapes: shape by input name; ``""`` names the only input.
-        where: what to call the model.
+        where: name of the model in error messages.
 
     Raises:
-        ModelError: there is no shape for one of them.
+        ModelError: one of them has no shape in either.
     """
-    found = []
+    completed = []
     for spec in inputs:
         given = shapes.get(spec.name) or (shapes.get("") if len(inputs) == 1 else None)
         if spec.name in unknown and given is None:
             raise ModelError(f"{where}: input '{spec.name}' has no shape: pass {shape_hint(spec.name)}")
-        found.append(replace(spec, shape=(None,) * len(given)) if spec.name in unknown and given else spec)
-    return tuple(found)
+        completed.append(replace(spec, shape=(None,) * len(given)) if spec.name in unknown and given else spec)
+    return tuple(completed)
 
 
 def with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpec, ...]:
-    """Inputs with open axes filled in.
+    """Return the inputs with open axes filled in.
 
     Args:
         inputs: the model's inputs.
@@ -78,12 +85,12 @@ def with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpe
     Raises:
         ModelError: a name is not that of an input, or a shape does not fit its input.
     """
-    known = {spec.name for spec in inputs}
+    names = {spec.name for spec in inputs}
     sampled = [spec for spec in inputs if spec.value is None]
     if "" in shapes and len(sampled) == 1:
         shapes = {sampled[0].name: shapes[""]}
     for name in shapes:
-        if name not in known:
+        if name not in names:
             raise ModelError(f"`input_shapes`: {_no_input(name, inputs)}")
     filled = []
     for spec in inputs:
@@ -102,7 +109,7 @@ def with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpe
 
 
 def with_constants(inputs: Sequence[TensorSpec], values: Constants) -> tuple[TensorSpec, ...]:
-    """Inputs, some of which are always fed the same.
+    """Return the inputs, some of them made constant.
 
     Args:
         inputs: the model's inputs.
@@ -114,12 +121,12 @@ def with_constants(inputs: Sequence[TensorSpec], values: Constants) -> tuple[Ten
     unknown = sorted(values.keys() - {spec.name for spec in inputs})
     if unknown:
         raise ModelError(f"`constant_inputs`: {_no_input(unknown[0], inputs)}")
-    found = [
+    completed = [
         replace(spec, value=_constant(spec, values[spec.name])) if spec.name in values else spec for spec in inputs
     ]
-    if inputs and all(spec.value is not None for spec in found):
+    if inputs and all(spec.value is not None for spec in completed):
         raise ModelError("`constant_inputs`: all inputs are constant, at least one is wanted that samples are fed to")
-    return tuple(found)
+    return tuple(completed)
 
 
 def _no_input(name: str, inputs: Sequence[TensorSpec]) -> str:
@@ -127,24 +134,28 @@ def _no_input(name: str, inputs: Sequence[TensorSpec]) -> str:
 
 
 def _constant(spec: TensorSpec, numbers: Sequence[float]) -> NDArray[Any]:
-    """Numbers in an input's type and shape; an open axis is as long as it takes, an open first one 1."""
-    found, open_axes = np.asarray(numbers), [axis for axis, size in enumerate(spec.shape) if axis and size is None]
+    """Return numbers in an input's type and shape; an open axis is as long as needed, an open first axis 1."""
+    given, open_axes = np.asarray(numbers), [axis for axis, size in enumerate(spec.shape) if axis and size is None]
     sizes = [size or 1 for size in spec.shape]
     if len(open_axes) == 1:
-        sizes[open_axes[0]] = max(1, found.size // prod(sizes))
-    fits = len(open_axes) < 2 and found.size in {1, prod(sizes)}
-    value: NDArray[Any] = np.resize(found, sizes).astype(spec.dtype) if fits else np.empty(0)
-    whole = not np.issubdtype(spec.dtype, np.integer) or np.array_equal(found, found.astype(spec.dtype))
-    if not (fits and whole):
+        sizes[open_axes[0]] = max(1, given.size // prod(sizes))
+    fits = len(open_axes) < 2 and given.size in {1, prod(sizes)}
+    value: NDArray[Any] = np.resize(given, sizes).astype(spec.dtype) if fits else np.empty(0)
+    exact = not np.issubdtype(spec.dtype, np.integer) or np.array_equal(given, given.astype(spec.dtype))
+    if not (fits and exact):
         raise ModelError(
-            f"`constant_inputs` {spec.name}: {', '.join(map(str, found.ravel()[:4]))} found, {spec.dtype} of shape "
+            f"`constant_inputs` {spec.name}: {', '.join(map(str, given.ravel()[:4]))} found, {spec.dtype} of shape "
             f"{[size or '?' for size in spec.shape]} wanted: give one number for all, or every one"
         )
     return value
 
 
 def known_shape(spec: TensorSpec, where: str) -> tuple[int, ...]:
-    """Shape of a batch, one sample where the batch size is open.
+    """Return the shape of a batch, of one sample where the batch size is open.
+
+    Args:
+        spec: the input.
+        where: name of the model in error messages.
 
     Raises:
         ModelError: another axis is open.

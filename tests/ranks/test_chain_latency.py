@@ -1,10 +1,8 @@
-"""Tables of milliseconds and what lies between them, against functions that are known everywhere."""
+"""Interpolated milliseconds, against functions that are known everywhere."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
 from math import ceil, inf
 from typing import Any
 
@@ -13,15 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.layers.cost import chain_macs
-from onnx_lowrank.layers.layer import Geometry, Layer
+from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
 from onnx_lowrank.ranks import ChainLatency
-from onnx_lowrank.runtime.latency_table import LatencyTable, Machine, chain_key
 from tests.example_layers import conv_layer
 
-HERE = Machine("cpu", "Marvel 9000, 4 cores, blocks of 16", 2, "1.2.3", 16)
 EVERY = METHODS[1:]
 KEPT = 1000.0
 
@@ -29,7 +24,7 @@ KEPT = 1000.0
 def plans_within(layer: Layer, latency: ChainLatency) -> list[LayerPlan]:
     """All plans whose ranks lie within those that are wanted, method by method."""
     most: dict[str, tuple[int, int]] = {}
-    for plan in latency.wanted():
+    for plan in latency.to_measure():
         channel, spatial = most.get(plan.method, (0, 0))
         most[plan.method] = max(channel, plan.channel or 0), max(spatial, plan.spatial or 0)
     del most["kept"]
@@ -64,7 +59,7 @@ layers = st.builds(
 @settings(deadline=None, max_examples=60)
 @given(layers, st.sampled_from([1, 4, 8, 16]))
 def test_ranks_that_are_measured_are_valid_and_never_twice_the_same(layer: Layer, block: int) -> None:
-    wanted = list(ChainLatency(layer, EVERY, block).wanted())
+    wanted = list(ChainLatency(layer, EVERY, block).to_measure())
     assert wanted[0] == LayerPlan("conv")
     assert len(set(wanted)) == len(wanted)
     largest = largest_ranks(layer)
@@ -107,12 +102,12 @@ def test_all_whole_blocks_that_save_multiply_adds_are_inside_of_what_is_measured
 )
 def test_only_methods_that_may_be_taken_are_measured(methods: tuple[str, ...], measured: set[str]) -> None:
     layer = conv_layer(32, 32, (3, 3), (8, 8))
-    assert {plan.method for plan in ChainLatency(layer, methods, 8).wanted()} == {"kept", *measured}
+    assert {plan.method for plan in ChainLatency(layer, methods, 8).to_measure()} == {"kept", *measured}
 
 
 def test_few_blocks_are_measured_more_densely_than_many() -> None:
     layer = conv_layer(512, 512, (3, 3), (8, 8))
-    ranks = [plan.channel for plan in ChainLatency(layer, ("channel",), 8).wanted()][1:]
+    ranks = [plan.channel for plan in ChainLatency(layer, ("channel",), 8).to_measure()][1:]
     # r (4608 + 512) < 512 * 4608 holds up to r = 460, in blocks of 8 up to 57.
     assert ranks == [8, 16, 32, 128, 456]
 
@@ -190,114 +185,6 @@ def test_infinite_outside_of_what_was_measured() -> None:
 def test_layers_smaller_than_a_block(block: int) -> None:
     layer = conv_layer(5, 2, (3, 3), (8, 8))
     latency = learned(layer, lambda plan: KEPT if plan.method == "kept" else 2.0, EVERY, block)
-    assert [plan.channel for plan in ChainLatency(layer, ("channel",), block).wanted()] == [None, 5]
+    assert [plan.channel for plan in ChainLatency(layer, ("channel",), block).to_measure()] == [None, 5]
     assert latency(layer, LayerPlan("conv", "spatial-channel", 1, 1)) == 2.0
     assert latency(layer, LayerPlan("conv", "channel", 5)) == 2.0
-
-
-# Tables
-
-
-def test_a_table_is_read_as_it_was_written() -> None:
-    table = LatencyTable(HERE, {"a": 0.1 + 0.2, "b": 1e-9, "c": 3.0})
-    assert LatencyTable.from_json(table.to_json(), "here") == table
-    assert str(table.machine) == "Marvel 9000, 4 cores, blocks of 16, cpu, 2 threads, onnxruntime 1.2.3"
-    assert "default threads" in str(replace(HERE, threads=0))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "no json",
-        "[]",
-        "3",
-        "{}",
-        '{"machine": {}, "milliseconds": {}}',
-        '{"machine": 3, "milliseconds": {}}',
-        '{"machine": {}, "milliseconds": {}, "schema": 1}',
-        *(
-            f'{{"schema": {schema}, "machine": {{"provider": "cpu", "device": "x", "threads": {threads}, '
-            f'"onnxruntime": "1", "block": {block}}}, "milliseconds": {{}}}}'
-            for schema, threads, block in ((1, '"many"', 8), (1, "Infinity", 8), (1, 1.5, 8), (1, 1, 0), (2, 1, 8))
-        ),
-    ],
-)
-def test_what_is_no_table(text: str) -> None:
-    with pytest.raises(BudgetError, match=r"^`latency_table` t: not a latency table \(.*: let `latency_table` write"):
-        LatencyTable.from_json(text, "`latency_table` t")
-
-
-@pytest.mark.parametrize(
-    "milliseconds",
-    [
-        [],
-        {"a": "fast"},
-        {"a": None},
-        None,
-        {"a": [1]},
-        {"a": float("nan")},
-        {"a": -1.0},
-        {"a": float("inf")},
-        {"a": 0},
-        {"a": True},
-    ],
-)
-def test_milliseconds_that_are_none(milliseconds: Any) -> None:
-    table = {"schema": 1, "machine": vars(HERE), "milliseconds": milliseconds}
-    with pytest.raises(BudgetError, match="not a latency table"):
-        LatencyTable.from_json(json.dumps(table), "t")
-
-
-def test_more_about_the_machine_than_is_known_is_no_table() -> None:
-    table = {"schema": 1, "machine": vars(HERE) | {"clock_ghz": 3}, "milliseconds": {}}
-    with pytest.raises(BudgetError, match=r"not a latency table \(TypeError: .*clock_ghz"):
-        LatencyTable.from_json(json.dumps(table), "t")
-
-
-# Keys
-
-LAYER = conv_layer(16, 8, (3, 5), (10, 12))
-PLAN = LayerPlan("conv", "spatial-channel", 4, 6)
-
-
-def with_geometry(**changes: Any) -> Layer:
-    return replace(LAYER, geometry=replace(LAYER.geometry, **changes))
-
-
-@pytest.mark.parametrize(
-    ("layer", "plan", "batch"),
-    [
-        (LAYER, PLAN, 2),
-        (LAYER, LayerPlan("conv"), 1),
-        (LAYER, LayerPlan("conv", "channel", 4), 1),
-        (LAYER, LayerPlan("conv", "spatial", spatial=6), 1),
-        (LAYER, replace(PLAN, channel=6, spatial=4), 1),
-        (conv_layer(8, 16, (3, 5), (10, 12)), PLAN, 1),
-        (conv_layer(16, 8, (5, 3), (10, 12)), PLAN, 1),
-        (conv_layer(16, 8, (3, 5), (12, 10)), PLAN, 1),
-        (with_geometry(strides=(1, 2)), PLAN, 1),
-        (with_geometry(dilations=(2, 1)), PLAN, 1),
-        (with_geometry(pads=(2, 1, 0, 3)), PLAN, 1),
-        (with_geometry(auto_pad="SAME_UPPER"), PLAN, 1),
-        (with_geometry(auto_pad="VALID"), PLAN, 1),
-        (replace(LAYER, weight=LAYER.weight.astype(np.float16)), PLAN, 1),
-    ],
-)
-def test_all_that_time_depends_on_is_in_the_key(layer: Layer, plan: LayerPlan, batch: int) -> None:
-    assert chain_key(layer, plan, batch) != chain_key(LAYER, PLAN, 1)
-
-
-def test_nothing_else_is_in_the_key() -> None:
-    alike = replace(
-        LAYER, name="other", input="a", response="b", nodes=("b",), weight=LAYER.weight + 1, bias=LAYER.bias * 0
-    )
-    assert chain_key(alike, replace(PLAN, name="other", energy=0.5, reason="why not"), 1) == chain_key(LAYER, PLAN, 1)
-    same = with_geometry(auto_pad="SAME_UPPER", pads=(0, 0, 0, 0))
-    assert chain_key(same, PLAN, 1) == chain_key(with_geometry(auto_pad="SAME_UPPER", pads=(1, 1, 1, 1)), PLAN, 1)
-
-
-def test_a_key_is_text_on_one_line() -> None:
-    layer = replace(LAYER, geometry=Geometry((1, 1), (1, 1), (1, 2, 1, 2)))
-    assert "\n" not in chain_key(layer, PLAN, 1)
-    assert chain_key(layer, PLAN, 1).endswith("batch 1, spatial-channel, channel 4, spatial 6")

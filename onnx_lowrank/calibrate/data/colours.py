@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.layers.input_statistics import FirstResponses
+from onnx_lowrank.layers.input_statistics import InputStatistics
 
 _MIN_EIGENVALUE_RATIO = 1e-3  # of a covariance of colours, relative to its largest eigenvalue
 _MIN_VARIANCE = 1e-12
@@ -58,7 +58,7 @@ class Colours:
         return mapped.astype(images.dtype)
 
 
-def fit_colours(images: NDArray[np.floating], first: FirstResponses) -> Colours | None:
+def fit_colours(images: NDArray[np.floating], first: InputStatistics) -> Colours | None:
     """Fit the map of colours that gives images the first responses of the network's training images.
 
     Args:
@@ -88,7 +88,7 @@ def fit_colours(images: NDArray[np.floating], first: FirstResponses) -> Colours 
 
 
 def _kernel_statistics(
-    centred: NDArray[np.floating], variances: NDArray[np.float64], first: FirstResponses
+    centred: NDArray[np.floating], variances: NDArray[np.float64], first: InputStatistics
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return R, share and B of the module's equations: shapes (p, p), (p,) and (p, p)."""
     products = []

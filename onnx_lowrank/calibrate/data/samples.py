@@ -24,7 +24,7 @@ from onnx_lowrank.calibrate.data.preprocess import Preprocessing, image_layout
 from onnx_lowrank.calibrate.data.sources import ImageSource, Indices, SampleSource
 from onnx_lowrank.calibrate.data.synthetic import SyntheticSource, synthetic_sources
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.layers.input_statistics import FirstResponses
+from onnx_lowrank.layers.input_statistics import InputStatistics
 from onnx_lowrank.runtime.inputs import TensorSpec
 
 Loaded = TypeVar("Loaded")
@@ -150,7 +150,7 @@ def synthetic_samples(
     inputs: Sequence[TensorSpec],
     preprocessing: Preprocessing,
     seed: int,
-    first: Mapping[str, FirstResponses] | None = None,
+    first: Mapping[str, InputStatistics] | None = None,
 ) -> Samples:
     """Synthesize images with the statistics of photographs, for conversions without data.
 

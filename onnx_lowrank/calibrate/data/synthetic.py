@@ -31,7 +31,7 @@ from onnx_lowrank.calibrate.data.colours import Colours, fit_colours
 from onnx_lowrank.calibrate.data.preprocess import ImageLayout, Preprocessing, image_array, image_layout, shape_text
 from onnx_lowrank.calibrate.data.sources import DECODING_THREADS, Indices
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.layers.input_statistics import FirstResponses
+from onnx_lowrank.layers.input_statistics import InputStatistics
 from onnx_lowrank.runtime.inputs import TensorSpec, shape_hint
 
 SYNTHETIC_SAMPLES = 320  # a fifth of them to verify with
@@ -91,7 +91,7 @@ class SyntheticSource:
             images = np.stack(list(pool.map(synthesize, indices)))
         return images if self.colours is None else self.colours(images, channels_first=self.layout.channels_first)
 
-    def with_fitted_colours(self, first: FirstResponses) -> SyntheticSource:
+    def with_fitted_colours(self, first: InputStatistics) -> SyntheticSource:
         """Return a source with colours fitted to the statistics of a network's first responses."""
         if self.layout.dtype.kind != "f":
             return self
@@ -102,7 +102,7 @@ class SyntheticSource:
 
 
 def synthetic_sources(
-    inputs: Sequence[TensorSpec], preprocessing: Preprocessing, seed: int, first: Mapping[str, FirstResponses]
+    inputs: Sequence[TensorSpec], preprocessing: Preprocessing, seed: int, first: Mapping[str, InputStatistics]
 ) -> dict[str, SyntheticSource]:
     """Return a source of synthetic images for every input.
 

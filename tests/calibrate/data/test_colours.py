@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate import preset, synthetic_samples
 from onnx_lowrank.calibrate.data.colours import fit_colours
-from onnx_lowrank.graph import first_responses
-from onnx_lowrank.layers.input_statistics import FirstResponses
+from onnx_lowrank.graph import read_input_statistics
+from onnx_lowrank.layers.input_statistics import InputStatistics
 from onnx_lowrank.runtime.inputs import TensorSpec
 from tests.helpers import build, normal, run
 
@@ -56,7 +56,7 @@ def test_the_colours_that_the_statistics_are_of(attributes: str) -> None:
         statistics(weight, seen.astype(np.float32), attributes, bias),
         k=bias,
     )
-    first = first_responses(model, "x")
+    first = read_input_statistics(model, "x")
     assert first is not None
     images = made_up(range(64))
     colours = fit_colours(images, first)
@@ -71,7 +71,7 @@ def test_the_colours_that_the_statistics_are_of(attributes: str) -> None:
 
 
 def test_channels_last_is_the_same() -> None:
-    first = FirstResponses(
+    first = InputStatistics(
         normal(0, 32, 3, 3, 3, dtype=np.float64), (1, 1), ((1, 1), (1, 1)), normal(1, 32), np.full(32, 3.0)
     )
     images = made_up(range(8))
@@ -84,7 +84,7 @@ def test_channels_last_is_the_same() -> None:
 def test_grey_images() -> None:
     weight, images = normal(0, 8, 1, 3, 3), made_up(range(100, 140), 1)
     mean, variance = statistics(weight, (2 * images - 0.7).astype(np.float32))
-    first = FirstResponses(weight.astype(np.float64), (1, 1), ((0, 0), (0, 0)), mean, variance)
+    first = InputStatistics(weight.astype(np.float64), (1, 1), ((0, 0), (0, 0)), mean, variance)
     colours = fit_colours(made_up(range(40), 1), first)
     assert colours is not None
     assert colours.matrix[0, 0] == pytest.approx(2, rel=0.1)
@@ -92,14 +92,14 @@ def test_grey_images() -> None:
 
 
 def test_too_few_filters_say_nothing() -> None:
-    first = FirstResponses(normal(0, 8, 3, 3, 3, dtype=np.float64), (1, 1), ((1, 1), (1, 1)), normal(1, 8), np.ones(8))
+    first = InputStatistics(normal(0, 8, 3, 3, 3, dtype=np.float64), (1, 1), ((1, 1), (1, 1)), normal(1, 8), np.ones(8))
     assert fit_colours(made_up(range(4)), first) is None
 
 
 def test_what_is_read_of_the_network() -> None:
     weight, mean, variance = normal(0, 16, 3, 3, 5), normal(1, 16), np.abs(normal(2, 16))
     body = "t = Transpose <perm = [0, 3, 1, 2]> (x)  c = Conv <strides = [2, 1], pads = [1, 2, 0, 3]> (t, w, k) "
-    first = first_responses(network(body, weight, (mean, variance), k=normal(3, 16)), "x")
+    first = read_input_statistics(network(body, weight, (mean, variance), k=normal(3, 16)), "x")
     assert first is not None
     assert first.strides == (2, 1)
     assert first.pads == ((1, 0), (2, 3))
@@ -121,4 +121,4 @@ def test_what_is_read_of_the_network() -> None:
 def test_networks_that_do_not_tell(body: str) -> None:
     body = body.replace("'", '"')
     model = network(body, normal(0, 16, 3, 3, 3), (normal(1, 16), np.abs(normal(2, 16))), o=np.ones(1, np.float32))
-    assert first_responses(model, "x") is None
+    assert read_input_statistics(model, "x") is None
