@@ -47,7 +47,9 @@ class FactorChain:
     Attributes:
         convolutions: two or three, in the order they run.
         errors: what the solver reached.
+        reason: why the factors come from the weights alone; None where they were solved as asked for.
     """
 
     convolutions: tuple[Convolution, ...]
     errors: SolveErrors
+    reason: str | None = None
