@@ -46,8 +46,10 @@ class FactorChain:
 
     Attributes:
         convolutions: two or three, in the order they run.
-        errors: errors that the solver reached.
+        errors: what the solver reached.
+        reason: why the factors come from the weights alone; None where they were solved as asked for.
     """
 
     convolutions: tuple[Convolution, ...]
     errors: SolveErrors
+    reason: str | None = None

@@ -1,6 +1,15 @@
 """Channel decomposition: kh x kw with fewer filters, then 1 x 1.
 
-y = W x + b0,   y' = P Q y + offset   ->   first: Q W (no bias),   second: P, bias P Q b0 + offset
+    y = W x + b0,   y' = P Q y + offset   ->   first: Q W (no bias),   second: P, bias P Q b0 + offset
+
+| code     | meaning                                      | shape            |
+|----------|----------------------------------------------|------------------|
+| weight   | W                                            | (d, c, kh, kw)   |
+| bias     | b0                                           | (d,)             |
+| P, Q     | the map of responses of low rank             | (d, d'), (d', d) |
+| offset   | of that map                                  | (d,)             |
+
+Use the spatial-channel decomposition for large kernels: this one keeps all kh x kw of them.
 """
 
 from __future__ import annotations
@@ -28,32 +37,35 @@ def solve_channel(layer: Layer, responses: LayerSamples, rank: int, *, solver: s
         rank: channel rank d'.
         solver: see `reconstruct`.
 
+    Returns:
+        The two convolutions, their errors, and the reason where the data-free factors were taken.
+
     References:
         Zhang et al. 2015, arXiv:1505.06798.
     """
     rows = Rows.of(responses.targets, input_responses(layer, responses), layer.activation)
     data_free = truncated_svd(layer.weight, layer.bias, rank)
-    factors, errors = reconstruct(rows, np.eye(layer.filters), data_free, solver=solver)
-    return FactorChain(channel_chain(layer, factors.on_host()), errors)
+    solved = reconstruct(rows, np.eye(layer.filters), data_free, solver=solver)
+    return FactorChain(channel_convolutions(layer, solved.factors.on_host()), solved.errors, solved.reason)
 
 
 def input_responses(layer: Layer, responses: LayerSamples) -> Array:
-    """The original layer applied to the patches: shape (n, d), where the targets are and in their type."""
-    patches, beside = responses.patches, responses.targets.responses
-    xp = namespace(beside)
-    weight, bias = (np.asarray(each, np.float64) for each in (layer.weight, layer.bias))
+    """Apply the original layer to the patches; shape (n, d), on the device of the targets and in their type."""
+    patches, template = responses.patches, responses.targets.responses
+    xp = namespace(template)
+    weight, bias = (np.asarray(array, np.float64) for array in (layer.weight, layer.bias))
     # Kernel column by kernel column, channels last, as patches come: nothing is moved then.
-    filters = like(np.swapaxes(weight, 1, -1).reshape(len(weight), -1), beside)
-    made = xp.empty((len(patches), len(filters)), dtype=beside.dtype, device=beside.device)
+    filters = like(np.swapaxes(weight, 1, -1).reshape(len(weight), -1), template)
+    result = xp.empty((len(patches), len(filters)), dtype=template.dtype, device=template.device)
     for rows in blocks(len(patches), _BLOCK_ROWS):
-        columns = like(patches[rows], beside).swapaxes(1, -1)
-        made[rows] = columns.reshape(-1, filters.shape[1]) @ filters.T
-    made += xp.asarray(bias, device=beside.device)
-    return made
+        columns = like(patches[rows], template).swapaxes(1, -1)
+        result[rows] = columns.reshape(-1, filters.shape[1]) @ filters.T
+    result += xp.asarray(bias, device=template.device)
+    return result
 
 
-def channel_chain(layer: Layer, factors: RankFactors) -> tuple[Convolution, ...]:
-    """The two convolutions that apply a map of responses; all bias sits in the second."""
+def channel_convolutions(layer: Layer, factors: RankFactors) -> tuple[Convolution, ...]:
+    """Return the two convolutions that apply a map of responses; all bias sits in the second."""
     weight = np.asarray(layer.weight, np.float64)
     first = (factors.Q @ weight.reshape(layer.filters, -1)).reshape(-1, *weight.shape[1:])
     axes = len(layer.kernel)

@@ -10,6 +10,8 @@ out for M, by two products with the rows, and the gradient is then handed on to 
 | P        | the last 1 x 1; None where d' is d and Q goes to responses | (d, d')       |
 | offset   | b                                                          | (d,)          |
 | map      | M, kernel column by kernel column                          | (d, kw k)     |
+
+Use `RankFactors` for a map of responses or of features with two factors only.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 from onnx_lowrank.linalg.arrays import Array, eye, namespace, on_host
 from onnx_lowrank.linalg.symmetric import cholesky, divided_by_root, mean_diagonal, with_ridge
 
-_SMALLEST = 1e-6  # of the mean on the diagonal: filters may be dead, or say the same
+_MIN_RIDGE = 1e-6  # of the mean on the diagonal: filters may be dead or duplicates
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +37,12 @@ class FactorMap:
 
     @property
     def map(self) -> Array:
-        """What the factors make of vertical features together."""
+        """Return M, all factors together."""
         horizontal = self._over_columns(self.Q, self.T)
         return horizontal if self.P is None else self.P @ horizontal
 
     def pulled_back(self, gradient: Array, offset: Array) -> FactorMap:
-        """The gradient of every factor, from that of the map, shape (d, kw k), and that of the offset."""
+        """Return the gradient of every factor, given those of the map, shape (d, kw k), and of the offset, (d,)."""
         P = None
         if self.P is not None:
             P = gradient @ self._over_columns(self.Q, self.T).T
@@ -50,24 +52,24 @@ class FactorMap:
         return FactorMap(T, (by_column @ self.T.T).reshape(self.Q.shape), P, offset)
 
     def astype(self, dtype: Any) -> FactorMap:
-        """The same in another float type of the library."""
+        """Return the same in another float type of the library."""
         return self.like(namespace(self.T).asarray(self.vector(), dtype=dtype))
 
     def on_host(self) -> FactorMap:
-        """The same in NumPy and in float64."""
+        """Return the same in NumPy and in float64."""
         P = None if self.P is None else on_host(self.P)
         return FactorMap(on_host(self.T), on_host(self.Q), P, on_host(self.offset))
 
     def __add__(self, change: FactorMap) -> FactorMap:
-        """Factor by factor."""
+        """Add factor by factor."""
         return self.like(self.vector() + change.vector())
 
     def vector(self) -> Array:
-        """All numbers in a row."""
+        """Return all numbers as one vector."""
         return namespace(self.T).concat([part.reshape(-1) for part in self._parts()])
 
     def like(self, vector: Array) -> FactorMap:
-        """A chain of the same shapes with the numbers of ``vector``."""
+        """Return a chain of the same shapes with the numbers of ``vector``."""
         parts, first = [], 0
         for part in self._parts():
             size = prod(part.shape)
@@ -80,7 +82,7 @@ class FactorMap:
 
     @staticmethod
     def _over_columns(Q: Array, T: Array) -> Array:
-        """Q_j T for every kernel column, side by side."""
+        """Return ``Q_j T`` of every kernel column, side by side."""
         return (Q.reshape(-1, len(T)) @ T).reshape(len(Q), -1)
 
 
@@ -88,17 +90,17 @@ class FactorMap:
 class Whitening:
     """A change of variables in which all numbers of a chain weigh about the same.
 
-    A gradient step of the chain as it is gets nowhere: what vertical features deliver is alike from column to column,
-    and some filters hardly count. An error changes about equally along all numbers of T~, Q~ and P~, where::
+    Gradient steps in the numbers of the chain themselves make little progress: vertical features differ little from
+    column to column, and some filters hardly count. An error changes about equally along all numbers of T~, Q~ and P~::
 
         T~ = A' T,  A A' = sum_j Q_j' P' P Q_j      Q~ = B' Q C,  B B' = P' P,  C C' = G      P~ = P D,  D D' = Q G Q'
 
-    and G are the second moments of what goes into Q. Kept are the inverses.
+    and G are the second moments of what goes into Q.
 
     Attributes:
-        T: of A, shape (d'', d'').
-        Q: of C, shape (kw d'', kw d'').
-        P: of B and of D, shape (d', d'); None where there is no P.
+        T: inverse of A, shape (d'', d'').
+        Q: inverse of C, shape (kw d'', kw d'').
+        P: inverses of B and of D, shape (d', d'); None where there is no P.
     """
 
     T: Array
@@ -107,7 +109,7 @@ class Whitening:
 
     @staticmethod
     def of(chain: FactorMap, inner: Array, dtype: Any) -> Whitening:
-        """The one for what is near a chain.
+        """Build the change of variables around a chain.
 
         Args:
             chain: the factors, in float64.
@@ -116,7 +118,7 @@ class Whitening:
         """
 
         def inverse_root(matrix: Array) -> Array:
-            root = cholesky(with_ridge(matrix, _SMALLEST * mean_diagonal(matrix)))
+            root = cholesky(with_ridge(matrix, _MIN_RIDGE * mean_diagonal(matrix)))
             return namespace(root).asarray(divided_by_root(root, eye(len(root), len(root), root)), dtype=dtype)
 
         last = chain.Q if chain.P is None else chain.P @ chain.Q
@@ -127,14 +129,14 @@ class Whitening:
         return Whitening(T, Q, (inverse_root(chain.P.T @ chain.P), inverse_root(chain.Q @ inner @ chain.Q.T)))
 
     def change(self, variables: FactorMap) -> FactorMap:
-        """How a chain changes with its variables."""
+        """Return the change of a chain that a change of its variables makes."""
         T, Q, P = self.T.T @ variables.T, variables.Q @ self.Q, variables.P
         if self.P is not None and P is not None:
             Q, P = self.P[0].T @ Q, P @ self.P[1]
         return FactorMap(T, Q, P, variables.offset)
 
     def gradient(self, gradient: FactorMap) -> FactorMap:
-        """The gradient by the variables, from that by the chain's numbers."""
+        """Return the gradient by the variables, given that by the chain's numbers."""
         T, Q, P = self.T @ gradient.T, gradient.Q @ self.Q.T, gradient.P
         if self.P is not None and P is not None:
             Q, P = self.P[0] @ Q, P @ self.P[1].T

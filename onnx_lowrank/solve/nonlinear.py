@@ -6,9 +6,12 @@ is relaxed with an auxiliary z per element and a penalty that grows, and solved 
 (`activation_steps`), the (M, b) step by reduced-rank regression of z on x. The Gram matrix never changes, so a turn
 costs one pass over the rows. The best iterate by the true objective is kept; the linear solution is the first.
 
+Use `onnx_lowrank.solve.reduced_rank` where nothing bends behind the layer, and `onnx_lowrank.solve.refine` where the
+map is a product of more than two factors, or a few iterations from a good start are enough.
+
 | code      | paper   | meaning                                            | shape  |
 |-----------|---------|----------------------------------------------------|--------|
-| inputs    | yhat_i  | what there is to make the response from: yhat_i,   | (n, p) |
+| inputs    | yhat_i  | what the response is made from: yhat_i,            | (n, p) |
 |           |         | or features of the patch                           |        |
 | responses | y_i     | responses of the original network                  | (n, d) |
 | targets   | r(y_i)  | the same after the activation, residual added      | (n, d) |
@@ -30,9 +33,9 @@ from onnx_lowrank.solve.activation_steps import activation_step
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver
 
 PENALTIES = (0.01, 1.0)  # the paper's schedule: a warm-up, then the real one
-TURNS = 25  # per penalty
-_ENOUGH = 1e-3  # a turn that lowers the error by less than this share counts as idle
-_PATIENCE = 2  # idle turns before a penalty is done with
+MAX_TURNS = 25  # per penalty
+_MIN_GAIN = 1e-3  # relative, of a turn; with less it counts as idle
+_MAX_IDLE_TURNS = 2  # per penalty, one after the other
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +43,8 @@ class Rows:
     """The rows a layer is solved on.
 
     Attributes:
-        inputs: what there is to make the response from, shape (n, p), float32.
-        responses: what the original network delivers before the activation, shape (n, d), float32.
+        inputs: what the response is made from, shape (n, p), float32.
+        responses: of the original network before the activation, shape (n, d), float32.
         targets: the same after the activation, shape (n, d).
         offset: residual added before the activation, shape (n, d); None where nothing is.
         activation: r.
@@ -55,32 +58,32 @@ class Rows:
 
     @staticmethod
     def of(targets: TargetResponses, inputs: Array, activation: Activation) -> Rows:
-        """The rows of a layer; what comes after the activation is worked out once."""
+        """Take the rows of a layer, and apply its activation to the responses once."""
         original, offset = targets.responses, targets.residual
         activated = activation(original if offset is None else original + offset)
         return Rows(inputs, original, activated, offset, activation)
 
     def of_inputs(self, inputs: Array) -> Rows:
-        """The same targets, to be made from something else, shape (n, any)."""
+        """Return the same targets with other inputs, shape (n, any)."""
         return replace(self, inputs=inputs)
 
     def __len__(self) -> int:
-        """Number of rows n."""
+        """Return the number of rows n."""
         return len(self.inputs)
 
     def part(self, rows: slice) -> Rows:
-        """Some of the rows."""
+        """Return some of the rows."""
         offset = None if self.offset is None else self.offset[rows]
         return Rows(self.inputs[rows], self.responses[rows], self.targets[rows], offset, self.activation)
 
     def blocks(self) -> Iterator[Rows]:
-        """All rows, a block at a time."""
+        """Yield all rows, a block at a time."""
         for rows in row_blocks(self.inputs):
             yield self.part(rows)
 
 
 def activated_error(rows: Rows, factors: RankFactors) -> float:
-    """Relative error after the activation, ``||r(Y + S) - r(Y' + S)||_F / ||r(Y + S)||_F``."""
+    """Return the relative error after the activation, ``||r(Y + S) - r(Y' + S)||_F / ||r(Y + S)||_F``."""
     predict, lost, size = prediction(factors, rows.inputs), 0.0, 0.0
     for block in rows.blocks():
         lost += _lost(block, predict(block.inputs))
@@ -88,9 +91,9 @@ def activated_error(rows: Rows, factors: RankFactors) -> float:
     return relative_error(lost, size)
 
 
-def prediction(factors: RankFactors, beside: Array) -> Callable[[Array], Array]:
-    """What makes ``M x + b`` of rows x that are where ``beside`` is and of its float type, in the fewest steps."""
-    P, Q, offset = (like(part, beside) for part in (factors.P, factors.Q, factors.offset))
+def prediction(factors: RankFactors, template: Array) -> Callable[[Array], Array]:
+    """Return ``x -> M x + b`` for rows on the device and in the float type of ``template``, in the fewest steps."""
+    P, Q, offset = (like(part, template) for part in (factors.P, factors.Q, factors.offset))
     merged = len(Q) * (len(P) + Q.shape[1]) >= len(P) * Q.shape[1]
     steps = [(P @ Q).T] if merged else [Q.T, P.T]
 
@@ -106,12 +109,12 @@ def prediction(factors: RankFactors, beside: Array) -> Callable[[Array], Array]:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """What the alternation reached.
+    """The best iterate of the alternation.
 
     Attributes:
         factors: the best iterate.
         error: its relative error after the activation on the rows it was judged by.
-        turns: how many turns of each penalty led there.
+        turns: number of turns of each penalty that led there.
     """
 
     factors: RankFactors
@@ -125,14 +128,14 @@ def solve_nonlinear(
     start: RankFactors,
     solver: ReducedRankSolver,
     *,
-    turns: tuple[int, ...] = (TURNS,) * len(PENALTIES),
+    turns: tuple[int, ...] = (MAX_TURNS,) * len(PENALTIES),
     judge: Rows | None = None,
 ) -> Solution:
     """Alternate between z and (M, b), from the linear solution.
 
     Args:
         rows: inputs, responses and activation.
-        moments: of ``rows``; its targets are not looked at.
+        moments: of ``rows``; the moments of its targets are not used.
         start: the linear solution; its rank is kept.
         solver: of the (M, b) step, for the same moments.
         turns: at most, of each penalty in `PENALTIES`.
@@ -147,26 +150,26 @@ def solve_nonlinear(
     rank = start.P.shape[1]
     best = Solution(start, activated_error(judge or rows, start), (0,) * len(PENALTIES))
     taken: list[int] = []
-    for penalty, most in zip(PENALTIES, turns, strict=True):
+    for penalty, max_turns in zip(PENALTIES, turns, strict=True):
         current, reference, idle = best.factors, best.error, 0
         taken.append(0)
-        for turn in range(1, most + 1):
+        for turn in range(1, max_turns + 1):
             cross, mean = _auxiliary_moments(rows, current, moments, penalty)
             P, Q = solver.solve(cross, rank)
             current = RankFactors(P, Q, mean - P @ (Q @ moments.input_mean))
             error = activated_error(judge or rows, current)
             if error < best.error:
                 best = Solution(current, error, (*taken[:-1], turn, *(0,) * (len(PENALTIES) - len(taken))))
-            idle = idle + 1 if error > reference * (1 - _ENOUGH) else 0
+            idle = idle + 1 if error > reference * (1 - _MIN_GAIN) else 0
             reference = min(reference, error)
-            if idle >= _PATIENCE:
+            if idle >= _MAX_IDLE_TURNS:
                 break
         taken[-1] = best.turns[len(taken) - 1]
     return best
 
 
 def _auxiliary_moments(rows: Rows, factors: RankFactors, moments: Moments, penalty: float) -> tuple[Array, Array]:
-    """The z step: cross moments of z with the inputs (d, p), and the mean of z (d,)."""
+    """Take the z step; return cross moments of z with the inputs (d, p), and the mean of z (d,)."""
     xp, predict = namespace(rows.inputs), prediction(factors, rows.inputs)
     centre = like(moments.input_mean, rows.inputs)
     cross, total = zeros(moments.cross.shape, rows.inputs), zeros(moments.target_mean.shape, rows.inputs)
@@ -179,6 +182,6 @@ def _auxiliary_moments(rows: Rows, factors: RankFactors, moments: Moments, penal
 
 
 def _lost(block: Rows, predictions: Array) -> float:
-    """Squared error after the activation."""
-    moved = predictions if block.offset is None else predictions + block.offset
-    return float(squares(block.activation(moved) - block.targets))
+    """Return the squared error after the activation."""
+    shifted = predictions if block.offset is None else predictions + block.offset
+    return float(squares(block.activation(shifted) - block.targets))

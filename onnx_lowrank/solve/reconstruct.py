@@ -1,7 +1,16 @@
-"""Which map of its inputs a layer gets: candidates compete on rows they were not solved with.
+"""Choose and solve the map from a layer's inputs to its responses: candidates compete on held-out rows.
 
-One fifth of the rows is held back. The ridge is the one whose linear solution does best there, and the nonlinear solver
-stops where it does best there. What that settled is then solved once more on all rows.
+One fifth of the rows is held out. The ridge is the one whose linear solution does best there, and the nonlinear solver
+stops where it does best there. What they select is then solved once more on all rows.
+
+| code      | meaning                                                   | shape     |
+|-----------|-----------------------------------------------------------|-----------|
+| inputs    | X, what the responses are made from                       | (n, p)    |
+| responses | Y, of the original network before the activation          | (n, d)    |
+| prior     | A, the map if the prefix delivered what the original does | (d, p)    |
+| ridge     | rho, relative to the mean diagonal of X^T X               | scalar    |
+
+Equations: linear solution, see `onnx_lowrank.solve.reduced_rank`; nonlinear one, see `onnx_lowrank.solve.nonlinear`.
 """
 
 from __future__ import annotations
@@ -13,42 +22,41 @@ from dataclasses import dataclass
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.linalg.arrays import Array, in_float64
 from onnx_lowrank.linalg.moments import Moments
-from onnx_lowrank.solve.nonlinear import PENALTIES, TURNS, Rows, activated_error, solve_nonlinear
+from onnx_lowrank.solve.nonlinear import MAX_TURNS, PENALTIES, Rows, activated_error, solve_nonlinear
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_with
 
 log = logging.getLogger(__name__)
 
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-FEW_RIDGES = (0.001, 0.01, 0.1, 1.0)  # where what they lead to is refined
-HELD_OUT = 5  # one row in this many is held out
-FEWEST_ROWS = 2 * HELD_OUT  # with fewer there is nothing to solve on
-_NOISE = 1e-5  # relative error that float32 makes of nothing
+FEW_RIDGES = (0.001, 0.01, 0.1, 1.0)  # for a solution that is refined afterwards
+_ROWS_PER_HELD_OUT_ROW = 5
+MIN_ROWS = 2 * _ROWS_PER_HELD_OUT_ROW  # with fewer there is nothing to solve on
+_ROUNDING_ERROR = 1e-5  # relative error of an exact solution in float32
+_ALL_TURNS, _NO_TURNS = (MAX_TURNS,) * len(PENALTIES), (0,) * len(PENALTIES)
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
-    """What the held-out rows settled.
+class Selection:
+    """Ridge and turns that do best on held-out rows.
 
     Attributes:
         ridge: pull toward the prior.
         turns: of each penalty; zeros where the linear solution does best.
-        linear: the linear solution on the other rows alone.
-        factors: the solution there, nonlinear where that does better.
+        factors: the solution on the other rows, nonlinear where that does better.
         error: its relative error after the activation on the held-out rows.
     """
 
     ridge: float
     turns: tuple[int, ...]
-    linear: RankFactors
     factors: RankFactors
     error: float
 
 
-class Reconstruction:
-    """The regression of a layer's responses on its inputs, at a given rank.
+class RidgeSelection:
+    """Regression of a layer's responses on its inputs at a given rank, with the ridge selected on held-out rows.
 
     Args:
-        rows: inputs (n, p) and targets (n, d) of the layer, at least `FEWEST_ROWS`.
+        rows: inputs (n, p) and targets (n, d) of the layer, at least `MIN_ROWS`.
         prior: the map that is right if the converted prefix delivers what the original does, shape (d, p).
         rank: kept directions, at most d.
 
@@ -56,42 +64,42 @@ class Reconstruction:
         rows: all rows.
         train: those to solve on.
         held_out: those to judge by.
-        whole: moments of all rows.
+        moments: of all rows.
     """
 
     def __init__(self, rows: Rows, prior: Array, rank: int) -> None:
-        cut = len(rows) - len(rows) // HELD_OUT
+        cut = len(rows) - len(rows) // _ROWS_PER_HELD_OUT_ROW
         self.rows, self.train, self.held_out = rows, rows.part(slice(0, cut)), rows.part(slice(cut, None))
         self._prior, self._rank = in_float64(prior, rows.inputs), rank
-        self._part = Moments.of(self.train.inputs, self.train.responses)
-        self.whole = self._part + Moments.of(self.held_out.inputs, self.held_out.responses)
+        self._train_moments = Moments.of(self.train.inputs, self.train.responses)
+        self.moments = self._train_moments + Moments.of(self.held_out.inputs, self.held_out.responses)
 
-    def settle(self, solver: str = "auto", ridges: Sequence[float] = RIDGES) -> Trial:
-        """Choose ridge and turns by the held-out rows.
+    def select(self, solver: str = "auto", ridges: Sequence[float] = RIDGES) -> Selection:
+        """Select ridge and turns by the error on held-out rows.
 
         Args:
             solver: ``auto``; or without competition ``linear``, or ``nonlinear`` with all turns.
-            ridges: to choose from.
+            ridges: to choose from, ascending.
         """
         ridge, linear = self._best_ridge(ridges)
         error = activated_error(self.held_out, linear)
         if solver == "nonlinear":
-            return Trial(ridge, (TURNS,) * len(PENALTIES), linear, linear, error)
+            return Selection(ridge, _ALL_TURNS, linear, error)
         if solver == "linear" or self.rows.activation.name == "identity":
-            return Trial(ridge, (0,) * len(PENALTIES), linear, linear, error)
-        alternating = ReducedRankSolver(self._part.gram, ridge, self._prior)
-        found = solve_nonlinear(self.train, self._part, linear, alternating, judge=self.held_out)
-        return Trial(ridge, found.turns, linear, found.factors, found.error)
+            return Selection(ridge, _NO_TURNS, linear, error)
+        regression = ReducedRankSolver(self._train_moments.gram, ridge, self._prior)
+        solution = solve_nonlinear(self.train, self._train_moments, linear, regression, judge=self.held_out)
+        return Selection(ridge, solution.turns, solution.factors, solution.error)
 
-    def solve(self, trial: Trial) -> tuple[RankFactors, SolveErrors]:
-        """Solve on all rows as settled: the factors, and their relative errors after the activation there."""
-        solver = ReducedRankSolver(self.whole.gram, trial.ridge, self._prior)
-        linear = fit_with(solver, self.whole, self._rank)
-        solution = solve_nonlinear(self.rows, self.whole, linear, solver, turns=trial.turns)
+    def solve(self, selection: Selection) -> tuple[RankFactors, SolveErrors]:
+        """Solve on all rows with what was selected; return factors, and relative errors after the activation there."""
+        regression = ReducedRankSolver(self.moments.gram, selection.ridge, self._prior)
+        linear = fit_with(regression, self.moments, self._rank)
+        solution = solve_nonlinear(self.rows, self.moments, linear, regression, turns=selection.turns)
         return solution.factors, SolveErrors(activated_error(self.rows, linear), solution.error)
 
     def _best_ridge(self, ridges: Sequence[float]) -> tuple[float, RankFactors]:
-        """The ridge whose linear solution does best on held-out rows, and that solution.
+        """Return the ridge whose linear solution does best on held-out rows, and that solution.
 
         The error falls and rises again along the ridges, so it is followed downhill from the middle.
         """
@@ -99,8 +107,8 @@ class Reconstruction:
 
         def error(position: int) -> float:
             if position not in tried:
-                solver = ReducedRankSolver(self._part.gram, ridges[position], self._prior)
-                solution = fit_with(solver, self._part, self._rank)
+                regression = ReducedRankSolver(self._train_moments.gram, ridges[position], self._prior)
+                solution = fit_with(regression, self._train_moments, self._rank)
                 tried[position] = activated_error(self.held_out, solution), solution
             return tried[position][0]
 
@@ -112,42 +120,68 @@ class Reconstruction:
         return ridges[best], tried[best][1]
 
 
-def reconstruct(
-    rows: Rows, prior: Array, data_free: RankFactors, *, solver: str = "auto"
-) -> tuple[RankFactors, SolveErrors]:
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A solved map of a layer's inputs.
+
+    Attributes:
+        factors: the map.
+        errors: relative errors after the activation on all rows.
+        reason: why the data-free factors were taken; None where the map was solved as asked for.
+    """
+
+    factors: RankFactors
+    errors: SolveErrors
+    reason: str | None = None
+
+
+def reconstruct(rows: Rows, prior: Array, data_free: RankFactors, *, solver: str = "auto") -> Reconstruction:
     """Solve the map from a layer's inputs to its responses, at the rank of the data-free one.
+
+    Use `RidgeSelection` to refine what was selected before it is solved on all rows, and `solve_nonlinear` or
+    `reduced_rank_regression` where the ridge is known.
 
     Args:
         rows: inputs (n, p) and targets (n, d) of the layer.
         prior: the map that is right if the converted prefix delivers what the original does, shape (d, p).
-        data_free: the solution to beat; it wins where the rows are too few.
+        data_free: the solution to beat; it is taken where the rows are too few.
         solver: ``auto``; or one solution without competition: ``nonlinear``, ``linear``, ``weights`` (data-free).
-
-    Returns:
-        The factors, and their relative errors after the activation on all rows.
     """
-    if solver != "weights" and not too_few(rows):
-        task = Reconstruction(rows, prior, data_free.P.shape[1])
-        trial = task.settle(solver)
-        if solver != "auto" or not loses(trial.error, activated_error(task.held_out, data_free)):
-            return task.solve(trial)
-    error = activated_error(rows, data_free)
-    return data_free, SolveErrors(error, error)
+    if solver == "weights":
+        return _data_free(rows, data_free, None)
+    reason = too_few_rows(rows)
+    if reason:
+        return _data_free(rows, data_free, reason)
+    ridges = RidgeSelection(rows, prior, data_free.P.shape[1])
+    selection = ridges.select(solver)
+    if solver == "auto":
+        reason = data_free_wins(selection.error, activated_error(ridges.held_out, data_free))
+    return _data_free(rows, data_free, reason) if reason else Reconstruction(*ridges.solve(selection))
 
 
-def too_few(rows: Rows) -> bool:
-    """Whether there is nothing to solve on, so that the data-free factors are all there is; said aloud."""
-    if len(rows) >= FEWEST_ROWS:
-        return False
+def _data_free(rows: Rows, factors: RankFactors, reason: str | None) -> Reconstruction:
+    error = activated_error(rows, factors)
+    return Reconstruction(factors, SolveErrors(error, error), reason)
+
+
+def too_few_rows(rows: Rows) -> str | None:
+    """Return why there is nothing to solve on, so that the data-free factors are taken, and log it as a warning."""
+    if len(rows) >= MIN_ROWS:
+        return None
     log.warning(
-        "too few samples: %d rows, at least %d are wanted; the data-free factors are taken", len(rows), FEWEST_ROWS
+        "too few samples: %d rows, at least %d are wanted; the data-free factors are taken", len(rows), MIN_ROWS
     )
-    return True
+    return f"too few rows: {len(rows)}, at least {MIN_ROWS} are needed"
 
 
-def loses(error: float, data_free: float) -> bool:
-    """Whether the data-free factors do better on held-out rows; said aloud where they do."""
-    if error <= max(data_free, _NOISE):
-        return False
+def data_free_wins(error: float, data_free_error: float) -> str | None:
+    """Return why the data-free factors are taken, and log it as a warning, where they do better on held-out rows.
+
+    Args:
+        error: relative error of the solution on held-out rows.
+        data_free_error: that of the data-free factors.
+    """
+    if error <= max(data_free_error, _ROUNDING_ERROR):
+        return None
     log.warning("too few samples: the data-free factors do better on held-out rows and are taken")
-    return True
+    return f"data-free won on held-out rows: relative error {data_free_error:.4f}, {error:.4f} when solved on data"

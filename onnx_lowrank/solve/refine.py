@@ -1,4 +1,4 @@
-"""All factors of a chain together, on the error after the activation: L-BFGS from the closed form.
+"""Refine all factors of a chain together, on the error after the activation: L-BFGS from the closed form.
 
     min_{T, Q, P, b}  sum_i || r(y_i + s_i) - r(sum_j M_j g_ij + b + s_i) ||^2 + rho || M - A ||^2,    M_j = P Q_j T
 
@@ -8,10 +8,12 @@ at first the leading ones. The pull toward the prior A, the map that is right if
 original does, keeps it from fitting noise. A few iterations are enough, since they are taken in variables that weigh
 about the same (`Whitening`) and start with a step of the right length.
 
+Use `onnx_lowrank.solve.nonlinear` for one map of low rank without a good start: its closed-form steps get further.
+
 | code     | meaning                                                | shape         |
 |----------|--------------------------------------------------------|---------------|
 | features | g, vertical features of every kernel column            | (n, kw, k)    |
-| map      | M, see `FactorMap`                                         | (d, kw k)     |
+| map      | M, see `FactorMap`                                     | (d, kw k)     |
 | prior    | A                                                      | (d, kw k)     |
 | weight   | rho, of all rows                                       | scalar        |
 """
@@ -29,13 +31,13 @@ from onnx_lowrank.linalg.symmetric import with_ridge
 from onnx_lowrank.solve.factor_map import FactorMap, Whitening
 from onnx_lowrank.solve.nonlinear import Rows
 
-_CURVATURE = 4.0  # that the first step expects, of a mean squared response: too much of it only makes the step short
+_FIRST_CURVATURE = 4.0  # that the first step assumes, per mean squared response: too much only shortens the step
 _MIN_GAIN = 1e-4  # relative, of an iteration; with less it is the last
 
 
 @dataclass(frozen=True, eq=False)
-class Pull:
-    """What a map is drawn to, and how strongly.
+class RidgePenalty:
+    """The penalty ``rho ||M - A||_F^2`` on a map.
 
     Attributes:
         prior: A, shape (d, kw k).
@@ -47,13 +49,13 @@ class Pull:
 
 
 def chain_error(chain: FactorMap, features: Array, rows: Rows) -> float:
-    """Relative error after the activation of a chain on features of shape (n, kw, k); infinite where targets are 0."""
+    """Return the relative error after the activation of a chain on features of shape (n, kw, k)."""
     lost, _, _ = map_loss(chain.map, chain.offset, features, rows, gradient=False)
     return relative_error(lost, float(squares(rows.targets)))
 
 
 def refine(
-    chain: FactorMap, features: Array, rows: Rows, iterations: int, *, pull: Pull, inner: Array | None = None
+    chain: FactorMap, features: Array, rows: Rows, iterations: int, *, ridge: RidgePenalty, inner: Array | None = None
 ) -> FactorMap:
     """Lower the error after the activation by moving all factors.
 
@@ -62,12 +64,12 @@ def refine(
         features: shape (n, kw, k).
         rows: the targets that belong to them.
         iterations: at most, of L-BFGS.
-        pull: toward the prior.
-        inner: centred second moments of what T makes of the features, per row, shape (kw d'', kw d''); worked out if
-            not given.
+        ridge: penalty that keeps the map near the prior.
+        inner: centred second moments of the features that T mixes, per row, shape (kw d'', kw d''); computed if not
+            given.
 
     Returns:
-        A chain of the same shapes; ``chain`` itself where there is nothing to lower.
+        A chain of the same shapes; ``chain`` itself where there is no error to lower.
 
     References:
         Liu, Nocedal 1989 (L-BFGS).
@@ -78,30 +80,30 @@ def refine(
     xp, dtype = namespace(features), features.dtype
     mean = in_float64(xp.mean(features.reshape(len(features), -1), axis=0), features)
     inner = _inner(chain, features, mean) if inner is None else inner
-    whitening = Whitening.of(chain, with_ridge(inner, pull.weight), dtype)
+    whitening = Whitening.of(chain, with_ridge(inner, ridge.weight), dtype)
     start = replace(chain, offset=chain.offset + chain.map @ mean).astype(dtype)
-    centre, prior, weight = like(mean, features), like(pull.prior, features), pull.weight * len(features)
+    centre, prior, weight = like(mean, features), like(ridge.prior, features), ridge.weight * len(features)
 
     def objective(vector: Any) -> tuple[float, Any]:
-        """The error and its gradient by changes of the variables, the mean response in the place of the offset."""
-        now = start + whitening.change(start.like(vector))
-        map_ = now.map
-        lost, gradient, offset = map_loss(map_, now.offset - map_ @ centre, features, rows)
+        """Return error and gradient by changes of the variables; the mean response takes the place of the offset."""
+        current = start + whitening.change(start.like(vector))
+        map_ = current.map
+        lost, gradient, offset = map_loss(map_, current.offset - map_ @ centre, features, rows)
         gap = map_ - prior
         gradient += (2 * weight) * gap - outer(offset, centre)
         lost += weight * float(squares(gap))
-        return lost / size, whitening.gradient(now.pulled_back(gradient, offset)).vector() / size
+        return lost / size, whitening.gradient(current.pulled_back(gradient, offset)).vector() / size
 
-    curvature = _CURVATURE * len(features) / size
-    nothing = xp.zeros_like(start.vector())
-    found: Any = minimize(objective, nothing, iterations, curvature=curvature, min_gain=_MIN_GAIN)
-    change = whitening.change(start.like(found)).astype(xp.float64)
+    curvature = _FIRST_CURVATURE * len(features) / size
+    no_change = xp.zeros_like(start.vector())
+    variables = minimize(objective, no_change, iterations, curvature=curvature, min_gain=_MIN_GAIN)
+    change = whitening.change(start.like(variables)).astype(xp.float64)
     refined = replace(chain, offset=chain.offset + chain.map @ mean) + change
     return replace(refined, offset=refined.offset - refined.map @ mean)
 
 
 def _inner(chain: FactorMap, features: Array, mean: Array) -> Array:
-    """Centred second moments of what T makes of the features, per row; ``mean`` is that of the features."""
+    """Return centred second moments of the features that T mixes, per row; ``mean`` is that of the features."""
     _, columns, size = features.shape
     T, total = like(chain.T, features), zeros((columns * len(chain.T),) * 2, features)
     for part in row_blocks(features):
@@ -114,14 +116,14 @@ def _inner(chain: FactorMap, features: Array, mean: Array) -> Array:
 def map_loss(
     map_: Any, offset: Any, features: Array, rows: Rows, *, gradient: bool = True
 ) -> tuple[float, Array, Array]:
-    """Squared error after the activation of a map of features, and its gradient.
+    """Return the squared error after the activation of a map of features, and its gradient.
 
     Args:
         map_: M, shape (d, kw k).
         offset: b, shape (d,).
         features: shape (n, kw, k).
         rows: the targets that belong to them.
-        gradient: without it only the error is worked out, and the gradients are zeros.
+        gradient: whether to compute the gradients; else they are zeros.
 
     Returns:
         The error, its gradient by the map, (d, kw k), and by the offset, (d,), in the features' type.
@@ -130,8 +132,8 @@ def map_loss(
     weight, bias = like(map_, features).T, like(offset, features)
     by_map, by_offset, lost = xp.zeros_like(weight.T), zeros(offset.shape, features), 0.0
     for part in row_blocks(features):
-        block, looked_at = rows.part(part), features[part].reshape(-1, len(weight))
-        response = looked_at @ weight
+        block, x = rows.part(part), features[part].reshape(-1, len(weight))
+        response = x @ weight
         response += bias
         if block.offset is not None:
             response += block.offset
@@ -142,6 +144,6 @@ def map_loss(
         difference -= block.targets
         lost += float(squares(difference))
         difference *= slope
-        by_map += difference.T @ looked_at
+        by_map += difference.T @ x
         by_offset += xp.ones(len(difference), dtype=difference.dtype, device=difference.device) @ difference
     return lost, 2 * by_map, 2 * like(by_offset, features)

@@ -1,41 +1,46 @@
 """Spatial and spatial-channel decomposition: kh x 1, then 1 x kw, then (spatial-channel) 1 x 1.
 
+    y' = P sum_j Q_j T g_j + offset,   g_j = V x_j          x_j: kernel column j of a patch
+
 The vertical filters V are those that go best with the layer's filters on the columns that really arrive
-(`vertical_basis`). Everything behind them is one map from their features to the responses, solved as the channel
-decomposition solves its map between responses: the left factor is the 1 x 1, the right one the 1 x kw. Its prior is
-the map that the weights say. At last all factors are refined together.
+(`vertical_basis`). All that follows them is one map from their features g to the responses, solved as the channel
+decomposition solves its map between responses: the left factor P is the 1 x 1, the right one Q the 1 x kw. Its prior is
+W in terms of the features. Finally all factors are refined together, T too: which mixtures of a larger basis are taken.
 
 | code     | meaning                                     | shape            |
 |----------|---------------------------------------------|------------------|
 | basis    | V and as many more to mix from              | (k, kh c)        |
-| features | what the basis makes of every kernel column | (n, kw, k)       |
-| prior    | W in terms of the first d'' features        | (d, kw d'')      |
+| features | g of every kernel column                    | (n, kw, k)       |
+| prior    | W in terms of the features                  | (d, kw, k)       |
+| T        | mixtures of the basis, the first d'' of it  | (d'', k)         |
+
+Use the channel decomposition for kernels of one column or one row, and the spatial decomposition (no channel rank)
+where the responses have no directions to spare.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
-from onnx_lowrank.layers.layer import Layer, pointwise
+from onnx_lowrank.layers.factors import FactorChain, SolveErrors
+from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import LayerSamples
-from onnx_lowrank.linalg.arrays import Array, eye, in_float64, like, namespace
+from onnx_lowrank.linalg.arrays import Array, eye, in_float64, namespace
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 from onnx_lowrank.linalg.symmetric import leading_directions
-from onnx_lowrank.solve.channel import input_responses
 from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.nonlinear import Rows
-from onnx_lowrank.solve.reconstruct import FEW_RIDGES, Reconstruction, loses, reconstruct, too_few
+from onnx_lowrank.solve.paper import solve_as_in_the_paper
+from onnx_lowrank.solve.reconstruct import FEW_RIDGES, RidgeSelection, Selection, data_free_wins, too_few_rows
 from onnx_lowrank.solve.reduced_rank import RankFactors
-from onnx_lowrank.solve.refine import Pull, chain_error, refine
-from onnx_lowrank.solve.truncated_svd import truncated_svd
+from onnx_lowrank.solve.refine import RidgePenalty, chain_error, refine
+from onnx_lowrank.solve.spatial_factors import data_free_factors, error_on_patches, spatial_convolutions
+from onnx_lowrank.solve.truncated_svd import truncated_spatial_svd
 
 ITERATIONS = {"none": 0, "fast": 8, "full": 40}
-_WIDER = 1.5  # the basis that refinement mixes from, relative to the filters it takes
-_AMPLE = 5  # rows per number that a response is made from: with so many, data-free factors do not do better
-_PULL = 0.3  # of the ridge that is best for the linear solution; more mends less of the errors of layers before
+_BASIS_PER_FILTER = 1.5  # size of the basis that refinement mixes from, relative to the filters it takes
+_MIN_ROWS_PER_INPUT = 5  # inputs are numbers that a response is made from; with fewer rows data may mislead
+_REFINEMENT_RIDGE_SHARE = 0.3  # of the ridge that is best for the linear solution; more mends less of earlier errors
 
 
 def solve_spatial(
@@ -55,48 +60,80 @@ def solve_spatial(
         spatial: spatial rank d''.
         channel: channel rank d'; None for the spatial decomposition, without a 1 x 1.
         solver: see `reconstruct`; also ``paper``: spatial pair from the weights, only the last 1 x 1 from data.
-        refinement: ``none``, ``fast`` or ``full``.
+        refinement: ``none``, ``fast`` or ``full``; of the solver ``auto`` only.
+
+    Returns:
+        The convolutions, their errors, and the reason where the data-free factors were taken.
 
     References:
         Zhang et al. 2015, arXiv:1505.06798, asymmetric (3d); weighing, joint map and refinement are ours.
     """
     rows = Rows.of(responses.targets, responses.targets.responses, layer.activation)
-    if solver == "weights" or (solver == "paper" and channel is None) or too_few(rows):
-        return _unsolved(layer, _from_weights(layer, spatial, channel), responses, rows)
+    data_free = solver == "weights" or (solver == "paper" and channel is None)
+    reason = None if data_free else too_few_rows(rows)
+    if data_free or reason:
+        return data_free_factors(layer, truncated_spatial_svd(layer, spatial, channel), responses, rows, reason)
     if solver == "paper":
-        return _as_in_the_paper(layer, responses, rows, spatial, channel or layer.filters)
+        return solve_as_in_the_paper(layer, responses, rows, spatial, channel or layer.filters)
+    iterations = ITERATIONS[refinement] if solver == "auto" else 0
+    problem = _vertical_features(layer, responses, rows, spatial, channel, mixed=iterations > 0)
+    return _solve_on_features(problem, responses, solver, iterations)
 
+
+@dataclass(frozen=True, eq=False)
+class _FeatureProblem:
+    """A layer whose responses are to be made from vertical features.
+
+    Attributes:
+        layer: the original layer.
+        spatial: spatial rank d''.
+        channel: channel rank d'; None without a 1 x 1.
+        basis: V, shape (k, kh c).
+        features: shape (n, kw, k).
+        prior: shape (d, kw, k).
+        rows: targets, to be made from the first d'' features, shape (n, kw d'').
+    """
+
+    layer: Layer
+    spatial: int
+    channel: int | None
+    basis: Array
+    features: Array
+    prior: Array
+    rows: Rows
+
+    def ridge_selection(self) -> RidgeSelection:
+        """Return the regression on the first d'' features."""
+        prior = self.prior[:, :, : self.spatial].reshape(self.layer.filters, -1)
+        return RidgeSelection(self.rows, prior, self.channel or self.layer.filters)
+
+    def chain(self, factors: RankFactors) -> FactorMap:
+        """Return the chain of a map of the first d'' features."""
+        T = eye(self.spatial, len(self.basis), self.basis)
+        if self.channel is None:
+            return FactorMap(T, factors.P @ factors.Q, None, factors.offset)
+        return FactorMap(T, factors.Q, factors.P, factors.offset)
+
+    def refinement_penalty(self, ridge: float) -> RidgePenalty:
+        """Return the penalty of refinement, given the ridge of the linear solution."""
+        return RidgePenalty(self.prior.reshape(self.layer.filters, -1), _REFINEMENT_RIDGE_SHARE * ridge)
+
+
+def _vertical_features(
+    layer: Layer, responses: LayerSamples, rows: Rows, spatial: int, channel: int | None, *, mixed: bool
+) -> _FeatureProblem:
+    """Choose vertical filters, more than the rank where refinement mixes them, and apply them to the patches."""
     moments = vertical_moments(responses.patches, rows.responses)
-    most = ITERATIONS[refinement] if solver == "auto" else 0
-    width = min(len(moments), int(_WIDER * spatial)) if most else spatial
-    basis = vertical_basis(_leading_filters(layer, rows, channel), width, moments)
+    size = min(len(moments), int(_BASIS_PER_FILTER * spatial)) if mixed else spatial
+    basis = vertical_basis(_leading_filters(layer, rows, channel), size, moments)
     features = column_features(responses.patches, basis, rows.responses)
     regressed = rows.of_inputs(features[:, :, :spatial].reshape(len(rows), -1))
     prior = horizontal_map(layer.weight, basis, moments)
-    task = Reconstruction(regressed, prior[:, :, :spatial].reshape(layer.filters, -1), channel or layer.filters)
-    trial = task.settle("linear", FEW_RIDGES) if most else task.settle(solver)
-    cut = len(task.train)
-    pull = Pull(prior.reshape(layer.filters, -1), _PULL * trial.ridge)
-    mixture = eye(spatial, width, basis)
-    if solver == "auto" and cut < _AMPLE * regressed.inputs.shape[1]:
-        # So few rows may mislead: what they lead to has to do better on those held out.
-        tried = refine(_chain(mixture, trial.factors, channel), features[:cut], task.train, most, pull=pull)
-        error = chain_error(tried, features[cut:], task.held_out)
-        from_weights = _from_weights(layer, spatial, channel)
-        if loses(min(error, trial.error), _error(from_weights, responses, rows, cut)):
-            return _unsolved(layer, from_weights, responses, rows)
-        if most and error > trial.error:
-            most, trial = 0, task.settle(solver)
-    factors, errors = task.solve(trial)
-    chain, inner = _chain(mixture, factors, channel), task.whole.gram / len(rows)
-    if most:
-        chain = refine(chain, features, regressed, most, pull=pull, inner=inner)
-        errors = SolveErrors(errors.linear, chain_error(chain, features, regressed))
-    return FactorChain(_convolutions(layer, replace(chain, T=chain.T @ basis)), errors)
+    return _FeatureProblem(layer, spatial, channel, basis, features, prior, regressed)
 
 
 def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> Array:
-    """The filters in the leading directions of the responses: those the vertical filters have to serve."""
+    """Return the filters in the leading directions of the responses: those the vertical filters have to serve."""
     wide = in_float64(rows.responses, rows.responses)
     weight = in_float64(layer.weight, wide)
     if channel is None:
@@ -106,59 +143,35 @@ def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> Array:
     return (directions.T @ weight.reshape(len(weight), -1)).reshape(channel, *weight.shape[1:])
 
 
-def _chain(mixture: Array, factors: RankFactors, channel: int | None) -> FactorMap:
-    if channel is None:
-        return FactorMap(mixture, factors.P @ factors.Q, None, factors.offset)
-    return FactorMap(mixture, factors.Q, factors.P, factors.offset)
+def _solve_on_features(problem: _FeatureProblem, responses: LayerSamples, solver: str, iterations: int) -> FactorChain:
+    """Select the ridge, solve on all rows and refine; or take the data-free factors where few rows mislead."""
+    layer, rows = problem.layer, problem.rows
+    ridges = problem.ridge_selection()
+    selection = ridges.select("linear", FEW_RIDGES) if iterations else ridges.select(solver)
+    penalty = problem.refinement_penalty(selection.ridge)
+    if solver == "auto" and len(ridges.train) < _MIN_ROWS_PER_INPUT * rows.inputs.shape[1]:
+        refined_error = _refined_error(problem, ridges, selection, iterations, penalty)
+        data_free = truncated_spatial_svd(layer, problem.spatial, problem.channel)
+        data_free_error = error_on_patches(data_free, responses, rows, len(ridges.train))
+        reason = data_free_wins(min(refined_error, selection.error), data_free_error)
+        if reason:
+            return data_free_factors(layer, data_free, responses, rows, reason)
+        if iterations and refined_error > selection.error:
+            iterations, selection = 0, ridges.select(solver)
+    factors, errors = ridges.solve(selection)
+    chain = problem.chain(factors)
+    if iterations:
+        inner = ridges.moments.gram / len(rows)
+        chain = refine(chain, problem.features, rows, iterations, ridge=penalty, inner=inner)
+        errors = SolveErrors(errors.linear, chain_error(chain, problem.features, rows))
+    return FactorChain(spatial_convolutions(layer, replace(chain, T=chain.T @ problem.basis)), errors)
 
 
-def _from_weights(layer: Layer, spatial: int, channel: int | None) -> FactorMap:
-    """The chain that knows no data, on whole columns."""
-    weight, bias = np.asarray(layer.weight, np.float64), np.asarray(layer.bias, np.float64)
-    P = None
-    if channel is not None:
-        P = truncated_svd(weight, bias, channel).P
-        weight = np.einsum("dr,dchw->rchw", P, weight, optimize=True)
-    basis = vertical_basis(weight, spatial)
-    return FactorMap(basis, horizontal_map(weight, basis).reshape(len(weight), -1), P, bias)
-
-
-def _unsolved(layer: Layer, chain: FactorMap, responses: LayerSamples, rows: Rows) -> FactorChain:
-    error = _error(chain, responses, rows)
-    return FactorChain(_convolutions(layer, chain), SolveErrors(error, error))
-
-
-def _error(chain: FactorMap, responses: LayerSamples, rows: Rows, first: int = 0) -> float:
-    """Relative error after the activation of a chain on whole columns, from row ``first`` on."""
-    features = column_features(responses.patches, chain.T, rows.responses, first)
-    return chain_error(replace(chain, T=np.eye(len(chain.T))), features, rows.part(slice(first, None)))
-
-
-def _as_in_the_paper(layer: Layer, responses: LayerSamples, rows: Rows, spatial: int, channel: int) -> FactorChain:
-    """Channel decomposition, its filters split by their weights alone, then the last 1 x 1 solved again."""
-    rows = rows.of_inputs(input_responses(layer, responses))
-    found, _ = reconstruct(rows, np.eye(layer.filters), truncated_svd(layer.weight, layer.bias, channel))
-    first = found.on_host()
-    filters = np.einsum("rd,dchw->rchw", first.Q, np.asarray(layer.weight, np.float64), optimize=True)
-    basis = vertical_basis(filters, spatial)
-    Q = horizontal_map(filters, basis).reshape(channel, -1)
-    features = column_features(responses.patches, basis, rows.responses)
-    inner = features.reshape(len(rows), -1) @ like(Q, features).T
-    bias = first.offset + first.P @ (first.Q @ np.asarray(layer.bias, np.float64))
-    unsolved = RankFactors(first.P, np.eye(channel), bias)
-    found, errors = reconstruct(rows.of_inputs(inner), first.P, unsolved)
-    last = found.on_host()
-    return FactorChain(_convolutions(layer, FactorMap(basis, Q, last.P @ last.Q, last.offset)), errors)
-
-
-def _convolutions(layer: Layer, chain: FactorMap) -> tuple[Convolution, ...]:
-    """A chain on whole columns as convolutions; all bias sits in the last."""
-    chain = chain.on_host()
-    height, width = layer.kernel
-    first, second = layer.geometry.by_axis
-    vertical = chain.T.reshape(-1, height, layer.channels).transpose(0, 2, 1)[:, :, :, None]
-    horizontal = chain.Q.reshape(len(chain.Q), width, -1).transpose(0, 2, 1)[:, :, None, :]
-    if chain.P is None:
-        return Convolution(vertical, None, first), Convolution(horizontal, chain.offset, second)
-    last = Convolution(chain.P[:, :, None, None], chain.offset, pointwise(2))
-    return Convolution(vertical, None, first), Convolution(horizontal, None, second), last
+def _refined_error(
+    problem: _FeatureProblem, ridges: RidgeSelection, selection: Selection, iterations: int, penalty: RidgePenalty
+) -> float:
+    """Return the error on held-out rows of what refinement on the other rows leads to."""
+    features, cut = problem.features, len(ridges.train)
+    chain = problem.chain(selection.factors)
+    refined = refine(chain, features[:cut], ridges.train, iterations, ridge=penalty)
+    return chain_error(refined, features[cut:], ridges.held_out)

@@ -259,13 +259,13 @@ def test_fewer_rows_than_filters() -> None:
 def test_on_a_device_nothing_comes_back_but_what_is_found(with_patches: bool, residual: bool) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     from onnx_lowrank.solve.device import to_device
-    from tests.solve.elsewhere import DEVICE, elsewhere
+    from tests.solve.simulated_device import DEVICE, simulated_device
 
     layer, targets = probed(relu(), residual=residual)
     if not with_patches:
         targets = targets.first()
     wanted = measure_rank_losses(layer, targets, 500)
-    with elsewhere() as traffic:
+    with simulated_device() as traffic:
         found = measure_rank_losses(layer, to_device(targets, DEVICE), 500)
     assert traffic.fetched == [(FILTERS,)]  # eigenvalues
     np.testing.assert_allclose(found.errors, wanted.errors, rtol=1e-3, atol=1e-7)

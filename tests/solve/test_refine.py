@@ -19,7 +19,7 @@ from onnx_lowrank.linalg.moments import BLOCK_ROWS
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.nonlinear import Rows
-from onnx_lowrank.solve.refine import Pull, chain_error, map_loss, refine
+from onnx_lowrank.solve.refine import RidgePenalty, chain_error, map_loss, refine
 
 Array = NDArray[Any]
 
@@ -193,9 +193,9 @@ def problem(
     return FactorMap(T, P.T @ first, P, offset), features, rows
 
 
-def free(chain: FactorMap) -> Pull:
-    """No pull."""
-    return Pull(np.zeros_like(chain.map), 0.0)
+def free(chain: FactorMap) -> RidgePenalty:
+    """No penalty."""
+    return RidgePenalty(np.zeros_like(chain.map), 0.0)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.name)
@@ -206,7 +206,7 @@ def test_lowers_the_training_error(activation: Activation, channel: int | None, 
     before = chain.vector()
     errors = [relative_error(chain, features, rows)]
     for iterations in (2, 15):
-        refined = refine(chain, features, rows, iterations, pull=free(chain))
+        refined = refine(chain, features, rows, iterations, ridge=free(chain))
         errors.append(chain_error(refined, features, rows))
         np.testing.assert_allclose(errors[-1], relative_error(refined, features, rows), rtol=1e-5)
     assert errors[1] < 0.95 * errors[0]
@@ -230,7 +230,7 @@ def test_gets_further_than_scipy_in_as_many_iterations(channel: int | None, resi
         found = minimize(objective, chain.vector(), jac=True, method="L-BFGS-B", options=options)
         return relative_error(chain.like(found.x), features, rows)
 
-    ours = relative_error(refine(chain, features, rows, 12, pull=free(chain)), features, rows)
+    ours = relative_error(refine(chain, features, rows, 12, ridge=free(chain)), features, rows)
     lowest = by_scipy(2000)
     assert ours - lowest < 0.8 * (by_scipy(12) - lowest)
 
@@ -244,7 +244,7 @@ def test_finds_a_chain_that_is_there(activation: Activation) -> None:
     exact = Rows.of(TargetResponses(wanted), rows.inputs, activation)
     near = truth.like(truth.vector() + 0.05 * np.random.default_rng(0).normal(size=truth.vector().shape))
     assert relative_error(near, features, exact) > 0.03
-    refined = refine(near, features, exact, 60, pull=free(near))
+    refined = refine(near, features, exact, 60, ridge=free(near))
     assert relative_error(refined, features, exact) < 1e-5
 
 
@@ -253,7 +253,7 @@ def test_the_pull_is_toward_the_prior(channel: int | None) -> None:
     chain, features, rows = problem(relu(), channel, 300)
     prior = random_chain(1, 6, 5, 3, 2, channel).map / 3
     gaps = [
-        float(np.linalg.norm(refine(chain, features, rows, 40, pull=Pull(prior, weight)).map - prior))
+        float(np.linalg.norm(refine(chain, features, rows, 40, ridge=RidgePenalty(prior, weight)).map - prior))
         for weight in (0.0, 0.3, 30.0)
     ]
     assert gaps[2] < 0.2 * gaps[1] < 0.2 * gaps[0]
@@ -265,7 +265,7 @@ def test_the_pull_keeps_few_rows_from_being_learnt_by_heart() -> None:
     prior = np.linalg.lstsq(features[40:].reshape(960, -1), held_out.responses - 0.5, rcond=None)[0].T
 
     def error(weight: float) -> float:
-        refined = refine(chain, features[:40], train, 60, pull=Pull(prior, weight))
+        refined = refine(chain, features[:40], train, 60, ridge=RidgePenalty(prior, weight))
         return chain_error(refined, features[40:], held_out)
 
     assert error(0.3) < 0.97 * error(0.0)
@@ -288,7 +288,7 @@ def test_what_is_minimised_has_the_gradient_that_it_says(channel: int | None, mo
         return start
 
     monkeypatch.setattr("onnx_lowrank.solve.refine.minimize", differences)
-    refine(chain, shifted, rows, 3, pull=Pull(random_chain(1, 6, 5, 3, 2, channel).map, 0.3))
+    refine(chain, shifted, rows, 3, ridge=RidgePenalty(random_chain(1, 6, 5, 3, 2, channel).map, 0.3))
     assert checked
 
 
@@ -298,11 +298,11 @@ def test_a_strong_pull_takes_no_more_iterations(channel: int | None) -> None:
     chain, features, rows = problem(relu(), channel, 300)
     faint = (features * np.geomspace(1, 0.01, 5)).astype(np.float32)
     chain = replace(chain, T=np.eye(2, 5)[:, ::-1].copy())
-    pull = Pull(chain.map + 0.1 * np.random.default_rng(0).normal(size=chain.map.shape), 1.0)
+    penalty = RidgePenalty(chain.map + 0.1 * np.random.default_rng(0).normal(size=chain.map.shape), 1.0)
 
     def value(iterations: int) -> float:
-        found = refine(chain, faint, rows, iterations, pull=pull)
-        return squared_error(found, faint, rows) + len(rows) * float(np.square(found.map - pull.prior).sum())
+        found = refine(chain, faint, rows, iterations, ridge=penalty)
+        return squared_error(found, faint, rows) + len(rows) * float(np.square(found.map - penalty.prior).sum())
 
     assert value(4) < 1.02 * value(200)
 
@@ -311,8 +311,8 @@ def test_what_goes_into_the_horizontal_filters_is_worked_out_where_it_is_not_giv
     chain, features, rows = problem(relu(), 3, BLOCK_ROWS + 9)
     vertical = np.einsum("sk,nwk->nws", chain.T, features.astype(np.float64)).reshape(len(rows), -1)
     inner = np.cov(vertical, rowvar=False, bias=True)
-    found = refine(chain, features, rows, 3, pull=free(chain))
-    given = refine(chain, features, rows, 3, pull=free(chain), inner=inner)
+    found = refine(chain, features, rows, 3, ridge=free(chain))
+    given = refine(chain, features, rows, 3, ridge=free(chain), inner=inner)
     np.testing.assert_allclose(found.vector(), given.vector(), rtol=0, atol=1e-4)
 
 
@@ -325,19 +325,19 @@ def test_is_over_when_an_iteration_gains_next_to_nothing(monkeypatch: pytest.Mon
         return map_loss(*arguments)
 
     monkeypatch.setattr("onnx_lowrank.solve.refine.map_loss", counted)
-    refine(chain, features, rows, 500, pull=free(chain))
+    refine(chain, features, rows, 500, ridge=free(chain))
     assert 5 < len(looks) < 100
 
 
 def test_no_iterations() -> None:
     chain, features, rows = problem(relu(), 3, 50)
-    assert refine(chain, features, rows, 0, pull=free(chain)) is chain
+    assert refine(chain, features, rows, 0, ridge=free(chain)) is chain
 
 
 def test_targets_that_are_all_zero() -> None:
     chain, features, rows = problem(relu(), 3, 50)
     dead = Rows.of(TargetResponses(np.full_like(rows.responses, -1)), rows.inputs, relu())
-    assert refine(chain, features, dead, 30, pull=free(chain)) is chain
+    assert refine(chain, features, dead, 30, ridge=free(chain)) is chain
     assert chain_error(chain, features, dead) == np.inf
     silent = replace(chain, offset=np.full(6, -1e3))
     assert chain_error(silent, features, dead) == 0.0

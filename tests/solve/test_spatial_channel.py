@@ -394,6 +394,8 @@ def test_few_rows_that_mislead_fall_back_to_the_weights(
     layer, responses = misleading(count)
     factors = solve_spatial(layer, responses, 3, channel)
     assert "too few samples" in caplog.text
+    assert factors.reason is not None
+    assert factors.reason.startswith("too few rows: 5" if count == 5 else "data-free won on held-out rows")
     assert factors.errors.linear == factors.errors.solved
     np.testing.assert_allclose(factors.errors.solved, activated_error(layer, factors, responses), rtol=1e-5)
     wanted = np.einsum("dchw,nchw->nd", layer.weight.astype(np.float64), responses.patches) + layer.bias
@@ -427,14 +429,14 @@ def test_few_rows_are_not_refined_where_that_does_worse_on_those_held_out(
 
 def test_refinement_is_pulled_toward_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, responses = problem(relu(), count=60)
-    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel._AMPLE", 0)  # refined whatever comes of it
+    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel._MIN_ROWS_PER_INPUT", 0)  # always refined
     wanted = np.einsum("dchw,nchw->nd", layer.weight, correlated(50, 500)) + layer.bias
 
     def error() -> float:
         return relative(wanted, on_patches(solve_spatial(layer, responses, SPATIAL, None), correlated(50, 500)))
 
     pulled = error()
-    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel._PULL", 0.0)
+    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel._REFINEMENT_RIDGE_SHARE", 0.0)
     assert pulled < 0.99 * error()
 
 

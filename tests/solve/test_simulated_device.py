@@ -1,4 +1,4 @@
-"""Rows, and what is made of them, stay on the device that they are on: factors alone come back."""
+"""Rows, and all that is computed from them, stay on their device: only the factors come back."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def grouped(activation: Activation) -> tuple[Layer, LayerSamples]:
 
 def assert_stays(layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str = "auto") -> None:
     from onnx_lowrank.solve.device import to_device
-    from tests.solve.elsewhere import DEVICE, elsewhere
+    from tests.solve.simulated_device import DEVICE, simulated_device
 
     wanted = solve_layer(layer, responses, plan, solver)
     patches: Any = responses.patches if layer.groups > 1 else SlicesOnly(responses.patches)
-    with elsewhere() as traffic:
+    with simulated_device() as traffic:
         there = LayerSamples(to_device(responses.targets, DEVICE), patches)
         sent = len(traffic.sent)
         found = solve_layer(layer, there, plan, solver)
@@ -96,9 +96,9 @@ def test_groups(method: str) -> None:
 def test_blocks_are_larger_there() -> None:
     import torch
 
-    from tests.solve.elsewhere import elsewhere
+    from tests.solve.simulated_device import simulated_device
 
-    with elsewhere():
+    with simulated_device():
         rows = torch.empty((DEVICE_BLOCK_ROWS + 1, 1), device="meta")
         assert [part.stop - part.start for part in row_blocks(rows)] == [DEVICE_BLOCK_ROWS, 1]
     assert [part.stop - part.start for part in row_blocks(np.empty((BLOCK_ROWS + 1, 1)))] == [BLOCK_ROWS, 1]
@@ -109,13 +109,13 @@ def test_blocks_are_larger_there() -> None:
 def test_blocks_of_the_device_add_up(activation: Activation, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from tests.solve.elsewhere import DEVICE, elsewhere
+    from tests.solve.simulated_device import DEVICE, simulated_device
 
     monkeypatch.setattr(activation_steps, "DEVICE_BLOCK_ELEMENTS", 100)
     monkeypatch.setattr(moments, "DEVICE_BLOCK_ROWS", 50)
     targets, predictions = np.random.default_rng(0).normal(size=(2, 333, 3))
     wanted = activation_step(activation, targets, predictions, 0.1)
-    with elsewhere():
+    with simulated_device():
         t, p = (torch.asarray(each, device=DEVICE) for each in (targets, predictions))
         found = activation_step(activation, t, p, 0.1).cpu()
         cross = moments.Moments.of(t, p).cross.cpu()
@@ -129,10 +129,10 @@ def test_blocks_of_the_device_add_up(activation: Activation, monkeypatch: pytest
 def test_it_tells_when_the_host_takes_part() -> None:
     import torch
 
-    from tests.solve.elsewhere import DEVICE, elsewhere
+    from tests.solve.simulated_device import DEVICE, simulated_device
 
     here = np.ones((3, 2), np.float32)
-    with elsewhere() as traffic:
+    with simulated_device() as traffic:
         there = torch.asarray(here, device=DEVICE)
         assert traffic.sent == [(3, 2)]
         assert str(there.device) == DEVICE

@@ -1,7 +1,7 @@
-"""A device that is not there: its tensors have numbers and say that they are on ``meta``.
+"""A simulated device of PyTorch: tensors that the CPU computes and that report the device ``meta``.
 
-It is as strict as a GPU, and stricter: numbers get there and back by copies alone, which are noted down; its tensors
-mix with none of the host's, unless with single numbers; NumPy cannot read them. It is the CPU that computes.
+It is stricter than a GPU: numbers get there and back by copies alone, which are recorded; its tensors mix with none of
+the host's, except with single numbers; NumPy cannot read them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ DEVICE = "meta"
 
 @dataclass(frozen=True)
 class Traffic:
-    """Shapes of what was sent to the device and of what was fetched from it."""
+    """Shapes of the tensors sent to the device and fetched from it."""
 
     sent: list[tuple[int, ...]] = field(default_factory=list)
     fetched: list[tuple[int, ...]] = field(default_factory=list)
 
 
 @contextmanager
-def elsewhere() -> Iterator[Traffic]:
-    """Have the device while the block runs."""
+def simulated_device() -> Iterator[Traffic]:
+    """Provide the device while the block runs."""
     traffic = Traffic()
     with _Device(traffic), _Creation():
         yield traffic
@@ -41,9 +41,9 @@ class _Tensor(torch.Tensor):
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> _Tensor:
         layout = {"strides": inner.stride(), "storage_offset": inner.storage_offset(), "dtype": inner.dtype}
-        made: _Tensor = torch.Tensor._make_wrapper_subclass(cls, inner.size(), device=DEVICE, **layout)
-        made.inner = inner
-        return made
+        wrapper: _Tensor = torch.Tensor._make_wrapper_subclass(cls, inner.size(), device=DEVICE, **layout)
+        wrapper.inner = inner
+        return wrapper
 
     @classmethod
     def __torch_dispatch__(cls, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -51,7 +51,7 @@ class _Tensor(torch.Tensor):
 
 
 class _Device(TorchDispatchMode):
-    """Computes."""
+    """Runs operators on the CPU and wraps the results that are on the device."""
 
     def __init__(self, traffic: Traffic) -> None:
         super().__init__()
@@ -59,27 +59,29 @@ class _Device(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = dict(kwargs or {})
-        wanted = named.get("device")
-        tensors = [each for each in tree_leaves((args, named)) if isinstance(each, torch.Tensor)]
-        there = [each for each in tensors if isinstance(each, _Tensor)]
-        if there and any(each.ndim for each in tensors if not isinstance(each, _Tensor)):
+        device = named.get("device")
+        tensors = [leaf for leaf in tree_leaves((args, named)) if isinstance(leaf, torch.Tensor)]
+        on_device = [tensor for tensor in tensors if isinstance(tensor, _Tensor)]
+        if on_device and any(tensor.ndim for tensor in tensors if not isinstance(tensor, _Tensor)):
             raise RuntimeError(f"{operator}: tensors of two devices")
-        if wanted is not None:
+        if device is not None:
             named["device"] = torch.device("cpu")
-        made = operator(*tree_map(_inner, args), **tree_map(_inner, named))
-        goes = bool(there) if wanted is None else torch.device(wanted).type == DEVICE
-        if operator is torch.ops.aten._to_copy.default and goes != bool(there):
-            (self._traffic.sent if goes else self._traffic.fetched).append(tuple(made.shape))
-        known = {id(each.inner): each for each in there}  # what is changed in place stays the same tensor
+        result = operator(*tree_map(_inner, args), **tree_map(_inner, named))
+        stays = bool(on_device) if device is None else torch.device(device).type == DEVICE
+        if operator is torch.ops.aten._to_copy.default and stays != bool(on_device):
+            (self._traffic.sent if stays else self._traffic.fetched).append(tuple(result.shape))
+        wrappers = {id(tensor.inner): tensor for tensor in on_device}  # a tensor changed in place stays the same
 
         def outer(part: Any) -> Any:
-            return known[id(part)] if id(part) in known else _Tensor(part) if isinstance(part, torch.Tensor) else part
+            if id(part) in wrappers:
+                return wrappers[id(part)]
+            return _Tensor(part) if isinstance(part, torch.Tensor) else part
 
-        return tree_map(outer, made) if goes else made
+        return tree_map(outer, result) if stays else result
 
 
 class _Creation(TorchFunctionMode):
-    """Sees to it that ``asarray`` makes tensors of numbers, which PyTorch leaves out for this device."""
+    """Lets ``asarray`` make tensors of numbers, which PyTorch does not do for this device."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = dict(kwargs or {})
