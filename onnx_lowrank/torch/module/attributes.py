@@ -1,4 +1,4 @@
-"""Attributes of a node as Python values, all at once."""
+"""Attributes of a node as Python values."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from onnx_lowrank.graph.index import attribute
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """By name; texts as ``str``, numbers, lists and tensors as `onnx.helper` gives them."""
-    return {each.name: attribute(node, each.name) for each in node.attribute}
+    """Return the attributes by name: texts as ``str``, numbers, lists and tensors as `onnx.helper` returns them."""
+    return {item.name: attribute(node, item.name) for item in node.attribute}

@@ -1,4 +1,4 @@
-"""A network as a program of torch.export."""
+"""Networks as programs of torch.export."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ from onnx_lowrank.torch.module.to_module import to_torch
 def export_torch(
     model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> ExportedProgram:
-    """A model as a program that PyTorch saves, loads and compiles without this package.
+    """Export a model as a program that PyTorch saves, loads and compiles without this package.
 
-    The batch stays open where the model leaves it open.
+    The batch size stays dynamic where it is dynamic in the model.
 
     Args:
         model: path of an ONNX file, or a model.
-        input_shapes: shape by input name, where the model leaves axes open beside the batch.
+        input_shapes: shape by input name, where the model leaves axes other than the batch open.
 
     Raises:
-        ModelError: it cannot be read or turned into PyTorch, or how it computes depends on the numbers in its tensors.
+        ModelError: it cannot be read or converted to PyTorch, or its control flow depends on values of tensors.
     """
     network = open_network(model, choose_provider("cpu"), {})
     is_open = {spec.name: bool(spec.shape) and spec.shape[0] is None for spec in network.inputs}
     zeros = network.with_shapes(input_shapes or {}).zeros()
     module = to_torch(model)
-    # Two samples, as one would be taken for a size that is always 1.
-    twice = {name: array.repeat(2, 0) if is_open[name] and len(array) == 1 else array for name, array in zeros.items()}
-    inputs = tuple(torch.from_numpy(twice[name]) for name in module.inputs)
+    # Two samples: torch.export specializes a size of 1 as constant.
+    examples = {
+        name: array.repeat(2, 0) if is_open[name] and len(array) == 1 else array for name, array in zeros.items()
+    }
+    inputs = tuple(torch.from_numpy(examples[name]) for name in module.inputs)
     batches = tuple({0: Dim.DYNAMIC} if is_open[name] else {} for name in module.inputs)
     try:
         return torch.export.export(module, inputs, dynamic_shapes=(batches,), strict=False)
-    except Exception as error:  # of many kinds
+    except Exception as error:  # torch.export raises many types
         text = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{network.name}: torch.export cannot follow it ({type(error).__name__}: {text}): give all sizes with "
@@ -49,7 +51,7 @@ def export_torch(
 
 
 def save_program(program: ExportedProgram, path: Path) -> None:
-    """Write a program; the file is there whole or not at all.
+    """Write a program; the file is complete or not there.
 
     Raises:
         OutputError: it cannot be written.

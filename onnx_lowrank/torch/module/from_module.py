@@ -1,4 +1,4 @@
-"""The weights of a trained module, back in the graph they came from."""
+"""The weights of a trained module, written back into the graph they came from."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from onnx_lowrank.torch.module.weights import Constant, array_of, constants
 
 
 def from_torch(module: nn.Module | Mapping[str, Tensor], model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with the weights of a module.
+    """Return the same graph with the weights of a module.
 
     Args:
-        module: what `to_torch` made of ``model``, trained since; also inside a wrapper of PyTorch, as of
-            ``DistributedDataParallel`` or ``torch.compile``, or its ``state_dict()``.
+        module: result of `to_torch` for ``model``, trained since; also wrapped by ``DistributedDataParallel`` or
+            ``torch.compile``, or its ``state_dict()``.
         model: path of an ONNX file, or a model; not changed.
 
     Returns:
         ``model`` with new weights, in its own floating-point type. Names, opset, metadata, inputs and outputs are the
-        same. Tensors that were not changed keep their bytes.
+        same. Unchanged tensors keep their bytes.
 
     Raises:
-        ModelError: the model cannot be read, or the module is not one of it.
+        ModelError: the model cannot be read, or the module was not made from it.
     """
     state = module if isinstance(module, Mapping) else _unwrapped(module).state_dict()
     result = read_model(model)
-    found = _floats(result)
-    if result.functions and _is_inside(state, found, inlined := inliner.inline_local_functions(result)):
-        result, found = inlined, _floats(inlined)
-    keys = OnnxModule.state_keys(found)
+    floats = _floats(result)
+    if result.functions and _is_inside(state, floats, inlined := inliner.inline_local_functions(result)):
+        result, floats = inlined, _floats(inlined)
+    keys = OnnxModule.state_keys(floats)
     for name, key in keys.items():
         if key not in state:
             raise ModelError(
                 f"from_torch: the module has no '{key}', which the model has: take the model it was made of"
             )
-        _write(found[name], state[key])
+        _write(floats[name], state[key])
     if not result.functions and (odd := state.keys() - keys.values()):
         raise ModelError(
             f"from_torch: the model has no '{min(odd)}', which the module has: take the model it was made of"
@@ -53,20 +53,21 @@ def from_torch(module: nn.Module | Mapping[str, Tensor], model: str | Path | onn
 
 
 def _is_inside(state: Mapping[str, Tensor], outside: Mapping[str, Constant], inlined: onnx.ModelProto) -> bool:
-    """Whether a tensor was changed that only is there when functions are written out, as for the module."""
+    """Whether a tensor was changed that exists only after inlining of functions, as in the module."""
     inside = _floats(inlined)
     keys = OnnxModule.state_keys(inside)
     return any(
         keys[name] in state and array_of(state[keys[name]], old.dtype).tobytes() != old.tobytes()
-        for name, old in ((name, values(each.tensor)) for name, each in inside.items() if name not in outside)
+        for name, old in ((name, values(constant.tensor)) for name, constant in inside.items() if name not in outside)
     )
 
 
 def _floats(model: onnx.ModelProto) -> dict[str, Constant]:
-    return {each.name: each for each in constants(model.graph) if each.is_float}
+    return {constant.name: constant for constant in constants(model.graph) if constant.is_float}
 
 
 def _write(constant: Constant, tensor: Tensor) -> None:
+    """Write a tensor into the model, unless its bytes are the same."""
     old = values(constant.tensor)
     new = array_of(tensor, old.dtype)
     if new.shape != old.shape:
@@ -87,7 +88,7 @@ def _write(constant: Constant, tensor: Tensor) -> None:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    for name in ("module", "_orig_mod"):  # of DistributedDataParallel, of torch.compile
+    for name in ("module", "_orig_mod"):  # attributes of DistributedDataParallel and of torch.compile
         inner = None if isinstance(module, OnnxModule) else module._modules.get(name)
         if inner is not None:
             return _unwrapped(inner)

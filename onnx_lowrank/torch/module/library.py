@@ -1,8 +1,8 @@
 """All other operators, from onnx2pytorch.
 
-Of the two libraries that turn ONNX into PyTorch it is the one that knows the operators of today's exporters: onnx2torch
-ends at opset 17, for most operators at 13, and could not take four of the onnx package's nine networks, for Dropout or
-padded AveragePool. From onnx2pytorch only single operators are taken; how weights are held is in `weights`, `layers`.
+Of the two libraries that convert ONNX to PyTorch it is the one that knows the operators of today's exporters:
+onnx2torch ends at opset 17, for most operators at 13, and fails for four of the onnx package's nine networks, because
+of Dropout or padded AveragePool. Only single operators come from onnx2pytorch; `weights` and `layers` hold the weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 
 
 def library_operation(node: onnx.NodeProto, opset: int, graph: onnx.GraphProto) -> Operation:
-    """An operator as a function of its inputs.
+    """Return an operator as a function of its inputs.
 
     Args:
         node: the operator.
@@ -34,12 +34,12 @@ def library_operation(node: onnx.NodeProto, opset: int, graph: onnx.GraphProto) 
         graph: holds the weights of recurrent operators, which are not trained.
 
     Raises:
-        ModelError: the library has nothing for it.
+        ModelError: onnx2pytorch does not support it.
     """
-    convert, multiple = _library()
+    convert, multi_output = _library()
     alone = onnx.GraphProto(node=[node])
     if node.op_type in _RECURRENT:
-        alone.initializer.extend(each for each in graph.initializer if each.name in node.input)
+        alone.initializer.extend(tensor for tensor in graph.initializer if tensor.name in node.input)
     kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     where = f"{kind} '{node.name or node.output[0]}'"
     advice = "simplify the model, with onnxslim for example, or export it with another opset"
@@ -47,56 +47,56 @@ def library_operation(node: onnx.NodeProto, opset: int, graph: onnx.GraphProto) 
         raise ModelError(f"{where}: there is no such operator in PyTorch: {advice}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # it guesses where it knows nothing
+            warnings.simplefilter("error", RuntimeWarning)  # it warns where it guesses
             ((_, _, operation),) = convert(alone, opset, enable_pruning=False)
-    except Exception as error:  # of many kinds
+    except Exception as error:  # the library raises many types
         raise ModelError(f"{where}: cannot be turned into PyTorch (opset {opset}: {error}): {advice}") from error
     if isinstance(operation, partial) and operation.func is torch.cat:
         return lambda *tensors: operation(list(tensors))
     if node.op_type in _RECURRENT:
-        weights = {each.name for each in alone.initializer}
-        taken = [place for place, name in enumerate(node.input) if name not in weights]
-        return _Some(operation.requires_grad_(False), taken)  # its weights are not those that are written back
-    if isinstance(operation, multiple) and len(node.output) == 1:
+        weights = {tensor.name for tensor in alone.initializer}
+        positions = [position for position, name in enumerate(node.input) if name not in weights]
+        return _WithoutWeights(operation.requires_grad_(False), positions)  # its weights are copies, never written back
+    if isinstance(operation, multi_output) and len(node.output) == 1:
         return _First(operation)
-    found: Operation = operation
-    return found
+    result: Operation = operation
+    return result
 
 
 class _First(nn.Module):
-    """An operator of which only the first output is wanted."""
+    """An operator reduced to its first output."""
 
     def __init__(self, operation: Any) -> None:
         super().__init__()
         self.operation = operation
 
     def forward(self, *inputs: Any) -> Tensor:
-        """Run it."""
-        found: Sequence[Tensor] = self.operation(*inputs)
-        return found[0]
+        """Run the operator."""
+        outputs: Sequence[Tensor] = self.operation(*inputs)
+        return outputs[0]
 
 
-class _Some(nn.Module):
-    """An operator that has its weights, and takes only the other inputs."""
+class _WithoutWeights(nn.Module):
+    """An operator that holds its weights, and takes only the other inputs."""
 
-    def __init__(self, operation: Any, taken: Sequence[int]) -> None:
+    def __init__(self, operation: Any, positions: Sequence[int]) -> None:
         super().__init__()
-        self.operation, self.taken = operation, taken
+        self.operation, self.positions = operation, positions
 
     def forward(self, *inputs: Any) -> Any:
-        """Run it."""
-        return self.operation(*[inputs[place] for place in self.taken])
+        """Run the operator."""
+        return self.operation(*[inputs[position] for position in self.positions])
 
 
 @cache
 def _library() -> tuple[Any, tuple[type, ...]]:
-    """The function that turns the nodes of a graph into operations, and the types of those that return several tensors.
+    """Return the function that converts the nodes of a graph, and the types of operations with several outputs.
 
-    onnx2pytorch imports torchvision for operators of detection that nothing here is trained through. It is not at hand
-    for every build of PyTorch, and where it does not fit it does not even load: then its names are stood in for.
+    onnx2pytorch imports torchvision for detection operators, which nothing here is trained through. torchvision is not
+    available for every build of PyTorch, and fails to import if it does not match; placeholders take its place then.
     """
-    stand_ins = _stand_ins()
-    sys.modules.update(stand_ins)
+    placeholders = _placeholders()
+    sys.modules.update(placeholders)
     try:
         from onnx2pytorch.constants import MULTIOUTPUT_LAYERS  # noqa: PLC0415
         from onnx2pytorch.convert.operations import convert_operations  # noqa: PLC0415
@@ -105,16 +105,16 @@ def _library() -> tuple[Any, tuple[type, ...]]:
             f"onnx_lowrank.torch: onnx2pytorch is not installed ({error}): pip install 'onnx-lowrank[torch]'"
         ) from error
     finally:
-        for name in stand_ins:
+        for name in placeholders:
             sys.modules.pop(name, None)
     return convert_operations, MULTIOUTPUT_LAYERS
 
 
-def _stand_ins() -> dict[str, ModuleType]:
-    """Modules by name to put in the place of a torchvision that cannot be imported."""
+def _placeholders() -> dict[str, ModuleType]:
+    """Return modules by name that replace a torchvision that cannot be imported; none if it can."""
     try:
         import torchvision  # noqa: F401, PLC0415
-    except (ImportError, RuntimeError, OSError):  # the latter two where it was built for another PyTorch
+    except (ImportError, RuntimeError, OSError):  # the latter two if it was built for another PyTorch
         names = ("torchvision", "torchvision.ops", "torchvision.io")
         modules = {name: ModuleType(name) for name in names}
         for module in modules.values():

@@ -1,7 +1,7 @@
-"""Sizes that a graph works out for itself: Shape, and the arithmetic between it and a Reshape.
+"""Arithmetic of shapes: Shape, and the operators between it and a Reshape.
 
-They are numbers of Python in arrays of numpy, never tensors. So a device does not wait for them, and an exporter, to
-which an open batch is a symbol, can follow what becomes of it.
+Sizes are Python numbers in NumPy arrays, never tensors. So a device need not wait for them, and torch.export, to which
+an open batch is a symbol, can trace the arithmetic.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Sizes = NDArray[np.object_]
 
 
 def shape_of(node: onnx.NodeProto) -> Callable[[Tensor], Sizes]:
-    """Shape."""
+    """Return the operation of Shape."""
     given = attributes(node)
     part = slice(given.get("start", 0), given.get("end"))
     return lambda x: sizes(list(x.shape)[part])
 
 
 def arithmetic(node: onnx.NodeProto) -> Callable[..., Sizes] | None:
-    """What an operator does with sizes; None where it is not for them.
+    """Return an operator as a function of sizes; None if it has no such form.
 
-    The inputs of the function are arrays of numbers, and None for those that are left out.
+    The function takes arrays of numbers, and None for omitted inputs.
     """
     given = attributes(node)
     axes = given.get("axes")
-    known: dict[str, Callable[..., Any]] = {
+    functions: dict[str, Callable[..., Any]] = {
         "Identity": lambda x: x,
         "Cast": np.frompyfunc(
             torch.sym_float if _to_float(given.get("to", onnx.TensorProto.FLOAT)) else torch.sym_int, 1, 1
@@ -50,35 +50,35 @@ def arithmetic(node: onnx.NodeProto) -> Callable[..., Sizes] | None:
         "Div": np.frompyfunc(_quotient, 2, 1),
         "Gather": lambda x, indices: np.take(x, indices.astype(np.int64), given.get("axis", 0)),
         "Concat": lambda *parts: np.concatenate(parts, given["axis"]),
-        "Unsqueeze": lambda x, places=axes: np.expand_dims(x, _axes(places)),
-        "Squeeze": lambda x, places=axes: np.squeeze(x, None if places is None else _axes(places)),
+        "Unsqueeze": lambda x, axes=axes: np.expand_dims(x, _axes(axes)),
+        "Squeeze": lambda x, axes=axes: np.squeeze(x, None if axes is None else _axes(axes)),
         "Slice": lambda x, starts=None, ends=None, _=None, steps=None: _cut(
             x, given.get("starts", starts), given.get("ends", ends), steps
         ),
     }
-    function = known.get(node.op_type)
+    function = functions.get(node.op_type)
     return None if function is None else lambda *inputs: sizes(function(*inputs))
 
 
 def as_tensor(numbers: Sizes, like: Tensor) -> Tensor:
-    """Sizes for an operator that wants a tensor.
+    """Return sizes as a tensor.
 
     Args:
         numbers: the sizes.
-        like: a tensor on the device that it is wanted on.
+        like: a tensor on the same device.
     """
     return torch.tensor(numbers.tolist(), device=like.device)
 
 
 def sizes(numbers: Any) -> Sizes:
-    """An array of any numbers; numpy would make machine integers of them."""
-    found = np.empty(np.shape(numbers), dtype=object)
-    found[...] = numbers
-    return found
+    """Return an array of Python numbers, which NumPy would convert to machine integers by itself."""
+    result = np.empty(np.shape(numbers), dtype=object)
+    result[...] = numbers
+    return result
 
 
 def constant_of_shape(node: onnx.NodeProto, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
-    """ConstantOfShape; floating-point numbers of the module's type."""
+    """Return the operation of ConstantOfShape; floating-point values get the type of the module."""
     value = attributes(node).get("value")
     single = torch.zeros(1) if value is None else tensor_of(values(value))
     kind = dtype if dtype is not None and single.is_floating_point() else single.dtype
@@ -94,7 +94,7 @@ def _floor(number: Any) -> Any:
 
 
 def _quotient(a: Any, b: Any) -> Any:
-    """As ONNX has it: that of integers is cut off towards zero."""
+    """Divide as ONNX does: integers are truncated towards zero."""
     if isinstance(a, float | torch.SymFloat) or isinstance(b, float | torch.SymFloat):
         return a / b
     if isinstance(a, int) and isinstance(b, int):
@@ -102,8 +102,8 @@ def _quotient(a: Any, b: Any) -> Any:
     return a // b
 
 
-def _axes(places: Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(each) for each in places)
+def _axes(numbers: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(number) for number in numbers)
 
 
 def _cut(x: Sizes, starts: Any, ends: Any, steps: Any) -> Sizes:

@@ -26,13 +26,22 @@ from onnx_lowrank.torch.module.weights import Constant, constants, learned, look
 
 Value: TypeAlias = Tensor | Sizes
 
-# Their inputs behind the first say how they work; they are read as numbers.
+# Operators whose inputs behind the first are settings; these are passed as numbers.
 _WITH_SETTINGS = {
     *("Reshape", "Expand", "Tile", "Slice", "Pad", "Resize", "Squeeze", "Unsqueeze", "Split"),
     *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"),
 }
-_OWN = ("inputs", "outputs", "keys", "behind", "_steps", "_numbers", "_tables", "_places")  # attributes of the module
-_MOST_NUMBERS = 64  # in a constant that may be such a setting
+_OWN = (
+    "inputs",
+    "outputs",
+    "keys",
+    "behind",
+    "_steps",
+    "_numbers",
+    "_tables",
+    "_table_keys",
+)  # attributes of the module
+_MAX_NUMBERS = 64  # in a constant that may be such a setting
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +51,9 @@ class _Step:
     Attributes:
         kind: operator.
         name: of the node.
-        operation: what it does with tensors.
-        arithmetic: what it does with sizes; None where it is not for them.
-        inputs: names of tensors, empty for optional ones that are left out.
+        operation: function of tensors.
+        arithmetic: function of sizes; None if it has no such form.
+        inputs: names of tensors, empty for omitted optional ones.
         outputs: names of tensors.
     """
 
@@ -57,17 +66,17 @@ class _Step:
 
 
 class OnnxModule(nn.Module):
-    """A graph as a module; made by `to_torch`.
+    """A graph as a module; use `to_torch` to create one.
 
-    It takes the graph's inputs in their order, and returns its output, or a tuple of its outputs. BatchNormalization
-    uses the statistics of the graph, in training too.
+    It takes the graph's inputs in order, and returns its output, or a tuple of its outputs. BatchNormalization uses the
+    statistics of the graph, even in training mode.
 
     Attributes:
         inputs: names of the graph's inputs.
-        outputs: names of the tensors that it returns, at first the graph's outputs. Any tensors of the graph may be
-            set here.
-        keys: under which key of the state each weight of the graph is held, mostly its name.
-        behind: functions that tensors of the graph go through before anything reads them, by name; none at first.
+        outputs: names of the tensors that it returns, initially the graph's outputs. May be set to any tensors of the
+            graph.
+        keys: key in the state of each weight of the graph, mostly its name.
+        behind: functions by tensor name, applied to a tensor before anything reads it; initially none.
     """
 
     def __init__(self, graph: onnx.GraphProto, opset: int, dtype: torch.dtype | None) -> None:
@@ -87,14 +96,14 @@ class OnnxModule(nn.Module):
             put(self, self.keys[name], nn.Parameter(tensor) if name in trained else nn.Buffer(tensor))
         read = {name for node in nodes for name in node.input} | {*self.outputs}
         tables = [name for name in held if name in read and name not in floats]
-        self._places = {name: f"table{number}" for number, name in enumerate(tables)}
+        self._table_keys = {name: f"table{number}" for number, name in enumerate(tables)}
         self._tables = nn.Module()
-        for name, key in self._places.items():
+        for name, key in self._table_keys.items():
             self._tables.register_buffer(key, held[name].to_torch(), persistent=False)
 
     @classmethod
     def state_keys(cls, names: Iterable[str]) -> dict[str, str]:
-        """Under which keys a module of this kind holds the weights of a graph.
+        """Return the keys under which a module of this class holds the weights of a graph.
 
         Args:
             names: of the weights, in the order of the graph.
@@ -105,10 +114,10 @@ class OnnxModule(nn.Module):
         """Run the graph.
 
         Args:
-            inputs: the graph's inputs, in their order.
+            inputs: the graph's inputs, in order.
 
         Returns:
-            The tensor of `outputs`, or all of them if they are several.
+            The tensor named in `outputs`, or a tuple if there are several.
         """
         if len(inputs) != len(self.inputs):
             raise TypeError(f"{len(inputs)} inputs given, the network takes {len(self.inputs)}: {self.inputs}")
@@ -121,12 +130,12 @@ class OnnxModule(nn.Module):
                 raise
             for name in done:
                 known.pop(name, None)
-        found = [known[name] if name in known else self._tensor(name) for name in self.outputs]
-        tensors = [as_tensor(each, inputs[0]) if isinstance(each, np.ndarray) else each for each in found]
+        results = [known[name] if name in known else self._tensor(name) for name in self.outputs]
+        tensors = [as_tensor(value, inputs[0]) if isinstance(value, np.ndarray) else value for value in results]
         return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OnnxModule:
-        """Move to a device or type; operators of the library, whose state is none of the module's, come along."""
+        """Move to a device or type, together with library operators, whose tensors are not in the module's state."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for step in self._steps:
             if isinstance(step.operation, nn.Module):
@@ -134,52 +143,57 @@ class OnnxModule(nn.Module):
         return self
 
     def _run(self, step: _Step, known: Mapping[str, Value], like: Tensor) -> dict[str, Value]:
-        made = [known[name] for name in step.inputs if name in known]
-        rest = [name for name in step.inputs if name and name not in known]
+        """Return the outputs of a node by name, computed as sizes if all inputs are sizes."""
+        computed = [known[name] for name in step.inputs if name in known]
+        constant_names = [name for name in step.inputs if name and name not in known]
         if (
             step.arithmetic is not None
-            and all(isinstance(each, np.ndarray) for each in made)
-            and self._are_numbers(rest, exact=not made)
+            and all(isinstance(value, np.ndarray) for value in computed)
+            and self._are_numbers(constant_names, exact=not computed)
         ):
             numbers = [known[name] if name in known else self._as_sizes(name) for name in step.inputs]
             return {step.outputs[0]: step.arithmetic(*numbers)}
-        given = []
-        for place, name in enumerate(step.inputs):
-            is_setting = place > 0 and step.kind in _WITH_SETTINGS
-            value = known.get(name)
+        result = step.operation(*self._arguments(step, known, like))
+        outputs: Iterable[Value] = (result,) if isinstance(result, Tensor | np.ndarray) else result
+        named = zip(step.outputs, outputs, strict=False)
+        return {name: self._passed_on(name, output) for name, output in named if name}
+
+    def _arguments(self, step: _Step, known: Mapping[str, Value], like: Tensor) -> list[Any]:
+        """Return the inputs of an operation: settings as numbers, all else as tensors on the device of ``like``."""
+        arguments = []
+        for position, name in enumerate(step.inputs):
+            is_setting = position > 0 and step.kind in _WITH_SETTINGS
+            value: Any = known.get(name)
             if value is None and name:
                 value = self._numbers[name] if is_setting and name in self._numbers else self._tensor(name)
                 if is_setting and value == [] and step.kind.startswith("Reduce"):
-                    value = None  # the same to ONNX, not to the library
+                    value = None  # all axes: equivalent in ONNX, not in the library
             elif isinstance(value, np.ndarray):
                 value = value.tolist() if is_setting else as_tensor(value, like)
-            given.append(value)
-        found = step.operation(*given)
-        outputs: Iterable[Value] = (found,) if isinstance(found, Tensor | np.ndarray) else found
-        named = zip(step.outputs, outputs, strict=False)
-        return {name: self._passed_on(name, output) for name, output in named if name}
+            arguments.append(value)
+        return arguments
 
     def _passed_on(self, name: str, value: Value) -> Value:
         change = self.behind.get(name)
         return value if change is None or isinstance(value, np.ndarray) else change(value)
 
     def _are_numbers(self, names: Iterable[str], *, exact: bool) -> bool:
-        """Whether constants are few enough numbers to be reckoned with as sizes are; ``exact``: and all integers."""
+        """Whether constants are small enough to be computed with like sizes; with ``exact`` only if they are integers."""
         return all(name in self._numbers and not (exact and name in self.keys) for name in names)
 
     def _as_sizes(self, name: str) -> Sizes | None:
         return sizes(self._numbers[name]) if name else None
 
     def _tensor(self, name: str) -> Tensor:
-        """A constant of the graph."""
+        """Return a constant of the graph."""
         if name in self.keys:
             return look_up(self, self.keys[name])
-        if name not in self._places:
+        if name not in self._table_keys:
             raise ModelError(f"tensor '{name}': neither made by the graph nor held in it: export the model again")
-        return self._tables.get_buffer(self._places[name])
+        return self._tables.get_buffer(self._table_keys[name])
 
     def _last_uses(self) -> list[list[str]]:
-        """Per step the tensors that nothing needs behind it."""
+        """Return, per step, the tensors that no later step needs."""
         last = {name: number for number, step in enumerate(self._steps) for name in (*step.inputs, *step.outputs)}
         done: list[list[str]] = [[] for _ in self._steps]
         for name, number in last.items():
@@ -189,7 +203,7 @@ class OnnxModule(nn.Module):
 
 
 def to_torch(model: str | Path | onnx.ModelProto, dtype: torch.dtype | None = None) -> OnnxModule:
-    """A model as a PyTorch module.
+    """Convert a model to a PyTorch module.
 
     Args:
         model: path of an ONNX file, or a model; not changed.
@@ -199,7 +213,7 @@ def to_torch(model: str | Path | onnx.ModelProto, dtype: torch.dtype | None = No
         A module in evaluation mode. Its weights carry the names, shapes and values of the initializers.
 
     Raises:
-        ModelError: it cannot be read, or an operator cannot be turned into PyTorch.
+        ModelError: it cannot be read, or an operator cannot be converted.
     """
     loaded = read_model(model)
     if loaded.functions:
@@ -231,4 +245,4 @@ def _step(node: onnx.NodeProto, opset: int, graph: onnx.GraphProto, dtype: torch
 
 
 def _is_small(constant: Constant) -> bool:
-    return int(np.prod(constant.tensor.dims, dtype=np.int64)) <= _MOST_NUMBERS
+    return int(np.prod(constant.tensor.dims, dtype=np.int64)) <= _MAX_NUMBERS

@@ -1,7 +1,7 @@
-"""The numbers of a graph as tensors of a module: which are trained, and under which names.
+"""The constants of a graph as tensors of a module: which are trained, and under which keys.
 
-A weight is known by the name of its initializer. Dots in it become nested modules, as PyTorch wants them, so the keys
-of the module's state are the initializers' names; the few names that PyTorch has no way to hold get another key.
+A weight has the name of its initializer as key. Dots in it become nested modules, as PyTorch requires, so the keys of
+the state are the initializers' names; the few names that PyTorch does not accept get another key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.tensors import values
 
-# The inputs of operators that are learned. Scales and means of BatchNormalization behind them stay as they are.
+# Positions of the inputs of operators that are trained. Statistics of BatchNormalization, further behind, are not.
 _LEARNED = {
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
@@ -30,19 +30,26 @@ _LEARNED = {
     "GroupNormalization": (1, 2),
     "PRelu": (1,),
 }
-_SCALED = ("Mul", "Div")  # a normalization written out ends in one
-_NO_BIAS_BEFORE = {"Clip", "Sqrt", "Pow", "Reciprocal", "Min", "Max"}  # a written out hard-swish adds 3 before Clip
+_SCALED = ("Mul", "Div")  # a normalization made of single operators ends in one
+_NO_BIAS_BEFORE = {
+    "Clip",
+    "Sqrt",
+    "Pow",
+    "Reciprocal",
+    "Min",
+    "Max",
+}  # a hard-swish made of single operators adds 3 before Clip
 _PASSED_ON = ("Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Cast")
 _FLOATS = {"float16", "bfloat16", "float32", "float64"}
 
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A tensor that a graph holds.
+    """A constant tensor of a graph.
 
     Attributes:
         name: of the initializer, or of the output of a Constant node.
-        tensor: its place in the model.
+        tensor: the tensor in the model itself, not a copy.
     """
 
     name: str
@@ -50,24 +57,24 @@ class Constant:
 
     @property
     def is_float(self) -> bool:
-        """Whether it holds floating-point numbers."""
+        """Whether its type is floating-point."""
         return self.is_float_type(self.tensor.data_type)
 
     @staticmethod
     def is_float_type(kind: int) -> bool:
-        """Whether a type of ONNX is one of floating-point numbers."""
+        """Whether an ONNX data type is floating-point."""
         return kind != onnx.TensorProto.STRING and onnx.helper.tensor_dtype_to_np_dtype(kind).name in _FLOATS
 
     def to_torch(self) -> Tensor:
-        """Its values, shape as in the graph."""
+        """Return its values, shape as in the graph."""
         return tensor_of(values(self.tensor))
 
 
 def constants(graph: onnx.GraphProto) -> Iterator[Constant]:
-    """Every tensor that a graph holds: initializers, and the values of Constant nodes.
+    """Yield every constant tensor of a graph: initializers, and the values of Constant nodes.
 
     Raises:
-        ModelError: one is kept as a sparse tensor.
+        ModelError: one is stored as a sparse tensor.
     """
     if graph.sparse_initializer:
         name = graph.sparse_initializer[0].values.name
@@ -88,64 +95,65 @@ def constants(graph: onnx.GraphProto) -> Iterator[Constant]:
 
 
 def learned(graph: onnx.GraphProto) -> frozenset[str]:
-    """Names of the constants that training changes: weights and biases, no statistics and no settings."""
+    """Return the names of the constants that training changes: weights and biases, no statistics and no settings."""
     biases = _biases(graph)
-    found: set[str] = set()
-    wanted = {value.name for value in graph.output}
-    for node in reversed(graph.node):  # so that what a tensor is used for is known when the node that makes it comes
-        if wanted.isdisjoint(node.output):
-            continue  # nothing comes of it, so there is nothing to learn for it
-        wanted.update(node.input)
-        if node.op_type in _PASSED_ON and node.output[0] in found:
-            found.add(node.input[0])
-        places = [place for place in _LEARNED.get(node.op_type, ()) if place < len(node.input)]
-        found.update(node.input[place] for place in places)
+    names: set[str] = set()
+    needed = {value.name for value in graph.output}
+    for node in reversed(graph.node):  # readers of a tensor come before its producer
+        if needed.isdisjoint(node.output):
+            continue  # no output depends on it, so it has no gradient
+        needed.update(node.input)
+        if node.op_type in _PASSED_ON and node.output[0] in names:
+            names.add(node.input[0])
+        positions = [position for position in _LEARNED.get(node.op_type, ()) if position < len(node.input)]
+        names.update(node.input[position] for position in positions)
         if node.op_type == "Add":
-            found.update(biases & set(node.input))
-    return frozenset(each.name for each in constants(graph) if each.name in found and each.is_float)
+            names.update(biases & set(node.input))
+    return frozenset(constant.name for constant in constants(graph) if constant.name in names and constant.is_float)
 
 
 def _biases(graph: onnx.GraphProto) -> set[str]:
-    """The inputs of Add that are biases: beside what a layer or a scale makes, and no parts of functions."""
-    makers = {name: node for node in graph.node for name in node.output}
+    """Return the inputs of Add that are biases: added to the output of a layer or a scale, not inside an activation."""
+    producers = {name: node for node in graph.node for name in node.output}
     parts = {name for node in graph.node if node.op_type in _NO_BIAS_BEFORE for name in node.input}
-    sizes, count = _sizes(graph), {each.name: np.prod(each.tensor.dims) for each in constants(graph)}
-    found = set()
+    sizes = _sizes(graph)
+    count = {constant.name: np.prod(constant.tensor.dims) for constant in constants(graph)}
+    biases = set()
     for node in graph.node:
         if node.op_type != "Add" or node.output[0] in parts:
             continue
         for name, other in zip(node.input, reversed(node.input), strict=True):
-            kind = _kind_behind(other, makers)
+            kind = _operator_before(other, producers)
             if other not in sizes and (kind in _LEARNED or (kind in _SCALED and count.get(name, 2) > 1)):
-                found.add(name)
-    return found
+                biases.add(name)
+    return biases
 
 
-def _kind_behind(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
-    """The operator that makes a tensor, but for those that change its shape alone."""
-    while (node := makers.get(name)) is not None and node.op_type in _PASSED_ON:
+def _operator_before(name: str, producers: Mapping[str, onnx.NodeProto]) -> str:
+    """Return the operator that computes a tensor, skipping those that change only its shape or type."""
+    while (node := producers.get(name)) is not None and node.op_type in _PASSED_ON:
         name = node.input[0]
     return "" if node is None else str(node.op_type)
 
 
 def _sizes(graph: onnx.GraphProto) -> set[str]:
-    """Tensors that are worked out from shapes and constants alone."""
-    known = {each.name for each in constants(graph)}
+    """Return the names of tensors that depend on shapes and constants alone."""
+    sizes = {constant.name for constant in constants(graph)}
     for node in graph.node:
-        if node.op_type in {"Shape", "Size"} or known.issuperset(filter(None, node.input)):
-            known.update(node.output)
-    return known
+        if node.op_type in {"Shape", "Size"} or sizes.issuperset(filter(None, node.input)):
+            sizes.update(node.output)
+    return sizes
 
 
 def state_keys(names: Iterable[str], reserved: Collection[str] = ()) -> dict[str, str]:
-    """The keys under which a module holds tensors: their names, wherever PyTorch can have such a key.
+    """Return the keys under which a module holds tensors: their names, where PyTorch accepts them.
 
-    It cannot where a name has an empty part between dots, is the name of a method of modules, or a part of it is a
-    tensor already.
+    It does not if a part between dots is empty or the name of an attribute of modules, or if a prefix of the name is
+    already that of a tensor.
 
     Args:
         names: of the constants, in the order of the graph.
-        reserved: names that the module has other uses for.
+        reserved: names of other attributes of the module.
     """
     root = _Folder()
     keys = {}
@@ -159,7 +167,7 @@ def state_keys(names: Iterable[str], reserved: Collection[str] = ()) -> dict[str
 
 
 def put(root: nn.Module, key: str, tensor: nn.Parameter | nn.Buffer) -> None:
-    """Give a module a tensor under a key whose dots are nested modules."""
+    """Set a tensor of a module under a key whose dots are nested modules."""
     *folders, last = key.split(".")
     for part in folders:
         if part not in root._modules:
@@ -169,23 +177,23 @@ def put(root: nn.Module, key: str, tensor: nn.Parameter | nn.Buffer) -> None:
 
 
 def look_up(root: nn.Module, key: str) -> Tensor:
-    """The tensor that a module holds under a key."""
+    """Return the tensor that a module holds under a key."""
     *folders, last = key.split(".")
     for part in folders:
         root = root._modules[part] or root
-    found: Tensor = getattr(root, last)
-    return found
+    tensor: Tensor = getattr(root, last)
+    return tensor
 
 
 def tensor_of(array: NDArray[np.generic]) -> Tensor:
-    """An array as a tensor that shares no memory with it; shape and type stay."""
-    if array.dtype.name == "bfloat16":  # which numpy has from elsewhere, and torch does not take
+    """Copy an array into a tensor of the same shape and type."""
+    if array.dtype.name == "bfloat16":  # a type of ml_dtypes, which torch does not accept
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(np.array(array))
 
 
 def array_of(tensor: Tensor, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-    """A tensor as an array of another floating-point type, rounded or infinite where that is narrower."""
+    """Convert a tensor to an array of a floating-point type; values out of its range become infinite."""
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
@@ -194,7 +202,7 @@ def array_of(tensor: Tensor, dtype: np.dtype[np.generic]) -> NDArray[np.generic]
 
 
 class _Folder(nn.Module):
-    """A part of a name that ends with a dot."""
+    """A part of a key that is followed by a dot."""
 
 
 def _has_room(root: nn.Module, key: str) -> bool:

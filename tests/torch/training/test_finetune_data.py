@@ -35,6 +35,7 @@ def test_a_spoilt_network_learns_to_read_again(classes: Path, learn: str) -> Non
     made = demo()
     spoilt = perturbed(made.converted, 0.8)
     options: dict[str, Any] = {"epochs": 2, "learning_rate": 0.01, "augment": False, "held_out": 0.3, "batch_size": 10}
+    options["samples"] = 100
     result = finetune(made.original, spoilt, classes, QUICK, learn=learn, **options)
     assert result.before.accuracy is not None
     assert result.after.accuracy is not None
