@@ -1,7 +1,8 @@
-"""Cutting an ONNX graph: parts of it as models of their own, and what nobody needs any more removed."""
+"""Take an ONNX graph apart: parts of it as models of their own, further outputs, removal of what nothing reads."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
@@ -20,13 +21,13 @@ def extract(
     extra: Sequence[onnx.NodeProto] = (),
     constants: Sequence[onnx.TensorProto] = (),
 ) -> onnx.ModelProto:
-    """A model of its own that computes ``outputs`` from ``inputs``, with only the nodes that takes.
+    """Return a model that computes ``outputs`` from ``inputs``, with only the nodes that this takes.
 
     Args:
         model: where the nodes come from; not changed.
         inputs: the new graph's inputs: inputs of the model, or inner tensors to cut at.
         outputs: the new graph's outputs: tensors of the model or of ``extra``.
-        extra: nodes to run behind the model's own, in topological order; of opset 7 or newer.
+        extra: nodes to run after the model's own, in topological order; of opset 7 or newer.
         constants: initializers that ``extra`` reads.
     """
     given = {value.name for value in inputs}
@@ -47,54 +48,74 @@ def extract(
     return onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=opsets, functions=model.functions)
 
 
+def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """Return a model that also hands out some of its inner tensors, to be run in onnxruntime.
+
+    Args:
+        model: not changed.
+        tensors: names of inner tensors; those that are outputs already are left out.
+
+    Returns:
+        A copy with further outputs, in the order given; the model itself where there are none. The new outputs have no
+        type, which onnxruntime infers but the ONNX checker refuses.
+    """
+    outputs = {value.name for value in model.graph.output}
+    further = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in outputs]
+    if not further:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(further)
+    return copy
+
+
 def ancestors(model: onnx.ModelProto, tensors: Iterable[str], given: Container[str]) -> list[onnx.NodeProto]:
-    """The nodes needed to compute ``tensors`` where those of ``given`` are at hand, in the graph's order."""
+    """Return the nodes that compute ``tensors`` from those in ``given``, in the graph's order."""
     needed = {name for name in tensors if name not in given}
-    found = []
+    nodes = []
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
-            found.append(node)
+            nodes.append(node)
             needed.update(name for name in tensors_read(node) if name not in given)
-    return found[::-1]
+    return nodes[::-1]
 
 
 def initializer_input(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
-    """The graph input that must stand beside an initializer before IR version 4."""
+    """Return the graph input that an initializer must have as well before IR version 4."""
     return onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
 
 
 def remove_orphans(model: onnx.ModelProto, tensors: Iterable[str]) -> None:
-    """Drop whatever only served to make ``tensors``, where nothing reads them any more.
+    """Remove what only served to compute ``tensors``, where nothing reads them any more.
 
-    Nodes, initializers, the graph inputs that stand for initializers (IR version 3) and the shapes noted for tensors
-    that are gone go; nothing else is touched.
+    That is nodes and initializers, and what refers to them: the graph inputs of initializers (IR version 3), shapes and
+    quantization annotations. An initializer that an annotation names as scale or zero point stays.
+
+    Args:
+        model: changed in place.
+        tensors: names of tensors, which need not exist any more.
     """
-    graph = model.graph
-    index = GraphIndex(model)
-    readers = {name: len(nodes) for name, nodes in index.consumers.items()}
-    waiting, dead_nodes, dead_initializers, gone = list(tensors), set(), set(), set()
-    while waiting:
-        name = waiting.pop()
-        if readers.get(name, 0) or name in index.outputs:
-            continue
-        if name in index.initializers:
-            dead_initializers.add(name)
+    graph, index = model.graph, GraphIndex(model)
+    readers = Counter(name for node in graph.node for name in dict.fromkeys(tensors_read(node)))
+    readers.update(index.outputs)
+    readers.update(entry.value for each in graph.quantization_annotation for entry in each.quant_parameter_tensor_names)
+    to_check, gone = list(tensors), set()
+    while to_check:
+        name = to_check.pop()
         node = index.producer.get(name)
-        if node is None:
-            gone.add(name)
-        if node is None or node_key(node) in dead_nodes:
+        made = [name] if node is None else [output for output in node.output if output]
+        if name in gone or any(readers[tensor] for tensor in made):
             continue
-        if any(readers.get(output, 0) or output in index.outputs for output in node.output if output):
-            continue
-        dead_nodes.add(node_key(node))
-        gone.update(node.output)
-        for read in dict.fromkeys(tensors_read(node)):
+        gone.update(made)
+        for read in dict.fromkeys(tensors_read(node)) if node is not None else ():
             readers[read] -= 1
-            waiting.append(read)
-    _delete(graph.node, lambda node: node_key(node) in dead_nodes)
-    _delete(graph.initializer, lambda tensor: tensor.name in dead_initializers)
-    _delete(graph.input, lambda value: value.name in dead_initializers)
+            to_check.append(read)
+    gone -= {value.name for value in graph.input} - index.initializers.keys()
+    _delete(graph.node, lambda node: node_key(node) in gone)
+    _delete(graph.initializer, lambda tensor: tensor.name in gone)
+    _delete(graph.input, lambda value: value.name in gone)
     _delete(graph.value_info, lambda value: value.name in gone)
+    _delete(graph.quantization_annotation, lambda annotation: annotation.tensor_name in gone)
 
 
 def _delete(field: Any, is_dead: Callable[[Any], bool]) -> None:

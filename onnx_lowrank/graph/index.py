@@ -146,13 +146,18 @@ def inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
 
 
 def names_in_use(model: onnx.ModelProto) -> set[str]:
-    """Names of all nodes and tensors, those of subgraphs too, which may not be taken again."""
-    graph = model.graph
-    names = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    """Return the names of all nodes and tensors, those of subgraphs included, which new ones must not have."""
+    return set(_names(model.graph))
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (tensor.values.name for tensor in graph.sparse_initializer)
+    yield from (value.name for value in (*graph.input, *graph.output, *graph.value_info))
     for node in graph.node:
-        for each in (node, *inner_nodes(node)):
-            names |= {each.name, *each.input, *each.output}
-    return names
+        yield from (node.name, *node.input, *node.output)
+        for subgraph in subgraphs(node):
+            yield from _names(subgraph)
 
 
 def probe_name(*parts: str) -> str:

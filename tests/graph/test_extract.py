@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from onnx_lowrank.graph.extract import ancestors, extract, remove_orphans
+from onnx_lowrank.graph.extract import ancestors, extract, remove_orphans, with_outputs
 from tests.graph.test_index import value, with_if
 from tests.helpers import Array, build, normal, run
 
@@ -68,6 +68,17 @@ def test_extract_before_ir_version_4_lists_initializers_among_inputs() -> None:
     assert [each.name for each in part.graph.input] == ["x", "w", "k"]
     x = normal(1, 2)
     np.testing.assert_array_equal(run(part, {"x": x})["z"], x + normal(0, 2) + np.float32([1, 2]))
+
+
+def test_with_outputs_hands_out_inner_tensors_of_a_copy() -> None:
+    model = build("g (float[2] x) => (float[2] y) { a = Neg(x)  b = Exp(a)  y = Abs(b) }")
+    before = model.SerializeToString()
+    more = with_outputs(model, ["b", "y", "a", "b"])
+    assert [each.name for each in more.graph.output] == ["y", "b", "a"]
+    assert model.SerializeToString() == before
+    x = normal(0, 2)
+    np.testing.assert_array_equal(run(more, {"x": x})["a"], -x)
+    assert with_outputs(model, ["y"]) is model
 
 
 # Removing what nothing reads
