@@ -1,4 +1,4 @@
-"""What a user has in a folder: a model, and images of digits in folders by class."""
+"""A folder as users have it: a model, and images of digits in one subfolder per class."""
 
 from __future__ import annotations
 

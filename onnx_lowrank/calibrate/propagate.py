@@ -209,7 +209,7 @@ def _outputs(nodes: Iterable[onnx.NodeProto]) -> set[str]:
 
 
 def _tensors_needed(model: onnx.ModelProto, available: AbstractSet[str], layers: Sequence[Layer]) -> set[str]:
-    """Return the names of the available tensors from which the inputs of the layers can be computed."""
+    """Return the names of the available tensors that the inputs of the layers are computed from."""
     inputs = {layer.input for layer in layers}
     remaining = ancestors(model, inputs, available)
     return (inputs | {name for node in remaining for name in tensors_read(node)}) & available

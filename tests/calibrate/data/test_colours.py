@@ -1,7 +1,9 @@
-"""Colours fitted to first responses: what onnxruntime finds for images of other colours is found again."""
+"""Colours fitted to first responses: the statistics that onnxruntime computes for images of other colours."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate import preset, synthetic_samples
+from onnx_lowrank.calibrate.data import synthetic
 from onnx_lowrank.calibrate.data.colours import fit_colours
 from onnx_lowrank.graph import read_input_statistics
 from onnx_lowrank.layers.input_statistics import InputStatistics
@@ -22,7 +25,16 @@ SHIFT = np.array([0.4, -1.0, 0.1])
 SIZE = 40
 
 
-def made_up(numbers: range, channels: int = 3) -> Array:
+@pytest.fixture(autouse=True, scope="module")
+def _small_pictures() -> Iterator[None]:
+    """Still larger than the images, and drawn in less time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "_SIDE", 128)
+        yield
+
+
+@cache
+def synthetic_images(numbers: range, channels: int = 3) -> Array:
     spec = TensorSpec("x", np.dtype(np.float32), (None, channels, SIZE, SIZE))
     return synthetic_samples([spec], preset("zero-one"), 0).read(numbers)["x"]
 
@@ -48,7 +60,7 @@ def statistics(weight: Array, images: Array, attributes: str = "", bias: Array |
 @pytest.mark.parametrize("attributes", ["<pads = [1, 1, 1, 1]>", "", "<strides = [2, 2], pads = [0, 1, 2, 1]>"])
 def test_the_colours_that_the_statistics_are_of(attributes: str) -> None:
     """The network has seen images of other leaves, in other colours."""
-    seen = np.einsum("ij,njhw->nihw", MIX, made_up(range(100, 164))) + SHIFT[:, None, None]
+    seen = np.einsum("ij,njhw->nihw", MIX, synthetic_images(range(100, 164))) + SHIFT[:, None, None]
     weight, bias = normal(0, 32, 3, 3, 3), normal(1, 32)
     model = network(
         f"c = Conv {attributes} (x, w, k) ",
@@ -58,7 +70,7 @@ def test_the_colours_that_the_statistics_are_of(attributes: str) -> None:
     )
     first = read_input_statistics(model, "x")
     assert first is not None
-    images = made_up(range(64))
+    images = synthetic_images(range(64))
     colours = fit_colours(images, first)
     assert colours is not None
     changed = colours(images, channels_first=True)
@@ -74,7 +86,7 @@ def test_channels_last_is_the_same() -> None:
     first = InputStatistics(
         normal(0, 32, 3, 3, 3, dtype=np.float64), (1, 1), ((1, 1), (1, 1)), normal(1, 32), np.full(32, 3.0)
     )
-    images = made_up(range(8))
+    images = synthetic_images(range(64))[:8]
     colours = fit_colours(images, first)
     assert colours is not None
     last = colours(images.transpose(0, 2, 3, 1), channels_first=False)
@@ -82,10 +94,10 @@ def test_channels_last_is_the_same() -> None:
 
 
 def test_grey_images() -> None:
-    weight, images = normal(0, 8, 1, 3, 3), made_up(range(100, 140), 1)
+    weight, images = normal(0, 8, 1, 3, 3), synthetic_images(range(100, 140), 1)
     mean, variance = statistics(weight, (2 * images - 0.7).astype(np.float32))
     first = InputStatistics(weight.astype(np.float64), (1, 1), ((0, 0), (0, 0)), mean, variance)
-    colours = fit_colours(made_up(range(40), 1), first)
+    colours = fit_colours(synthetic_images(range(40), 1), first)
     assert colours is not None
     assert colours.matrix[0, 0] == pytest.approx(2, rel=0.1)
     assert colours.offset[0] == pytest.approx(-0.7, abs=0.05)
@@ -93,7 +105,7 @@ def test_grey_images() -> None:
 
 def test_too_few_filters_say_nothing() -> None:
     first = InputStatistics(normal(0, 8, 3, 3, 3, dtype=np.float64), (1, 1), ((1, 1), (1, 1)), normal(1, 8), np.ones(8))
-    assert fit_colours(made_up(range(4)), first) is None
+    assert fit_colours(synthetic_images(range(64))[:4], first) is None
 
 
 def test_what_is_read_of_the_network() -> None:

@@ -1,4 +1,4 @@
-"""Made-up images: as photographs are, the same every time, in the form that the input takes."""
+"""Synthetic images: the statistics of photographs, the same every time, in the form that the input takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank import convert
 from onnx_lowrank.calibrate import preset, synthetic_samples
+from onnx_lowrank.calibrate.data import synthetic
 from onnx_lowrank.calibrate.data.synthetic import SYNTHETIC_SAMPLES, dead_leaves
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.inputs import TensorSpec
@@ -24,8 +25,15 @@ Array = NDArray[Any]
 
 @pytest.fixture(scope="module")
 def pictures() -> Array:
-    made = [np.asarray(dead_leaves(np.random.default_rng([0, number]))) for number in range(30)]
-    return np.stack(made).astype(np.float64)
+    images = [np.asarray(dead_leaves(np.random.default_rng([0, number]))) for number in range(30)]
+    return np.stack(images).astype(np.float64)
+
+
+@pytest.fixture
+def few_small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Still larger than the inputs of the networks here, and drawn in a tenth of the time."""
+    monkeypatch.setattr(synthetic, "_SIDE", 64)
+    monkeypatch.setattr(synthetic, "SYNTHETIC_SAMPLES", 60)
 
 
 def test_pixels_are_as_much_alike_as_in_photographs(pictures: Array) -> None:
@@ -78,6 +86,7 @@ def test_images_come_in_the_form_that_the_input_takes(
     spec = TensorSpec("x", np.dtype(dtype), shape)
     samples = synthetic_samples([spec], preset("imagenet") if 3 in shape else preset("zero-one"), seed=1)
     assert (len(samples), samples.synthetic, samples.labels) == (SYNTHETIC_SAMPLES, True, None)
+    assert samples.source == "made-up images (320)"
     batch = samples.read([5, 0])["x"]
     assert (batch.shape, batch.dtype) == ((2, *wanted), spec.dtype)
     # A sample is made from its number and the seed alone.
@@ -112,33 +121,35 @@ def test_constant_inputs_need_no_images() -> None:
         ),
     ],
 )
-def test_inputs_that_nothing_can_be_made_up_for(shape: tuple[int | None, ...], dtype: Any, message: str) -> None:
+def test_inputs_without_synthetic_images(shape: tuple[int | None, ...], dtype: Any, message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         synthetic_samples([TensorSpec("x", np.dtype(dtype), shape)], preset("zero-one"), seed=0)
 
 
+@pytest.mark.usefixtures("few_small_pictures")
 def test_a_conversion_without_data_says_so_and_works(caplog: pytest.LogCaptureFixture) -> None:
     result = convert(network(), speedup=2, samples=40, bench=False)
     assert caplog.text.count("no data: made-up images take their place") == 1
     assert result.report.calibration.synthetic is True
-    assert result.report.to_dict()["calibration"]["source"] == "made-up images (320)"
+    assert result.report.to_dict()["calibration"]["source"] == "made-up images (60)"
     assert result.report.verification is not None
     assert result.report.verification["outputs"]["scores"]["relative_error"] < 0.2
     assert convert(network(), speedup=2, samples=40, bench=False).model == result.model
     assert convert(network(), speedup=2, samples=40, seed=1, bench=False).model != result.model
 
 
-def test_made_up_images_do_better_than_noise() -> None:
+@pytest.mark.usefixtures("few_small_pictures")
+def test_synthetic_images_do_better_than_noise() -> None:
     """Filters that see edges: what noise shows them is not what they are for."""
     graph = (
         "g (float[N,3,16,16] x) => (float[N,16,12,12] y) { c = Conv(x, w1)  r = Relu(c)  d = Conv(r, w2)  y = Relu(d) }"
     )
     model = build(graph, {"w1": filters(0, 32, 3, 3, 3), "w2": filters(1, 16, 32, 3, 3)})
     spec = TensorSpec("x", np.dtype(np.float32), (None, 3, 16, 16))
-    others = synthetic_samples([spec], preset("zero-one"), seed=99).read(range(100))["x"]
-    noise = np.abs(normal(0, 300, 3, 16, 16))
+    others = synthetic_samples([spec], preset("zero-one"), seed=99).read(range(30))["x"]
+    noise = np.abs(normal(0, 60, 3, 16, 16))
     errors = [
-        relative_error(model, convert(model, data, speedup=3, samples=200, bench=False).model, others)
+        relative_error(model, convert(model, data, speedup=3, samples=50, bench=False).model, others)
         for data in (None, noise)
     ]
     assert errors[0] < 0.7 * errors[1]
@@ -149,6 +160,7 @@ def relative_error(model: onnx.ModelProto, converted: onnx.ModelProto | None, im
     return relative(run(model, {"x": images})["y"], run(converted, {"x": images})["y"])
 
 
+@pytest.mark.usefixtures("few_small_pictures")
 def test_the_command_line_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(network(), "in.onnx")
