@@ -13,9 +13,12 @@
 
 A message says where, what was found, what was wanted and what to do:
 ``Conv 'features.3': rank must be 1..64 (64 filters), got 80: lower it in the plan``.
-A message names a setting by its Python name in backticks, alone or with a value: ``lower `speedup```,
-``use `provider='cpu'```. Callers from Python read it as it is; the command line, and only there is it known which flags
-exist, shows ``--speedup`` and ``--provider cpu`` instead (``cli/messages.py``). The same holds for log messages.
+
+Messages, logged ones included, name settings and functions as Python does, in backticks and maybe with a value::
+
+    lower `speedup`    use `provider='cpu'`    see their names with `inspect`
+
+The command line shows its flags in their place, ``--speedup`` and ``--provider cpu``: see ``cli/messages.py``.
 
 Wrong arguments from Python code stay ``ValueError`` and ``TypeError``.
 """
