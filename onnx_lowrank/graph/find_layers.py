@@ -45,9 +45,8 @@ _MAX_SPATIAL_AXES = 3
 def weighted_tensors(model: onnx.ModelProto) -> list[str]:
     """Return the tensors whose shapes `find_layers` needs: around every Conv, Gemm and MatMul, and operands of sums."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    names = [
-        name for node in model.graph.node if node.op_type in LAYER_OPERATORS for name in (node.input[0], node.output[0])
-    ]
+    layers = [node for node in model.graph.node if node.op_type in LAYER_OPERATORS]
+    names = [name for node in layers for name in (node.input[0], node.output[0])]
     names += [name for node in model.graph.node if node.op_type in SUM_OPERATORS for name in node.input]
     return [name for name in dict.fromkeys(names) if name not in constants]
 

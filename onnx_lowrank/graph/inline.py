@@ -16,11 +16,14 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         model: not changed.
     """
     with_layers: set[tuple[str, str]] = set()
-    while (
-        more := {(each.domain, each.name) for each in model.functions if _has_layers(each, with_layers)} - with_layers
-    ):
+    # Until a pass finds no further ones: a function may call another that has layers.
+    while more := {_key(each) for each in model.functions if _has_layers(each, with_layers)} - with_layers:
         with_layers |= more
     return inliner.inline_selected_functions(model, sorted(with_layers)) if with_layers else model
+
+
+def _key(function: onnx.FunctionProto) -> tuple[str, str]:
+    return function.domain, function.name
 
 
 def _has_layers(function: onnx.FunctionProto, with_layers: set[tuple[str, str]]) -> bool:

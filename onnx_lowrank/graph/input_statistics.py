@@ -19,8 +19,8 @@ def first_responses(model: onnx.ModelProto, name: str) -> FirstResponses | None:
         name: name of the input.
 
     Returns:
-        Weights of the convolution and statistics of its responses; None where another operator reads the input first, or
-        there are no statistics.
+        Weights of the convolution and statistics of its responses; None where another operator reads the input first,
+        or there are no statistics.
     """
     graph = GraphIndex(model)
     node = graph.only_consumer(name)
