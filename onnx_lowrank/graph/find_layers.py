@@ -105,7 +105,7 @@ def _layer_or_reason(
     index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], samples: int
 ) -> Layer | SkippedLayer:
     """Return a Conv, Gemm or MatMul as a layer, or with the reason why it stays."""
-    weight = _weight(index, node)
+    weight = index.constant(node.input[1]) if len(node.input) > 1 else None
     if weight is None:
         sparse = len(node.input) > 1 and node.input[1] in index.sparse
         why = "its weight is sparse" if sparse else "its weight is computed at run time"
@@ -113,7 +113,7 @@ def _layer_or_reason(
     size = _size(index, node, weight, shapes, samples)
     if node.input[0] not in shapes:
         return SkippedLayer(name, node.op_type, "its input is constant", *size)
-    reason = _why_not(index, node, weight, shapes, samples) or _quantized(index, node)
+    reason = _why_not(index, node, weight, shapes, samples) or _why_quantized(index, node)
     if reason is not None:
         return SkippedLayer(name, node.op_type, reason, *size)
     response = shapes[node.output[0]]
@@ -137,12 +137,6 @@ def _filters(node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # infinite weights are reported when responses are measured
         scaled: NDArray[Any] = filters[:, :, None] * filters.dtype.type(attribute(node, "alpha", 1.0))
     return scaled
-
-
-def _weight(index: GraphIndex, node: onnx.NodeProto) -> NDArray[Any] | None:
-    if len(node.input) < 2:
-        return None
-    return index.constant(node.input[1])
 
 
 def _why_not(
@@ -181,7 +175,8 @@ def _why_not_dense(node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[s
     return None
 
 
-def _quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
+def _why_quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
+    """Return the reason why a layer that reads dequantized activations stays; None for any other layer."""
     source = index.producer.get(node.input[0])
     return "quantized (QDQ) layer" if source is not None and source.op_type == "DequantizeLinear" else None
 
@@ -203,7 +198,7 @@ def _size(
 def _activation_and_residual(
     index: GraphIndex, response: str, channels: ChannelAxis, shapes: Mapping[str, Shape]
 ) -> tuple[Activation, str | None]:
-    """Return the activation that follows a response, and the tensor that is added to the response before it."""
+    """Return the activation that follows a response, and the residual that is added to the response before it."""
     node = index.only_consumer(response)
     if node is not None and node.op_type in SUM_OPERATORS:
         others = [name for name in node.input if name != response]
