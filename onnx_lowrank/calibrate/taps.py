@@ -1,21 +1,22 @@
-"""Seeded positions, and the small graph that gathers them so that only sampled rows leave the network.
+"""Build the nodes that gather sampled rows inside the network, so that only these rows leave it.
 
-Rows are gathered from flat views, which works for every opset, layout and number of axes, by indices that are fed.
+Rows are gathered from flattened tensors, which works for every opset, layout and number of axes. The indices are fed
+as inputs.
 
-A response is few numbers: ``Gather(Reshape(tensor, [-1]), base + channel * step)``. A patch is many, so the channels
-are moved to the end and gathered all at once: ``Gather(Reshape(Transpose(tensor), [-1, c]), place)``. That is several
-times faster, and moving them costs nothing where onnxruntime has to leave its own layout anyhow.
+A row of a response is small: ``Gather(Reshape(tensor, [-1]), base + channel * step)``. A patch is large, so the
+channels are moved to the end and gathered together: ``Gather(Reshape(Transpose(tensor), [-1, c]), point)``. That is
+several times faster, and the transposition costs nothing where onnxruntime has to leave its own layout anyway.
 
 | code    | meaning                                            | shape         |
 |---------|----------------------------------------------------|---------------|
 | base    | flat index of channel 0 at each sampled position   | (N, P, 1)     |
 | step    | to the next channel: 1 where they come last,       |               |
 |         | else the number of positions of the tensor         |               |
-| place   | image and position of each kernel point of a patch | (N, P, kw, K) |
-| inside  | whether it is inside the image                     | (N, P, kw, K) |
+| point   | image and position of each kernel point of a patch | (N, P, kw, K) |
+| inside  | whether the point is inside the image              | (N, P, kw, K) |
 
-N images, P positions per image, kw kernel points along the last axis, K along the others. A patch comes kernel column
-by kernel column, channels last, since that is how it is worked on.
+N images, P positions per image, kw kernel points along the last axis, K along the others. A patch is ordered kernel
+column by kernel column, channels last, since the solvers work on it in this order.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ from onnx_lowrank.layers.layer import Layer
 
 @dataclass(frozen=True, eq=False)
 class Tap:
-    """Nodes to add to a graph so that it hands out sampled rows.
+    """Nodes to add to a graph so that it returns sampled rows.
 
     Attributes:
-        nodes: to run behind the graph's own.
-        constants: initializers they read.
-        inputs: further graph inputs they read: indices, fed per batch.
+        nodes: to run after the graph's own.
+        constants: initializers that they read.
+        inputs: further graph inputs that they read: indices, fed per batch.
         output: the graph output with the rows, shape (N, P, d) of responses, (N, P, kw, K, c) of patches.
     """
 
@@ -55,14 +56,14 @@ class Tap:
 
 
 def response_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
-    """Feeds for a `response_tap`: positions of shape (N, P) of one batch."""
+    """Return the feeds of a `response_tap` for positions of shape (N, P) of one batch."""
     image = np.arange(len(positions))[:, None] * (layer.filters * prod(layer.positions))
-    place = positions * layer.filters if layer.channels_last else positions
-    return {probe_name(layer.name, "positions"): (image + place)[:, :, None]}
+    base = image + (positions * layer.filters if layer.channels_last else positions)
+    return {probe_name(layer.name, "positions"): base[:, :, None]}
 
 
 def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
-    """Gather rows of ``tensor``, which has the shape of the layer's response, (N, d, height, width).
+    """Return a tap that gathers rows of ``tensor``, which has the shape of the layer's response, (N, d, height, width).
 
     Args:
         layer: whose response it is.
@@ -86,14 +87,14 @@ def _tap(builder: GraphBuilder) -> Tap:
 
 
 def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
-    """Feeds for a `patch_tap`: positions of shape (N, P) of one batch. What is not inside the image reads its edge."""
-    place, _ = _kernel_points(layer, positions)
+    """Return the feeds of a `patch_tap` for positions (N, P) of one batch; points outside the image read its edge."""
+    point, _ = _kernel_points(layer, positions)
     image = np.arange(len(positions))[:, None, None, None] * prod(layer.input_size)
-    return {probe_name(layer.name, "patches"): image + place}
+    return {probe_name(layer.name, "patches"): image + point}
 
 
 def patch_tap(layer: Layer, element_type: int) -> Tap:
-    """Gather the layer's input patches, shape (N, P, kw, K, c); `as_patches` brings them into their usual shape.
+    """Return a tap that gathers the layer's input patches, shape (N, P, kw, K, c); see `as_patches`.
 
     Args:
         layer: the layer; its ``input`` tensor is read.
@@ -111,17 +112,17 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
 
 
 def as_patches(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
-    """What a `patch_tap` hands out as patches, shape (n, c, kh, kw): another look at the same memory."""
+    """Return the rows of a `patch_tap` as patches, shape (n, c, kh, kw): a view of the same memory."""
     return np.swapaxes(rows.reshape(-1, layer.kernel[-1], *layer.kernel[:-1], layer.channels), 1, -1)
 
 
 def clear_outside(rows: NDArray[Any], layer: Layer, positions: Ints) -> None:
-    """Put zeros where a patch hangs over the edge of the image.
+    """Set the parts of patches that lie outside the image to zero.
 
     Args:
-        rows: what a `patch_tap` handed out; changed.
+        rows: output of a `patch_tap`; changed in place.
         layer: the layer.
-        positions: those of the rows, shape (N, P).
+        positions: positions of the rows, shape (N, P).
     """
     _, inside = _kernel_points(layer, positions)
     if not inside.all():
@@ -129,29 +130,29 @@ def clear_outside(rows: NDArray[Any], layer: Layer, positions: Ints) -> None:
 
 
 def _kernel_points(layer: Layer, positions: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Where every kernel point of every patch lies in its image, and whether it is inside; shape (N, P, kw, K)."""
+    """Return where each kernel point of a patch lies in its image, and whether it is inside; shape (N, P, kw, K)."""
     axes, inside = [], np.ones((), bool)
     outputs = np.unravel_index(positions, layer.positions)
     kernel = np.unravel_index(np.arange(prod(layer.kernel)), layer.kernel)
     geometry, pads = layer.geometry, leading_pads(layer)
     for axis, size in enumerate(layer.input_size):
-        place = outputs[axis][:, :, None] * geometry.strides[axis] - pads[axis]
-        place = place + kernel[axis] * geometry.dilations[axis]
-        inside = inside & (place >= 0) & (place < size)
-        axes.append(np.clip(place, 0, size - 1))
+        point = outputs[axis][:, :, None] * geometry.strides[axis] - pads[axis]
+        point = point + kernel[axis] * geometry.dilations[axis]
+        inside = inside & (point >= 0) & (point < size)
+        axes.append(np.clip(point, 0, size - 1))
     by_column = (*positions.shape, -1, layer.kernel[-1])
     flat = np.ravel_multi_index(tuple(axes), layer.input_size)
-    place, inside = (np.swapaxes(each.reshape(by_column), 2, 3) for each in (flat, inside))
-    return place, inside
+    point, inside = (np.swapaxes(array.reshape(by_column), 2, 3) for array in (flat, inside))
+    return point, inside
 
 
 def patch_rows(layer: Layer) -> str:
-    """Name of what a `patch_tap` hands out."""
+    """Return the name of the output of a `patch_tap`."""
     return probe_name(layer.name, "input", "rows")
 
 
 def leading_pads(layer: Layer) -> tuple[int, ...]:
-    """Zeros before each spatial axis, ``auto_pad`` resolved for the size the layer's input has."""
+    """Return the zeros before each spatial axis, ``auto_pad`` resolved for the size of the layer's input."""
     geometry = layer.geometry
     if geometry.auto_pad not in {"SAME_UPPER", "SAME_LOWER"}:
         return geometry.pads[: len(layer.kernel)]

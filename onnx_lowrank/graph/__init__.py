@@ -1,4 +1,26 @@
-"""All that knows ONNX's protobufs: read a model, find its layers, look inside, replace layers, write it."""
+"""ONNX graphs: everything that knows protobufs.
+
+| file                | does                                                                                       |
+|---------------------|--------------------------------------------------------------------------------------------|
+| read, order         | read a model; sort its nodes                                                               |
+| inline              | inline a model's own functions that contain layers                                         |
+| precision           | convert a network to float32 to run it                                                     |
+| tensors             | values of tensors, in the model and in files                                               |
+| index               | which node makes a tensor, which nodes read it, which tensors are constant                 |
+| find_layers         | the layers that can be factorized, and why the others cannot                               |
+| fold                | fold BatchNormalization, bias and scale after a layer into its weight and bias             |
+| activations         | recognize the activation after a layer; its function is in layers/activation.py            |
+| eligible            | leave out layers that do not pay or that the user excludes                                 |
+| input_statistics    | statistics of the first convolution's responses                                            |
+| extract             | a part of a model as a model, further outputs, removal of what nothing reads               |
+| builder             | new nodes, built with onnx-graphsurgeon                                                    |
+| replace_layer       | put a chain into the model where a layer was                                               |
+| layer_model         | one layer as a model, to be timed                                                          |
+| write               | write files atomically                                                                     |
+
+What the rest of the package needs most is re-exported here; lookups and cuts are imported from `index`, `extract` and
+`tensors`.
+"""
 
 from onnx_lowrank.graph.find_layers import find_layers, node_names, weighted_tensors
 from onnx_lowrank.graph.inline import inline_functions

@@ -1,51 +1,58 @@
-"""Which activation follows a response: one operator, or the small pattern an exporter makes of it."""
+"""Recognize the activation that follows a response: one operator, or the small pattern that an exporter writes for it.
+
+To add an activation, define the function in `onnx_lowrank.layers.activation`, then recognize it here: an operator in
+`_single_operator`, a pattern of several nodes in `_pattern`. Add both to tests/graph/test_activations.py, which
+compares the function with onnxruntime.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import onnx
 
-from onnx_lowrank.graph.fold import Along
+from onnx_lowrank.graph.fold import ChannelAxis
 from onnx_lowrank.graph.index import GraphIndex, attribute
 from onnx_lowrank.layers import activation as act
 from onnx_lowrank.layers.activation import Activation
 
-# Operators that hand every element on unchanged, seen from an activation behind them.
-_PASS_THROUGH = frozenset({"Identity", "Dropout", "Transpose"})
-_CLOSE = 1e-3  # constants such as 1/6 and sqrt(2) are exported with few digits by some tools
-_LARGEST = float(np.finfo(np.float32).max)
+# Operators that leave every element as it is, so that an activation may follow them.
+_PASS_THROUGH_OPERATORS = frozenset({"Identity", "Dropout", "Transpose"})
+_RELATIVE_TOLERANCE = 1e-3  # constants such as 1/6 and sqrt(2) are exported with few digits by some tools
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def find_activation(index: GraphIndex, tensor: str, along: Along) -> Activation:
-    """The activation that ``tensor`` goes through next; identity where none is recognised.
+def find_activation(index: GraphIndex, tensor: str, axis: ChannelAxis) -> Activation:
+    """Return the activation that is applied to ``tensor``; identity where none is recognized.
 
     Args:
         index: the model's graph.
         tensor: a response, or the sum of a response and a residual.
-        along: where its channels lie.
+        axis: its channel axis.
     """
     transposed = False
-    while (node := index.only_consumer(tensor)) is not None and node.op_type in _PASS_THROUGH:
+    while (node := index.only_consumer(tensor)) is not None and node.op_type in _PASS_THROUGH_OPERATORS:
         transposed |= node.op_type == "Transpose"
         tensor = node.output[0]
     if node is not None:
-        found = _single_operator(index, node, along, transposed=transposed)
+        activation = _single_operator(index, node, axis, transposed=transposed)
+    elif tensor in index.outputs:
+        activation = None
     else:
-        found = None if tensor in index.outputs else _pattern(index, tensor)
-    return found or act.identity()
+        activation = _pattern(index, tensor)
+    return activation or act.identity()
 
 
-def _single_operator(index: GraphIndex, node: onnx.NodeProto, along: Along, *, transposed: bool) -> Activation | None:
-    """Activation of a node that alone reads the response."""
+def _single_operator(
+    index: GraphIndex, node: onnx.NodeProto, axis: ChannelAxis, *, transposed: bool
+) -> Activation | None:
+    """Return the activation of a node that is the only one to read the response; None for any other operator."""
     match node.op_type:
         case "Relu":
             return act.relu()
         case "LeakyRelu":
             return act.leaky_relu(attribute(node, "alpha", 0.01))
         case "PRelu":
-            return _prelu(index, node, along, transposed=transposed)
+            return _prelu(index, node, axis, transposed=transposed)
         case "Clip":
             low, high = _clip_bounds(index, node)
             return None if low is None or high is None else act.clip(low, high)
@@ -66,20 +73,22 @@ def _single_operator(index: GraphIndex, node: onnx.NodeProto, along: Along, *, t
     return None
 
 
-def _prelu(index: GraphIndex, node: onnx.NodeProto, along: Along, *, transposed: bool) -> Activation | None:
+def _prelu(index: GraphIndex, node: onnx.NodeProto, axis: ChannelAxis, *, transposed: bool) -> Activation | None:
+    """Return a PRelu with one constant slope, or one for each channel; None for any other."""
     slope = index.constant(node.input[1])
     if slope is None:
         return None
-    per_channel = along.fits(slope) and not transposed
-    if slope.size != 1 and not per_channel:
-        return None
-    return act.prelu(slope.astype(np.float64).reshape(-1) if slope.size > 1 else float(slope.reshape(())))
+    if slope.size == 1:
+        return act.prelu(float(slope.reshape(())))
+    if axis.fits(slope) and not transposed:
+        return act.prelu(slope.astype(np.float64).reshape(-1))
+    return None
 
 
 def _clip_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float | None, float | None]:
-    """Bounds of a Clip, attributes (opset < 11) or constant inputs; None for a bound computed at run time.
+    """Return the bounds of a Clip: attributes (opset < 11) or constant inputs; None for one computed at run time.
 
-    The largest float32, which some exporters write for no bound, counts as infinite.
+    The largest float32, which some exporters write where there is no bound, counts as infinite.
     """
     bounds: list[float | None] = []
     for position, (name, open_end) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
@@ -88,13 +97,13 @@ def _clip_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float | None,
             bounds.append(None if value is None else float(value.reshape(())))
         else:
             bounds.append(float(attribute(node, name, open_end)))
-    low, high = (np.sign(bound) * np.inf if bound and abs(bound) >= _LARGEST else bound for bound in bounds)
+    low, high = (np.sign(bound) * np.inf if bound and abs(bound) >= _FLOAT32_MAX else bound for bound in bounds)
     return low, high
 
 
 def _pattern(index: GraphIndex, tensor: str) -> Activation | None:
-    """Activation written as several nodes, recognised by who reads the response."""
-    nodes = [_behind_one(index, node) for node in index.consumers.get(tensor, [])]
+    """Return an activation that is written as several nodes, recognized by the nodes that read the response."""
+    nodes = [_after_times_one(index, node) for node in index.consumers.get(tensor, [])]
     readers = {node.op_type: node for node in nodes}
     if len(readers) != len(nodes) or "Mul" not in readers:
         return None
@@ -114,34 +123,35 @@ def _pattern(index: GraphIndex, tensor: str) -> Activation | None:
     return None
 
 
-def _behind_one(index: GraphIndex, node: onnx.NodeProto) -> onnx.NodeProto:
-    """The node behind a product with 1, as Paddle writes the slope of its Swish; any other node itself."""
+def _after_times_one(index: GraphIndex, node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return the node after a product with 1, which Paddle writes for the slope of its Swish; else the node itself."""
     if node.op_type == "Mul" and _constant_operand(index, node) == 1:
         return index.only_consumer(node.output[0]) or node
     return node
 
 
 def _multiplies(index: GraphIndex, product: onnx.NodeProto, branch: onnx.NodeProto) -> bool:
+    """Return whether a product reads a branch, and nothing else does."""
     return branch.output[0] in product.input and index.only_consumer(branch.output[0]) is product
 
 
 def _hard_swish(index: GraphIndex, product: onnx.NodeProto, add: onnx.NodeProto) -> Activation | None:
-    """``x * clip(x + 3, 0, 6) / 6``, the division before or behind the product."""
+    """Recognize ``x * clip(x + 3, 0, 6) / 6``, the division before or after the product."""
     clip = index.only_consumer(add.output[0])
     if clip is None or clip.op_type != "Clip" or not _near(_constant_operand(index, add), 3.0):
         return None
     if _clip_bounds(index, clip) != (0.0, 6.0):
         return None
-    behind = index.only_consumer(clip.output[0])
-    if behind is product:
-        behind = index.only_consumer(product.output[0])
-    elif behind is None or not _multiplies(index, product, behind):
+    division = index.only_consumer(clip.output[0])
+    if division is product:
+        division = index.only_consumer(product.output[0])
+    elif division is None or not _multiplies(index, product, division):
         return None
-    return act.hard_swish() if behind is not None and _divides_by(index, behind, 6.0) else None
+    return act.hard_swish() if division is not None and _divides_by(index, division, 6.0) else None
 
 
 def _gelu(index: GraphIndex, product: onnx.NodeProto, branch: onnx.NodeProto) -> Activation | None:
-    """``x * (1 + erf(x / sqrt(2))) * 0.5``, the half before or behind the product."""
+    """Recognize ``x * (1 + erf(x / sqrt(2))) * 0.5``, the factor 0.5 before or after the product."""
     if branch.op_type != "Div" or not _near(_constant_operand(index, branch), np.sqrt(2.0)):
         return None
     erf = index.only_consumer(branch.output[0])
@@ -164,11 +174,11 @@ def _divides_by(index: GraphIndex, node: onnx.NodeProto, divisor: float) -> bool
 
 
 def _constant_operand(index: GraphIndex, node: onnx.NodeProto) -> float | None:
-    """The one number a binary node adds, multiplies or divides by; None where it has none."""
+    """Return the number that a binary node adds, multiplies or divides by; None where that is no single constant."""
     names = node.input[1:] if node.op_type == "Div" else node.input
     values = [value for name in names if (value := index.constant(name)) is not None]
     return float(values[0].reshape(())) if len(values) == 1 and values[0].size == 1 else None
 
 
-def _near(value: Any, wanted: float) -> bool:
-    return value is not None and abs(value - wanted) <= _CLOSE * abs(wanted)
+def _near(value: float | None, expected: float) -> bool:
+    return value is not None and abs(value - expected) <= _RELATIVE_TOLERANCE * abs(expected)

@@ -8,10 +8,10 @@ from typing import Any
 
 import onnx
 
-from onnx_lowrank.graph.index import FIRST_WITH_ARITHMETIC, STANDARD, GraphIndex, node_key, tensors_read
+from onnx_lowrank.graph.index import MIN_ARITHMETIC_OPSET, STANDARD_DOMAINS, GraphIndex, node_key, tensors_read
 
 # Before this IR version every initializer had to be listed among the graph's inputs too.
-FIRST_IR_WITH_FREE_INITIALIZERS = 4
+MIN_FREE_INITIALIZERS_IR = 4
 
 
 def extract(
@@ -39,12 +39,12 @@ def extract(
     name = model.graph.name or "graph"
     graph = onnx.helper.make_graph(nodes, name, inputs, outputs, initializers, sparse_initializer=sparse)
     graph.initializer.extend(constants)
-    if model.ir_version < FIRST_IR_WITH_FREE_INITIALIZERS:
+    if model.ir_version < MIN_FREE_INITIALIZERS_IR:
         graph.input.extend(initializer_input(tensor) for tensor in graph.initializer)
     opsets = [onnx.helper.make_opsetid(each.domain, each.version) for each in model.opset_import]
     for each in opsets:
-        if each.domain in STANDARD:
-            each.version = max(each.version, FIRST_WITH_ARITHMETIC)
+        if each.domain in STANDARD_DOMAINS:
+            each.version = max(each.version, MIN_ARITHMETIC_OPSET)
     return onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=opsets, functions=model.functions)
 
 

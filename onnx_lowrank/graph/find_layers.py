@@ -1,4 +1,4 @@
-"""Which nodes can be factorized; for every other Conv, Gemm or MatMul the reason why not."""
+"""Find the nodes that can be factorized, and for every other Conv, Gemm or MatMul the reason why not."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.activations import find_activation
-from onnx_lowrank.graph.fold import SUMS, Along, Folded, fold_affine
+from onnx_lowrank.graph.fold import SUM_OPERATORS, ChannelAxis, Folded, fold_affine
 from onnx_lowrank.graph.index import (
-    FIRST_WITH_ARITHMETIC,
+    MIN_ARITHMETIC_OPSET,
+    STANDARD_DOMAINS,
     GraphIndex,
     attribute,
     fresh_name,
@@ -27,9 +28,9 @@ from onnx_lowrank.layers.layer import Geometry, Layer, SkippedLayer, pointwise
 
 Shape = tuple[int, ...]
 
-COUNTED = frozenset({"Conv", "Gemm", "MatMul"})
-# Their relatives, of the standard and of onnxruntime's own domain: named, and left alone.
-_UNSUPPORTED = frozenset(
+LAYER_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
+# Related operators, of the standard and of onnxruntime's own domain: reported, and left alone.
+_UNSUPPORTED_OPERATORS = frozenset(
     {
         *("ConvTranspose", "DeformConv", "FusedConv", "NhwcConv", "NhwcFusedConv", "ConvTransposeWithDynamicPads"),
         *("ConvInteger", "QLinearConv", "QLinearConvTranspose", "MatMulInteger", "QLinearMatMul", "QGemm"),
@@ -38,26 +39,27 @@ _UNSUPPORTED = frozenset(
     }
 )
 _FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
-_MOST_AXES = 3
+_MAX_SPATIAL_AXES = 3
 
 
 def weighted_tensors(model: onnx.ModelProto) -> list[str]:
-    """Tensors whose shapes `find_layers` wants to know: around every Conv, Gemm and MatMul, and what is added."""
+    """Return the tensors whose shapes `find_layers` needs: around every Conv, Gemm and MatMul, and operands of sums."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    names = [name for node in model.graph.node if node.op_type in COUNTED for name in (node.input[0], node.output[0])]
-    names += [name for node in model.graph.node if node.op_type in SUMS for name in node.input]
+    layers = [node for node in model.graph.node if node.op_type in LAYER_OPERATORS]
+    names = [name for node in layers for name in (node.input[0], node.output[0])]
+    names += [name for node in model.graph.node if node.op_type in SUM_OPERATORS for name in node.input]
     return [name for name in dict.fromkeys(names) if name not in constants]
 
 
 def find_layers(
     model: onnx.ModelProto, shapes: Mapping[str, Shape], samples: int = 1
 ) -> tuple[list[Layer], list[SkippedLayer]]:
-    """Sort a model's layers into those that can be factorized and those that stay.
+    """Divide a model's layers into those that can be factorized and those that stay.
 
     Args:
         model: the original network; not changed.
         shapes: observed shape of each of `weighted_tensors`.
-        samples: samples in the batch the shapes were observed with.
+        samples: batch size that the shapes were observed with.
 
     Returns:
         Layers in topological order, and a SkippedLayer with its reason for every other Conv, Gemm, MatMul, those in
@@ -67,42 +69,43 @@ def find_layers(
     layers: list[Layer] = []
     skipped: list[SkippedLayer] = []
     for node, name in zip(model.graph.node, node_names(model), strict=True):
-        if node.op_type in _UNSUPPORTED:
+        if node.op_type in _UNSUPPORTED_OPERATORS:
             skipped.append(SkippedLayer(name, node.op_type, f"{node.op_type} is not supported", 0, 0))
             continue
         skipped += [
             SkippedLayer(f"{name}/{inner.name or node_key(inner)}", inner.op_type, f"inside the {node.op_type}", 0, 0)
             for inner in inner_nodes(node)
-            if inner.op_type in COUNTED | _UNSUPPORTED
+            if inner.op_type in LAYER_OPERATORS | _UNSUPPORTED_OPERATORS
         ]
-        if node.op_type in COUNTED:
-            found = _examine(index, node, name, shapes, samples)
-            if isinstance(found, Layer):
-                layers.append(found)
+        if node.op_type in LAYER_OPERATORS:
+            result = _layer_or_reason(index, node, name, shapes, samples)
+            if isinstance(result, Layer):
+                layers.append(result)
             else:
-                skipped.append(found)
+                skipped.append(result)
     return layers, skipped
 
 
 def node_names(model: onnx.ModelProto) -> list[str]:
-    """A name for every node that no other has: its own where that is unique, else its first output's."""
+    """Return a unique name for every node: its own where no other node has it, else that of its first output."""
     uses = Counter(node.name for node in model.graph.node)
     taken = {name for name, count in uses.items() if name and count == 1}
     names = []
     for number, node in enumerate(model.graph.node):
         name = node.name
         if not name or uses[name] > 1:
-            # An output may be called like another node, and a node may have none.
+            # An output may have the name of another node, and a node may have no output.
             name = fresh_name(node_key(node) or f"{node.op_type}_{number}", taken)
             taken.add(name)
         names.append(name)
     return names
 
 
-def _examine(
+def _layer_or_reason(
     index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], samples: int
 ) -> Layer | SkippedLayer:
-    weight = _weight(index, node)
+    """Return a Conv, Gemm or MatMul as a layer, or with the reason why it stays."""
+    weight = index.constant(node.input[1]) if len(node.input) > 1 else None
     if weight is None:
         sparse = len(node.input) > 1 and node.input[1] in index.sparse
         why = "its weight is sparse" if sparse else "its weight is computed at run time"
@@ -110,54 +113,48 @@ def _examine(
     size = _size(index, node, weight, shapes, samples)
     if node.input[0] not in shapes:
         return SkippedLayer(name, node.op_type, "its input is constant", *size)
-    reason = _why_not(index, node, weight, shapes, samples) or _quantized(index, node)
+    reason = _why_not(index, node, weight, shapes, samples) or _why_quantized(index, node)
     if reason is not None:
         return SkippedLayer(name, node.op_type, reason, *size)
     response = shapes[node.output[0]]
-    filters, axes = _filters(node, weight), len(response)
-    along = Along(len(filters), axes - 2 if node.op_type == "Conv" else 0, axes)
-    folded = fold_affine(index, node, filters, along)
+    filters, is_conv = _filters(node, weight), node.op_type == "Conv"
+    channels = ChannelAxis(len(filters), len(response) - 2 if is_conv else 0, len(response))
+    folded = fold_affine(index, node, filters, channels)
     if folded is None:
         computed = index.constant(node.input[2]) is None
         why = "its bias is computed at run time" if computed else "its bias is not one number per filter"
         return SkippedLayer(name, node.op_type, why, *size)
     rows = (prod(response[:-1]) // samples,)
-    sizes = (response[2:], shapes[node.input[0]][2:]) if node.op_type == "Conv" else (rows, rows)
-    return _layer(node, name, folded, _behind(index, folded.response, along, shapes), sizes)
+    sizes = (response[2:], shapes[node.input[0]][2:]) if is_conv else (rows, rows)
+    return _layer(node, name, folded, _activation_and_residual(index, folded.response, channels, shapes), sizes)
 
 
 def _filters(node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
-    """The weight with the filters on its first axis: of a fully connected layer, shape (d, c, 1)."""
+    """Return the weight with the filters on its first axis; shape (d, c, 1) for a fully connected layer."""
     if node.op_type == "Conv":
         return weight
     filters: NDArray[Any] = weight if attribute(node, "transB", 0) else weight.T
-    with np.errstate(over="ignore"):  # what is infinite in the network shows in its responses
+    with np.errstate(over="ignore"):  # infinite weights are reported when responses are measured
         scaled: NDArray[Any] = filters[:, :, None] * filters.dtype.type(attribute(node, "alpha", 1.0))
     return scaled
-
-
-def _weight(index: GraphIndex, node: onnx.NodeProto) -> NDArray[Any] | None:
-    if len(node.input) < 2:
-        return None
-    return index.constant(node.input[1])
 
 
 def _why_not(
     index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int
 ) -> str | None:
-    """Why a node with a constant weight is not factorized; None where it is."""
-    if node.domain not in {"", "ai.onnx"}:
+    """Return why a node with a constant weight is not factorized; None where it can be."""
+    if node.domain not in STANDARD_DOMAINS:
         return f"operator of domain {node.domain}"
     if weight.dtype not in _FLOATS:
         return f"{weight.dtype} weights: only float16, bfloat16, float32 and float64 are factorized"
     if 0 in weight.shape:
         return "it has no channels"
     if node.op_type != "Conv":
-        if index.opset < FIRST_WITH_ARITHMETIC:
+        if index.opset < MIN_ARITHMETIC_OPSET:
             return f"opset {index.opset} has no Add that onnxruntime knows: convert the model to a newer one"
         return _why_not_dense(node, weight, shapes, samples)
-    if not 1 <= weight.ndim - 2 <= _MOST_AXES:
-        return f"{weight.ndim - 2}-D convolution: 1-D to {_MOST_AXES}-D are factorized"
+    if not 1 <= weight.ndim - 2 <= _MAX_SPATIAL_AXES:
+        return f"{weight.ndim - 2}-D convolution: 1-D to {_MAX_SPATIAL_AXES}-D are factorized"
     group = attribute(node, "group", 1)
     if group != 1 and weight.shape[1] == 1:
         return "depthwise convolution"
@@ -167,18 +164,19 @@ def _why_not(
 
 
 def _why_not_dense(node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int) -> str | None:
-    """The same for a Gemm or MatMul."""
+    """Return why a Gemm or MatMul is not factorized; None where it can be."""
     if weight.ndim != 2:
         return f"its weight has {weight.ndim} axes: only matrices are factorized"
     if attribute(node, "transA", 0):
         return "its input is transposed (transA)"
-    # Rows are sampled by image: there must be as many for each.
+    # Rows are sampled image by image, so every image must have the same number of them.
     if len(shapes[node.input[0]]) < 2 or prod(shapes[node.output[0]][:-1]) % samples:
         return "its input has no axis of samples"
     return None
 
 
-def _quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
+def _why_quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
+    """Return the reason why a layer that reads dequantized activations stays; None for any other layer."""
     source = index.producer.get(node.input[0])
     return "quantized (QDQ) layer" if source is not None and source.op_type == "DequantizeLinear" else None
 
@@ -186,7 +184,7 @@ def _quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
 def _size(
     index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int
 ) -> tuple[int, int]:
-    """Multiply-adds per image and parameters of a layer that stays."""
+    """Return the multiply-adds per image and the parameters of a layer that stays."""
     output = shapes[node.output[0]]
     if node.op_type == "Conv":
         macs = prod(output[2:]) * weight.size
@@ -197,40 +195,41 @@ def _size(
     return macs, weight.size + (0 if bias is None else bias.size)
 
 
-def _behind(
-    index: GraphIndex, response: str, along: Along, shapes: Mapping[str, Shape]
+def _activation_and_residual(
+    index: GraphIndex, response: str, channels: ChannelAxis, shapes: Mapping[str, Shape]
 ) -> tuple[Activation, str | None]:
-    """The activation a response goes through, and the tensor added to it before that."""
+    """Return the activation that follows a response, and the residual that is added to the response before it."""
     node = index.only_consumer(response)
-    if node is not None and node.op_type in SUMS:
+    if node is not None and node.op_type in SUM_OPERATORS:
         others = [name for name in node.input if name != response]
-        activation = find_activation(index, node.output[0], along)
+        activation = find_activation(index, node.output[0], channels)
         summed = len(others) == 1 and len(node.input) == 2 and shapes.get(others[0]) == shapes.get(response)
         if summed and activation.name != "identity" and others[0] in index.varying:
             return activation, others[0]
-        return identity(), None  # added linearly: the sum's error is the response's
-    return find_activation(index, response, along), None
+        return identity(), None  # a linear sum has the same error as the response
+    return find_activation(index, response, channels), None
 
 
 def _layer(
     node: onnx.NodeProto,
     name: str,
     folded: Folded,
-    behind: tuple[Activation, str | None],
+    followers: tuple[Activation, str | None],
     sizes: tuple[Shape, Shape],
 ) -> Layer:
-    """A layer with what is behind it, its activation and residual, and the spatial sizes of its response and input."""
+    """Return a layer, given its activation and residual, and the spatial sizes of its response and its input."""
     dense = node.op_type != "Conv"
+    activation, residual = followers
     return Layer(
         name=name,
         op=node.op_type,
         weight=folded.weight,
         bias=folded.bias,
         geometry=pointwise(1) if dense else _geometry(node, folded.weight.ndim - 2),
-        activation=behind[0],
+        activation=activation,
         input=node.input[0],
         response=folded.response,
-        residual=behind[1],
+        residual=residual,
         nodes=folded.nodes,
         positions=sizes[0],
         input_size=sizes[1],

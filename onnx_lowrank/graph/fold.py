@@ -1,4 +1,7 @@
-"""What is linear right behind a layer belongs to it: BatchNormalization, an added bias, a scale."""
+"""Fold linear nodes that follow a layer into its weight and bias: BatchNormalization, an added bias, a scale.
+
+A layer's own bias, the third input of Conv and Gemm, is read here too (`_own_bias`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.graph.index import GraphIndex, attribute
 
-SUMS = frozenset({"Add", "Sum"})  # the latter of two, as Caffe2 exports
+SUM_OPERATORS = frozenset({"Add", "Sum"})  # Sum of two tensors, as Caffe2 exports it
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +24,7 @@ class Folded:
     Attributes:
         weight: shape (d, c, kh, kw), the model's float type.
         bias: shape (d,).
-        response: tensor that carries the result.
+        response: name of the tensor that carries the result.
         nodes: first outputs of the layer and of every node folded into it.
     """
 
@@ -32,39 +35,39 @@ class Folded:
 
 
 @dataclass(frozen=True)
-class Along:
-    """What broadcasts along the channel axis alone of a response.
+class ChannelAxis:
+    """The channel axis of a response: tells which constants have one number per channel.
 
     Attributes:
-        filters: channels d.
-        behind: axes behind the channel axis.
-        rank: axes of the response.
+        channels: channels of the response, d.
+        trailing: number of axes after the channel axis.
+        rank: number of axes of the response.
     """
 
-    filters: int
-    behind: int
+    channels: int
+    trailing: int
     rank: int
 
     @property
-    def second(self) -> bool:
-        """Whether the channel axis is the second one, where BatchNormalization looks for it."""
-        return self.rank - self.behind == 2
+    def is_second(self) -> bool:
+        """Whether the channel axis is the second one, as BatchNormalization requires."""
+        return self.rank - self.trailing == 2
 
     def fits(self, value: NDArray[Any]) -> bool:
-        """Whether a constant has one number per channel, and lies along the channel axis."""
-        shape = (self.filters, *[1] * self.behind)
-        leading = value.ndim - len(shape)
-        return 0 <= leading <= self.rank - len(shape) and value.shape == (*[1] * leading, *shape)
+        """Return whether a constant has one number per channel, and broadcasts along the channel axis."""
+        leading = value.ndim - 1 - self.trailing
+        fits = 0 <= leading < self.rank - self.trailing
+        return fits and value.shape == (*[1] * leading, self.channels, *[1] * self.trailing)
 
     def values(self, value: NDArray[Any]) -> NDArray[np.float64] | None:
-        """A constant as shape (d,), a single number repeated; None where it does not lie along the channel axis."""
+        """Return a constant as shape (d,), a single number repeated; None where it is not one number per channel."""
         if value.size == 1 and value.ndim <= self.rank:
-            return np.full(self.filters, float(value.reshape(())))
-        return value.astype(np.float64).reshape(self.filters) if self.fits(value) else None
+            return np.full(self.channels, float(value.reshape(())))
+        return value.astype(np.float64).reshape(self.channels) if self.fits(value) else None
 
 
-@np.errstate(all="ignore")  # what is not finite in the network shows in its responses
-def fold_affine(index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], along: Along) -> Folded | None:
+@np.errstate(all="ignore")  # numbers that are not finite are reported when responses are measured
+def fold_affine(index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], axis: ChannelAxis) -> Folded | None:
     """Fold all per-channel scales and offsets that follow a layer into its weight and bias.
 
     Computed in float64, returned in the weight's type.
@@ -73,56 +76,60 @@ def fold_affine(index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], a
         index: the model's graph.
         node: a Conv, Gemm or MatMul node.
         weight: its constant weight, shape (d, c, kh, kw); of a fully connected layer (d, c, 1).
-        along: where the channels of its response lie.
+        axis: the channel axis of its response.
 
     Returns:
         The folded layer; None where its own bias is not constant, or not one number per channel.
     """
-    scale, offset = np.ones(along.filters), _own_bias(index, node, along)
+    scale, offset = np.ones(axis.channels), _own_bias(index, node, axis)
     if offset is None:
         return None
     tensor, nodes = node.output[0], [node.output[0]]
     while (follower := index.only_consumer(tensor)) is not None:
-        step = _affine(index, follower, tensor, along)
-        if step is None:
+        affine = _affine(index, follower, tensor, axis)
+        if affine is None:
             break
-        scale, offset = scale * step[0], offset * step[0] + step[1]
+        factor, summand = affine
+        scale, offset = scale * factor, offset * factor + summand
         tensor = follower.output[0]
         nodes.append(tensor)
     scaled = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
     return Folded(scaled.astype(weight.dtype), offset.astype(weight.dtype), tensor, tuple(nodes))
 
 
-def _own_bias(index: GraphIndex, node: onnx.NodeProto, along: Along) -> NDArray[np.float64] | None:
-    """The third input, shape (d,), zeros where there is none; None where it is not constant or no bias by channel."""
+def _own_bias(index: GraphIndex, node: onnx.NodeProto, axis: ChannelAxis) -> NDArray[np.float64] | None:
+    """Return the third input, shape (d,), zeros where there is none; None where it is not one constant per channel."""
     if len(node.input) < 3 or not node.input[2]:
-        return np.zeros(along.filters)
+        return np.zeros(axis.channels)
     value = index.constant(node.input[2])
-    if value is None or node.op_type == "Conv":
-        return None if value is None else value.astype(np.float64)
-    return along.values(value.astype(np.float64) * attribute(node, "beta", 1.0))
+    if value is None:
+        return None
+    if node.op_type == "Conv":
+        return value.astype(np.float64)
+    return axis.values(value.astype(np.float64) * attribute(node, "beta", 1.0))
 
 
 def _affine(
-    index: GraphIndex, node: onnx.NodeProto, tensor: str, along: Along
+    index: GraphIndex, node: onnx.NodeProto, tensor: str, axis: ChannelAxis
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Scale and offset per channel, each shape (d,), of a node that does nothing else; None for any other."""
-    if node.op_type == "BatchNormalization" and node.input[0] == tensor and along.second:
+    """Return scale and offset, shape (d,) each, of a node that scales and shifts channels; None for any other node."""
+    if node.op_type == "BatchNormalization" and node.input[0] == tensor and axis.is_second:
         return _batch_normalization(index, node)
-    if node.op_type not in {*SUMS, "Mul"}:
+    if node.op_type not in {*SUM_OPERATORS, "Mul"}:
         return None
     others = [name for name in node.input if name != tensor]
     value = index.constant(others[0]) if len(others) == 1 and len(node.input) == 2 else None
-    values = None if value is None else along.values(value)
+    values = None if value is None else axis.values(value)
     if values is None:
         return None
-    ones, zeros = np.ones(along.filters), np.zeros(along.filters)
-    return (ones, values) if node.op_type in SUMS else (values, zeros)
+    ones, zeros = np.ones(axis.channels), np.zeros(axis.channels)
+    return (ones, values) if node.op_type in SUM_OPERATORS else (values, zeros)
 
 
 def _batch_normalization(
     index: GraphIndex, node: onnx.NodeProto
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return scale and offset of a BatchNormalization; None where its statistics are not constant."""
     if attribute(node, "training_mode", 0) or any(node.output[1:]):
         return None
     values = [index.constant(name) for name in node.input[1:5]]

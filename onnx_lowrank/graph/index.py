@@ -1,6 +1,6 @@
-"""Reading an ONNX graph: who makes a tensor, who reads it, which tensors are constant.
+"""Look things up in an ONNX graph: which node makes a tensor, which nodes read it, which tensors are constant.
 
-A node is known by the first output it has: names may be missing or repeated in the wild, tensors may not.
+Nodes are identified by their first output: node names may be missing or repeated, names of tensors may not.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_lowrank.graph.tensors import subgraphs, values
 
-# Operators that only reshape, retype or pass on: safe and cheap to evaluate ahead of time.
-_FOLDABLE = frozenset(
+# Operators that only reshape, convert or copy: safe and cheap to evaluate in advance.
+_FOLDABLE_OPERATORS = frozenset(
     {
         "Constant",
         "Identity",
@@ -29,15 +29,15 @@ _FOLDABLE = frozenset(
         "DequantizeLinear",
     }
 )
-STANDARD = frozenset({"", "ai.onnx"})  # names of the domain of standard operators
-_FIRST_DEQUANTIZE = 19  # the reference evaluator implements no older version
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})  # two names of one domain
+_MIN_DEQUANTIZE_OPSET = 19  # the reference evaluator implements no older version
 
-# onnxruntime adds and multiplies from this opset on; what it runs of older ones means the same there.
-FIRST_WITH_ARITHMETIC = 7
+# From this opset on onnxruntime has Add and Mul; the older operators that it runs mean the same in this opset.
+MIN_ARITHMETIC_OPSET = 7
 
 
 class GraphIndex:
-    """Lookups over the main graph of a model; make a new one after the graph has changed.
+    """Index of the main graph of a model; it does not follow later changes of the graph.
 
     Attributes:
         producer: tensor name -> the node that makes it.
@@ -53,7 +53,7 @@ class GraphIndex:
         self.opset = opset(model)
         graph = model.graph
         self.producer = {name: node for node in graph.node for name in node.output if name}
-        self._places = {name: place for place, name in enumerate(self.producer)}
+        self._positions = {name: position for position, name in enumerate(self.producer)}
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
             for name in dict.fromkeys(tensors_read(node)):
@@ -67,63 +67,63 @@ class GraphIndex:
                 self.varying.update(name for name in node.output if name)
 
     def only_consumer(self, tensor: str) -> onnx.NodeProto | None:
-        """The single node that reads ``tensor``; None where several do or the graph hands it out."""
+        """Return the only node that reads ``tensor``; None where several do, or where it is an output of the graph."""
         readers = self.consumers.get(tensor, [])
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def constant(self, tensor: str) -> NDArray[Any] | None:
-        """The value of ``tensor`` where it does not depend on the graph's inputs, else None.
+        """Return the value of ``tensor`` where it does not depend on the graph's inputs, else None.
 
         Follows Constant, Identity, Cast, Reshape, Transpose and the like back to initializers.
         """
-        chain = self._chain_behind(tensor)
-        if chain is None:
+        sources = self._sources(tensor)
+        if sources is None:
             return None
-        found: dict[str, NDArray[Any]] = {}
-        for name in chain:
+        arrays: dict[str, NDArray[Any]] = {}
+        for name in sources:
             if name in self.initializers:
-                found[name] = values(self.initializers[name])
+                arrays[name] = values(self.initializers[name])
                 continue
             node = self.producer[name]
             try:
-                found[name] = self._evaluated(node, name, {each: found[each] for each in node.input if each})
-            except Exception:  # of any type: what the evaluator makes of a strange node is no constant
+                arrays[name] = self._evaluate(node, name, {read: arrays[read] for read in node.input if read})
+            except Exception:  # the evaluator raises errors of any type on malformed nodes
                 return None
-        return found[tensor]
+        return arrays[tensor]
 
-    def _chain_behind(self, tensor: str) -> list[str] | None:
-        """The tensors that a constant is made from, in order; None where it is not made from initializers alone."""
-        chain: set[str] = set()
-        waiting = [tensor]
-        while waiting:
-            name = waiting.pop()
-            if name in chain:
+    def _sources(self, tensor: str) -> list[str] | None:
+        """Return the tensors to evaluate for a constant, in order; None where it depends on more than initializers."""
+        sources: set[str] = set()
+        to_visit = [tensor]
+        while to_visit:
+            name = to_visit.pop()
+            if name in sources:
                 continue
-            chain.add(name)
+            sources.add(name)
             if name in self.initializers:
                 continue
             node = self.producer.get(name)
-            if node is None or node.op_type not in _FOLDABLE or node.domain not in STANDARD:
+            if node is None or node.op_type not in _FOLDABLE_OPERATORS or node.domain not in STANDARD_DOMAINS:
                 return None
-            waiting += filter(None, node.input)
-        return sorted(chain, key=lambda name: self._places.get(name, -1))
+            to_visit += filter(None, node.input)
+        return sorted(sources, key=lambda name: self._positions.get(name, -1))
 
-    def _evaluated(self, node: onnx.NodeProto, tensor: str, inputs: Mapping[str, Any]) -> NDArray[Any]:
+    def _evaluate(self, node: onnx.NodeProto, tensor: str, inputs: Mapping[str, Any]) -> NDArray[Any]:
         version = self.opset
-        if node.op_type == "DequantizeLinear":  # an older one means the same here
-            version = max(version, _FIRST_DEQUANTIZE)
+        if node.op_type == "DequantizeLinear":  # older versions mean the same here
+            version = max(version, _MIN_DEQUANTIZE_OPSET)
         alone = onnx.NodeProto()
         alone.CopyFrom(node)
         alone.domain = ""
         read = [onnx.ValueInfoProto(name=name) for name in inputs]
         graph = onnx.helper.make_graph([alone], "constant", read, [onnx.ValueInfoProto(name=tensor)])
-        with np.errstate(all="ignore"):  # what is not finite in the network shows in its responses
+        with np.errstate(all="ignore"):  # numbers that are not finite are reported when responses are measured
             (value,) = ReferenceEvaluator(graph, opsets={"": version}).run(None, dict(inputs))
         return np.asarray(value)
 
 
 def tensors_read(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of all tensors a node reads, those its subgraphs capture from outside included."""
+    """Yield the names of all tensors that a node reads, including those that its subgraphs capture."""
     yield from (name for name in node.input if name)
     for graph in subgraphs(node):
         own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
@@ -133,12 +133,12 @@ def tensors_read(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def node_key(node: onnx.NodeProto) -> str | None:
-    """What a node is known by; None where it makes nothing."""
+    """Return the first output of a node, which identifies it; None where it has no output."""
     return next(filter(None, node.output), None)
 
 
 def inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a node's subgraphs, and of theirs."""
+    """Yield the nodes of a node's subgraphs, and of theirs."""
     for graph in subgraphs(node):
         for inner in graph.node:
             yield inner
@@ -161,31 +161,31 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def probe_name(*parts: str) -> str:
-    """A name for a tensor that is added to a network to look at it: none that a network has."""
+    """Return a name for a tensor that is added to a network to observe it; no network uses such names."""
     return "/".join(("onnx_lowrank:look", *parts))
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    """Value of a node's attribute, text as str; ``default`` where it is not set."""
+    """Return the value of a node's attribute, text as str; ``default`` where it is not set."""
     for each in node.attribute:
         if each.name == name:
-            own = onnx.AttributeProto()
-            own.CopyFrom(each)
-            own.ClearField("ref_attr_name")  # means nothing outside of functions
-            value = onnx.helper.get_attribute_value(own)
+            copy = onnx.AttributeProto()
+            copy.CopyFrom(each)
+            copy.ClearField("ref_attr_name")  # has no meaning outside of functions
+            value = onnx.helper.get_attribute_value(copy)
             return value.decode() if isinstance(value, bytes) else value
     return default
 
 
-def fresh_name(wanted: str, taken: Container[str]) -> str:
-    """``wanted``, or with a number behind it where that is taken."""
-    name, number = wanted, 1
+def fresh_name(base: str, taken: Container[str]) -> str:
+    """Return ``base``, with a number appended where that name is taken."""
+    name, number = base, 1
     while name in taken:
         number += 1
-        name = f"{wanted}_{number}"
+        name = f"{base}_{number}"
     return name
 
 
 def opset(model: onnx.ModelProto) -> int:
-    """Version of the standard operator set the model uses."""
-    return max((each.version for each in model.opset_import if each.domain in STANDARD), default=1)
+    """Return the version of the standard operator set that the model uses."""
+    return max((each.version for each in model.opset_import if each.domain in STANDARD_DOMAINS), default=1)

@@ -1,4 +1,4 @@
-"""Nodes in an order in which each comes behind what it reads, as the standard wants it and some exporters did not."""
+"""Sort nodes so that each comes after those whose outputs it reads: ONNX requires it, some exporters did not do it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from onnx_lowrank.graph.index import tensors_read
 
 
 def sort_nodes(graph: onnx.GraphProto, where: str) -> None:
-    """Bring a graph's nodes into topological order; one that is in order stays as it is.
+    """Sort a graph's nodes topologically; a graph that is in order stays as it is.
 
     Args:
         graph: changed in place.
-        where: what to call it in error messages.
+        where: name of the model in error messages.
 
     Raises:
-        ModelError: nodes wait for each other in a circle, or two make the same tensor.
+        ModelError: nodes depend on each other in a circle, or two compute the same tensor.
     """
     makers: dict[str, int] = {}
     for number, node in enumerate(graph.node):

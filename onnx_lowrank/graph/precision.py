@@ -1,7 +1,7 @@
-"""The same network in float32: to be looked at where onnxruntime has no kernels for the types it is written in.
+"""Convert a network to float32, to run it where onnxruntime has no kernels for its own types.
 
-Networks in bfloat16 and float64 are made for other machines or for other purposes; what their layers do can be
-measured in float32 all the same, and their factors are written in their own type.
+Networks in bfloat16 and float64 are made for other machines or for other purposes. The responses of their layers can
+be measured in float32 all the same; their factors are written in their own type.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from onnx import TensorProto, numpy_helper
 from onnx_lowrank.graph.index import inner_nodes
 from onnx_lowrank.graph.tensors import every_tensor, subgraphs, values
 
-_OTHERS = frozenset({TensorProto.BFLOAT16, TensorProto.DOUBLE})
-_TYPE_ATTRIBUTES = frozenset({"to", "dtype"})  # of Cast; of what makes tensors from nothing
+_OTHER_FLOATS = frozenset({TensorProto.BFLOAT16, TensorProto.DOUBLE})
+_TYPE_ATTRIBUTES = frozenset({"to", "dtype"})  # of Cast, and of operators that generate tensors
 
 
 def is_in_other_precision(model: onnx.ModelProto) -> bool:
-    """Whether a network holds bfloat16 or float64 tensors."""
-    return any(tensor.data_type in _OTHERS for tensor in every_tensor(model))
+    """Return whether a network holds bfloat16 or float64 tensors."""
+    return any(tensor.data_type in _OTHER_FLOATS for tensor in every_tensor(model))
 
 
 def in_single_precision(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a network with float32 in the place of bfloat16 and float64; names and structure stay.
+    """Return a copy of a network with float32 instead of bfloat16 and float64; names and structure stay.
 
     Args:
         model: not changed.
@@ -33,13 +33,13 @@ def in_single_precision(model: onnx.ModelProto) -> onnx.ModelProto:
     single = onnx.ModelProto()
     single.CopyFrom(model)
     for tensor in every_tensor(single):
-        if tensor.data_type in _OTHERS:
-            with np.errstate(over="ignore"):  # what float32 cannot hold shows in the responses
+        if tensor.data_type in _OTHER_FLOATS:
+            with np.errstate(over="ignore"):  # overflow is reported when responses are measured
                 tensor.CopyFrom(numpy_helper.from_array(values(tensor).astype(np.float32), tensor.name))
     nodes = list(_nodes([*single.graph.node, *(node for each in single.functions for node in each.node)]))
     for node in nodes:
         for each in node.attribute:
-            if each.name in _TYPE_ATTRIBUTES and each.i in _OTHERS:
+            if each.name in _TYPE_ATTRIBUTES and each.i in _OTHER_FLOATS:
                 each.i = TensorProto.FLOAT
     graphs = [single.graph, *(graph for node in nodes for graph in subgraphs(node))]
     for value in [value for graph in graphs for value in (*graph.input, *graph.output, *graph.value_info)]:
@@ -54,8 +54,8 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def _retype(kind: onnx.TypeProto) -> None:
-    """Change the element type of a tensor type, however deep it is in sequences and options."""
+    """Change the element type of a tensor type, also inside sequences and optional types."""
     while (wrapper := kind.WhichOneof("value")) in {"sequence_type", "optional_type"}:
         kind = getattr(kind, wrapper).elem_type
-    if wrapper == "tensor_type" and kind.tensor_type.elem_type in _OTHERS:
+    if wrapper == "tensor_type" and kind.tensor_type.elem_type in _OTHER_FLOATS:
         kind.tensor_type.elem_type = TensorProto.FLOAT

@@ -1,4 +1,4 @@
-"""A path -> an ONNX model with its weights, in memory but for those of very large ones."""
+"""Read an ONNX model and its weights; very large weights stay in their files and are mapped."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.order import sort_nodes
 from onnx_lowrank.graph.tensors import can_be_mapped, every_tensor, is_external, put_inside, put_outside
 
-MOST_IN_MEMORY = 2**30  # bytes of external data that are read into the model
+MAX_LOADED_BYTES = 2**30  # of external data; more of it stays in its files
 
 
 def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     """Read a model; a model already in memory is copied, never changed.
 
     Args:
-        model: path of an ``.onnx`` file, external data beside it, or a model.
+        model: path of an ``.onnx`` file, with external data next to it, or a model.
 
     Returns:
-        The model, its nodes in order, external weights loaded; where they are more than `MOST_IN_MEMORY`, its
+        The model, its nodes sorted, external weights loaded; where they are more than `MAX_LOADED_BYTES`, its
         initializers stay outside and name their file by its absolute path.
 
     Raises:
         ModelError: no such file, not an ONNX model, truncated, external data missing or outside the model's folder, or
-            nodes that wait for each other.
+            nodes that depend on each other in a circle.
     """
     if isinstance(model, onnx.ModelProto):
         if any(map(is_external, every_tensor(model))):
@@ -37,10 +37,10 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         return copy
     path = Path(model)
     try:
-        found = path.is_file()
-    except (OSError, ValueError) as error:  # a name that no file can have
+        exists = path.is_file()
+    except (OSError, ValueError) as error:  # not a valid file name
         raise ModelError(f"{path}: cannot be the name of a file ({error}): check the path") from error
-    if not found:
+    if not exists:
         kind = "a folder" if path.is_dir() else "no such file"
         raise ModelError(f"{path}: {kind}, wanted an ONNX model: check the path")
     try:
@@ -57,15 +57,15 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
-    """Bring weights kept in files of their own into the model; where they are very many, their initializers stay there.
+    """Load external data into the model; where it is very large, initializers stay in their files.
 
     Only files in the model's folder are read.
     """
-    found = [(tensor, _place(tensor, path)) for tensor in every_tensor(model) if is_external(tensor)]
-    many = sum(length for _, (_, _, length) in found) > MOST_IN_MEMORY
+    external = [(tensor, _location(tensor, path)) for tensor in every_tensor(model) if is_external(tensor)]
+    is_large = sum(length for _, (_, _, length) in external) > MAX_LOADED_BYTES
     initializers = {tensor.name for tensor in model.graph.initializer}
-    for tensor, (file, offset, length) in found:
-        if many and length and tensor.name in initializers and can_be_mapped(tensor, length):
+    for tensor, (file, offset, length) in external:
+        if is_large and length and tensor.name in initializers and can_be_mapped(tensor, length):
             put_outside(tensor, file, offset, length)
             continue
         with file.open("rb") as stream:
@@ -73,11 +73,11 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
             put_inside(tensor, stream.read(length))
 
 
-def _place(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
-    """File, offset and length of a tensor's external data.
+def _location(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
+    """Return file, offset and length of a tensor's external data.
 
     Raises:
-        ModelError: outside of the model's folder, missing, too short, or not to be understood.
+        ModelError: the file is outside the model's folder, missing or too short, or the entries are malformed.
     """
     folder = path.parent.resolve()
     fields = {each.key: each.value for each in tensor.external_data}
@@ -88,7 +88,7 @@ def _place(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
         size = file.stat().st_size if inside and file.is_file() else None
         offset = int(fields.get("offset") or 0)
         length = int(fields.get("length") or max(0, (size or 0) - offset))
-    except (ValueError, OSError) as error:  # no numbers, or no name that a file can have
+    except (ValueError, OSError) as error:  # not a number, or not a valid file name
         raise _unreadable(path, tensor, str(error)) from error
     if not inside:
         raise ModelError(
@@ -104,7 +104,7 @@ def _place(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
     return file, offset, length
 
 
-def _unreadable(path: Path, tensor: onnx.TensorProto, found: str) -> ModelError:
+def _unreadable(path: Path, tensor: onnx.TensorProto, reason: str) -> ModelError:
     return ModelError(
-        f"{path}: external data of tensor '{tensor.name}' cannot be read ({found}): copy the model and its data again"
+        f"{path}: external data of tensor '{tensor.name}' cannot be read ({reason}): copy the model and its data again"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx
 
 from onnx_lowrank.graph.builder import GraphBuilder, add_chain
-from onnx_lowrank.graph.extract import FIRST_IR_WITH_FREE_INITIALIZERS, initializer_input, remove_orphans
+from onnx_lowrank.graph.extract import MIN_FREE_INITIALIZERS_IR, initializer_input, remove_orphans
 from onnx_lowrank.graph.index import names_in_use, tensors_read
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
@@ -36,6 +36,6 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: FactorChain) ->
     for offset, node in enumerate(chain.node):
         graph.node.insert(replaced[0] + offset, node)
     graph.initializer.extend(chain.initializer)
-    if model.ir_version < FIRST_IR_WITH_FREE_INITIALIZERS:
+    if model.ir_version < MIN_FREE_INITIALIZERS_IR:
         graph.input.extend(initializer_input(tensor) for tensor in chain.initializer)
     remove_orphans(model, [*no_longer_read, *(tensor for tensor in layer.nodes if tensor != layer.response)])

@@ -1,7 +1,7 @@
-"""Values of tensors: inside the model, or in files beside it where they are too many for one message.
+"""Read and move the values of tensors: inside the model, or in files where they are too large for one message.
 
-A protobuf message ends at 2 GiB. Weights of larger models are external data: the tensor names a file, an offset and a
-length. Here such tensors name the file by its absolute path and are mapped into memory when they are looked at.
+A protobuf message holds at most 2 GiB. Weights of larger models are external data: the tensor names a file, an offset
+and a length. Once a model has been read, its tensors name the file by its absolute path; `values` maps it into memory.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ _MAPPED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT1
 
 
 def every_tensor(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All tensors of a model that carry values: initializers and attributes, those of subgraphs and functions too."""
+    """Yield all tensors of a model that hold values: initializers and attributes, also of subgraphs and functions."""
     yield from _of_graph(model.graph)
     for function in model.functions:
         yield from _of_nodes(function.node)
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs inside of a node: branches of If, bodies of Loop and Scan."""
+    """Yield the graphs inside a node: branches of If, bodies of Loop and Scan."""
     for each in node.attribute:
         yield from [each.g] if each.HasField("g") else each.graphs
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor's values are in a file of their own."""
+    """Return whether a tensor's values are in a file of their own."""
     return bool(tensor.data_location == TensorProto.EXTERNAL)
 
 
 def can_be_mapped(tensor: onnx.TensorProto, length: int) -> bool:
-    """Whether bytes of a file are an array as they are."""
+    """Return whether ``length`` bytes of a file can be used as the tensor's array without conversion."""
     return tensor.data_type in _MAPPED and length == _count(tensor) * _dtype(tensor).itemsize
 
 
 def values(tensor: onnx.TensorProto) -> NDArray[Any]:
-    """The numbers of a tensor, shape as its dims; mapped from its file where they are not in the model."""
+    """Return the values of a tensor, shape as its dims; mapped from its file where they are not in the model."""
     if not is_external(tensor):
         return numpy_helper.to_array(tensor)
     fields = {each.key: each.value for each in tensor.external_data}
@@ -50,7 +50,7 @@ def values(tensor: onnx.TensorProto) -> NDArray[Any]:
 
 
 def put_outside(tensor: onnx.TensorProto, location: Path | str, offset: int, length: int) -> None:
-    """Have a tensor take its values from a file."""
+    """Make a tensor take its values from a file, ``length`` bytes from ``offset`` on."""
     tensor.ClearField("raw_data")
     for field in ("float_data", "double_data", "int32_data"):
         tensor.ClearField(field)
@@ -61,14 +61,14 @@ def put_outside(tensor: onnx.TensorProto, location: Path | str, offset: int, len
 
 
 def put_inside(tensor: onnx.TensorProto, content: bytes) -> None:
-    """Have a tensor carry its values itself."""
+    """Make a tensor hold its values itself."""
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
     tensor.raw_data = content
 
 
 def stored_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of all values of a model, wherever they are."""
+    """Return the bytes of all values of a model, in the model and in files."""
     return sum(_stored(tensor) for tensor in every_tensor(model))
 
 

@@ -1,4 +1,4 @@
-"""Write a model so that it is either there whole or not at all."""
+"""Write files atomically: a model or a text is there as a whole, or not at all."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import onnx
 from onnx_lowrank.errors import OutputError
 from onnx_lowrank.graph.tensors import can_be_mapped, is_external, put_inside, put_outside, stored_bytes, values
 
-MOST_IN_ONE_FILE = 2**31 - 2**24  # bytes of values; a protobuf message ends at 2 GiB
-ALIGNMENT = 4096  # of data in files, so that they can be mapped
+MAX_FILE_BYTES = 2**31 - 2**24  # of values; a protobuf message holds at most 2 GiB
+ALIGNMENT_BYTES = 4096  # of data in files, so that they can be mapped
 
 
 def check_writable(path: Path, *, force: bool) -> None:
-    """Refuse early what could not be written after a long conversion.
+    """Check before a long conversion that its result can be written.
 
     Raises:
         OutputError: the file exists and ``force`` is not set, its folder is missing or not writable, or it is a folder.
     """
-    with _explained(path):  # a name may be too long to ask about
+    with _explained(path):  # the name may be too long for the file system
         exists, is_file, has_folder = path.exists(), path.is_file(), path.parent.is_dir()
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, wanted a file name: add one")
@@ -41,16 +41,16 @@ def check_writable(path: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def staged(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
-    """Write a model beside its final place; rename it there when the block ends well, remove it when it does not.
+    """Write a model to a temporary file; rename it to ``path`` when the block succeeds, remove it when it fails.
 
-    What does not fit into one file has its weights in a second one beside it, ``NAME.data``.
+    Weights of a model that does not fit into one file go into a second one, ``NAME.data``.
 
     Args:
         model: what to write.
-        path: its final place.
+        path: final path.
 
     Yields:
-        The temporary file, in a folder of its own, to be looked at before it becomes final.
+        The temporary file, in a folder of its own next to ``path``, to be verified before it becomes final.
 
     Raises:
         OutputError: it cannot be written, for example because the disk is full.
@@ -69,10 +69,10 @@ def staged(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
 
 
 def check_apart(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse a place whose data file is one that the model's own weights are read from.
+    """Check that the data file of ``path`` is not one that the model's own weights are read from.
 
     Raises:
-        OutputError: it is.
+        OutputError: it is one of them.
     """
     data = str(_data_file(path).resolve())
     for tensor in model.graph.initializer:
@@ -85,17 +85,17 @@ def check_apart(model: onnx.ModelProto, path: Path) -> None:
 
 def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     """Set metadata properties of a model; others stay."""
-    known = {each.key: each for each in model.metadata_props}
+    properties = {each.key: each for each in model.metadata_props}
     for key, value in entries.items():
-        if key in known:
-            known[key].value = value
+        if key in properties:
+            properties[key].value = value
         else:
             model.metadata_props.add(key=key, value=value)
 
 
 @contextlib.contextmanager
 def staged_text(path: Path, text: str) -> Iterator[None]:
-    """The same for a text file.
+    """Write a text to a temporary file; rename it to ``path`` when the block succeeds, remove it when it fails.
 
     Raises:
         OutputError: it cannot be written.
@@ -112,7 +112,7 @@ def staged_text(path: Path, text: str) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that is there whole or not at all.
+    """Write a text file atomically.
 
     Raises:
         OutputError: it cannot be written.
@@ -162,10 +162,10 @@ def new_folder(folder: Path, names: Sequence[str]) -> Iterator[None]:
 
 
 def _write(model: onnx.ModelProto, file: Path) -> None:
-    """Write a model into a file, its weights too unless they are too many, and see that it reaches the disk."""
+    """Write a model to a file, its weights to a second one where they are too large, and flush both to the disk."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    if stored_bytes(model) > MOST_IN_ONE_FILE:
+    if stored_bytes(model) > MAX_FILE_BYTES:
         with _to_disk(_data_file(file)) as stream:
             for tensor in copy.graph.initializer:
                 _move_outside(tensor, stream, _data_file(file).name)
@@ -177,10 +177,11 @@ def _write(model: onnx.ModelProto, file: Path) -> None:
 
 
 def _move_outside(tensor: onnx.TensorProto, stream: BinaryIO, name: str) -> None:
+    """Append the values of a large tensor to the data file, and make the tensor refer to them."""
     numbers = values(tensor)
-    if numbers.nbytes < ALIGNMENT or not can_be_mapped(tensor, numbers.nbytes):
+    if numbers.nbytes < ALIGNMENT_BYTES or not can_be_mapped(tensor, numbers.nbytes):
         return
-    stream.seek(-(-stream.tell() // ALIGNMENT) * ALIGNMENT)
+    stream.seek(-(-stream.tell() // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
     put_outside(tensor, name, stream.tell(), numbers.nbytes)
     numbers.tofile(stream)
 
@@ -194,7 +195,7 @@ def _to_disk(file: Path) -> Iterator[BinaryIO]:
 
 
 def _publish(file: Path, path: Path) -> None:
-    """Rename a model and its data to their final names; the model last, and the old data back where that fails."""
+    """Rename a model and its data to their final names, the model last; where that fails, restore the old data."""
     mode = 0o666 & ~_umask()
     data, old = _data_file(file), file.with_name("old")
     if data.exists():
@@ -212,13 +213,13 @@ def _publish(file: Path, path: Path) -> None:
 
 
 def _data_file(path: Path) -> Path:
-    """Where the weights of a model go that do not fit into its file."""
+    """Return the path of the second file, for weights that do not fit into the first."""
     return path.with_name(f"{path.name}.data")
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Say which file it was that could not be written."""
+    """Turn an error of the operating system into an OutputError that names the file."""
     try:
         yield
     except OSError as error:

@@ -28,9 +28,9 @@ IMAGES = images(40)
 def _small_limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have small models treated as those are that are too large for the memory, and for one file."""
     if "slow" not in request.keywords:  # which has the real size
-        monkeypatch.setattr("onnx_lowrank.graph.read.MOST_IN_MEMORY", 1_000)
-        monkeypatch.setattr("onnx_lowrank.graph.write.MOST_IN_ONE_FILE", 5_000)
-        monkeypatch.setattr("onnx_lowrank.graph.write.ALIGNMENT", 64)
+        monkeypatch.setattr("onnx_lowrank.graph.read.MAX_LOADED_BYTES", 1_000)
+        monkeypatch.setattr("onnx_lowrank.graph.write.MAX_FILE_BYTES", 5_000)
+        monkeypatch.setattr("onnx_lowrank.graph.write.ALIGNMENT_BYTES", 64)
 
 
 def saved(folder: Path, name: str = "net.onnx") -> Path:
@@ -88,7 +88,7 @@ def test_the_conversion_is_that_of_the_model_in_memory(tmp_path: Path) -> None:
 
 
 def test_what_fits_into_one_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_lowrank.graph.write.MOST_IN_ONE_FILE", 2**20)
+    monkeypatch.setattr("onnx_lowrank.graph.write.MAX_FILE_BYTES", 2**20)
     path, out = saved(tmp_path / "in"), tmp_path / "out.onnx"
     convert(path, {"x": IMAGES}, speedup=2, output=out, bench=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.onnx"]
