@@ -176,35 +176,35 @@ class Session:
             raise ModelError(f"{self._name}: onnxruntime cannot run it: {error}") from error
 
 
-def choose_provider(wanted: str = "auto", threads: int | None = None) -> Provider:
+def choose_provider(name: str = "auto", threads: int | None = None) -> Provider:
     """Choose the provider to run on; ``auto`` takes CUDA where it starts, else the CPU.
 
     Args:
-        wanted: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        name: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
         threads: threads within an operator; None lets onnxruntime decide.
 
     Raises:
-        MissingDependencyError: onnxruntime or the wanted provider is not installed or does not start.
+        MissingDependencyError: onnxruntime or the provider is not installed or does not start.
         ValueError: no such provider.
     """
-    if wanted not in {"auto", *EXECUTION_PROVIDERS}:
-        raise ValueError(f"provider must be auto, cpu, cuda or tensorrt, got {wanted!r}")
+    if name not in {"auto", *EXECUTION_PROVIDERS}:
+        raise ValueError(f"provider must be auto, cpu, cuda or tensorrt, got {name!r}")
     available = load_onnxruntime().get_available_providers()
-    if wanted == "auto":
-        wanted = "cuda" if EXECUTION_PROVIDERS["cuda"] in available and _starts("cuda") else "cpu"
-        if wanted == "cpu" and EXECUTION_PROVIDERS["cuda"] in available:
+    if name == "auto":
+        name = "cuda" if EXECUTION_PROVIDERS["cuda"] in available and _starts("cuda") else "cpu"
+        if name == "cpu" and EXECUTION_PROVIDERS["cuda"] in available:
             log.warning("CUDA is installed but does not start, the CPU is taken: %s", _PROVIDER_HINT)
-    elif EXECUTION_PROVIDERS[wanted] not in available:
+    elif EXECUTION_PROVIDERS[name] not in available:
         raise MissingDependencyError(
-            f"provider '{wanted}': this onnxruntime has {', '.join(available)}, wanted {EXECUTION_PROVIDERS[wanted]}: "
+            f"provider '{name}': this onnxruntime has {', '.join(available)}, wanted {EXECUTION_PROVIDERS[name]}: "
             "pip uninstall onnxruntime; pip install 'onnx-lowrank[gpu]'"
         )
-    elif not _starts(wanted):
+    elif not _starts(name):
         raise MissingDependencyError(
-            f"provider '{wanted}': {EXECUTION_PROVIDERS[wanted]} is installed but does not start: {_PROVIDER_HINT}"
+            f"provider '{name}': {EXECUTION_PROVIDERS[name]} is installed but does not start: {_PROVIDER_HINT}"
         )
-    log.info("running on provider %s", wanted)
-    return Provider(wanted, threads or 0)
+    log.info("running on provider %s", name)
+    return Provider(name, threads or 0)
 
 
 def _starts(name: str) -> bool:
