@@ -1,7 +1,7 @@
-"""Arrays of NumPy and of PyTorch alike: rows, and all that is made of them, are worked on where they live.
+"""Arrays of NumPy and of PyTorch alike: rows, and all that is computed from them, stay on their device.
 
 Code that works on rows takes its functions from ``namespace(rows)``, by the names of the array API standard, and from
-here what the standard leaves out. It also uses what goes beyond the standard but means the same in both libraries:
+this module what the standard lacks. It also uses what goes beyond the standard but means the same in both libraries:
 ``x.clip(low, high)``, ``x.reshape(...)``, ``x.swapaxes(one, other)``, ``len(x)``, and assignment to ``x[integers]``.
 """
 
@@ -15,59 +15,59 @@ import scipy.special
 from array_api_compat import array_namespace, to_device
 from numpy.typing import ArrayLike, NDArray
 
-Array: TypeAlias = Any  # of any library that keeps to the standard, which has no type for it yet
+Array: TypeAlias = Any  # of any library that follows the standard, which has no type for it yet
 
 
 def namespace(array: Array) -> Any:
-    """The functions for ``array``: NumPy's own, which keep to the standard and are faster without a wrapper."""
+    """Return the functions for ``array``: NumPy's own, which follow the standard and are faster without a wrapper."""
     return np if isinstance(array, np.ndarray) else array_namespace(array)
 
 
 def special(array: Array) -> Any:
-    """What has ``expit`` and ``ndtr`` for ``array``."""
+    """Return the module that has ``expit`` and ``ndtr`` for ``array``."""
     return scipy.special if isinstance(array, np.ndarray) else namespace(array).special
 
 
 def like(values: ArrayLike, array: Array) -> Array:
-    """Numbers of the host in the library, on the device and in the float type of ``array``."""
+    """Convert numbers of the host to the library, the device and the float type of ``array``."""
     return namespace(array).asarray(values, dtype=array.dtype, device=array.device)
 
 
-def in_float64(values: Array, beside: Array) -> Array:
-    """Numbers of the host, or an array that is there already, in float64 where ``beside`` is."""
-    xp = namespace(beside)
-    return xp.asarray(values, dtype=xp.float64, device=beside.device)
+def in_float64(values: Array, template: Array) -> Array:
+    """Convert numbers of the host, or an array on the device already, to float64 on the device of ``template``."""
+    xp = namespace(template)
+    return xp.asarray(values, dtype=xp.float64, device=template.device)
 
 
 def zeros(shape: tuple[int, ...], array: Array) -> Array:
-    """Zeros in float64 where ``array`` is, to add up in."""
+    """Return zeros in float64 on the device of ``array``, to accumulate in."""
     xp = namespace(array)
     return xp.zeros(shape, dtype=xp.float64, device=array.device)
 
 
 def on_host(array: Array) -> NDArray[np.float64]:
-    """The numbers of ``array`` in NumPy and in float64; copied only where they are not so yet."""
+    """Return ``array`` in NumPy and in float64, without a copy where it is that already."""
     return np.asarray(to_device(array, "cpu"), np.float64)
 
 
 def on_cpu(array: Array) -> bool:
-    """Whether a CPU works on ``array``, whose cache temporaries should fit into."""
+    """Tell whether a CPU works on ``array``: temporaries should fit into its cache."""
     return str(array.device) == "cpu"
 
 
-def eye(rows: int, columns: int, beside: Array) -> Array:
-    """Ones along the diagonal, shape (rows, columns), in float64 where ``beside`` is."""
-    xp = namespace(beside)
-    return xp.eye(rows, columns, dtype=xp.float64, device=beside.device)
+def eye(rows: int, columns: int, template: Array) -> Array:
+    """Return ones along the diagonal, shape (rows, columns), in float64 on the device of ``template``."""
+    xp = namespace(template)
+    return xp.eye(rows, columns, dtype=xp.float64, device=template.device)
 
 
 def outer(left: Array, right: Array) -> Array:
-    """``a b^T`` of two vectors."""
+    """Return ``a b^T`` of two vectors."""
     return left[:, None] * right
 
 
 def squares(array: Array) -> Array:
-    """Sum of the squares of all numbers, as an array without axes."""
+    """Return the sum of the squares of all numbers, as an array without axes."""
     flat = array.reshape(-1)
     return flat @ flat
 
@@ -92,6 +92,6 @@ def select(condition: Array, one: Array, other: Array) -> Array:
 
 
 def blocks(count: int, size: int) -> Iterator[slice]:
-    """Slices that cover ``count`` rows or elements, ``size`` at a time."""
+    """Yield slices that cover ``count`` rows or elements, ``size`` at a time."""
     for first in range(0, count, size):
         yield slice(first, min(first + size, count))

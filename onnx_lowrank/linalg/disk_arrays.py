@@ -1,6 +1,6 @@
-"""Arrays that do not fit into memory, in temporary files without a name.
+"""Arrays that do not fit into memory, in unnamed temporary files.
 
-Such a file is gone when it is closed, and with the process, however that ends.
+Such a file vanishes when it is closed, and with the process, however that ends.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from onnx_lowrank.errors import CalibrationError
 
 
 class ScratchFile:
-    """A temporary file that arrays are put into, one behind the other.
+    """A temporary file that arrays are appended to.
 
     Raises:
-        CalibrationError: the disk is full; by `append` too.
+        CalibrationError: the disk is full; also raised by `append`.
     """
 
     def __init__(self) -> None:
-        with _explained():
+        with _explain_full_disk():
             self._file = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as an array is in it)
 
     def append(self, array: NDArray[Any]) -> int:
-        """Put an array in; returns the byte that it starts at."""
-        with _explained():
+        """Append an array, and return its offset in bytes."""
+        with _explain_full_disk():
             offset = self._file.seek(0, os.SEEK_END)
             self._file.write(np.ascontiguousarray(array).data)
             self._file.flush()
         return offset
 
     def read(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """An array that was put in, or a stretch of one."""
-        found: NDArray[Any] = np.empty(shape, dtype)
+        """Read an array, or a contiguous part of one, from an offset in bytes."""
+        array: NDArray[Any] = np.empty(shape, dtype)
         self._file.seek(offset)
-        self._file.readinto(found.reshape(-1).view(np.uint8).data)
-        return found
+        self._file.readinto(array.reshape(-1).view(np.uint8).data)
+        return array
 
     def close(self) -> None:
-        """Give up all that is in it."""
+        """Close the file and delete its arrays."""
         self._file.close()
 
 
 @dataclass(frozen=True, eq=False)
 class SpilledRows:
-    """An array in a `ScratchFile` that is read a stretch of rows at a time, as ``rows[first:last]``.
+    """An array in a `ScratchFile` that is read some rows at a time, as ``rows[first:last]``.
 
     Attributes:
-        file: where it lies, from the first byte on.
+        file: holds the array from its first byte on.
         whole: shape in the file; rows on the first axis.
         dtype: of its numbers.
-        channels: which of the second axis are looked at.
+        channels: part of the second axis that is read.
     """
 
     file: ScratchFile
@@ -68,7 +68,7 @@ class SpilledRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of what is looked at."""
+        """Shape of the part that is read."""
         return (self.whole[0], len(range(*self.channels.indices(self.whole[1]))), *self.whole[2:])
 
     def __len__(self) -> int:
@@ -76,19 +76,19 @@ class SpilledRows:
         return self.whole[0]
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Read rows that follow each other."""
+        """Read consecutive rows."""
         first, last, _ = rows.indices(len(self))
         size = prod(self.whole[1:]) * self.dtype.itemsize
         return self.file.read(first * size, self.dtype, (max(0, last - first), *self.whole[1:]))[:, self.channels]
 
     def of(self, channels: slice) -> SpilledRows:
-        """The same rows, some of the channels of the layer."""
+        """Return the same rows with some of the channels of the layer."""
         return replace(self, channels=channels)
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Say what it was that did not fit, and where."""
+def _explain_full_disk() -> Iterator[None]:
+    """Raise an error that says what did not fit, and where."""
     try:
         yield
     except OSError as error:

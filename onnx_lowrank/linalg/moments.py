@@ -1,4 +1,4 @@
-"""Second moments of two sets of rows, gathered block by block in float64.
+"""Second moments of two sets of rows, accumulated block by block in float64.
 
 | code        | paper    | meaning                               | shape  |
 |-------------|----------|---------------------------------------|--------|
@@ -6,6 +6,10 @@
 | cross       | Z Y^T    | centred targets with centred inputs   | (q, p) |
 | input_mean  | ybar     | mean input row                        | (p,)   |
 | target_mean | zbar     | mean target row                       | (q,)   |
+
+Two sets A and B of rows together, with ``d`` the difference of their means (Chan, Golub, LeVeque 1983)::
+
+    G = G_A + G_B + n_A n_B / (n_A + n_B) d d^T
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ DEVICE_BLOCK_ROWS = 65_536  # any other device: large enough that starting its k
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """First and second moments of paired rows, in float64 where the rows are.
+    """First and second moments of paired rows, in float64 on the device of the rows.
 
     Attributes:
         count: number of rows.
@@ -39,7 +43,7 @@ class Moments:
 
     @staticmethod
     def of(inputs: Array, targets: Array) -> Moments:
-        """Moments of rows ``inputs`` (n, p) and ``targets`` (n, q), any float type."""
+        """Compute the moments of rows ``inputs`` (n, p) and ``targets`` (n, q), any float type."""
         xp = namespace(inputs)
         input_mean, target_mean = (xp.sum(rows, axis=0, dtype=xp.float64) / len(rows) for rows in (inputs, targets))
         gram = zeros((inputs.shape[1], inputs.shape[1]), inputs)
@@ -51,7 +55,7 @@ class Moments:
         return Moments(len(inputs), input_mean, target_mean, gram, cross)
 
     def __add__(self, other: Moments) -> Moments:
-        """Moments of both sets of rows together."""
+        """Return the moments of both sets of rows together."""
         count = self.count + other.count
         weight = self.count * other.count / count
         inputs, targets = other.input_mean - self.input_mean, other.target_mean - self.target_mean
@@ -65,5 +69,5 @@ class Moments:
 
 
 def row_blocks(rows: Array) -> Iterator[slice]:
-    """Slices that cover ``rows``, as many at a time as suit the device that they are on."""
+    """Yield slices that cover ``rows``, as many at a time as suit their device."""
     return blocks(len(rows), BLOCK_ROWS if on_cpu(rows) else DEVICE_BLOCK_ROWS)

@@ -1,4 +1,4 @@
-"""Vertical filters for a layer: the spatial decomposition, weighed by what its input looks like.
+"""Vertical filters for a layer: the spatial decomposition, weighed by the second moments of its input.
 
 A patch is kw columns of kh * c numbers, and ``y = sum_j W_j x_j + b0``. A kh x 1 convolution with k filters V sees each
 column alone; behind it a 1 x kw convolution adds the columns up: ``y' = sum_j H_j V x_j``. Best for columns that all
@@ -10,6 +10,8 @@ have the second moments S is::
 
 With S = I this is the usual spatial SVD of the weights. The features V x have second moments I, and the leading k
 filters of a larger basis are the basis of rank k.
+
+Use it without moments for a decomposition that knows the weights only.
 
 | code      | meaning                                    | shape                |
 |-----------|--------------------------------------------|----------------------|
@@ -33,34 +35,34 @@ from onnx_lowrank.linalg.symmetric import cholesky, divided_by_root, leading_dir
 
 SHRINK = 1e-3  # toward a multiple of the identity: columns may be fewer than their numbers, channels dead
 _BLOCK_ROWS = 2048
-_HOST = np.empty(0, np.float32)  # patches are looked at beside it where the caller names no other array
+_HOST = np.empty(0, np.float32)  # template where the caller names none
 
 
-def vertical_moments(patches: Array, beside: Array = _HOST) -> Array:
-    """Second moments of the columns of patches, shrunk.
+def vertical_moments(patches: Array, template: Array = _HOST) -> Array:
+    """Return the second moments of the columns of patches, shrunk.
 
     Args:
-        patches: shape (n, c, kh, kw); read a block of rows at a time, so anything that gives arrays for these will do.
-        beside: an array in the library, on the device and of the float type to work in.
+        patches: shape (n, c, kh, kw); read a block of rows at a time, so any object whose slices are arrays will do.
+        template: an array in the library, on the device and of the float type to work in.
 
     Returns:
-        S, shape (kh * c, kh * c), in float64 there.
+        S, shape (kh * c, kh * c), in float64 on that device.
     """
     size = patches.shape[1] * patches.shape[2]
-    total = zeros((size, size), beside)
-    for columns in _columns(patches, beside):
+    total = zeros((size, size), template)
+    for columns in _columns(patches, template):
         total += columns.T @ columns
     moments = total / max(1, len(patches) * patches.shape[3])
     return with_ridge(moments, SHRINK * float(namespace(moments).linalg.trace(moments)) / size or 1.0)
 
 
 def vertical_basis(weight: Array, rank: int, moments: Array | None = None) -> Array:
-    """The best kh x 1 filters, V of shape (rank, kh * c), by falling weight.
+    """Return the best kh x 1 filters, V of shape (rank, kh * c), by descending weight.
 
     Args:
         weight: W, shape (d, c, kh, kw).
         rank: number of filters k, at most ``min(kh * c, d * kw)``.
-        moments: S, positive definite, where to work; the identity, in NumPy, if not given.
+        moments: S, positive definite, on the device to work on; the identity, in NumPy, if not given.
 
     Raises:
         numpy.linalg.LinAlgError: S is not positive definite.
@@ -76,7 +78,7 @@ def vertical_basis(weight: Array, rank: int, moments: Array | None = None) -> Ar
 
 
 def horizontal_map(weight: Array, basis: Array, moments: Array | None = None) -> Array:
-    """The 1 x kw filters H that go best with a basis.
+    """Return the 1 x kw filters H that go best with a basis.
 
     Args:
         weight: W, shape (d, c, kh, kw).
@@ -90,36 +92,37 @@ def horizontal_map(weight: Array, basis: Array, moments: Array | None = None) ->
     return namespace(basis).permute_dims(_weight_columns(weight, basis) @ weighed.T, (1, 0, 2))
 
 
-def column_features(patches: Array, basis: Array, beside: Array = _HOST, first: int = 0) -> Array:
-    """V x for every column of patches.
+def column_features(patches: Array, basis: Array, template: Array = _HOST, first: int = 0) -> Array:
+    """Apply V to every column of patches.
 
     Args:
         patches: shape (m, c, kh, kw), as for `vertical_moments`.
         basis: V, shape (k, kh * c).
-        beside: an array in the library, on the device and of the float type of the result.
+        template: an array in the library, on the device and of the float type of the result.
         first: row to begin at.
 
     Returns:
         Shape (m - first, kw, k).
     """
-    filters, width = like(basis, beside).T, patches.shape[3]
+    filters, width = like(basis, template).T, patches.shape[3]
     shape = (len(patches) - first, width, len(basis))
-    features = namespace(beside).empty(shape, dtype=beside.dtype, device=beside.device)
+    features = namespace(template).empty(shape, dtype=template.dtype, device=template.device)
     done = 0
-    for columns in _columns(patches, beside, first):
-        made = (columns @ filters).reshape(-1, width, len(basis))
-        features[done : done + len(made)] = made
-        done += len(made)
+    for columns in _columns(patches, template, first):
+        block = (columns @ filters).reshape(-1, width, len(basis))
+        features[done : done + len(block)] = block
+        done += len(block)
     return features
 
 
-def _columns(patches: Array, beside: Array, first: int = 0) -> Iterator[Array]:
-    """Columns of patches as rows of kh * c numbers, a block at a time."""
+def _columns(patches: Array, template: Array, first: int = 0) -> Iterator[Array]:
+    """Yield columns of patches as rows of kh * c numbers, a block at a time."""
     for rows in blocks(len(patches) - first, _BLOCK_ROWS):
-        columns = like(patches[first + rows.start : first + rows.stop], beside).swapaxes(1, -1)
+        columns = like(patches[first + rows.start : first + rows.stop], template).swapaxes(1, -1)
         yield columns.reshape(-1, columns.shape[2] * columns.shape[3])
 
 
-def _weight_columns(weight: Array, beside: Array) -> Array:
-    columns = namespace(beside).permute_dims(in_float64(weight, beside), (3, 0, 2, 1))
+def _weight_columns(weight: Array, template: Array) -> Array:
+    """Return the weight as rows of kh * c numbers per filter and kernel column, (kw, d, kh * c)."""
+    columns = namespace(template).permute_dims(in_float64(weight, template), (3, 0, 2, 1))
     return columns.reshape(*columns.shape[:2], -1)

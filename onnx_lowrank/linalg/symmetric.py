@@ -1,4 +1,7 @@
-"""Symmetric matrices: leading eigenvectors and Cholesky factors. Arrays of NumPy or of PyTorch."""
+"""Symmetric matrices: leading eigenvectors and Cholesky factors. Arrays of NumPy or of PyTorch.
+
+Use `divided` for positive definite systems, ridges added; use the eigenvectors where the matrix may be singular.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,20 @@ from onnx_lowrank.linalg.threads import one_thread
 
 
 def with_ridge(matrix: Array, ridge: float) -> Array:
-    """A square matrix, shape (n, n), with ``ridge`` added along its diagonal."""
+    """Return a square matrix, shape (n, n), with ``ridge`` added along its diagonal."""
     return matrix + ridge * eye(len(matrix), len(matrix), matrix)
 
 
 def mean_diagonal(matrix: Array) -> float:
-    """Mean along the diagonal of a square matrix, which ridges are relative to; 1 where there is nothing on it."""
+    """Return the mean along the diagonal of a square matrix, which ridges are relative to; 1 where it is 0."""
     return float(namespace(matrix).linalg.trace(matrix)) / len(matrix) or 1.0
 
 
 def cholesky(matrix: Array) -> Array:
-    """L, lower, of ``matrix = L L^T``, shape (n, n).
+    """Return L, lower triangular, of ``matrix = L L^T``, shape (n, n).
 
     Raises:
-        numpy.linalg.LinAlgError: the matrix is not positive definite; of a tensor it is ``torch.linalg.LinAlgError``.
+        numpy.linalg.LinAlgError: the matrix is not positive definite; for a tensor ``torch.linalg.LinAlgError``.
     """
     if not isinstance(matrix, np.ndarray):
         return namespace(matrix).linalg.cholesky(matrix)
@@ -32,7 +35,7 @@ def cholesky(matrix: Array) -> Array:
 
 
 def divided_by_root(root: Array, right: Array, *, transposed: bool = False) -> Array:
-    """``L^-1 B``, or ``L^-T B``.
+    """Return ``L^-1 B``, or ``L^-T B``.
 
     Args:
         root: L of `cholesky`, shape (n, n).
@@ -47,25 +50,25 @@ def divided_by_root(root: Array, right: Array, *, transposed: bool = False) -> A
 
 
 def divided(root: Array, right: Array) -> Array:
-    """``(L L^T)^-1 B``, as `divided_by_root`."""
+    """Return ``(L L^T)^-1 B``; see `divided_by_root`."""
     return divided_by_root(root, divided_by_root(root, right), transposed=True)
 
 
 def leading_directions(matrix: Array, count: int) -> Array:
-    """Eigenvectors of the largest eigenvalues, leading one first.
+    """Return the eigenvectors of the largest eigenvalues, leading one first.
 
-    All are computed, by divide and conquer. Asked for some of them LAPACK takes another way (syevr), which is no faster
-    and which, where the last one wanted is one of many with the same eigenvalue, fails or finds too few.
+    All are computed, by divide and conquer. For a subset LAPACK uses another algorithm (syevr), which is no faster, and
+    which fails or returns too few where the last of the subset is one of many with the same eigenvalue.
 
     Args:
         matrix: symmetric, shape (n, n), of NumPy or of PyTorch.
-        count: wanted, at most n.
+        count: of eigenvectors, at most n.
 
     Returns:
-        Orthonormal columns in float64 where the matrix is, shape (n, count).
+        Orthonormal columns in float64 on the device of the matrix, shape (n, count).
     """
     xp, size = namespace(matrix), len(matrix)
     with one_thread():
         _, directions = xp.linalg.eigh(xp.asarray(matrix, dtype=xp.float64))
-    falling = xp.arange(size - 1, size - 1 - count, -1, device=directions.device)
-    return xp.take(directions, falling, axis=1)
+    descending = xp.arange(size - 1, size - 1 - count, -1, device=directions.device)
+    return xp.take(directions, descending, axis=1)

@@ -1,4 +1,4 @@
-"""How many threads the linear algebra takes, and how a number of threads is put in words."""
+"""Threads of the linear algebra, and the text for a number of threads."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import Any, TypeVar
 from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
-_SIDE_BY_SIDE = 4  # items in work at a time, at most: each takes memory
+_MAX_WORKERS = 4  # items that are worked on at a time: each takes memory
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """Keep eigenvalue problems on one thread inside the block.
+    """Limit the linear algebra to one thread inside the block, for eigenvalue problems and small products.
 
-    They hand over between threads so often that a second one gains nothing, and where the other core is busy each
-    hand-over waits for it: 512 x 512 was seen to take seconds instead of hundredths.
+    Eigenvalue problems synchronize threads so often that a second one gains nothing, and each time wait for a core
+    that is busy: 512 x 512 may take seconds instead of hundredths of a second.
     """
     limited: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
     return limited
 
 
-def side_by_side(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
-    """What ``work`` makes of each item, on as many threads as the linear algebra may take now; within, it takes one."""
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Return ``work(item)`` of every item, on as many threads as the linear algebra may use; it then uses one."""
     allowed = [int(library["num_threads"]) for library in _controller().info() if library["user_api"] == "blas"]
-    with one_thread(), ThreadPoolExecutor(min(_SIDE_BY_SIDE, max(allowed, default=1))) as pool:
+    with one_thread(), ThreadPoolExecutor(min(_MAX_WORKERS, max(allowed, default=1))) as pool:
         return list(pool.map(work, items))
 
 
 def threads_text(count: int | None) -> str:
-    """A number of threads in words; 0 or None is the default of whoever runs them.
+    """Return a number of threads in words; 0 or None stands for the default of the runtime.
 
     >>> threads_text(1), threads_text(2), threads_text(0)
     ('1 thread', '2 threads', 'default threads')

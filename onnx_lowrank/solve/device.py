@@ -1,8 +1,8 @@
-"""Where layers are solved: on the provider's GPU where PyTorch can use it too, else on the CPU.
+"""The device that layers are solved on: the provider's GPU where PyTorch can use it too, else the CPU.
 
 PyTorch, which takes a second to import, is looked for only where the provider runs on a GPU; the solver needs PyTorch
-alone, not the rest of the extra. Its products stay float32 all through: PyTorch rounds their operands to TF32 only
-where it is told to (``torch.backends.cuda.matmul.allow_tf32``, off by default), which nobody here does.
+alone, not the rest of the extra. Products stay in float32: PyTorch rounds their operands to TF32 only on request
+(``torch.backends.cuda.matmul.allow_tf32``, off by default).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Solved = TypeVar("Solved")
 
 @dataclass(frozen=True)
 class SolverDevice:
-    """Where layers are solved; the CPU, unless said otherwise.
+    """The device that layers are solved on; by default the CPU.
 
     Attributes:
         move: moves the targets of a layer to the device; the solver works where they are.
-        failures: exceptions of a device whose memory does not suffice, or whose library finds no eigenvectors.
-        free_unused: gives back memory that is not in use any more, which sessions there may need.
-        one_by_one: whether it can work on one layer at a time only: a GPU is busy with one, and PyTorch fails where
-            several threads are the first to ask for its linear algebra.
+        failures: exceptions raised where memory does not suffice, or eigenvectors do not converge.
+        free_unused: frees unused memory, which sessions on the device may need.
+        one_by_one: whether it works on one layer at a time only: one keeps a GPU busy, and PyTorch fails where several
+            threads are the first to use its linear algebra.
     """
 
     move: Callable[[TargetResponses], TargetResponses] = lambda targets: targets
@@ -38,7 +38,7 @@ class SolverDevice:
     one_by_one: bool = False
 
     def run(self, work: Callable[[TargetResponses], Solved], targets: TargetResponses) -> Solved:
-        """Run ``work`` on targets here, or on the CPU where it fails here."""
+        """Run ``work`` on targets on the device, or on the CPU where that fails."""
         try:
             return work(self.move(targets))
         except self.failures as error:
@@ -72,11 +72,11 @@ def solver_device(provider: Provider) -> SolverDevice:
 
 
 def to_device(targets: TargetResponses, device: str = "cuda") -> TargetResponses:
-    """Copy the targets of a layer as float32 tensors to a device; the probe's patches are read from where they are.
+    """Copy the targets of a layer as float32 tensors to a device; the probe's patches stay on the host.
 
     Args:
         targets: in NumPy.
-        device: PyTorch's name of it.
+        device: its name in PyTorch.
     """
     import torch  # noqa: PLC0415  (optional: installed by an extra)
 

@@ -1,4 +1,4 @@
-"""The front door: a layer, its rows and its plan -> its chain. Groups are solved one by one, and put side by side."""
+"""Solve a layer as its plan says; groups are solved one by one, and their filters put side by side."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def solve_layer(
 ) -> FactorChain:
     """Solve one layer as planned.
 
+    Use `solve_channel` or `solve_spatial` directly for a layer without groups whose method is known.
+
     Args:
         layer: the original layer.
         responses: its sampled rows.
@@ -42,26 +44,29 @@ def solve_layer(
 
 
 def _grouped(layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str, refinement: str) -> FactorChain:
-    """Every group solved by itself at the same ranks; grouped convolutions of all of them."""
+    """Solve every group by itself at the same ranks, and return grouped convolutions of all of them."""
     chains, sizes = [], []
-    for part, read, made in layer.parts:
-        rows = responses.part(read, made)
+    for part, inputs, outputs in layer.parts:
+        rows = responses.part(inputs, outputs)
         chains.append(solve_layer(part, rows, plan, solver, refinement))
         targets = rows.targets
-        wanted = targets.responses if targets.residual is None else targets.responses + targets.residual
-        sizes.append(float(namespace(wanted).sqrt(squares(part.activation(wanted)))))
+        response = targets.responses if targets.residual is None else targets.responses + targets.residual
+        sizes.append(float(namespace(response).sqrt(squares(part.activation(response)))))
     steps = zip(*(chain.convolutions for chain in chains), strict=True)
-    return FactorChain(tuple(map(_side_by_side, steps)), _of_all([chain.errors for chain in chains], sizes))
+    reasons = [f"group {number}: {chain.reason}" for number, chain in enumerate(chains) if chain.reason]
+    errors = _of_all([chain.errors for chain in chains], sizes)
+    return FactorChain(tuple(map(_side_by_side, steps)), errors, "; ".join(reasons) or None)
 
 
 def _side_by_side(parts: Sequence[Convolution]) -> Convolution:
+    """Return the grouped convolution of one step of all groups."""
     biases = [part.bias for part in parts if part.bias is not None]
     bias = np.concatenate(biases) if biases else None
     return Convolution(np.concatenate([part.weight for part in parts]), bias, parts[0].geometry, len(parts))
 
 
 def _of_all(errors: Sequence[SolveErrors], sizes: Sequence[float]) -> SolveErrors:
-    """Relative errors of all groups together, from those of each and the size of what it makes."""
+    """Return relative errors of all groups together, given those of each and the norm of its targets."""
     whole = hypot(*sizes) or 1.0
     parts = list(zip(errors, sizes, strict=True))
     linear = hypot(*(error.linear * size for error, size in parts))

@@ -1,6 +1,6 @@
-"""What a pair of ranks costs in accuracy: the error after the activation, measured on a few rows.
+"""Measure what a pair of ranks costs in accuracy: the error after the activation, on a few rows.
 
-The factors that rank selection looks at are closed-form truncations: the leading vertical filters for the columns that
+The factors that ranks are selected by are closed-form truncations: the leading vertical filters for the columns that
 the layer sees (spatial rank), then the leading directions of its responses (channel rank). Solving on data does better
 than they do at every pair of ranks, and about equally so. The error of a pair is::
 
@@ -13,6 +13,8 @@ measured at some pairs and interpolated between them, in the logarithm.
 | responses | Y                                                    | (m, d)       |
 | features  | vertical features of the patches, leading ones first | (m, kw, k)   |
 | errors    | at the measured ranks, channel by spatial            | (a, b)       |
+
+Use `solve_layer` for the error of a solution: this one ranks pairs, in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -31,28 +33,28 @@ from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, on_ho
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 from onnx_lowrank.linalg.symmetric import leading_directions
 
-SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)  # of the largest rank, measured
-ROWS = 500  # that errors are measured on
+MEASURED_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)  # of the largest rank
+MAX_ROWS = 500  # that errors are measured on
 
 
-def measure_rank_losses(layer: Layer, targets: TargetResponses, rows: int = ROWS) -> RankLosses:
+def measure_rank_losses(layer: Layer, targets: TargetResponses, rows: int = MAX_ROWS) -> RankLosses:
     """Measure what pairs of ranks cost.
 
     Args:
         layer: the layer.
-        targets: its responses in the original network, in NumPy or on the device to work on; spatial ranks are looked
-            at where there is a probe.
+        targets: its responses in the original network, in NumPy or on the device to work on; spatial ranks are
+            measured where there is a probe.
         rows: at most to measure errors on, evenly spread; directions and filters come from all there are.
 
     Returns:
         The errors; those of all groups together where there are several, by the ranks of each.
     """
     spectra, parts = [], []
-    for part, read, made in layer.parts:
-        concerned = targets.part(read, made)
-        eigenvalues, directions = _spectrum(concerned.responses)
+    for part, inputs, outputs in layer.parts:
+        of_part = targets.part(inputs, outputs)
+        eigenvalues, directions = _spectrum(of_part.responses)
         spectra.append(eigenvalues)
-        parts.append(_measure(part, concerned, directions, rows))
+        parts.append(_measure(part, of_part, directions, rows))
     channel, spatial = parts[0][0], parts[0][1]
     size = sum(part[3] for part in parts) or 1.0
     errors = np.sum([part[2] for part in parts], axis=0) / size
@@ -63,19 +65,19 @@ def measure_rank_losses(layer: Layer, targets: TargetResponses, rows: int = ROWS
 def _measure(
     layer: Layer, targets: TargetResponses, directions: Array, rows: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], float]:
-    """Channel ranks, spatial ranks, squared errors of one group, shape (spatial, channel), and of keeping nothing."""
-    probe, most, xp = targets.probe, largest_ranks(layer), namespace(targets.responses)
+    """Return channel ranks, spatial ranks, squared errors, (spatial, channel), of one group, and of keeping nothing."""
+    probe, largest, xp = targets.probe, largest_ranks(layer), namespace(targets.responses)
     available = len(targets.responses if probe is None else probe.rows)
     chosen = np.linspace(0, available - 1, min(rows, available)).astype(np.int64)
-    looked_at = xp.asarray(chosen if probe is None else probe.rows[chosen], device=targets.responses.device)
-    responses = xp.take(targets.responses, looked_at, axis=0)
-    offset = 0.0 if targets.residual is None else xp.take(targets.residual, looked_at, axis=0)
+    row_numbers = xp.asarray(chosen if probe is None else probe.rows[chosen], device=targets.responses.device)
+    responses = xp.take(targets.responses, row_numbers, axis=0)
+    offset = 0.0 if targets.residual is None else xp.take(targets.residual, row_numbers, axis=0)
     if probe is None:
-        spatial, approximations = np.array([most["spatial"]]), iter([responses])
+        spatial, approximations = np.array([largest["spatial"]]), iter([responses])
     else:
-        spatial = _ranks(most["spatial"])
+        spatial = _ranks(largest["spatial"])
         approximations = _approximations(layer, probe.patches, chosen, spatial, responses)
-    wanted = layer.activation(responses + offset)
+    activated = layer.activation(responses + offset)
     channel, errors = _ranks(layer.filters), []
     mean, own_mean = xp.mean(targets.responses, axis=0), xp.mean(responses, axis=0)
     for approximation in approximations:
@@ -83,20 +85,20 @@ def _measure(
         column = []
         for rank in channel.tolist():
             response = projected[:, :rank] @ directions[:, :rank].T + mean
-            column.append(float(squares(layer.activation(response + offset) - wanted)))
+            column.append(float(squares(layer.activation(response + offset) - activated)))
         errors.append(column)
-    return channel, spatial, np.array(errors), float(squares(wanted - xp.mean(wanted, axis=0)))
+    return channel, spatial, np.array(errors), float(squares(activated - xp.mean(activated, axis=0)))
 
 
 def _approximations(
-    layer: Layer, patches: NDArray[Any], chosen: NDArray[np.int64], ranks: NDArray[np.int64], beside: Array
+    layer: Layer, patches: NDArray[Any], chosen: NDArray[np.int64], ranks: NDArray[np.int64], template: Array
 ) -> Iterator[Array]:
-    """Responses to the chosen patches, offset left out, with as many vertical filters as each ascending rank says."""
-    moments = vertical_moments(patches, beside)
+    """Yield responses to the chosen patches, without bias, with the leading vertical filters of each ascending rank."""
+    moments = vertical_moments(patches, template)
     basis = vertical_basis(layer.weight, int(ranks[-1]), moments)
-    features = column_features(patches[chosen], basis, beside)
-    horizontal = like(horizontal_map(layer.weight, basis, moments), beside)
-    total, done = namespace(beside).zeros_like(beside), 0
+    features = column_features(patches[chosen], basis, template)
+    horizontal = like(horizontal_map(layer.weight, basis, moments), template)
+    total, done = namespace(template).zeros_like(template), 0
     for rank in ranks.tolist():
         more = features[:, :, done:rank].reshape(len(chosen), -1)
         total = total + more @ horizontal[:, :, done:rank].reshape(layer.filters, -1).T
@@ -105,15 +107,16 @@ def _approximations(
 
 
 def _spectrum(responses: Array) -> tuple[NDArray[np.float64], Array]:
-    """Eigenvalues of the centred responses' covariance, shape (d,), and their directions, leading ones first."""
+    """Return eigenvalues of the responses' scatter matrix, shape (d,), and their directions, leading ones first."""
     xp = namespace(responses)
     centred = responses - xp.mean(responses, axis=0)
     covariance = in_float64(centred.T @ centred, responses)
     directions = leading_directions(covariance, len(covariance))
-    # v' C v of all of them: next to nothing beside finding them.
+    # v' C v of all of them costs next to nothing compared with the decomposition.
     eigenvalues = on_host(xp.sum(directions * (covariance @ directions), axis=0))
     return np.sort(eigenvalues.clip(min=0))[::-1], like(directions, responses)
 
 
-def _ranks(most: int) -> NDArray[np.int64]:
-    return np.unique([max(1, round(share * most)) for share in SHARES])
+def _ranks(largest: int) -> NDArray[np.int64]:
+    """Return the ranks to measure, ascending."""
+    return np.unique([max(1, round(share * largest)) for share in MEASURED_SHARES])

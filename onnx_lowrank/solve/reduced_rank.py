@@ -1,4 +1,4 @@
-"""Reduced-rank regression: the best linear map of a given rank. The paper solves it by what it calls GSVD.
+"""Reduced-rank regression: the best linear map of a given rank (the paper solves it by what it calls GSVD).
 
 With X, Y the centred inputs and targets, rows = samples, and a ridge that pulls M toward a prior map A: the one that is
 right if the inputs are what they would be in the original network (the identity, where inputs are responses)::
@@ -14,6 +14,9 @@ right if the inputs are what they would be in the original network (the identity
 | cross | Z Y^T         | Y^T X                           | (q, p)    |
 | P     | P             | orthonormal columns             | (q, rank) |
 | Q     | Q^T           | rows that project the inputs    | (rank, p) |
+
+Use `onnx_lowrank.solve.nonlinear` where an activation follows, `onnx_lowrank.solve.reconstruct` where the ridge has to
+be chosen, and `ReducedRankSolver` for several targets with the same inputs.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from onnx_lowrank.linalg.arrays import Array, eye, in_float64, on_host
 from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.linalg.symmetric import cholesky, divided, leading_directions, mean_diagonal, with_ridge
 
-_SMALLEST_RIDGE = 1e-10  # dead and duplicated channels make the Gram matrix singular
+_MIN_RIDGE = 1e-10  # dead and duplicated channels make the Gram matrix singular
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ class RankFactors:
     offset: Array
 
     def on_host(self) -> RankFactors:
-        """The same in NumPy."""
+        """Return the same in NumPy."""
         return RankFactors(on_host(self.P), on_host(self.Q), on_host(self.offset))
 
 
@@ -57,12 +60,16 @@ class ReducedRankSolver:
     """
 
     def __init__(self, gram: Array, ridge: float, prior: Array) -> None:
-        rho = (ridge + _SMALLEST_RIDGE) * mean_diagonal(gram)
+        rho = (ridge + _MIN_RIDGE) * mean_diagonal(gram)
         self._pull = rho * prior
         self._root = cholesky(with_ridge(gram, rho))
 
     def solve(self, cross: Array, rank: int) -> tuple[Array, Array]:
-        """P of shape (q, rank) and Q of shape (rank, p) for the cross moments Y^T X, shape (q, p)."""
+        """Return P, shape (q, rank), and Q, shape (rank, p), for the cross moments Y^T X, shape (q, p).
+
+        Raises:
+            RankError: rank outside ``[1, q]``.
+        """
         targets = len(cross)
         if not 1 <= rank <= targets:
             raise RankError(f"rank must be 1..{targets}, got {rank}")
@@ -76,7 +83,7 @@ class ReducedRankSolver:
 
 
 def fit_with(solver: ReducedRankSolver, moments: Moments, rank: int) -> RankFactors:
-    """Reduced-rank regression of the targets in ``moments``, the offset included.
+    """Solve reduced-rank regression of the targets in ``moments``, the offset included.
 
     Args:
         solver: made from ``moments.gram``.
@@ -93,7 +100,7 @@ def fit_with(solver: ReducedRankSolver, moments: Moments, rank: int) -> RankFact
 def reduced_rank_regression(
     inputs: Array, targets: Array, rank: int, *, ridge: float, prior: Array | None = None
 ) -> RankFactors:
-    """Best affine map of at most ``rank`` from one set of responses to another.
+    """Return the best affine map of at most ``rank`` from one set of responses to another.
 
     Solves ``min_M ||Y - X M^T||_F^2 + rho ||M - A||_F^2`` subject to ``rank(M) <= rank``, X and Y centred.
 
@@ -114,5 +121,5 @@ def reduced_rank_regression(
         Izenman 1975; Zhang et al. 2015, arXiv:1505.06798, nonlinear case (there called GSVD).
     """
     moments = Moments.of(inputs, targets)
-    pull = eye(targets.shape[1], inputs.shape[1], inputs) if prior is None else in_float64(prior, inputs)
-    return fit_with(ReducedRankSolver(moments.gram, ridge, pull), moments, rank)
+    A = eye(targets.shape[1], inputs.shape[1], inputs) if prior is None else in_float64(prior, inputs)
+    return fit_with(ReducedRankSolver(moments.gram, ridge, A), moments, rank)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,6 +16,8 @@ from onnx_lowrank.solve.nonlinear import PENALTIES, Rows, activated_error, solve
 from onnx_lowrank.solve.reconstruct import reconstruct
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_with
 from onnx_lowrank.solve.truncated_svd import truncated_svd
+from tests.example_layers import conv_layer
+from tests.helpers import normal
 
 Array = NDArray[np.float32]
 FILTERS, PATCH = 12, 27
@@ -176,6 +180,15 @@ def test_full_rank_chain_is_the_layer() -> None:
     np.testing.assert_allclose(second.bias, layer.bias, atol=1e-5)
     assert first.geometry == layer.geometry
     assert second.geometry.pads == (0, 0, 0, 0)
+
+
+def test_groups_that_fall_back_to_the_weights_say_why() -> None:
+    layer = replace(conv_layer(6, 2, (3, 3), (8, 8)), groups=2)
+    responses = LayerSamples(TargetResponses(normal(0, 7, 6)), normal(1, 7, 4, 3, 3))
+    reason = "too few rows: 7, at least 10 are needed"
+    for plan in (LayerPlan("conv", "channel", 2), LayerPlan("conv", "spatial", spatial=2)):
+        assert solve_layer(layer, responses, plan).reason == f"group 0: {reason}; group 1: {reason}"
+        assert solve_layer(layer, responses, plan, "weights").reason is None
 
 
 def test_the_error_of_targets_that_are_all_zero() -> None:

@@ -17,7 +17,7 @@ from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg import moments
 from onnx_lowrank.linalg.moments import BLOCK_ROWS, DEVICE_BLOCK_ROWS, row_blocks
 from onnx_lowrank.linalg.threads import one_thread
-from onnx_lowrank.solve import activation_steps, solve_layer
+from onnx_lowrank.solve import activation_steps, nonlinear, solve_layer
 from onnx_lowrank.solve.activation_steps import activation_step
 from tests.example_layers import conv_layer
 from tests.helpers import normal
@@ -36,16 +36,22 @@ def _small_products(tensor: Callable[[Any], Any]) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _few_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operator on the device takes long, and all turns of the nonlinear solver run the same ones."""
+    monkeypatch.setattr(nonlinear, "_MIN_GAIN", 0.1)
+
+
 def grouped(activation: Activation) -> tuple[Layer, LayerSamples]:
     """Two groups of half the channels each."""
     layer = replace(conv_layer(FILTERS, CHANNELS // 2, (3, 3), (8, 8)), activation=activation, groups=2)
     patches = correlated(0, ROWS)
-    made = [
+    filtered = [
         np.einsum("dchw,nchw->nd", part.weight, patches[:, read], optimize=True) + part.bias
         for part, read, _ in layer.parts
     ]
     arrived = patches + 0.05 * patches.std() * normal(1, *patches.shape)
-    return layer, LayerSamples(TargetResponses(np.concatenate(made, axis=1)), arrived)
+    return layer, LayerSamples(TargetResponses(np.concatenate(filtered, axis=1)), arrived)
 
 
 def assert_stays(layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str = "auto") -> None:
