@@ -178,7 +178,7 @@ class OnnxModule(nn.Module):
         return value if change is None or isinstance(value, np.ndarray) else change(value)
 
     def _are_numbers(self, names: Iterable[str], *, exact: bool) -> bool:
-        """Whether constants are small enough to be computed with like sizes; with ``exact`` only if they are integers."""
+        """Whether constants are small enough to be used as sizes; with ``exact``, also whether they are integers."""
         return all(name in self._numbers and not (exact and name in self.keys) for name in names)
 
     def _as_sizes(self, name: str) -> Sizes | None:
