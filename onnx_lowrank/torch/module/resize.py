@@ -40,17 +40,10 @@ def resize(node: onnx.NodeProto, opset: int) -> Operation:
         transformation, rounding = "asymmetric", "floor"
     unsupported = [name for name in ("antialias", "exclude_outside") if given.get(name)]
     if mode not in {"nearest", "linear"} or transformation not in _TRANSFORMATIONS or unsupported:
-<<<<<<< HEAD
-        options = ", ".join([mode, transformation, *unsupported])
-        raise ModelError(
-            f"Resize '{node.name or node.output[0]}': {options}: only nearest and linear resizing can be trained through, "
-            "without antialiasing or regions: export it so"
-=======
         kind = ", ".join([mode, transformation, *unsupported])
         raise ModelError(
             f"Resize '{node.name or node.output[0]}': {kind}: only nearest and linear resizing "
             "can be trained through, without antialiasing or regions: export it so"
->>>>>>> h-torch
         )
 
     def run(x: Tensor, *settings: Any) -> Tensor:

@@ -178,11 +178,7 @@ class OnnxModule(nn.Module):
         return value if change is None or isinstance(value, np.ndarray) else change(value)
 
     def _are_numbers(self, names: Iterable[str], *, exact: bool) -> bool:
-<<<<<<< HEAD
-        """Whether constants are small enough to be computed with like sizes; ``exact``: only integers are."""
-=======
         """Whether constants are small enough to be used as sizes; with ``exact``, also whether they are integers."""
->>>>>>> h-torch
         return all(name in self._numbers and not (exact and name in self.keys) for name in names)
 
     def _as_sizes(self, name: str) -> Sizes | None:
