@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 from threadpoolctl import threadpool_limits
 
-from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches, preset
+from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES
 from onnx_lowrank.graph import (
@@ -178,7 +178,7 @@ def open_conversion(
     """
     provider = choose_provider(settings.provider, settings.threads)
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs)
-    calibration = calibration_set(network, data, preprocessing or preset("zero-one"), settings, max_held_out)
+    calibration = calibration_set(network, data, preprocessing, settings, max_held_out)
     layers = network.layers(calibration.one_batch)
     if settings.plan is None:
         layers = layers_with_enough_rows(layers_that_pay(layers), calibration.images)

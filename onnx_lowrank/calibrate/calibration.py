@@ -116,7 +116,7 @@ class CalibrationSet:
 def calibration_set(
     network: Network,
     data: Any,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     settings: Settings,
     max_held_out: int = MAX_HELD_OUT_SAMPLES,
 ) -> CalibrationSet:
@@ -125,7 +125,7 @@ def calibration_set(
     Args:
         network: what they are fed to.
         data: sample inputs; None for synthetic images.
-        preprocessing: of images.
+        preprocessing: of images; pixels / 255 if not given.
         settings: how to convert.
         max_held_out: samples to verify with, at most.
 
@@ -171,7 +171,7 @@ def _batches_that_fit(network: Network, split: Split, one: Feeds, two: Feeds) ->
     return replace(split, batch_size=1)
 
 
-def _open(network: Network, data: Any, preprocessing: Preprocessing, settings: Settings) -> Samples:
+def _open(network: Network, data: Any, preprocessing: Preprocessing | None, settings: Settings) -> Samples:
     """Open the data, or make synthetic images where there are none, with a warning."""
     if data is not None:
         samples = open_samples(data, network.inputs, preprocessing)

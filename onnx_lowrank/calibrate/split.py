@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.data.samples import Samples
 from onnx_lowrank.errors import CalibrationError
-from onnx_lowrank.runtime.inputs import TensorSpec
+from onnx_lowrank.runtime.inputs import TensorSpec, fixed_batch
 from onnx_lowrank.runtime.provider import CPU_BATCH_ELEMENTS
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def split_samples(
         CalibrationError: fewer samples than ``count``, than the model's fixed batch, or than a search takes.
     """
     specs = list(inputs)
-    fixed = _fixed_batch(specs)
+    fixed = fixed_batch(specs)
     step = fixed or 1  # all parts are multiples of it
     if count and count < step:
         raise CalibrationError(
@@ -135,7 +135,7 @@ def draw_samples(
         CalibrationError: fewer samples than ``count``, or than the model's fixed batch.
     """
     specs = list(inputs)
-    fixed = _fixed_batch(specs)
+    fixed = fixed_batch(specs)
     step = fixed or 1
     if count and count > len(samples):
         raise CalibrationError(
@@ -168,7 +168,3 @@ def _decodable(samples: Samples, indices: NDArray[np.int64]) -> NDArray[np.int64
         skipped = samples.skipped
         log.warning("%d images cannot be decoded and are left out (%s)", len(skipped), skipped[0])
     return usable
-
-
-def _fixed_batch(specs: Iterable[TensorSpec]) -> int | None:
-    return next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)

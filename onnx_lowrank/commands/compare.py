@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.calibrate import Preprocessing, default_batch, draw_samples, iterate_batches, open_samples, preset
+from onnx_lowrank.calibrate import Preprocessing, default_batch, draw_samples, iterate_batches, open_samples
 from onnx_lowrank.errors import CalibrationError, ModelError
+from onnx_lowrank.graph import with_outputs
 from onnx_lowrank.runtime.network import open_network
 from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.runtime.session import Session, choose_provider
@@ -66,25 +67,22 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         raise CalibrationError(
             "data: none given, sample inputs are wanted: pass `data` with a folder of images, .npy, .npz, .zip or .tar"
         )
-    opened = open_samples(data, first.inputs, preprocessing or preset("zero-one"))
+    opened = open_samples(data, first.inputs, preprocessing)
     if labels and opened.labels is None:
         raise CalibrationError(f"data {opened.source}: no class folders, which `labels` reads: drop `labels`")
     batch_size = batch_size or default_batch(first.sampled, where.batch_elements)
     indices, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
-    sessions = [Session(_with_outputs(each.model, tensors, each.name), where, name=each.name) for each in networks]
+    sessions = [Session(_with_tensors(each.model, tensors, each.name), where, name=each.name) for each in networks]
     total = ceil(len(indices) / batch_size)
     batches = (progress or Silent()).track(iterate_batches(opened, indices, batch_size), "compare", total)
     truth = opened.labels[indices] if labels and opened.labels is not None else None
     return compare_outputs(sessions[0], sessions[1], batches, truth)
 
 
-def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str], name: str) -> onnx.ModelProto:
-    """Add inner tensors of a model to its outputs."""
-    known = {output for node in model.graph.node for output in node.output}
-    have = {value.name for value in model.graph.output}
+def _with_tensors(model: onnx.ModelProto, tensors: Sequence[str], name: str) -> onnx.ModelProto:
+    """Return a model that also hands out inner tensors, which it must have."""
+    computed = {output for node in model.graph.node for output in node.output}
     for tensor in tensors:
-        if tensor not in known:
+        if tensor not in computed:
             raise ModelError(f"`tensors` '{tensor}': {name} has no such tensor: name one that both graphs have")
-    extra = [onnx.ValueInfoProto(name=tensor) for tensor in dict.fromkeys(tensors) if tensor not in have]
-    model.graph.output.extend(extra)
-    return model
+    return with_outputs(model, tensors)

@@ -22,6 +22,7 @@ What the rest of the package needs most is re-exported here; lookups and cuts ar
 `tensors`.
 """
 
+from onnx_lowrank.graph.extract import with_outputs
 from onnx_lowrank.graph.find_layers import find_layers, node_names, weighted_tensors
 from onnx_lowrank.graph.inline import inline_functions
 from onnx_lowrank.graph.input_statistics import read_input_statistics
@@ -58,6 +59,7 @@ __all__ = [
     "staged",
     "staged_text",
     "weighted_tensors",
+    "with_outputs",
     "write_text",
     "write_texts",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -50,6 +50,11 @@ class TensorSpec:
 def shape_hint(name: str, sizes: str = "1,3,224,224") -> str:
     """Return how to set the shape of an input, as messages show it."""
     return f"`input_shapes={{'{name}': ({sizes})}}`"
+
+
+def fixed_batch(inputs: Iterable[TensorSpec]) -> int | None:
+    """Return the batch size that the model is bound to: a first axis of an input that is not open; None without one."""
+    return next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0]), None)
 
 
 def with_axes(

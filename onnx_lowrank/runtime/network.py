@@ -30,6 +30,7 @@ from onnx_lowrank.runtime.inputs import (
     Constants,
     Shapes,
     TensorSpec,
+    fixed_batch,
     known_shape,
     with_axes,
     with_constants,
@@ -127,8 +128,7 @@ class Network:
     @property
     def fixed_batch(self) -> int | None:
         """Samples that the model takes at a time; None where that is open."""
-        first = self.sampled[0]
-        return first.shape[0] if first.shape else None
+        return fixed_batch(self.sampled)
 
     @property
     def sampled(self) -> tuple[TensorSpec, ...]:

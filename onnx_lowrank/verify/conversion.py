@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError, VerificationError
-from onnx_lowrank.graph import read_model
+from onnx_lowrank.graph import read_model, with_outputs
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import RankPlan
 from onnx_lowrank.runtime.network import Feeds, Network, count_macs
@@ -45,14 +45,9 @@ def open_for_comparison(network: Network, model: onnx.ModelProto) -> Session:
         network: the original, which says where to run.
         model: it, or a converted one, as it runs here.
     """
-    have = {value.name for value in model.graph.output} | {tensor.name for tensor in model.graph.initializer}
-    read = [name for node in model.graph.node if node.op_type == _PICKS for name in node.input[:2]]
-    if more := [name for name in dict.fromkeys(read) if name not in have]:
-        shown = onnx.ModelProto()
-        shown.CopyFrom(model)
-        shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
-        model = shown
-    return Session(model, network.provider)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    candidates = [name for node in model.graph.node if node.op_type == _PICKS for name in node.input[:2]]
+    return Session(with_outputs(model, [name for name in candidates if name not in constants]), network.provider)
 
 
 def verify_conversion(

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_lowrank import convert, pipeline
+from onnx_lowrank import convert
 from onnx_lowrank.errors import ModelError, VerificationError
 from onnx_lowrank.graph import replace_layer
 from onnx_lowrank.layers.factors import FactorChain
@@ -40,7 +40,7 @@ def change(monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
         replace_layer(model, layer, factors)
         what(model)
 
-    monkeypatch.setattr(pipeline, "replace_layer", replace_and_change)
+    monkeypatch.setattr("onnx_lowrank.runtime.network.replace_layer", replace_and_change)
 
 
 def test_outputs_that_depend_on_no_converted_layer_are_the_same_to_the_bit() -> None:

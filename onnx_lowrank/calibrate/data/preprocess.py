@@ -92,6 +92,9 @@ def preset(name: str) -> Preprocessing:
     raise ValueError(f"no preset '{name}': one of {', '.join(each.name for each in _PRESETS)} is wanted")
 
 
+DEFAULT = preset("zero-one")  # where nothing is said
+
+
 @dataclass(frozen=True)
 class ImageLayout:
     """The shape of images in one model input.

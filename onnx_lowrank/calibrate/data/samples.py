@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate.data.archives import open_image_files, split_archive_path
 from onnx_lowrank.calibrate.data.arrays import array_sources, check_lengths, check_names, join_batches, named_arrays
 from onnx_lowrank.calibrate.data.prefetch import prefetch
-from onnx_lowrank.calibrate.data.preprocess import Preprocessing, image_layout
+from onnx_lowrank.calibrate.data.preprocess import DEFAULT, Preprocessing, image_layout
 from onnx_lowrank.calibrate.data.sources import ImageSource, Indices, SampleSource
 from onnx_lowrank.calibrate.data.synthetic import SyntheticSource, synthetic_sources
 from onnx_lowrank.errors import CalibrationError
@@ -126,7 +126,7 @@ def iterate_batches(samples: Samples, indices: Indices, batch_size: int) -> Iter
     yield from prefetch(samples.read, chunks)
 
 
-def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
+def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None = None) -> Samples:
     """Open calibration data of any kind.
 
     Args:
@@ -136,19 +136,20 @@ def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Prepro
             bare array for a single input), which is read to its end and kept in memory; or one such batch. Only
             images are preprocessed, arrays are used as they are. The first axis counts samples.
         inputs: the model's inputs; constant ones need no data.
-        preprocessing: of images.
+        preprocessing: of images; pixels / 255 if not given.
 
     Raises:
         CalibrationError: the data are missing, empty or unreadable, or do not match the inputs in name, shape or type.
         TypeError: ``data`` is of another type.
     """
     constants = tuple(spec for spec in inputs if spec.value is not None)
-    return replace(_open(data, [spec for spec in inputs if spec.value is None], preprocessing), constants=constants)
+    sampled = [spec for spec in inputs if spec.value is None]
+    return replace(_open(data, sampled, preprocessing or DEFAULT), constants=constants)
 
 
 def synthetic_samples(
     inputs: Sequence[TensorSpec],
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     seed: int,
     first: Mapping[str, InputStatistics] | None = None,
 ) -> Samples:
@@ -156,7 +157,7 @@ def synthetic_samples(
 
     Args:
         inputs: the model's inputs.
-        preprocessing: of images.
+        preprocessing: of images; pixels / 255 if not given.
         seed: of the random numbers.
         first: by input name, statistics of the first responses that the network stores; colours are fitted to them.
 
@@ -164,7 +165,9 @@ def synthetic_samples(
         CalibrationError: an input takes no images, or leaves their size open.
     """
     constants = tuple(spec for spec in inputs if spec.value is not None)
-    sources = synthetic_sources([spec for spec in inputs if spec.value is None], preprocessing, seed, first or {})
+    sources = synthetic_sources(
+        [spec for spec in inputs if spec.value is None], preprocessing or DEFAULT, seed, first or {}
+    )
     return Samples(sources, constants=constants)
 
 

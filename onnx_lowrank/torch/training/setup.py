@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from onnx_lowrank.calibrate import Preprocessing, open_samples, preset
+from onnx_lowrank.calibrate import Preprocessing, open_samples
 from onnx_lowrank.errors import CalibrationError, MissingDependencyError, ModelError, OutputError, VerificationError
 from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.session import choose_provider
@@ -117,13 +117,11 @@ def prepare_distillation(
     networks = _open_networks(original, converted, settings)
     if data is None:
         raise CalibrationError("data: none given, samples to train on are wanted: pass `data`")
-    preprocessing = preprocessing or preset("zero-one")
     samples = open_samples(data, networks[0].inputs, preprocessing)
     teacher, student = to_torch(original, torch.float32), to_torch(converted, torch.float32)
     own_validation = None if validation is None else open_samples(validation, networks[0].inputs, preprocessing)
     shard = Shard(accelerator.process_index, accelerator.num_processes)
-    fixed_batch = next((spec.shape[0] for spec in networks[0].sampled if spec.shape and spec.shape[0]), None)
-    dataset = split(samples, student.inputs, settings, shard, fixed_batch, own_validation)
+    dataset = split(samples, student.inputs, settings, shard, networks[0].fixed_batch, own_validation)
     for network, module in zip(networks, (teacher, student), strict=True):
         check_module(network, module, dataset)
     fingerprints = _fingerprints(teacher, student, dataset)
