@@ -258,9 +258,10 @@ def solve_network(
                 del patches  # or they would lie beside those of the next layer
     passes = propagation.node_runs / (len(converted.graph.node) * calibration.images)
     errors = {layer.name: factors.errors for layer, factors in solved}
+    reasons = {layer.name: factors.reason for layer, factors in solved if factors.reason}
     model = network.with_factors(solved, calibration.one_batch)
     _sign(model, plan, settings)
-    return ConvertedNetwork(settings, plan, model, Measurements(errors, passes))
+    return ConvertedNetwork(settings, plan, model, Measurements(errors, reasons, passes))
 
 
 def _propagation(

@@ -577,10 +577,10 @@ def test_include_and_exclude() -> None:
 @pytest.mark.parametrize("option", ["include", "exclude"])
 def test_expressions_that_match_nothing_or_are_none(option: str) -> None:
     with pytest.raises(
-        ModelError, match=rf"--{option} 'features': matches none of the 5 layers \(conv0, conv1, conv2, \.\.\.\)"
+        ModelError, match=rf"`{option}` 'features': matches none of the 5 layers \(conv0, conv1, conv2, \.\.\.\)"
     ):
         converted(network(), **{option: ["features"]})
-    with pytest.raises(ModelError, match=rf"--{option} 'conv\(': not a regular expression"):
+    with pytest.raises(ModelError, match=rf"`{option}` 'conv\(': not a regular expression"):
         converted(network(), **{option: ["conv("]})
 
 
@@ -685,7 +685,7 @@ def test_outputs_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_graph_that_is_not_as_planned_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "replace_layer", lambda *_: None)
+    monkeypatch.setattr("onnx_lowrank.runtime.network.replace_layer", lambda *_: None)
     with pytest.raises(VerificationError, match=r"written model: \d+ multiply-adds, the plan makes \d+"):
         converted(network(), output=tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []

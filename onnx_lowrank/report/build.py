@@ -36,6 +36,7 @@ class Measurements:
 
     Attributes:
         errors: of the solved layers by name.
+        reasons: why factors come from the weights alone, by the names of the layers where they do.
         passes: of the converted network over the calibration set.
         comparison: of the written file with the original.
         latency: of both; None where it was not measured.
@@ -45,6 +46,7 @@ class Measurements:
     """
 
     errors: Mapping[str, SolveErrors] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
     passes: float = 0.0
     comparison: Comparison | None = None
     latency: Latency | None = None
@@ -77,7 +79,12 @@ def build_report(
     macs, comparison, latency = layers.planned_macs(plan), measurements.comparison, measurements.latency
     rows = [
         LayerReport.of_planned(
-            layer, entry, after, measurements.errors.get(layer.name), _milliseconds(timer, layer, entry)
+            layer,
+            entry,
+            after,
+            measurements.errors.get(layer.name),
+            _milliseconds(timer, layer, entry),
+            measurements.reasons.get(layer.name),
         )
         for layer, entry, after in zip(layers.eligible, plan, macs, strict=False)  # the rest is that of skipped layers
     ]

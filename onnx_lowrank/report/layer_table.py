@@ -42,7 +42,7 @@ def layer_columns(report: Report, kernels: Mapping[str, tuple[int, ...]]) -> lis
             [
                 numbers("error, linear", [linear for linear, _ in errors], ".4f"),
                 numbers("error, solved", [solved for _, solved in errors], ".4f"),
-                words("why kept", [layer.reason or "" for layer in layers]),
+                words("reason", [layer.reason or "" for layer in layers]),
             ]
         ),
     ]

@@ -32,7 +32,7 @@ def _body(report: Report) -> Iterator[str]:
     if report.max_drop is not None:
         yield f"\nRequested: a loss of at most {report.max_drop['wanted']:.2%}. Result: {drop_text(report.max_drop)}."
     yield ""
-    titles = ["layer", "method", "ranks", "multiply-adds", "after", "energy", "error", "why kept"]
+    titles = ["layer", "method", "ranks", "multiply-adds", "after", "energy", "error", "reason"]
     yield from _table(titles, map(_layer_row, report.layers))
     yield ""
     yield f"onnx-lowrank {report.version}, {report.seconds['total']:.0f} s."

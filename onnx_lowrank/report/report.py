@@ -19,7 +19,7 @@ class LayerReport:
         name: the layer's name.
         op: ONNX operator.
         method: ``kept``, ``channel``, ``spatial`` or ``spatial-channel``.
-        reason: why the layer is kept; None if it is factorized.
+        reason: why the layer is kept, or why its factors come from the weights alone; None otherwise.
         channel: channel rank, or None.
         spatial: spatial rank, or None.
         macs: multiply-adds per image before and after.
@@ -54,6 +54,7 @@ class LayerReport:
         macs: int,
         errors: SolveErrors | None,
         milliseconds: tuple[float, float] | None = None,
+        reason: str | None = None,
     ) -> LayerReport:
         """Return the report on a layer that can be factorized.
 
@@ -63,8 +64,10 @@ class LayerReport:
             macs: multiply-adds per image after the conversion.
             errors: relative errors after the activation; None if nothing was solved.
             milliseconds: measured latency before and after; None if it was not measured.
+            reason: why its factors come from the weights alone; None if they were solved as asked for.
         """
-        reason = (plan.reason or "keeping it is the best use of the budget") if plan.method == "kept" else None
+        if plan.method == "kept":
+            reason = plan.reason or "keeping it is the best use of the budget"
         return LayerReport(
             layer.name,
             layer.op,

@@ -66,8 +66,11 @@ def _side_by_side(parts: Sequence[Convolution]) -> Convolution:
 
 
 def _of_all(errors: Sequence[SolveErrors], sizes: Sequence[float]) -> SolveErrors:
-    """Return relative errors of all groups together, given those of each and the norm of its targets."""
+    """Return relative errors of all groups together, given those of each and the norm of its targets.
+
+    A group without any response has no size to weigh its error with, which may be infinite, and does not count.
+    """
     whole = hypot(*sizes) or 1.0
-    parts = list(zip(errors, sizes, strict=True))
+    parts = [(error, size) for error, size in zip(errors, sizes, strict=True) if size]
     linear = hypot(*(error.linear * size for error, size in parts))
     return SolveErrors(linear / whole, hypot(*(error.solved * size for error, size in parts)) / whole)

@@ -115,7 +115,7 @@ def test_the_table_has_a_row_for_every_layer(usual: Page) -> None:
     titles, first, last = (row for row in usual.cells if row[0] in {"#", "1", "2"} and len(row) > 4)
     assert titles == [
         "#", "layer", "op", "weight", "method", "spatial rank", "channel rank", "MACs before", "MACs after",
-        "ms before", "ms after", "energy", "error, linear", "error, solved", "why kept",
+        "ms before", "ms after", "energy", "error, linear", "error, solved", "reason",
     ]  # fmt: skip
     assert first == [
         "1", "c1", "Conv", "64×32×3×3", "spatial-channel", "16", "24", "1.84 M", "870 k",
@@ -128,7 +128,7 @@ def test_the_table_has_a_row_for_every_layer(usual: Page) -> None:
 def test_columns_that_would_be_empty_are_left_out() -> None:
     layers = tuple(replace(layer, milliseconds=None, errors=None, reason=None) for layer in REPORT.layers)
     titles = next(row for row in page(replace(REPORT, layers=layers)).cells if row[0] == "#")
-    assert not {"ms before", "ms after", "error, linear", "error, solved", "why kept"} & set(titles)
+    assert not {"ms before", "ms after", "error, linear", "error, solved", "reason"} & set(titles)
 
 
 @pytest.mark.parametrize("count", [1, 2, 34])  # past 32 the charts take the whole width

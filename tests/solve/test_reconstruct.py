@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank.layers.activation import Activation, hard_swish, identity, prelu, relu, silu
+from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.layer import Geometry, Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.solve import solve_layer
+from onnx_lowrank.solve.layer import _of_all
 from onnx_lowrank.solve.nonlinear import PENALTIES, Rows, activated_error, solve_nonlinear
 from onnx_lowrank.solve.reconstruct import reconstruct
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_with
@@ -180,6 +183,13 @@ def test_full_rank_chain_is_the_layer() -> None:
     np.testing.assert_allclose(second.bias, layer.bias, atol=1e-5)
     assert first.geometry == layer.geometry
     assert second.geometry.pads == (0, 0, 0, 0)
+
+
+def test_a_silent_group_does_not_spoil_the_error_of_all() -> None:
+    """Its relative error is infinite where its factors respond to anything, but it has no size."""
+    errors = [SolveErrors(0.3, 0.1), SolveErrors(inf, inf)]
+    assert _of_all(errors, [2.0, 0.0]) == SolveErrors(0.3, 0.1)
+    assert _of_all(errors[1:], [0.0]) == SolveErrors(0.0, 0.0)
 
 
 def test_groups_that_fall_back_to_the_weights_say_why() -> None:
