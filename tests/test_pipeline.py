@@ -733,7 +733,7 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
     ("setting", "allowed"),
     [
         ("solver", "auto, nonlinear, linear, weights, paper"),
-        ("method", "auto, spatial-channel, channel, spatial"),
+        ("method", "auto, channel, spatial, spatial-channel"),
         ("refine", "none, fast, full"),
         ("selection", "error, energy"),
     ],
