@@ -13,17 +13,18 @@ docs: .venv/extras-cpu,docs,torch
 	@echo site/index.html
 
 # Lint, types, import contracts and all tests: what CI runs. Without its cache, which goes stale when a module is added
-# or removed, lint-imports takes a second.
+# or removed, lint-imports takes a second. One process of tests per core, each with one thread for linear algebra; a file
+# stays in one process, since its tests share what they convert.
 test: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 
 # All tests, hypothesis' with ten times as many examples where they scale, and other examples in every run.
 test-nightly: .venv/extras-cpu,dev,docs,torch
-	$(BIN)/pytest --hypothesis-profile=nightly
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --hypothesis-profile=nightly
 
 # Tests that need an NVIDIA GPU, where onnxruntime-gpu and PyTorch for CUDA are installed already.
 test-gpu:
