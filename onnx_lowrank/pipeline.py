@@ -81,7 +81,7 @@ def convert(
         preprocessing: of images; pixels / 255 if not given.
         output: where to write the result, once it is verified; an existing file is replaced. `OutputFiles` to write
             reports and the plan too. None writes nothing.
-        dry_run: stop after choosing ranks.
+        dry_run: write no model; stop after choosing ranks, or after the search where ``max_drop`` asks for one.
         progress: watches the stages.
         **changes: fields of `Settings` to change, as in ``convert(model, data, speedup=4)``.
 
@@ -96,8 +96,8 @@ def convert(
         Zhang, Zou, He, Sun 2015, arXiv:1505.06798.
     """
     settings, files, monitor = replace(settings or Settings(), **changes), OutputFiles.of(output), Monitor(progress)
-    if files.model is not None and not dry_run:
-        check_writable(files.model, force=True)
+    for path in files.paths(dry_run=dry_run):
+        check_writable(path, force=True)
     with threadpool_limits(settings.threads):
         network, layers, calibration = open_conversion(model, data, preprocessing, settings)
         if files.model is not None:
@@ -105,7 +105,7 @@ def convert(
         timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
         targets = collect(network, layers, calibration, monitor)
         losses = rank_losses(layers, targets, settings, device, monitor)
-        targets = calibration.rows_of(targets)
+        targets = calibration.rows_of(targets)  # without the probes, which have served
         choose = partial(choose_ranks, layers, losses, timer=timer)
         solve = partial(solve_network, network, layers, device=device)
         if settings.max_drop is not None:
@@ -120,14 +120,17 @@ def convert(
             write_texts(files.texts(result))
             return result
         original = CachedSession(open_for_comparison(network, network.model))
-        with verified(converted, files.model, original, network, layers, calibration, monitor) as (file, checked):
+        with written_and_verified(converted, files.model, original, network, layers, calibration, monitor) as (
+            file,
+            checked,
+        ):
             with monitor.measure("bench"):
                 latency = time_file(file, network, layers, converted.plan, converted.settings, timer)
             finished = checked.with_measurements(latency=latency)
             result = report_on(finished, network, layers, losses, calibration, timer, monitor, file)
             result = result.written_to(files.model)
             write_texts(files.texts(result))
-        return result
+        return result  # the model has its name now
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +246,7 @@ def solve_network(
     """
     converted, solved = onnx.ModelProto(), []
     converted.CopyFrom(network.model)
-    prefix = converted if settings.asymmetric else network.model
+    prefix = converted if settings.asymmetric else network.model  # what feeds the layers
     chains = plan.factorized(layers.eligible)
     later = [layer for layer, _ in chains]
     with closing(_propagation(network, calibration, targets, settings)) as propagation:
@@ -259,8 +262,8 @@ def solve_network(
     passes = propagation.node_runs / (len(converted.graph.node) * calibration.images)
     errors = {layer.name: factors.errors for layer, factors in solved}
     reasons = {layer.name: factors.reason for layer, factors in solved if factors.reason}
-    model = network.with_factors(solved, calibration.one_batch)
-    _sign(model, plan, settings)
+    model = network.with_factors(solved, calibration.one_batch)  # ``converted`` has the types it runs in here
+    _add_metadata(model, plan, settings)
     return ConvertedNetwork(settings, plan, model, Measurements(errors, reasons, passes))
 
 
@@ -280,7 +283,7 @@ def _solve(
     return solve_layer(layer, LayerSamples(targets, patches), ranks, settings.solver, settings.refine)
 
 
-def _sign(model: onnx.ModelProto, plan: RankPlan, settings: Settings) -> None:
+def _add_metadata(model: onnx.ModelProto, plan: RankPlan, settings: Settings) -> None:
     """Say in the model's metadata how it was made."""
     target = "plan" if settings.plan else f"speedup {settings.speedup:g} ({settings.cost})"
     if settings.max_drop is not None:
@@ -320,7 +323,7 @@ def search_speedup(
 
 
 @contextmanager
-def verified(
+def written_and_verified(
     converted: ConvertedNetwork,
     output: Path | None,
     original: Runnable,
@@ -329,10 +332,10 @@ def verified(
     calibration: CalibrationSet,
     monitor: Monitor,
 ) -> Iterator[tuple[Path, ConvertedNetwork]]:
-    """Write a converted network and verify the file, which gets its name when the block ends well.
+    """Write a converted network into a temporary file and verify that.
 
-    Without ``output`` the file goes away then. Yields it, in a folder of its own, and the converted network with what
-    was measured of it.
+    Yields the file and the converted network with its measurements. The file is renamed to ``output`` when the block
+    ends without an error; otherwise, or without ``output``, it is removed.
     """
     held_out, truth = calibration.split.held_out, calibration.truth(calibration.split.held_out)
     with (

@@ -105,7 +105,7 @@ class CalibrationSet:
         return replace(self, split=split, positions={name: drawn[:images] for name, drawn in self.positions.items()})
 
     def rows_of(self, targets: Mapping[str, TargetResponses]) -> dict[str, TargetResponses]:
-        """Return the rows that belong to the calibration images, which come first.
+        """Return the rows that belong to the calibration images, which come first, without probes, in a new dictionary.
 
         Args:
             targets: sampled responses by layer name, of these images or of more.
@@ -127,16 +127,16 @@ def calibration_set(
         data: sample inputs; None for synthetic images.
         preprocessing: of images; pixels / 255 if not given.
         settings: how to convert.
-        max_held_out: samples to verify with, at most.
+        max_held_out: samples to verify with, at most; a search for ``max_drop`` has limits of its own.
 
     Raises:
         CalibrationError: the data cannot be used, or have no class folders where labels are wanted.
     """
     samples = _open(network, data, preprocessing, settings)
     generator = np.random.default_rng(settings.seed)
-    most = (max_held_out, 0) if settings.max_drop is None else (MAX_VERIFICATION_SAMPLES, MAX_SEARCH_SAMPLES)
+    limits = (max_held_out, 0) if settings.max_drop is None else (MAX_VERIFICATION_SAMPLES, MAX_SEARCH_SAMPLES)
     batch_size = settings.batch_size or default_batch(network.sampled, network.provider.batch_elements)
-    split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *most)
+    split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *limits)
     one_batch = samples.read(split.calibration[: network.fixed_batch or 1])
     if not network.fixed_batch and split.batch_size > 1 and len(split.calibration) > 1:
         split = _batches_that_fit(network, split, one_batch, samples.read(split.calibration[:2]))

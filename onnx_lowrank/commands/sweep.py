@@ -31,7 +31,7 @@ from onnx_lowrank.pipeline import (
     rank_losses,
     report_on,
     solve_network,
-    verified,
+    written_and_verified,
 )
 from onnx_lowrank.ranks.choose import choose_ranks
 from onnx_lowrank.report import Calibration, CurvePoint, CurveReport, check_page_packages, curve_to_html, with_front
@@ -94,7 +94,7 @@ class SweepFiles:
 
     @staticmethod
     def of(folder: Path, model: str | Path | onnx.ModelProto, speedups: Sequence[float]) -> SweepFiles:
-        """Name the files of a sweep; log a warning where no page can be made.
+        """Name the files of a sweep.
 
         Args:
             folder: where they go.
@@ -194,9 +194,8 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
         targets = collect(network, layers, calibration, monitor)
         losses = rank_losses(layers, targets, settings, device, monitor)
-        solve_on = calibration
-        if quick if quick is not None else not models:
-            solve_on = calibration.with_half_the_images(layers.eligible)
+        quick = not models if quick is None else quick
+        solve_on = calibration.with_half_the_images(layers.eligible) if quick else calibration
         original = CachedSession(open_for_comparison(network, network.model))
         attempts = []
         for speedup in speedups:
@@ -206,7 +205,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
             try:
                 plan, rows = choose_ranks(layers, losses, aim, timer), solve_on.rows_of(targets)
                 converted = solve_network(network, layers, plan, solve_on, rows, aim, attempt.monitor, device)
-                checked = verified(converted, place, original, network, layers, solve_on, attempt.monitor)
+                checked = written_and_verified(converted, place, original, network, layers, solve_on, attempt.monitor)
                 file, converted = stack.enter_context(checked)
             except (BudgetError, CalibrationError, VerificationError) as error:
                 log.warning("target %gx is left out: %s", speedup, error)
@@ -228,7 +227,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
 
 
 def _check(speedups: Sequence[float], settings: Settings) -> None:
-    """Raise for speedups that cannot be wanted, and for settings that fix them otherwise."""
+    """Raise for no or invalid speedups, and for settings that fix the ranks otherwise."""
     if not speedups:
         raise BudgetError("speedups: none given, wanted some numbers above 1: try `speedups=[2, 3, 4, 5]`")
     if settings.plan is not None or settings.max_drop is not None:
@@ -278,8 +277,7 @@ def _timed(
         if (converted := attempt.converted) is not None:
             latency = next(latencies)
             warn_if_slow(latency, layers, converted.plan, converted.settings, timer)
-            measurements = replace(converted.measurements, latency=latency)
-            timed.append(replace(attempt, converted=replace(converted, measurements=measurements)))
+            timed.append(replace(attempt, converted=converted.with_measurements(latency=latency)))
         else:
             timed.append(attempt)
     return timed
@@ -324,7 +322,7 @@ def _curve(
 
 
 def _accuracy(comparison: Comparison | None, model: int) -> dict[str, float] | None:
-    """Of the original, 0, or of the converted network, 1."""
+    """Return the accuracy by name, of the original (0) or of the converted network (1); None where it is not known."""
     if comparison is None or comparison.accuracy is None:
         return None
     return {name: pair[model] for name, pair in vars(comparison.accuracy).items()}

@@ -1,8 +1,6 @@
 """Recognize the activation that follows a response: one operator, or the small pattern that an exporter writes for it.
 
-To add an activation, define the function in `onnx_lowrank.layers.activation`, then recognize it here: an operator in
-`_single_operator`, a pattern of several nodes in `_pattern`. Add both to tests/graph/test_activations.py, which
-compares the function with onnxruntime.
+How to add an activation is said in `onnx_lowrank.layers.activation`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which of the layers that can be factorized are up for it: those that pay, and that the user wants touched."""
+"""Choose which of the layers that can be factorized are tried: those that pay, have rows enough, and are wanted."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from onnx_lowrank.layers.layer_set import LayerSet
 MIN_GROUP_CHANNELS = 32
 _MIN_ROWS_PER_FILTER = 10  # with fewer, the solver fits noise
 
-Reason = Callable[[Layer], str | None]  # why a layer stays; None where it need not
+ReasonToStay = Callable[[Layer], str | None]  # None where it need not
 
 
 def wanted_layers(layers: LayerSet, include: Sequence[str], exclude: Sequence[str]) -> LayerSet:
-    """Leave out the layers that the user does not want touched.
+    """Return the layers with those skipped that the user does not want changed.
 
     Args:
         layers: all layers.
@@ -44,19 +44,18 @@ def wanted_layers(layers: LayerSet, include: Sequence[str], exclude: Sequence[st
     if not chosen.eligible:
         reasons = "; ".join(f"'{layer.name}': {layer.reason}" for layer in chosen.skipped[:3])
         raise ModelError(
-            f"no layer can be factorized ({reasons or 'the graph has no Conv'}): "
-            "see all reasons with `inspect`, check `include` and `exclude`"
+            f"no layer can be factorized ({reasons}): see all reasons with `inspect`, check `include` and `exclude`"
         )
     return chosen
 
 
 def layers_that_pay(layers: LayerSet) -> LayerSet:
-    """Leave out convolutions in many small groups, which no thin chain makes faster."""
+    """Return the layers with convolutions in many small groups skipped, which no thin chain makes faster."""
     return _without(layers, _narrow_groups)
 
 
 def layers_with_enough_rows(layers: LayerSet, images: int) -> LayerSet:
-    """Leave out layers with about one row per image where so few images say too little.
+    """Return the layers with those skipped that so few images say too little of.
 
     Args:
         layers: all layers.
@@ -66,16 +65,19 @@ def layers_with_enough_rows(layers: LayerSet, images: int) -> LayerSet:
 
 
 def too_few_rows(layer: Layer, images: int) -> str | None:
-    """Say why a layer cannot be solved from so few images; None where it can. Others have rows enough."""
+    """Say why a layer cannot be solved from so few images; None where it can.
+
+    Fully connected layers and convolutions with one position need ten rows per filter; others are taken to have enough.
+    """
     rows = images * prod(layer.positions)
-    once = layer.channels_last or prod(layer.positions) == 1
-    if once and rows < _MIN_ROWS_PER_FILTER * layer.filters:
+    few_positions = layer.channels_last or prod(layer.positions) == 1
+    if few_positions and rows < _MIN_ROWS_PER_FILTER * layer.filters:
         return f"{rows} rows of samples are too few for {layer.filters} filters: {_MIN_ROWS_PER_FILTER} each are wanted"
     return None
 
 
-def _without(layers: LayerSet, reason: Reason) -> LayerSet:
-    """Move the layers that have a reason to stay to those that are skipped."""
+def _without(layers: LayerSet, reason: ReasonToStay) -> LayerSet:
+    """Return the layers with those skipped that have a reason to stay."""
     reasons = {layer.name: reason(layer) for layer in layers.eligible}
     eligible = [layer for layer in layers.eligible if reasons[layer.name] is None]
     stay = [layer.stays(text) for layer in layers.eligible if (text := reasons[layer.name]) is not None]

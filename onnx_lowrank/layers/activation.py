@@ -8,8 +8,10 @@ To add an activation:
 1. Write a factory below. Straight pieces are a `PiecewiseLinear`; for a curved function add its value and expansion to
    smooth.py and return a `Smooth`.
 2. Recognize it in graph/activations.py: one ONNX operator in ``_single_operator``, several in ``_pattern``.
-3. Compare it with onnxruntime in tests/layers/test_activation.py, and its slope with differences in
-   tests/layers/test_activation_slopes.py.
+3. Compare it with onnxruntime in tests/graph/test_activations.py and tests/layers/test_activation.py, its slope with
+   differences in tests/layers/test_activation_slopes.py.
+
+The solver goes by the kind and needs no change; fine-tuning runs the network's own operators.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _AIMED_SHARE = 1.02  # a little more than is asked for, since clocks differ from run to run
 _CLOSE_SHARES = (0.995, 1.045)
 _MIN_SHARE = 0.95  # with less, the target is missed
+
 _STEP_LIMITS = (0.6, 1.6)  # factors that the budget changes by, at most
 _MAX_TRIES = 6
 _CLEAR_SPEEDUP = 1.05  # of a whole network that needs no second look
@@ -58,13 +59,16 @@ class _Budget:
 def choose_ranks(
     layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, timer: ConversionTimer
 ) -> RankPlan:
-    """Choose method and ranks of every layer: the plan that was given, or the best within the budget.
+    """Choose method and ranks of every layer: those of the plan that was given, or the best within the budget.
 
     Args:
         layers: the network's.
         losses: what pairs of ranks cost each eligible layer in accuracy.
         settings: the target, what it counts, and what is allowed.
         timer: measures milliseconds.
+
+    Returns:
+        One entry for every eligible layer, in their order.
 
     Raises:
         BudgetError: no choice of ranks reaches the target.
@@ -99,7 +103,7 @@ def _under_count(
             options[number] = [Option(kept, whole[number])]
         try:  # the other layers may make up for them
             plan = _select(options, budget, settings)
-        except BudgetError:
+        except BudgetError:  # they cannot: the plan costs more than the budget
             plan = RankPlan(tuple(stay.get(number, entry) for number, entry in enumerate(plan)))
     if stay:
         log.warning(
@@ -151,7 +155,7 @@ def _corrected(
     timer: ConversionTimer,
 ) -> RankPlan:
     """Shift the budget until the network as planned, timed, meets the target."""
-    if timer.layers.foreign:
+    if timer.layers.foreign:  # the network cannot be timed here
         return _select(options, budget, settings)
     # The sum of single layers is not the whole: what seems out of reach is tried all the same.
     smallest = budget.smallest(options) * (1 + 1e-9)
@@ -192,6 +196,7 @@ def _next_budget(tried: Mapping[float, float], aim: float) -> float:
 
 
 def _select(options: Sequence[Sequence[Option]], budget: _Budget, settings: Settings) -> RankPlan:
+    """Return the options that lose least within the budget."""
     weights = None if settings.selection == "energy" else depth_weights(len(options))
     try:
         chosen = select(options, budget.total - budget.fixed, weights)
@@ -221,6 +226,7 @@ def _options(
 
 
 def _methods(settings: Settings) -> Sequence[str]:
+    """Return the factorizations that are allowed."""
     return METHODS[1:] if settings.method == "auto" else (settings.method,)
 
 

@@ -1,7 +1,7 @@
 """The largest speedup whose loss stays within what is allowed: bisection on a logarithmic scale.
 
-Losses grow with the speedup, up to noise. Quick attempts, on fewer images, narrow it down to a range; the largest of
-them that holds is then attempted as it will be written, and moved up or down until it holds there.
+Losses grow with the speedup, up to noise. Quick attempts, on fewer images, narrow it down to a range. The final
+attempts, converted as the network will be written, begin one step above the largest that holds, and go up or down.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Generic, Protocol, TypeVar
 
 from onnx_lowrank.errors import BudgetError
 
-SMALLEST, LARGEST = 1.05, 64.0
-_FIRST = 2.0
-_STEP = 1.06
+MIN_SPEEDUP, MAX_SPEEDUP = 1.05, 64.0
+_FIRST_SPEEDUP = 2.0
+_STEP_FACTOR = 1.06
 _QUICK_RATIO, _FINAL_RATIO = 1.1, 1.03  # of the smallest speedup that fails to the largest that holds, at the end
 
 
@@ -29,13 +29,13 @@ class Loss(Protocol):
 
 
 LossT = TypeVar("LossT", bound=Loss)
-Network = TypeVar("Network")
+ConvertedT = TypeVar("ConvertedT")
 Loss_co = TypeVar("Loss_co", bound=Loss, covariant=True)
-Network_co = TypeVar("Network_co", covariant=True)
+Converted_co = TypeVar("Converted_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Search(Generic[Network, LossT]):
+class Search(Generic[ConvertedT, LossT]):
     """A finished search.
 
     Attributes:
@@ -46,45 +46,50 @@ class Search(Generic[Network, LossT]):
     """
 
     speedup: float
-    network: Network
+    network: ConvertedT
     loss: LossT
     tried: tuple[tuple[float, float], ...]
 
 
-class Convert(Protocol[Network_co, Loss_co]):
+class Attempt(Protocol[Converted_co, Loss_co]):
     """Converts at a speedup and judges the result."""
 
-    def __call__(self, speedup: float, *, quick: bool) -> tuple[Network_co, Loss_co]:
+    def __call__(self, speedup: float, *, quick: bool) -> tuple[Converted_co, Loss_co]:
         """Return the converted network and its loss; raise BudgetError where the speedup is out of reach."""
         ...
 
 
-def largest_speedup(convert: Convert[Network, LossT], allowed: float) -> Search[Network, LossT]:
+def largest_speedup(attempt: Attempt[ConvertedT, LossT], allowed: float) -> Search[ConvertedT, LossT]:
     """Search for the largest speedup whose loss is within what is allowed.
 
     Args:
-        convert: converts at a speedup and judges the result.
+        attempt: converts at a speedup and judges the result.
         allowed: largest loss, as a share.
 
     Raises:
-        BudgetError: not even `SMALLEST` holds.
+        BudgetError: not even `MIN_SPEEDUP` holds.
     """
-    attempts = _Attempts(convert, allowed)
-    rough = _largest(attempts.hold_quickly, _FIRST, (lambda speedup: speedup**2, sqrt), _QUICK_RATIO)
-    first = min((rough or SMALLEST) * _STEP, LARGEST)
-    _largest(attempts.hold, first, (lambda speedup: speedup * _STEP, lambda speedup: speedup / _STEP), _FINAL_RATIO)
+    attempts = _Attempts(attempt, allowed)
+    rough = _largest(attempts.hold_quickly, _FIRST_SPEEDUP, (lambda speedup: speedup**2, sqrt), _QUICK_RATIO)
+    first = min((rough or MIN_SPEEDUP) * _STEP_FACTOR, MAX_SPEEDUP)
+    _largest(
+        attempts.hold,
+        first,
+        (lambda speedup: speedup * _STEP_FACTOR, lambda speedup: speedup / _STEP_FACTOR),
+        _FINAL_RATIO,
+    )
     if attempts.best is None:
         raise BudgetError(attempts.failure())
     speedup, network, loss = attempts.best
     return Search(speedup, network, loss, tuple((speedup, loss.value) for speedup, loss in attempts.tried))
 
 
-class _Attempts(Generic[Network, LossT]):
+class _Attempts(Generic[ConvertedT, LossT]):
     """Converts at speedups and remembers how much each lost, and the best network that holds."""
 
-    def __init__(self, convert: Convert[Network, LossT], allowed: float) -> None:
-        self._convert, self._allowed = convert, allowed
-        self.best: tuple[float, Network, LossT] | None = None
+    def __init__(self, attempt: Attempt[ConvertedT, LossT], allowed: float) -> None:
+        self._attempt_at, self._allowed = attempt, allowed
+        self.best: tuple[float, ConvertedT, LossT] | None = None
         self.tried: list[tuple[float, LossT]] = []
 
     def hold_quickly(self, speedup: float) -> bool:
@@ -96,10 +101,10 @@ class _Attempts(Generic[Network, LossT]):
             self.best = speedup, *attempt
         return attempt is not None
 
-    def _attempt(self, speedup: float, *, quick: bool) -> tuple[Network, LossT] | None:
-        """Convert at a speedup; None where it is out of reach or loses more than is allowed."""
+    def _attempt(self, speedup: float, *, quick: bool) -> tuple[ConvertedT, LossT] | None:
+        """Attempt at a speedup; None where it is out of reach or loses more than is allowed."""
         try:
-            network, loss = self._convert(speedup, quick=quick)
+            network, loss = self._attempt_at(speedup, quick=quick)
         except BudgetError:
             return None
         self.tried.append((speedup, loss))
@@ -108,10 +113,10 @@ class _Attempts(Generic[Network, LossT]):
     def failure(self) -> str:
         allowed = f"max-drop {self._allowed:g}"
         if not self.tried:
-            return f"{allowed}: no speedup of {SMALLEST:g} or more can be reached: most is in layers that stay"
+            return f"{allowed}: no speedup of {MIN_SPEEDUP:g} or more can be reached: most is in layers that stay"
         speedup, loss = min(reversed(self.tried), key=lambda each: each[0])
         return (
-            f"{allowed}: no speedup of {SMALLEST:g} or more stays within it; the smallest tried, "
+            f"{allowed}: no speedup of {MIN_SPEEDUP:g} or more stays within it; the smallest tried, "
             f"{speedup:.2f}: {loss}: allow more, or solve with more `samples`"
         )
 
@@ -131,8 +136,8 @@ def _largest(holds: Callable[[float], bool], first: float, steps: tuple[_Step, _
     up, down = steps
     if holds(first):
         low = high = first
-        while high < LARGEST:
-            high = min(up(low), LARGEST)
+        while high < MAX_SPEEDUP:
+            high = min(up(low), MAX_SPEEDUP)
             if not holds(high):
                 break
             low = high
@@ -140,12 +145,12 @@ def _largest(holds: Callable[[float], bool], first: float, steps: tuple[_Step, _
             return low
     else:
         low, high = down(first), first
-        while low > SMALLEST and not holds(low):
+        while low > MIN_SPEEDUP and not holds(low):
             low, high = down(low), low
-        if low <= SMALLEST:
-            if not holds(SMALLEST):
+        if low <= MIN_SPEEDUP:
+            if not holds(MIN_SPEEDUP):
                 return None
-            low = SMALLEST
+            low = MIN_SPEEDUP
     while high / low > ratio:
         middle = sqrt(low * high)
         low, high = (middle, high) if holds(middle) else (low, middle)

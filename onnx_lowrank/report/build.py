@@ -27,7 +27,7 @@ from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison
 from onnx_lowrank.version import __version__
 
 _STAGES = ("collect", "ranks", "propagate", "solve", "verify", "bench")
-_STAGES_OF_SEARCH = ("collect", "ranks", "search", "verify", "bench")
+_STAGES_OF_SEARCH = ("collect", "ranks", "search", "verify", "bench")  # which propagates and solves many times
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Measurements:
 
     Attributes:
         errors: of the solved layers by name.
-        reasons: why factors come from the weights alone, by the names of the layers where they do.
+        fallback_reasons: why factors come from the weights alone, by the names of the layers where they do.
         passes: of the converted network over the calibration set.
         comparison: of the written file with the original.
         latency: of both; None where it was not measured.
@@ -46,7 +46,7 @@ class Measurements:
     """
 
     errors: Mapping[str, SolveErrors] = field(default_factory=dict)
-    reasons: Mapping[str, str] = field(default_factory=dict)
+    fallback_reasons: Mapping[str, str] = field(default_factory=dict)
     passes: float = 0.0
     comparison: Comparison | None = None
     latency: Latency | None = None
@@ -84,7 +84,7 @@ def build_report(
             after,
             measurements.errors.get(layer.name),
             _milliseconds(timer, layer, entry),
-            measurements.reasons.get(layer.name),
+            measurements.fallback_reasons.get(layer.name),
         )
         for layer, entry, after in zip(layers.eligible, plan, macs, strict=False)  # the rest is that of skipped layers
     ]
@@ -100,6 +100,7 @@ def build_report(
         layers=tuple(network.in_order([*rows, *map(LayerReport.of_skipped, layers.skipped)])),
         verification=None if comparison is None else _verification(comparison),
         forward_passes={
+            # One more batch to observe the shapes of tensors.
             "original": (calibration.images + calibration.smallest_batch) / calibration.images,
             "converted": measurements.passes,
         },

@@ -31,6 +31,11 @@ class OutputFiles:
             return output
         return OutputFiles(None if output is None else Path(output))
 
+    def paths(self, *, dry_run: bool) -> list[Path]:
+        """Return the files that are written; a dry run writes no model."""
+        every = [*self.reports, self.plan, None if dry_run else self.model]
+        return [path for path in every if path is not None]
+
     def texts(self, result: Result) -> dict[Path, str]:
         """Return the contents of all files but the model.
 

@@ -115,7 +115,7 @@ class ConversionTimer:
         return [Latency(before, timing, self.layers.batch, provider.threads) for timing in after]
 
     def time_plan(self, layers: Sequence[Layer], plan: RankPlan) -> Latency:
-        """Time the network as planned before it is solved: chains of random weights are as fast.
+        """Time the network as planned before it is solved, with random weights, which are as fast.
 
         Args:
             layers: the layers that the plan is for.
@@ -165,7 +165,7 @@ def time_file(
         timer: measures milliseconds.
 
     Returns:
-        None where latency is not wanted, or this is not the machine that the network was made for.
+        The latency of both; None where it is not wanted, or this is not the machine that the network was made for.
     """
     if not settings.bench or timer.layers.foreign:
         return None

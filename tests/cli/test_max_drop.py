@@ -158,7 +158,7 @@ def test_losses_that_are_none_or_cannot_be_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch, drop: str, message: str
 ) -> None:
     if drop == "1e-9":  # 1.05x may lose nothing at all of so few samples
-        monkeypatch.setattr("onnx_lowrank.ranks.search.SMALLEST", 1.8)
+        monkeypatch.setattr("onnx_lowrank.ranks.search.MIN_SPEEDUP", 1.8)
         message = message.replace("1.05", "1.8").replace("tried, 1.8:", "tried, 1.80:")
     assert message in fails(folder, *WORDS, f"--max-drop={drop}", "--quiet")
 

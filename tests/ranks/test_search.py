@@ -8,7 +8,7 @@ from math import log
 import pytest
 
 from onnx_lowrank.errors import BudgetError
-from onnx_lowrank.ranks.search import LARGEST, SMALLEST, largest_speedup
+from onnx_lowrank.ranks.search import MAX_SPEEDUP, MIN_SPEEDUP, largest_speedup
 from onnx_lowrank.verify import AccuracyLoss
 
 Loss = Callable[[float, bool], float]
@@ -69,7 +69,7 @@ def test_no_further_than_can_be_reached() -> None:
 
 def test_a_network_that_loses_nothing_ends_the_search() -> None:
     found = largest_speedup(Attempts(always(0.0)), 0.01)
-    assert found.speedup == LARGEST
+    assert found.speedup == MAX_SPEEDUP
 
 
 def test_where_none_holds_the_smallest_one_tried_is_named() -> None:
@@ -92,4 +92,4 @@ def test_losses_that_go_up_and_down_end_at_one_that_holds() -> None:
 
     found = largest_speedup(Attempts(noisy), 0.03)
     assert dict(found.tried)[found.speedup] <= 0.03
-    assert found.speedup >= SMALLEST
+    assert found.speedup >= MIN_SPEEDUP
