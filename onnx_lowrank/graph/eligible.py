@@ -67,7 +67,7 @@ def layers_with_enough_rows(layers: LayerSet, images: int) -> LayerSet:
 
 def too_few_rows(layer: Layer, images: int) -> str | None:
     """Say why a layer cannot be solved from so few images; None where it can. Others have rows enough."""
-    rows = images * prod(layer.positions)
+    rows = images * layer.rows
     once = layer.channels_last or prod(layer.positions) == 1
     if once and rows < _MIN_ROWS_PER_FILTER * layer.filters:
         return f"{rows} rows of samples are too few for {layer.filters} filters: {_MIN_ROWS_PER_FILTER} each are wanted"
