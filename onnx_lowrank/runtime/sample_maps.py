@@ -7,7 +7,7 @@ many maps as it is long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -146,7 +146,7 @@ def layers_of_one_size(network: Network, layers: LayerSet, samples: Iterable[Fee
     return LayerSet(eligible, [*layers.skipped, *stay.values()])
 
 
-def _why_it_varies(layer: Layer, observed: list[Mapping[str, Shape]]) -> SkippedLayer | None:
+def _why_it_varies(layer: Layer, observed: Sequence[Mapping[str, Shape]]) -> SkippedLayer | None:
     """Return a layer as one that stays where its sizes differ from sample to sample, or nothing gets there."""
     inputs, responses = ([shapes[name] for shapes in observed] for name in (layer.input, layer.response))
     rows = [prod(shape[:-1]) if layer.channels_last else shape[0] * prod(shape[2:]) for shape in responses]
