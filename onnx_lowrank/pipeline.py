@@ -50,6 +50,7 @@ from onnx_lowrank.runtime.memory import budget_bytes
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.progress import Progress
+from onnx_lowrank.runtime.sample_maps import layers_by_samples, layers_of_one_size
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
@@ -182,7 +183,8 @@ def open_conversion(
     provider = choose_provider(settings.provider, settings.threads)
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs)
     calibration = calibration_set(network, data, preprocessing, settings, max_held_out)
-    layers = network.layers(calibration.one_batch)
+    layers = layers_of_one_size(network, network.layers(calibration.one_batch), calibration.one_by_one())
+    layers = layers_by_samples(network, layers, calibration.several(), calibration.two)
     if settings.plan is None:
         layers = layers_with_enough_rows(layers_that_pay(layers), calibration.images)
     layers = wanted_layers(layers, settings.include, settings.exclude)

@@ -28,7 +28,7 @@ from onnx_lowrank.graph.eligible import too_few_rows
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.runtime.monitor import Monitor
-from onnx_lowrank.runtime.network import Feeds, Network
+from onnx_lowrank.runtime.network import Network, Shape
 from onnx_lowrank.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class CalibrationSet:
         samples: the data.
         split: which samples are used for what.
         one_batch: the smallest batch the network takes, by input name; its sizes stand for all.
+        two: shapes of tensors for one sample and for two, by name; None where the network does not run on two.
         labels: whether outputs are judged by the class folders of the data.
         positions: per layer name, sampled positions of every calibration image, shape (images, P).
         probes: per layer name, which of them also have their input patch kept for rank selection, shape (p,).
@@ -53,6 +54,7 @@ class CalibrationSet:
     samples: Samples
     split: Split
     one_batch: dict[str, NDArray[Any]]
+    two: Mapping[str, tuple[Shape, Shape]] | None = None
     labels: bool = False
     positions: Mapping[str, Ints] = field(default_factory=dict)
     probes: Mapping[str, Ints] = field(default_factory=dict)
@@ -71,6 +73,14 @@ class CalibrationSet:
         """Iterate over samples in batches, counted as progress of a stage."""
         total = ceil(len(indices) / self.split.batch_size)
         return monitor.track(iterate_batches(self.samples, indices, self.split.batch_size), stage, total)
+
+    def several(self) -> dict[str, NDArray[Any]]:
+        """Return a batch of two samples, or of one where the network takes no more, or as many as it takes."""
+        return self.one_batch if self.two is None else self.samples.read(self.split.calibration[:2])
+
+    def one_by_one(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """Iterate over the samples to solve with in the smallest batches that the network takes."""
+        return iterate_batches(self.samples, self.split.calibration, self.smallest_batch)
 
     def truth(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return the classes of samples, where outputs are judged by them."""
@@ -138,9 +148,13 @@ def calibration_set(
     batch_size = settings.batch_size or default_batch(network.sampled, network.provider.batch_elements)
     split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *limits)
     one_batch = samples.read(split.calibration[: network.fixed_batch or 1])
+    two = None
     if not network.fixed_batch and split.batch_size > 1 and len(split.calibration) > 1:
-        split = _batches_that_fit(network, split, one_batch, samples.read(split.calibration[:2]))
-    return CalibrationSet(samples, split, one_batch, settings.labels)
+        two = network.shapes_of_two(one_batch, samples.read(split.calibration[:2]))
+        if two is None:
+            log.info("the network takes one sample at a time, although its inputs say otherwise")
+            split = replace(split, batch_size=1)
+    return CalibrationSet(samples, split, one_batch, two, settings.labels)
 
 
 def probe_positions(layers: Sequence[Layer], positions: Mapping[str, Ints], seed: int) -> dict[str, Ints]:
@@ -161,14 +175,6 @@ def probe_positions(layers: Sequence[Layer], positions: Mapping[str, Ints], seed
             generator = np.random.default_rng([seed, number, 1])
             probes[layer.name] = draw_positions(generator, 1, count, ceil(_PROBED_ROWS / images))[0]
     return probes
-
-
-def _batches_that_fit(network: Network, split: Split, one: Feeds, two: Feeds) -> Split:
-    """Return the split with single samples as batches where the network takes no others."""
-    if network.takes_batches(one, two):
-        return split
-    log.info("the network takes one sample at a time, although its inputs say otherwise")
-    return replace(split, batch_size=1)
 
 
 def _open(network: Network, data: Any, preprocessing: Preprocessing | None, settings: Settings) -> Samples:

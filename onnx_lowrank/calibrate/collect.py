@@ -15,6 +15,7 @@ from onnx_lowrank.calibrate.taps import (
     Tap,
     as_patches,
     clear_outside,
+    explained_failures,
     patch_indices,
     patch_rows,
     patch_tap,
@@ -67,7 +68,9 @@ def collect_targets(
         feeds = dict(batch)
         for layer in layers:
             feeds |= _indices(layer, positions[layer.name][start:stop], probes.get(layer.name))
-        for name, values in session.run(feeds).items():
+        with explained_failures(layers):
+            sampled = session.run(feeds)
+        for name, values in sampled.items():
             if name not in rows:
                 rows[name] = np.empty((images, *values.shape[1:]), np.float32)
             rows[name][start:stop] = values

@@ -28,14 +28,14 @@ def layer_positions(layers: Iterable[Layer], images: int, count: int | None, see
         seed: of the random numbers; each layer has its own stream.
 
     Returns:
-        Flat positions by layer name, shape (N, P).
+        Flat positions among a sample's `Layer.rows` by layer name, shape (N, P).
     """
     positions = {}
     for number, layer in enumerate(layers):
         max_rows = MAX_PATCH_BYTES // (4 * layer.channels * prod(layer.kernel))
         rows = min(max(MIN_LAYER_ROWS, ROWS_PER_FILTER * layer.filters), max_rows)
         generator = np.random.default_rng([seed, number])
-        positions[layer.name] = draw_positions(generator, images, prod(layer.positions), count or ceil(rows / images))
+        positions[layer.name] = draw_positions(generator, images, layer.rows, count or ceil(rows / images))
     return positions
 
 
@@ -45,7 +45,7 @@ def draw_positions(generator: np.random.Generator, images: int, size: int, count
     Args:
         generator: source of randomness.
         images: number of images N.
-        size: positions an image has, height * width.
+        size: positions an image has, height * width of all its maps.
         count: positions to draw per image.
 
     Returns:

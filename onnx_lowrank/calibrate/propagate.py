@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate.activation_cache import ActivationCache, Tensor
 from onnx_lowrank.calibrate.patch_buffer import PatchBuffer
 from onnx_lowrank.calibrate.positions import Ints
-from onnx_lowrank.calibrate.taps import clear_outside, patch_indices, patch_rows, patch_tap
+from onnx_lowrank.calibrate.taps import clear_outside, explained_failures, patch_indices, patch_rows, patch_tap
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph.extract import ancestors, extract
 from onnx_lowrank.graph.index import tensors_read
@@ -113,7 +113,8 @@ class Propagation:
             positions = sampled[start : start + size]
             feeds = {**self.cache.read(number, segment.inputs), **patch_indices(layer, positions)}
             started = perf_counter()
-            rows, tensors = self._run(segment.session, feeds, patch_rows(layer))
+            with explained_failures([layer]):
+                rows, tensors = self._run(segment.session, feeds, patch_rows(layer))
             seconds = perf_counter() - started
             rows = rows.astype(np.float32, copy=False)
             clear_outside(rows, layer, positions)

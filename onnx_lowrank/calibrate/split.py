@@ -77,8 +77,8 @@ def split_samples(
         )
     max_calibration = count or max(step, MAX_CALIBRATION_SAMPLES)
     max_others = max(step, max_held_out) + (max(step, max_search) if max_search else 0)
-    chosen = _decodable(samples, generator.permutation(len(samples))[: max_calibration + max_others])
-    if len(chosen) < (count or step):
+    chosen = _drawn(samples, generator, step, max_calibration + max_others)
+    if len(chosen) < (count // step * step if count else step):
         lower = f"wanted {count}: add samples or lower `samples`"
         remedy = lower if count else f"the model takes batches of {step}: add samples"
         raise CalibrationError(f"data {samples.source}: {len(chosen)} usable samples, {remedy}")
@@ -141,7 +141,7 @@ def draw_samples(
         raise CalibrationError(
             f"data {samples.source}: {len(samples)} samples, wanted {count}: add samples or lower `samples`"
         )
-    usable = _decodable(samples, generator.permutation(len(samples))[:count])
+    usable = _drawn(samples, generator, step, len(samples) if count is None else count)
     chosen = usable[: len(usable) // step * step]
     if not len(chosen):
         raise CalibrationError(
@@ -159,6 +159,28 @@ def default_batch(inputs: Iterable[TensorSpec], elements: int = CPU_BATCH_ELEMEN
     """
     sample = sum(prod(size or 1 for size in spec.shape[1:]) for spec in inputs)
     return max(1, elements // max(_MIN_SAMPLE_ELEMENTS, sample))
+
+
+def _drawn(samples: Samples, generator: np.random.Generator, step: int, count: int) -> NDArray[np.int64]:
+    """Draw samples at random, those of a fixed batch together as they stand in the data: they may belong together.
+
+    Args:
+        samples: the data.
+        generator: source of randomness.
+        step: samples of a batch, 1 where that is open.
+        count: samples to draw, at most.
+
+    Returns:
+        Indices of usable samples, batch by batch; all usable ones where there is no whole batch.
+    """
+    if min(count, len(samples)) < step:
+        return _decodable(samples, generator.permutation(len(samples))[:count])
+    drawn = generator.permutation(len(samples) // step)[: count // step]
+    indices = (drawn[:, None] * step + np.arange(step)).ravel()
+    usable = _decodable(samples, indices)
+    if step == 1 or len(usable) == len(indices):
+        return usable
+    return indices[np.isin(indices, usable).reshape(-1, step).all(axis=1).repeat(step)]
 
 
 def _decodable(samples: Samples, indices: NDArray[np.int64]) -> NDArray[np.int64]:

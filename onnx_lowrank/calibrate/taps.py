@@ -12,16 +12,17 @@ several times faster, and the transposition costs nothing where onnxruntime has 
 | base    | flat index of channel 0 at each sampled position   | (N, P, 1)     |
 | step    | to the next channel: 1 where they come last,       |               |
 |         | else the number of positions of the tensor         |               |
-| point   | image and position of each kernel point of a patch | (N, P, kw, K) |
+| point   | map and position of each kernel point of a patch   | (N, P, kw, K) |
 | inside  | whether the point is inside the image              | (N, P, kw, K) |
 
-N images, P positions per image, kw kernel points along the last axis, K along the others. A patch is ordered kernel
-column by kernel column, channels last, since the solvers work on it in this order.
+N samples, P positions in the maps of a sample, kw kernel points along the last axis, K along the others. A patch is
+ordered kernel column by kernel column, channels last, since the solvers work on it in this order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_lowrank.calibrate.positions import Ints
+from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.graph.builder import GraphBuilder
 from onnx_lowrank.graph.index import probe_name
 from onnx_lowrank.layers.layer import Layer
@@ -55,10 +57,34 @@ class Tap:
     output: onnx.ValueInfoProto
 
 
+@contextmanager
+def explained_failures(layers: Iterable[Layer]) -> Iterator[None]:
+    """Name the layer where onnxruntime fails in a tap: that is no fault of the network.
+
+    Args:
+        layers: those whose taps run.
+
+    Raises:
+        CalibrationError: a tap fails.
+    """
+    try:
+        yield
+    except ModelError as error:
+        tapped = [layer for layer in layers if f"'{probe_name(layer.name)}/" in str(error)]
+        if not tapped:
+            raise
+        layer = max(tapped, key=lambda layer: len(layer.name))
+        raise CalibrationError(
+            f"{layer.op} '{layer.name}': the rows that calibration gathers from it are not there, its tensors vary in "
+            f"size from sample to sample: leave it out with `exclude` ({error})"
+        ) from error
+
+
 def response_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
     """Return the feeds of a `response_tap` for positions of shape (N, P) of one batch."""
-    image = np.arange(len(positions))[:, None] * (layer.filters * prod(layer.positions))
-    base = image + (positions * layer.filters if layer.channels_last else positions)
+    number, position = _maps(layer, positions)
+    base = number * (layer.filters * prod(layer.positions))
+    base += position * layer.filters if layer.channels_last else position
     return {probe_name(layer.name, "positions"): base[:, :, None]}
 
 
@@ -75,9 +101,9 @@ def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
     positions = graph.input(probe_name(layer.name, "positions"), TensorProto.INT64)
     flat_shape = graph.constant(name("flat_shape"), np.array([-1]))
     offsets = graph.constant(name("offsets"), np.arange(layer.filters).reshape(1, 1, -1) * step)
-    flat = graph.node("Reshape", [tensor, flat_shape], name("flat"))
+    flat = graph.node("Reshape", [tensor, flat_shape], name("flat"), name=name("flat"))
     indices = graph.node("Add", [positions, offsets], name("index"))
-    graph.output(graph.node("Gather", [flat, indices], name("rows")), element_type)
+    graph.output(graph.node("Gather", [flat, indices], name("rows"), name=name("rows")), element_type)
     return _tap(graph)
 
 
@@ -88,9 +114,16 @@ def _tap(builder: GraphBuilder) -> Tap:
 
 def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
     """Return the feeds of a `patch_tap` for positions (N, P) of one batch; points outside the image read its edge."""
-    point, _ = _kernel_points(layer, positions)
-    image = np.arange(len(positions))[:, None, None, None] * prod(layer.input_size)
-    return {probe_name(layer.name, "patches"): image + point}
+    number, position = _maps(layer, positions)
+    point, _ = _kernel_points(layer, position)
+    return {probe_name(layer.name, "patches"): number[:, :, None, None] * prod(layer.input_size) + point}
+
+
+def _maps(layer: Layer, positions: Ints) -> tuple[Ints, Ints]:
+    """Return in which map of a batch each position of a sample lies, and where in that map; shape (N, P) both."""
+    samples, run = len(positions), layer.run or layer.rows
+    before = np.arange(samples)[:, None] * run
+    return np.divmod(positions // run * (samples * run) + before + positions % run, prod(layer.positions))
 
 
 def patch_tap(layer: Layer, element_type: int) -> Tap:
@@ -107,7 +140,7 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
     if not layer.channels_last:
         tensor = graph.node("Transpose", [tensor], name("moved"), perm=[0, *range(2, axes + 2), 1])
     flat = graph.node("Reshape", [tensor, flat_shape], name("flat"))
-    graph.output(graph.node("Gather", [flat, indices], patch_rows(layer)), element_type)
+    graph.output(graph.node("Gather", [flat, indices], patch_rows(layer), name=patch_rows(layer)), element_type)
     return _tap(graph)
 
 
@@ -124,7 +157,7 @@ def clear_outside(rows: NDArray[Any], layer: Layer, positions: Ints) -> None:
         layer: the layer.
         positions: positions of the rows, shape (N, P).
     """
-    _, inside = _kernel_points(layer, positions)
+    _, inside = _kernel_points(layer, positions % prod(layer.positions))
     if not inside.all():
         rows[~inside] = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate import Preprocessing, default_batch, draw_samples, iterate_batches, open_samples
+from onnx_lowrank.calibrate.data.samples import Samples
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.graph import with_outputs
-from onnx_lowrank.runtime.network import open_network
+from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.runtime.session import Session, choose_provider
 from onnx_lowrank.verify import Comparison, compare_outputs
+
+log = logging.getLogger(__name__)
 
 
 def compare(  # noqa: PLR0913  (the options of the command, each with its default)
@@ -72,11 +77,23 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         raise CalibrationError(f"data {opened.source}: no class folders, which `labels` reads: drop `labels`")
     batch_size = batch_size or default_batch(first.sampled, where.batch_elements)
     indices, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
+    batch_size = _batch_that_fits(first, opened, indices, batch_size)
     sessions = [Session(_with_tensors(each.model, tensors, each.name), where, name=each.name) for each in networks]
     total = ceil(len(indices) / batch_size)
     batches = (progress or Silent()).track(iterate_batches(opened, indices, batch_size), "compare", total)
     truth = opened.labels[indices] if labels and opened.labels is not None else None
     return compare_outputs(sessions[0], sessions[1], batches, truth)
+
+
+def _batch_that_fits(network: Network, samples: Samples, indices: NDArray[np.int64], batch_size: int) -> int:
+    """Return the batch size; 1 where the network takes one sample at a time, although its inputs say otherwise."""
+    if network.fixed_batch or batch_size == 1 or len(indices) < 2:
+        return batch_size
+    one, two = (samples.read(indices[:count]) for count in (1, 2))
+    if network.shapes_of_two(one, two) is not None:
+        return batch_size
+    log.info("the network takes one sample at a time, although its inputs say otherwise")
+    return 1
 
 
 def _with_tensors(model: onnx.ModelProto, tensors: Sequence[str], name: str) -> onnx.ModelProto:

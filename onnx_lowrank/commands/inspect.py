@@ -12,14 +12,16 @@ import onnx
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from onnx_lowrank.calibrate import Preprocessing
+from onnx_lowrank.calibrate import Preprocessing, default_batch
 from onnx_lowrank.graph.eligible import layers_that_pay
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.pipeline import collect, open_conversion
 from onnx_lowrank.ranks import ranks_keeping, response_energies
 from onnx_lowrank.runtime.monitor import Monitor
-from onnx_lowrank.runtime.network import open_network
+from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.progress import Progress
+from onnx_lowrank.runtime.sample_maps import layers_by_samples, layers_of_one_size
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import ProviderName, Settings
 
@@ -111,8 +113,21 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
         )  # fmt: skip
         return _with_energies(model, data, settings, preprocessing, progress)
     network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs)
-    layers = layers_that_pay(network.layers(network.zeros()))
+    layers = layers_that_pay(_layers_without_data(network))
     return Inspection(tuple(network.in_order(layers.every)))
+
+
+def _layers_without_data(network: Network) -> LayerSet:
+    """Find the layers of a network that is fed zeros: one sample, and two where a conversion would run several."""
+    one = network.zeros()
+    layers = layers_of_one_size(network, network.layers(one), None)
+    if network.fixed_batch:
+        return layers_by_samples(network, layers, one, None)
+    if default_batch(network.sampled, network.provider.batch_elements) > 1:
+        two = network.zeros(2)
+        shapes = network.shapes_of_two(one, two)
+        return layers if shapes is None else layers_by_samples(network, layers, two, shapes)
+    return layers
 
 
 def _with_energies(

@@ -10,6 +10,7 @@
 | find_layers         | the layers that can be factorized, and why the others cannot                               |
 | fold                | fold BatchNormalization, bias and scale after a layer into its weight and bias             |
 | activations         | recognize the activation after a layer; its function is in layers/activation.py            |
+| value_sizes         | tensors whose size depends on the values of the inputs                                     |
 | eligible            | leave out layers that do not pay or that the user excludes                                 |
 | input_statistics    | statistics of the first convolution's responses                                            |
 | extract             | a part of a model as a model, further outputs, removal of what nothing reads               |

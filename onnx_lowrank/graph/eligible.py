@@ -69,7 +69,7 @@ def too_few_rows(layer: Layer, images: int) -> str | None:
 
     Fully connected layers and convolutions with one position need ten rows per filter; others are taken to have enough.
     """
-    rows = images * prod(layer.positions)
+    rows = images * layer.rows
     few_positions = layer.channels_last or prod(layer.positions) == 1
     if few_positions and rows < _MIN_ROWS_PER_FILTER * layer.filters:
         return f"{rows} rows of samples are too few for {layer.filters} filters: {_MIN_ROWS_PER_FILTER} each are wanted"

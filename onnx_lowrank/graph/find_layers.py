@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -126,7 +127,8 @@ def _layer_or_reason(
         return SkippedLayer(name, node.op_type, why, *size)
     rows = (prod(response[:-1]) // samples,)
     sizes = (response[2:], shapes[node.input[0]][2:]) if is_conv else (rows, rows)
-    return _layer(node, name, folded, _activation_and_residual(index, folded.response, channels, shapes), sizes)
+    layer = _layer(node, name, folded, _activation_and_residual(index, folded.response, channels, shapes), sizes)
+    return replace(layer, maps=response[0] // samples) if is_conv else layer
 
 
 def _filters(node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
@@ -160,6 +162,9 @@ def _why_not(
         return "depthwise convolution"
     if group < 1 or len(weight) % group:
         return f"{len(weight)} filters in {group} groups: they do not divide evenly"
+    maps = shapes[node.output[0]][0]
+    if maps % samples:
+        return f"its batch is not that of the samples: it has {maps} maps for {samples} samples"
     return None
 
 
@@ -187,7 +192,7 @@ def _size(
     """Return the multiply-adds per image and the parameters of a layer that stays."""
     output = shapes[node.output[0]]
     if node.op_type == "Conv":
-        macs = prod(output[2:]) * weight.size
+        macs = output[0] * prod(output[2:]) * weight.size // samples
     else:
         inner = weight.shape[-1 if attribute(node, "transB", 0) else -2] if weight.ndim > 1 else weight.size
         macs = prod(output) * inner // samples

@@ -20,7 +20,7 @@ def chain_macs(layer: Layer, plan: LayerPlan) -> int:
         ValueError: the plan lacks a rank that its method needs.
     """
     # Rank selection counts every option of every layer: unpacking is faster than attributes.
-    return sum([prod(weight) * prod(size) for weight, _, _, size in chain_shapes(layer, plan)])
+    return layer.maps * sum([prod(weight) * prod(size) for weight, _, _, size in chain_shapes(layer, plan)])
 
 
 def chain_parameters(layer: Layer, plan: LayerPlan) -> int:

@@ -70,6 +70,9 @@ class Layer:
         input_size: spatial size of the input, (height, width).
         channels_last: whether channels are the last axis of input and response, as in fully connected layers.
         groups: equal parts of the channels, each convolved separately, with the same number of filters each.
+        maps: entries of the first axis of input and response that belong to one sample, where they are not rows of a
+            fully connected layer: 1, or more where a network folds views or frames into that axis.
+        run: consecutive `rows` that belong to one sample; None where all of a sample's rows lie together.
     """
 
     name: str
@@ -86,6 +89,8 @@ class Layer:
     input_size: tuple[int, ...]
     channels_last: bool = False
     groups: int = 1
+    maps: int = 1
+    run: int | None = None
 
     @property
     def filters(self) -> int:
@@ -135,9 +140,14 @@ class Layer:
         return len(self.kernel) == 2 and max(self.kernel) > 1
 
     @property
+    def rows(self) -> int:
+        """Positions of a sample: those of all its maps."""
+        return self.maps * prod(self.positions)
+
+    @property
     def macs(self) -> int:
         """Multiply-adds per image, bias not counted."""
-        return prod(self.positions) * self.weight.size
+        return self.rows * self.weight.size
 
     @property
     def parameters(self) -> int:
@@ -155,6 +165,7 @@ class SkippedLayer:
         reason: why it is not factorized, in words.
         macs: multiply-adds per image (0 where the weight is not constant or the operator is not supported).
         parameters: number of weights and biases (0 in the same cases).
+        varies: whether its multiply-adds differ from sample to sample; ``macs`` is their mean then.
     """
 
     name: str
@@ -162,3 +173,4 @@ class SkippedLayer:
     reason: str
     macs: int
     parameters: int
+    varies: bool = False

@@ -136,7 +136,7 @@ class LayerTimer:
         return self._table.milliseconds[key]
 
     def _key(self, layer: Layer, plan: LayerPlan) -> str:
-        key = chain_key(layer, plan, self.batch)
+        key = chain_key(layer, plan, self.batch * layer.maps)
         return f"{key}, after {self._rest} MB" if self._rest else key
 
     def _distrust(self, wanted: Mapping[str, Chain]) -> None:
@@ -158,8 +158,9 @@ class LayerTimer:
         )
 
     def _time(self, layer: Layer, plan: LayerPlan) -> float:
-        model = layer_model(layer, random_factors(layer, plan), self.batch)
-        shape = input_shape(layer, self.batch)
+        maps = self.batch * layer.maps
+        model = layer_model(layer, random_factors(layer, plan), maps)
+        shape = input_shape(layer, maps)
         feeds = {"input": np.random.default_rng(0).random(shape).astype(layer.weight.dtype)}
         rest = np.zeros(self._rest * 2**18, np.float32)
 

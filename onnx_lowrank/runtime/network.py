@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -43,6 +43,7 @@ from onnx_lowrank.runtime.session import Session
 log = logging.getLogger(__name__)
 
 Feeds = Mapping[str, NDArray[Any]]
+Shape = tuple[int, ...]
 
 
 class _Named(Protocol):
@@ -108,22 +109,34 @@ class Network:
         """A network in the original's types as it runs here."""
         return model if self.model is self.original else in_single_precision(model)
 
-    def takes_batches(self, one: Feeds, two: Feeds) -> bool:
-        """Whether samples can go through together: twice as many make every layer's tensors twice as long.
+    def shapes_of_two(self, one: Feeds, two: Feeds) -> dict[str, tuple[Shape, Shape]] | None:
+        """Return the shapes of tensors for one sample and for two, where samples can go through together.
 
-        Networks that are exported with one sample often say that their batch size is open, and then fail on two, or
-        take both for one.
+        They can where twice as many make every layer's tensors twice as long. Networks that are exported with one
+        sample often say that their batch size is open, and then fail on two, or take both for one: in a layer, or
+        behind the last one.
 
         Args:
             one: one sample.
             two: two.
+
+        Returns:
+            Both shapes by name, of `weighted_tensors`; None where the network takes one sample at a time.
         """
         tensors = weighted_tensors(self.model)
+        outputs = [value.name for value in self.model.graph.output if value.type.HasField("tensor_type")]
+        names = list(dict.fromkeys([*tensors, *outputs]))
         try:
-            before, after = (observe_shapes(self.model, feeds, tensors, self.provider) for feeds in (one, two))
+            before, after = (observe_shapes(self.model, feeds, names, self.provider) for feeds in (one, two))
         except ModelError:
-            return False
-        return all(_doubled(before[name], after[name]) for name in tensors)
+            return None
+        if any(_joined(before[name], after[name]) for name in outputs):
+            return None
+        return (
+            {name: (before[name], after[name]) for name in tensors}
+            if all(_doubled(before[name], after[name]) for name in tensors)
+            else None
+        )
 
     @property
     def fixed_batch(self) -> int | None:
@@ -162,13 +175,16 @@ class Network:
         """
         return replace(self, inputs=with_constants(self.inputs, values))
 
-    def zeros(self) -> dict[str, NDArray[Any]]:
-        """A batch of zeros, one sample where the batch size is open; constant inputs as they are.
+    def zeros(self, samples: int = 1) -> dict[str, NDArray[Any]]:
+        """A batch of zeros, with as many samples where the batch size is open; constant inputs as they are.
 
         Raises:
             ModelError: another axis is open, or they do not fit into memory.
         """
         shapes = {spec.name: known_shape(spec, self.name) for spec in self.sampled}
+        for spec in self.sampled:
+            if spec.shape and spec.shape[0] is None:
+                shapes[spec.name] = (samples, *shapes[spec.name][1:])
         try:
             found = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in self.sampled}
         except (MemoryError, ValueError) as error:  # numpy raises the latter for more bytes than it can count
@@ -219,9 +235,9 @@ def _that_runs(
         return single, inputs
 
 
-def count_macs(model: onnx.ModelProto, feeds: Feeds, provider: Provider) -> int:
-    """Multiply-adds per image of every Conv, Gemm and MatMul with constant weights."""
-    return _layers(model, feeds, provider, "model").macs
+def count_macs(model: onnx.ModelProto, feeds: Feeds, provider: Provider, without: Collection[str] = ()) -> int:
+    """Multiply-adds per image of every Conv, Gemm and MatMul with constant weights, but for those named."""
+    return sum(layer.macs for layer in _layers(model, feeds, provider, "model").every if layer.name not in without)
 
 
 def _layers(model: onnx.ModelProto, feeds: Feeds, provider: Provider, name: str) -> LayerSet:
@@ -240,3 +256,8 @@ def _samples(feeds: Feeds) -> int:
 def _doubled(one: tuple[int, ...], two: tuple[int, ...]) -> bool:
     """Whether the first axis is twice as long; or nothing differs, where samples play no part."""
     return one == two or (bool(one) and two == (2 * one[0], *one[1:]))
+
+
+def _joined(one: tuple[int, ...], two: tuple[int, ...]) -> bool:
+    """Whether an output holds two samples in one row."""
+    return len(one) == 2 and one[0] == 1 and two == (1, 2 * one[1])

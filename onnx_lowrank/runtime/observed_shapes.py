@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -32,14 +32,30 @@ def observe_shapes(
     Raises:
         ModelError: onnxruntime cannot load or run the model.
     """
-    shapes = {name: value.shape for name, value in feeds.items()}
-    probes = {name: probe_name(name, "shape") for name in tensors if name not in shapes}
-    if not probes:
-        return {name: shapes[name] for name in tensors}
+    return next(observe_all_shapes(model, [feeds], tensors, provider))
+
+
+def observe_all_shapes(
+    model: onnx.ModelProto, batches: Iterable[Mapping[str, NDArray[Any]]], tensors: Sequence[str], provider: Provider
+) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Run a model on one batch after the other and yield the shapes of its tensors; see `observe_shapes`."""
+    session: Session | None = None
+    for feeds in batches:
+        shapes = {name: value.shape for name, value in feeds.items()}
+        probes = {name: probe_name(name, "shape") for name in tensors if name not in shapes}
+        if probes:
+            session = session or _open(model, feeds, probes, provider)
+            values = session.run(feeds)
+            shapes |= {name: tuple(int(size) for size in values[probe]) for name, probe in probes.items()}
+        yield {name: shapes[name] for name in tensors}
+
+
+def _open(
+    model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], probes: Mapping[str, str], provider: Provider
+) -> Session:
+    """Open the part of a model that returns the shapes of tensors under other names."""
     nodes = [onnx.helper.make_node("Shape", [name], [probe]) for name, probe in probes.items()]
     outputs = [onnx.helper.make_tensor_value_info(probe, TensorProto.INT64, None) for probe in probes.values()]
     inputs = [value for value in model.graph.input if value.name in feeds]
     # Optimized, a shape that the graph promises would be taken for granted.
-    values = Session(extract(model, inputs, outputs, nodes), provider, optimized=False).run(feeds)
-    shapes |= {name: tuple(int(size) for size in values[probe]) for name, probe in probes.items()}
-    return {name: shapes[name] for name in tensors}
+    return Session(extract(model, inputs, outputs, nodes), provider, optimized=False)

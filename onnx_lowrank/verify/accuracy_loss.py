@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.linalg.relative_error import relative_error
 from onnx_lowrank.verify.cached_session import Runnable
-from onnx_lowrank.verify.examples import is_scores
+from onnx_lowrank.verify.examples import scores_images
 from onnx_lowrank.verify.finite_values import finite_values
 from onnx_lowrank.verify.intervals import Interval, paired_interval, ratio_interval, share_interval
 from onnx_lowrank.verify.outputs import top_hits
@@ -72,7 +72,7 @@ def measure_loss(
     for batch in batches:
         ours, theirs = original.run(batch), converted.run(batch)
         count = len(next(iter(batch.values())))
-        scores = next((name for name in original.numeric_outputs if is_scores(ours[name])), None)
+        scores = next((name for name in original.numeric_outputs if scores_images(ours[name], count)), None)
         if truth is not None:
             name = scores or original.outputs[0]
             classes = truth[images : images + count]

@@ -83,6 +83,11 @@ def is_scores(output: NDArray[Any]) -> bool:
     return output.ndim == 2 and output.shape[-1] > 1 and np.issubdtype(output.dtype, np.floating)
 
 
+def scores_images(output: NDArray[Any], images: int) -> bool:
+    """Return whether an output scores classes with one row for each of a batch's images."""
+    return is_scores(output) and len(output) == images
+
+
 def _is_images(values: NDArray[Any]) -> bool:
     if values.ndim != 4 or values.dtype.kind not in "fui":
         return False

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.linalg.relative_error import relative_error
 from onnx_lowrank.verify.cached_session import Runnable
-from onnx_lowrank.verify.examples import ExampleKeeper, ExamplePrediction, is_scores
+from onnx_lowrank.verify.examples import ExampleKeeper, ExamplePrediction, is_scores, scores_images
 from onnx_lowrank.verify.finite_values import finite_values
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ class OutputFidelity:
         relative_error: ``||A - B||_F / ||A||_F`` over all images and all finite values of A; infinite if B is NaN or
             infinite at any of them.
         cosine: cosine of the angle between A and B, with all images as one vector.
-        agreement: share of images with the same argmax over the last axis; None unless the output scores classes.
+        agreement: share of images with the same argmax over the last axis; None unless the output scores classes of
+            every image.
     """
 
     relative_error: float
@@ -88,10 +89,11 @@ class _OutputSums:
     def __init__(self) -> None:
         self.difference = self.product = self.first = self.second = 0.0  # squares and products of finite values
         self.same = self.rows = self.compared = self.left_out = 0
-        self.scores = True
+        self.scores, self.joined = True, False
 
-    def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
-        self.scores &= is_scores(a)
+    def add(self, a: NDArray[Any], b: NDArray[Any], images: int) -> None:
+        self.joined |= is_scores(a) and 0 < len(a) < images  # a row holds the scores of several images
+        self.scores &= is_scores(a) and not self.joined
         if self.scores:
             self.same += int((a.argmax(-1) == b.argmax(-1)).sum())
         self.rows += len(a) if a.ndim else 1
@@ -105,6 +107,10 @@ class _OutputSums:
             self.first += float(x @ x)
             self.second += float(y @ y)
 
+    @property
+    def empty(self) -> bool:
+        return not self.compared + self.left_out
+
     def result(self, name: str) -> OutputFidelity:
         if self.left_out:
             if not self.compared:
@@ -116,7 +122,9 @@ class _OutputSums:
                 "output '%s': %d of %d numbers are NaN or infinite in the original network and are not compared",
                 name, self.left_out, self.left_out + self.compared,
             )  # fmt: skip
-        agreement = self.same / self.rows if self.scores else None
+        if self.joined:
+            log.info("output '%s': its rows hold several images each: it is not compared by class", name)
+        agreement = self.same / self.rows if self.scores and self.rows else None
         if not np.isfinite(self.difference):
             return OutputFidelity(np.inf, 0.0, agreement)
         size = np.sqrt(self.first * self.second)
@@ -150,22 +158,27 @@ def compare_outputs(
     keeper, images = ExampleKeeper(pictures), 0
     for batch in batches:
         ours, theirs = a.run(batch), b.run(batch)
+        count = len(next(iter(batch.values())))
         for name in [name for name in sums if ours[name].shape != theirs[name].shape]:
             log.warning(
                 "output '%s': shape %s and %s: it is not compared", name, ours[name].shape, theirs[name].shape
             )  # fmt: skip
             del sums[name]
         for name, output in sums.items():
-            output.add(ours[name], theirs[name])
-        if pictures and (scores := next((name for name in sums if is_scores(ours[name])), None)):
+            output.add(ours[name], theirs[name], count)
+        if pictures and (scores := next((name for name in sums if scores_images(ours[name], count)), None)):
             keeper.add(batch, ours[scores], theirs[scores])
-        count = len(next(iter(batch.values())))
         if labels is not None:
             truth = labels[images : images + count]
             hits.append(np.stack([top_hits(outputs[shared[0]], truth, shared[0]) for outputs in (ours, theirs)]))
         images += count
     if not sums:
         raise ModelError(f"compare: no output has the same shape in both models: {', '.join(shared)}")
+    for name in [name for name, output in sums.items() if output.empty]:
+        log.warning("output '%s': it has no rows on any of %d images: it is not compared", name, images)
+        del sums[name]
+    if not sums:
+        raise ModelError(f"compare: no output has rows on any of {images} images: add some on which it has")
     fidelities = {name: output.result(name) for name, output in sums.items()}
     return Comparison(fidelities, _accuracy(hits), images, keeper.samples)
 
@@ -188,6 +201,8 @@ def top_hits(scores: NDArray[Any], truth: NDArray[np.int64], name: str) -> NDArr
         raise ModelError(
             f"output '{name}': shape {scores.shape} does not score {truth.max() + 1} classes: compare without `labels`"
         )
+    if len(scores) != len(truth):
+        raise ModelError(f"output '{name}': {len(scores)} rows of scores for {len(truth)} images: leave `labels` out")
     ranked = np.argsort(-scores, axis=1, kind="stable")
     return np.stack([(ranked[:, :top] == truth[:, None]).any(axis=1) for top in _TOP])
 

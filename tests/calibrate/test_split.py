@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from onnx_lowrank.calibrate import Samples, Split, default_batch, open_samples, preset, split_samples
+from onnx_lowrank.calibrate import Samples, Split, default_batch, draw_samples, open_samples, preset, split_samples
 from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES, MAX_HELD_OUT_SAMPLES
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.inputs import TensorSpec
@@ -196,3 +196,22 @@ def test_images_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:
     assert (len(chosen.calibration), len(chosen.held_out)) == (16, 4)
     with pytest.raises(CalibrationError, match="20 usable samples, wanted 21"):
         split_samples(samples, [spec], np.random.default_rng(0), 21, None)
+
+
+@given(batch=st.integers(2, 9), blocks=st.integers(3, 40), rest=st.integers(0, 8), seed=st.integers(0, 99))
+def test_samples_of_a_fixed_batch_stay_together(batch: int, blocks: int, rest: int, seed: int) -> None:
+    spec, count = fixed(batch), batch * blocks + min(rest, batch - 1)
+    found = split(count, spec, seed=seed)
+    drawn, _ = draw_samples(rows(count, spec), [spec], np.random.default_rng(seed), None, None)
+    for indices in (found.calibration, found.held_out, drawn):
+        by_batch = indices.reshape(-1, batch)
+        assert (by_batch[:, 0] % batch == 0).all()
+        np.testing.assert_array_equal(by_batch, by_batch[:, :1] + np.arange(batch))
+    assert not set(found.calibration) & set(found.held_out)
+    assert sorted(drawn) == list(range(batch * blocks))
+
+
+def test_batches_are_drawn_in_random_order() -> None:
+    first = split(80, fixed(4), wanted=40).calibration[::4]
+    assert len(set(first)) == 10
+    assert (np.diff(first) < 0).any()

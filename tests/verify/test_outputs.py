@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import Session
-from onnx_lowrank.verify import compare_outputs
+from onnx_lowrank.verify import compare_outputs, measure_loss
 from tests.helpers import build
 
 Array = NDArray[np.float32]
@@ -109,3 +109,46 @@ def test_labels_beyond_the_scores() -> None:
     x, a, b = data()
     with pytest.raises(ModelError, match=r"output 'y': shape \(50, 6\) does not score 10 classes"):
         compare_outputs(linear(a), linear(b), [{"x": x}], np.full(50, 9))
+
+
+class Fixed:
+    """A model that returns the same outputs, whatever it is fed."""
+
+    def __init__(self, **outputs: Array) -> None:
+        self._values = outputs
+        self.outputs = self.numeric_outputs = tuple(outputs)
+
+    def run(self, feeds: object) -> dict[str, Array]:  # noqa: ARG002  (what a model is run on)
+        return self._values
+
+
+FEEDS = {"x": np.zeros((3, 4), np.float32)}
+
+
+def test_an_output_without_rows_is_not_compared(caplog: pytest.LogCaptureFixture) -> None:
+    model = Fixed(boxes=np.zeros((0, 5), np.float32), y=np.ones((3, 2), np.float32))
+    assert list(compare_outputs(model, model, [FEEDS, FEEDS]).outputs) == ["y"]
+    assert caplog.messages == ["output 'boxes': it has no rows on any of 6 images: it is not compared"]
+
+
+def test_no_output_has_rows() -> None:
+    model = Fixed(boxes=np.zeros((0, 5), np.float32))
+    with pytest.raises(ModelError, match="no output has rows on any of 3 images: add some on which it has"):
+        compare_outputs(model, model, [FEEDS])
+
+
+def test_scores_of_several_images_in_a_row_are_not_compared_by_class(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    a, b = np.float32([[1, 9, 1, 8, 1, 7]]), np.float32([[1, 7, 1, 8, 1, 9]])  # each image has the same class in both
+    last = {"x": np.zeros((1, 4), np.float32)}
+    fidelity = compare_outputs(Fixed(y=a), Fixed(y=b), [FEEDS, last]).outputs["y"]
+    assert fidelity.agreement is None
+    assert fidelity.relative_error == pytest.approx(np.sqrt(8 / (3 + 81 + 64 + 49)))
+    assert caplog.messages == ["output 'y': its rows hold several images each: it is not compared by class"]
+    assert measure_loss(Fixed(y=a), Fixed(y=b), [FEEDS]).what == "relative error"
+
+
+def test_labels_for_more_images_than_rows() -> None:
+    model = Fixed(y=np.float32([[1, 9, 1, 8, 1, 7]]))
+    with pytest.raises(ModelError, match="1 rows of scores for 3 images: leave `labels` out"):
+        compare_outputs(model, model, [FEEDS], np.array([0, 1, 1]))
