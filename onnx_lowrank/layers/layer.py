@@ -48,6 +48,27 @@ def pointwise(axes: int) -> Geometry:
     return Geometry((1,) * axes, (1,) * axes, (0,) * (2 * axes))
 
 
+@dataclass(frozen=True)
+class StoredTensor:
+    """Values in a file that are a layer's weight or bias.
+
+    Attributes:
+        name: identifies them: layers that share a weight have one name for it.
+        size: number of values.
+        nbytes: bytes of all that they are computed from, such as quantized values and their scales.
+        kind: element type in the file, such as ``float32`` or ``int4``.
+        readers: names of the other nodes that read them.
+        stays: whether they stay in the file without this layer and all others.
+    """
+
+    name: str
+    size: int
+    nbytes: int
+    kind: str
+    readers: tuple[str, ...] = ()
+    stays: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A convolution or fully connected layer that can be factorized, with what belongs to it folded in.
@@ -70,6 +91,7 @@ class Layer:
         input_size: spatial size of the input, (height, width).
         channels_last: whether channels are the last axis of input and response, as in fully connected layers.
         groups: equal parts of the channels, each convolved separately, with the same number of filters each.
+        stored: where the file holds the weight, and the bias if there is one; empty where that is not known.
     """
 
     name: str
@@ -86,6 +108,7 @@ class Layer:
     input_size: tuple[int, ...]
     channels_last: bool = False
     groups: int = 1
+    stored: tuple[StoredTensor, ...] = ()
 
     @property
     def filters(self) -> int:
@@ -127,7 +150,7 @@ class Layer:
         Args:
             reason: why, in words.
         """
-        return SkippedLayer(self.name, self.op, reason, self.macs, self.parameters)
+        return SkippedLayer(self.name, self.op, reason, self.macs, self.parameters, self.stored)
 
     @property
     def separable(self) -> bool:
@@ -147,14 +170,19 @@ class Layer:
 
 @dataclass(frozen=True)
 class SkippedLayer:
-    """A Conv, Gemm or MatMul that stays as it is, and why.
+    """An operator with weights or products that stays as it is, and why.
+
+    Counted are convolutions and transposed ones, products of matrices (of constants, computed weights or two
+    activations; integer ones too), Einsum, recurrent and attention operators. Bodies of If, Loop and Scan count once,
+    as far as their sizes can be inferred. Multiply-adds elsewhere (BatchNormalization, a Mul) are not counted.
 
     Attributes:
         name: the node's name, or its output's where the node has none.
         op: ONNX operator.
         reason: why it is not factorized, in words.
-        macs: multiply-adds per image (0 where the weight is not constant or the operator is not supported).
-        parameters: number of weights and biases (0 in the same cases).
+        macs: multiply-adds per sample, bias not counted; 0 where sizes are not known.
+        parameters: number of constant weights and biases; 0 where they are computed from the inputs.
+        stored: where the file holds these; empty where that is not known.
     """
 
     name: str
@@ -162,3 +190,4 @@ class SkippedLayer:
     reason: str
     macs: int
     parameters: int
+    stored: tuple[StoredTensor, ...] = ()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import (
+    counted_tensors,
     find_layers,
     in_single_precision,
     inline_functions,
@@ -220,12 +221,12 @@ def _that_runs(
 
 
 def count_macs(model: onnx.ModelProto, feeds: Feeds, provider: Provider) -> int:
-    """Multiply-adds per image of every Conv, Gemm and MatMul with constant weights."""
+    """Return the multiply-adds per sample of a network: of its layers and of all that stays, see `SkippedLayer`."""
     return _layers(model, feeds, provider, "model").macs
 
 
 def _layers(model: onnx.ModelProto, feeds: Feeds, provider: Provider, name: str) -> LayerSet:
-    tensors = weighted_tensors(model)
+    tensors = list(dict.fromkeys([*weighted_tensors(model), *counted_tensors(model)]))
     shapes = observe_shapes(model, feeds, tensors, provider) if tensors else {}
     layers = LayerSet(*find_layers(model, shapes, _samples(feeds)))
     if not layers.every:

@@ -127,6 +127,24 @@ CASES: dict[tuple[str, str], onnx.ModelProto] = {
         conv('y = com.microsoft.FusedConv <activation="Relu"> (x, w, b)', b=normal(1, 8))
     ),
     ("com.microsoft.FusedMatMul", ""): own_domain(dense("y = com.microsoft.FusedMatMul (x, w)")),
+    ("Einsum", "of two operands or more"): dense('y = Einsum <equation="ij,jk->ik"> (x, w)'),
+    ("LSTM", ""): dense(
+        "s, h = LSTM <hidden_size=2> (x, k, r)  y = Squeeze (h, a)",
+        "float[N,4,8] x",
+        k=normal(1, 1, 8, 8),
+        r=normal(2, 1, 8, 2),
+        a=np.array([0]),
+    ),
+    ("GRU", ""): dense(
+        "s, h = GRU <hidden_size=2> (x, k, r)  y = Squeeze (h, a)",
+        "float[N,4,8] x",
+        k=normal(1, 1, 6, 8),
+        r=normal(2, 1, 6, 2),
+        a=np.array([0]),
+    ),
+    ("com.microsoft.MultiHeadAttention", ""): own_domain(
+        build("g (float[N,5,8] x) => (float[N,5,8] y) { y = com.microsoft.MultiHeadAttention <num_heads=2> (x, x, x) }")
+    ),
 }
 
 
