@@ -9,6 +9,7 @@
 | index               | which node makes a tensor, which nodes read it, which tensors are constant                 |
 | find_layers         | the layers that can be factorized, and why the others cannot                               |
 | work                | multiply-adds and parameters of what stays                                                 |
+| stored              | where the file holds weights, and which nodes share them                                   |
 | fold                | fold BatchNormalization, bias and scale after a layer into its weight and bias             |
 | activations         | recognize the activation after a layer; its function is in layers/activation.py            |
 | eligible            | leave out layers that do not pay or that the user excludes                                 |

@@ -23,6 +23,7 @@ from onnx_lowrank.graph.index import (
     inner_nodes,
     node_key,
 )
+from onnx_lowrank.graph.stored import stored_tensor, with_storage
 from onnx_lowrank.graph.work import inner_shapes, is_counted, multiply_adds, varying_inside, weights_of
 from onnx_lowrank.layers.activation import Activation, identity
 from onnx_lowrank.layers.layer import Geometry, Layer, SkippedLayer, pointwise
@@ -32,6 +33,7 @@ Shape = tuple[int, ...]
 LAYER_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
 _FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 _MAX_SPATIAL_AXES = 3
+_FLOAT_BYTES = 4
 
 
 def weighted_tensors(model: onnx.ModelProto) -> list[str]:
@@ -58,27 +60,30 @@ def find_layers(
         Layers in topological order, and a SkippedLayer with its reason for every other node that multiplies and adds,
         those in subgraphs too.
     """
-    index = GraphIndex(model)
+    index, all_names = GraphIndex(model), node_names(model)
+    by_key = {node_key(node): name for node, name in zip(model.graph.node, all_names, strict=True)}
     known = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | dict(shapes)
     inside = inner_shapes(model, shapes) | known
     layers: list[Layer] = []
     skipped: list[SkippedLayer] = []
-    for node, name in zip(model.graph.node, node_names(model), strict=True):
+    for node, name in zip(model.graph.node, all_names, strict=True):
         if inner := [each for each in inner_nodes(node) if is_counted(each)]:
             varying, reason = index.varying | varying_inside(node), f"inside the {node.op_type}"
             names = [f"{name}/{each.name or node_key(each)}" for each in inner]
             skipped += [
-                _skipped(each, inner_name, reason, varying, inside, samples)
+                _skipped(index, each, inner_name, reason, varying, inside, samples)
                 for each, inner_name in zip(inner, names, strict=True)
             ]
         if node.op_type in LAYER_OPERATORS:
             result = _layer_or_reason(index, node, name, shapes, samples)
             if isinstance(result, Layer):
-                layers.append(result)
+                layers.append(with_storage(index, result, node, by_key))
             else:
-                skipped.append(_skipped(node, name, result, index.varying, known, samples))
+                skipped.append(_skipped(index, node, name, result, index.varying, known, samples))
         elif is_counted(node):
-            skipped.append(_skipped(node, name, f"{node.op_type} is not supported", index.varying, known, samples))
+            skipped.append(
+                _skipped(index, node, name, f"{node.op_type} is not supported", index.varying, known, samples)
+            )
     return layers, skipped
 
 
@@ -175,12 +180,19 @@ def _why_quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
 
 
 def _skipped(
-    node: onnx.NodeProto, name: str, reason: str, varying: Container[str], shapes: Mapping[str, Shape], samples: int
+    index: GraphIndex,
+    node: onnx.NodeProto,
+    name: str,
+    reason: str,
+    varying: Container[str],
+    shapes: Mapping[str, Shape],
+    samples: int,
 ) -> SkippedLayer:
     """Return a node that stays, with its multiply-adds per sample and its parameters."""
-    weights = weights_of(node, varying)
-    parameters = sum(prod(shapes[weight]) for weight in weights if weight in shapes)
-    return SkippedLayer(name, node.op_type, reason, multiply_adds(node, shapes, samples), parameters)
+    sizes = {weight: prod(shapes[weight]) for weight in weights_of(node, varying) if weight in shapes}
+    stored = tuple(stored_tensor(index, weight, size, _FLOAT_BYTES, name) for weight, size in sizes.items())
+    macs = multiply_adds(node, shapes, samples)
+    return SkippedLayer(name, node.op_type, reason, macs, sum(sizes.values()), stored)
 
 
 def _activation_and_residual(

@@ -78,7 +78,7 @@ class GraphIndex:
     def constant(self, tensor: str) -> NDArray[Any] | None:
         """Return the value of ``tensor`` where it does not depend on the graph's inputs, else None.
 
-        Follows Constant, Reshape, Transpose and the like back to initializers, and the arithmetic of normalized weights.
+        Follows Constant, Reshape, Transpose and the like back to initializers, and arithmetic on these.
         """
         sources = self.sources(tensor)
         if sources is None:
@@ -96,6 +96,34 @@ class GraphIndex:
             except Exception:  # the evaluator raises errors of any type on malformed nodes
                 return None
         return arrays[tensor]
+
+    def roots(self, tensor: str) -> list[onnx.TensorProto] | None:
+        """Return the stored tensors that a constant is computed from; None where it is none."""
+        sources = self.sources(tensor)
+        if sources is None:
+            return None
+        constants = [self.producer[name] for name in sources if name not in self.initializers]
+        stored = [self.initializers[name] for name in sources if name in self.initializers]
+        for node in constants:
+            if node.op_type == "Constant" and (value := attribute(node, "value")) is not None:
+                value.name = node.output[0]
+                stored.append(value)
+        return stored
+
+    def readers(self, tensor: str) -> tuple[list[onnx.NodeProto], bool]:
+        """Return the nodes that read a constant or what is computed from it, and whether the graph hands any out."""
+        readers: dict[str | None, onnx.NodeProto] = {}
+        to_visit, visited = [tensor], {tensor}
+        while to_visit:
+            for node in self.consumers.get(to_visit.pop(), []):
+                computed = [name for name in node.output if name]
+                if not self.varying.isdisjoint(computed):
+                    readers[node_key(node)] = node
+                else:
+                    to_visit += [name for name in computed if name not in visited]
+                    visited.update(computed)
+        in_order = sorted(readers, key=lambda key: self._positions.get(key or "", -1))
+        return [readers[key] for key in in_order], not visited.isdisjoint(self.outputs)
 
     def sources(self, tensor: str) -> list[str] | None:
         """Return the tensors to evaluate for a constant, in order; None where it depends on more than initializers."""

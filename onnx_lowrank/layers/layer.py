@@ -58,7 +58,7 @@ class StoredTensor:
         nbytes: bytes of all that they are computed from, such as quantized values and their scales.
         kind: element type in the file, such as ``float32`` or ``int4``.
         readers: names of the other nodes that read them.
-        stays: whether they stay in the file without this layer and all others.
+        stays: whether something other than a layer reads them, so that they stay in the file in any case.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Layer:
         input_size: spatial size of the input, (height, width).
         channels_last: whether channels are the last axis of input and response, as in fully connected layers.
         groups: equal parts of the channels, each convolved separately, with the same number of filters each.
-        stored: where the file holds the weight, and the bias if there is one; empty where that is not known.
+        stored: where the file holds the weight, then the bias if there is one; empty where that is not known.
     """
 
     name: str
@@ -151,6 +151,23 @@ class Layer:
             reason: why, in words.
         """
         return SkippedLayer(self.name, self.op, reason, self.macs, self.parameters, self.stored)
+
+    @property
+    def shared_with(self) -> tuple[str, ...]:
+        """Names of the other nodes that read the weight."""
+        return self.stored[0].readers if self.stored else ()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of weight and bias in the file: fewer than as numbers of the layer's type where they are quantized."""
+        if not self.stored:
+            return self.parameters * self.weight.itemsize
+        return sum(tensor.nbytes for tensor in self.stored)
+
+    @property
+    def compressed(self) -> str | None:
+        """The type that the weight is stored in, where that takes less space than its own: ``int4``; else None."""
+        return self.stored[0].kind if self.stored and self.stored[0].nbytes < self.weight.nbytes else None
 
     @property
     def separable(self) -> bool:
