@@ -163,7 +163,7 @@ def _evaluated_values(node: onnx.NodeProto, inputs: Sequence[NDArray[Any]]) -> i
     """Return about how many values a node makes of constants, at least."""
     if node.op_type in {"ConstantOfShape", "Expand", "Tile"}:
         factor = inputs[0].size if node.op_type == "Tile" else 1
-        return factor * prod(int(size) for size in inputs[-1].ravel())
+        return int(factor) * prod(int(size) for size in inputs[-1].ravel())
     if node.op_type == "MatMul" and min(each.ndim for each in inputs) > 1:
         return prod(inputs[0].shape[:-1]) * prod([*inputs[1].shape[:-2], inputs[1].shape[-1]])
     try:  # operands that broadcast, or that are put together

@@ -63,9 +63,9 @@ def stored_tensor(index: GraphIndex, tensor: str, size: int, itemsize: int, owne
 
 def _nbytes(tensor: onnx.TensorProto) -> int:
     bits = _BITS.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return -(-prod(tensor.dims) * bits // 8)
+    return int(-(-prod(tensor.dims) * bits // 8))
 
 
 def _kind(tensor: onnx.TensorProto) -> str:
-    name = TensorProto.DataType.Name(tensor.data_type).lower()
+    name = str(TensorProto.DataType.Name(tensor.data_type).lower())
     return {"float": "float32", "double": "float64"}.get(name, name)

@@ -139,9 +139,9 @@ def test_headline_says_what_it_comes_to() -> None:
     assert "19.8 k -> 9.96 k (1.99x fewer)" in lines[1]
     assert lines[2] == "file        80 kB -> 41 kB (1.95x smaller)"
     assert "30 -> 16 ms (1.88x faster, batch 1, default threads)" in lines[3]
-    assert "48 samples of photos (60 images), up to 100 positions each, on cpu" in lines[3]
-    assert "scores: relative error 0.0625, same top class 75.0% on 12 held-out samples" in lines[4]
-    assert "4.0 (collect 1.0, ranks 0.5, solve 2.0, verify 0.2)" in lines[5]
+    assert "48 samples of photos (60 images), up to 100 positions each, on cpu" in lines[4]
+    assert "scores: relative error 0.0625, same top class 75.0% on 12 held-out samples" in lines[5]
+    assert "4.0 (collect 1.0, ranks 0.5, solve 2.0, verify 0.2)" in lines[6]
 
 
 def test_headline_of_a_dry_run_claims_no_verification() -> None:
