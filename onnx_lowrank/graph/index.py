@@ -165,7 +165,7 @@ def _evaluated_values(node: onnx.NodeProto, inputs: Sequence[NDArray[Any]]) -> i
         factor = inputs[0].size if node.op_type == "Tile" else 1
         return int(factor) * prod(int(size) for size in inputs[-1].ravel())
     if node.op_type == "MatMul" and min(each.ndim for each in inputs) > 1:
-        return prod(inputs[0].shape[:-1]) * prod([*inputs[1].shape[:-2], inputs[1].shape[-1]])
+        return int(prod(inputs[0].shape[:-1])) * prod([*inputs[1].shape[:-2], inputs[1].shape[-1]])
     try:  # operands that broadcast, or that are put together
         return prod(np.broadcast_shapes(*(each.shape for each in inputs)))
     except ValueError:
