@@ -28,7 +28,7 @@ from onnx_lowrank.graph import (
     staged,
     write_texts,
 )
-from onnx_lowrank.graph.eligible import layers_that_pay, layers_with_enough_rows, wanted_layers
+from onnx_lowrank.graph.eligible import layers_that_pay, layers_with_enough_rows, layers_with_own_weights, wanted_layers
 from onnx_lowrank.graph.tensors import stored_bytes
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
@@ -40,7 +40,7 @@ from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.ranks import energy_losses
 from onnx_lowrank.ranks.choose import choose_ranks
 from onnx_lowrank.ranks.search import largest_speedup
-from onnx_lowrank.report.build import Measurements, build_figures, build_report
+from onnx_lowrank.report.build import Measurements, build_figures, build_report, warn_of_lost_quantization
 from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.device import free_on_device
@@ -187,6 +187,8 @@ def open_conversion(
     layers = layers_by_samples(network, layers, calibration.several(), calibration.two)
     if settings.plan is None:
         layers = layers_with_enough_rows(layers_that_pay(layers), calibration.images)
+        if settings.cost == "params":
+            layers = layers_with_own_weights(layers)
     layers = wanted_layers(layers, settings.include, settings.exclude)
     return network, layers, calibration.with_positions(layers.eligible, settings)
 
@@ -370,5 +372,6 @@ def report_on(
     """Report on a conversion; ``file`` is the converted network in a folder of its own, None for a dry run."""
     settings, plan, measurements = converted.settings, converted.plan, converted.measurements
     report = build_report(network, layers, plan, calibration, settings, measurements, timer.layers, monitor)
+    warn_of_lost_quantization(layers, plan)
     figures = build_figures(network, layers.eligible, losses, measurements.comparison, file)
-    return Result(converted.model, plan, report, figures)
+    return Result(converted.model, plan, replace(report, file_bytes=figures.file_bytes), figures)

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from onnx_lowrank.calibrate import preset
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
-from onnx_lowrank.graph import find_layers, weighted_tensors
+from onnx_lowrank.graph import counted_tensors, find_layers, weighted_tensors
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.runtime.network import open_network
 from onnx_lowrank.runtime.observed_shapes import observe_shapes
@@ -76,7 +76,8 @@ def run(model: onnx.ModelProto, feeds: Mapping[str, Array], tensors: Sequence[st
 def find(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> tuple[list[Layer], list[SkippedLayer]]:
     """Layers of a model and those that stay, sized by one batch."""
     samples = len(next(iter(feeds.values())))
-    return find_layers(model, observe_shapes(model, feeds, weighted_tensors(model), CPU), samples)
+    tensors = list(dict.fromkeys([*weighted_tensors(model), *counted_tensors(model)]))
+    return find_layers(model, observe_shapes(model, feeds, tensors, CPU), samples)
 
 
 def relative(wanted: Array, found: Array) -> float:

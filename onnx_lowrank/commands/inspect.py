@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from onnx_lowrank.calibrate import Preprocessing, default_batch
 from onnx_lowrank.graph.eligible import layers_that_pay
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
-from onnx_lowrank.layers.layer_set import LayerSet
+from onnx_lowrank.layers.layer_set import LayerSet, parameters_of
 from onnx_lowrank.pipeline import collect, open_conversion
 from onnx_lowrank.ranks import ranks_keeping, response_energies
 from onnx_lowrank.runtime.monitor import Monitor
@@ -51,8 +51,8 @@ class Inspection:
 
     @property
     def parameters(self) -> int:
-        """Weights and biases."""
-        return sum(row.parameters for row in self.rows)
+        """Weights and biases; those that several layers share count once."""
+        return parameters_of(self.rows)
 
     def ranks(self, name: str) -> dict[float, int] | None:
         """The channel ranks, of each group, that keep `SHARES` of a layer's energy; None where it was not looked at."""

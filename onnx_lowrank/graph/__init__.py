@@ -8,6 +8,8 @@
 | tensors             | values of tensors, in the model and in files                                               |
 | index               | which node makes a tensor, which nodes read it, which tensors are constant                 |
 | find_layers         | the layers that can be factorized, and why the others cannot                               |
+| work                | multiply-adds and parameters of what stays                                                 |
+| stored              | where the file holds weights, and which nodes share them                                   |
 | fold                | fold BatchNormalization, bias and scale after a layer into its weight and bias             |
 | activations         | recognize the activation after a layer; its function is in layers/activation.py            |
 | value_sizes         | tensors whose size depends on the values of the inputs                                     |
@@ -31,6 +33,7 @@ from onnx_lowrank.graph.layer_model import input_shape, layer_model
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
 from onnx_lowrank.graph.read import read_model
 from onnx_lowrank.graph.replace_layer import replace_layer
+from onnx_lowrank.graph.work import counted_tensors
 from onnx_lowrank.graph.write import (
     check_apart,
     check_writable,
@@ -45,6 +48,7 @@ from onnx_lowrank.graph.write import (
 __all__ = [
     "check_apart",
     "check_writable",
+    "counted_tensors",
     "find_layers",
     "in_single_precision",
     "inline_functions",

@@ -14,6 +14,7 @@ from onnx_lowrank.layers.layer_set import LayerSet
 # take 1.6 times as long as the layer, with groups of 32 they are 1.3 times as fast, of 64 and 128 1.6 and 1.8 times.
 MIN_GROUP_CHANNELS = 32
 _MIN_ROWS_PER_FILTER = 10  # with fewer, the solver fits noise
+_MAX_NAMES = 2  # of layers in a reason
 
 ReasonToStay = Callable[[Layer], str | None]  # None where it need not
 
@@ -74,6 +75,23 @@ def too_few_rows(layer: Layer, images: int) -> str | None:
     if few_positions and rows < _MIN_ROWS_PER_FILTER * layer.filters:
         return f"{rows} rows of samples are too few for {layer.filters} filters: {_MIN_ROWS_PER_FILTER} each are wanted"
     return None
+
+
+def layers_with_own_weights(layers: LayerSet) -> LayerSet:
+    """Return the layers with those skipped whose weight other nodes read too: a file holds it once, but all factors."""
+    return _without(layers, _shared_weight)
+
+
+def _shared_weight(layer: Layer) -> str | None:
+    others = layer.shared_with
+    if not others:
+        return None
+    shown = ", ".join(f"'{name}'" for name in others[:_MAX_NAMES])
+    more = f" and {len(others) - _MAX_NAMES} others" if len(others) > _MAX_NAMES else ""
+    reason = f"shares its weight with {shown}{more}"
+    if layer.stored[0].stays:
+        return f"{reason}: it would stay in the file beside its factors"
+    return f"{reason}: factors would be stored {len(others) + 1} times"
 
 
 def _without(layers: LayerSet, reason: ReasonToStay) -> LayerSet:

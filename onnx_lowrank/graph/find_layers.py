@@ -1,9 +1,9 @@
-"""Find the nodes that can be factorized, and for every other Conv, Gemm or MatMul the reason why not."""
+"""Find the nodes that can be factorized, and for every other one that multiplies and adds the reason why not."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -24,23 +24,17 @@ from onnx_lowrank.graph.index import (
     inner_nodes,
     node_key,
 )
+from onnx_lowrank.graph.stored import stored_tensor, with_storage
+from onnx_lowrank.graph.work import inner_shapes, is_counted, multiply_adds, varying_inside, weights_of
 from onnx_lowrank.layers.activation import Activation, identity
 from onnx_lowrank.layers.layer import Geometry, Layer, SkippedLayer, pointwise
 
 Shape = tuple[int, ...]
 
 LAYER_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
-# Related operators, of the standard and of onnxruntime's own domain: reported, and left alone.
-_UNSUPPORTED_OPERATORS = frozenset(
-    {
-        *("ConvTranspose", "DeformConv", "FusedConv", "NhwcConv", "NhwcFusedConv", "ConvTransposeWithDynamicPads"),
-        *("ConvInteger", "QLinearConv", "QLinearConvTranspose", "MatMulInteger", "QLinearMatMul", "QGemm"),
-        *("FusedGemm", "FusedMatMul", "FusedMatMulActivation", "GemmFastGelu", "GemmFloat8"),
-        *("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
-    }
-)
 _FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 _MAX_SPATIAL_AXES = 3
+_FLOAT_BYTES = 4
 
 
 def weighted_tensors(model: onnx.ModelProto) -> list[str]:
@@ -59,31 +53,38 @@ def find_layers(
 
     Args:
         model: the original network; not changed.
-        shapes: observed shape of each of `weighted_tensors`.
+        shapes: observed shape of each of `weighted_tensors`; what stays is counted where those of `counted_tensors` are
+            there too.
         samples: batch size that the shapes were observed with.
 
     Returns:
-        Layers in topological order, and a SkippedLayer with its reason for every other Conv, Gemm, MatMul, those in
-        subgraphs too, and for their relatives that are not supported.
+        Layers in topological order, and a SkippedLayer with its reason for every other node that multiplies and adds,
+        those in subgraphs too.
     """
-    index = GraphIndex(model)
+    index, all_names = GraphIndex(model), node_names(model)
+    by_key = {node_key(node): name for node, name in zip(model.graph.node, all_names, strict=True)}
+    known = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | dict(shapes)
+    inside = inner_shapes(model, shapes) | known
     layers: list[Layer] = []
     skipped: list[SkippedLayer] = []
-    for node, name in zip(model.graph.node, node_names(model), strict=True):
-        if node.op_type in _UNSUPPORTED_OPERATORS:
-            skipped.append(SkippedLayer(name, node.op_type, f"{node.op_type} is not supported", 0, 0))
-            continue
-        skipped += [
-            SkippedLayer(f"{name}/{inner.name or node_key(inner)}", inner.op_type, f"inside the {node.op_type}", 0, 0)
-            for inner in inner_nodes(node)
-            if inner.op_type in LAYER_OPERATORS | _UNSUPPORTED_OPERATORS
-        ]
+    for node, name in zip(model.graph.node, all_names, strict=True):
+        if inner := [each for each in inner_nodes(node) if is_counted(each)]:
+            varying, reason = index.varying | varying_inside(node), f"inside the {node.op_type}"
+            names = [f"{name}/{each.name or node_key(each)}" for each in inner]
+            skipped += [
+                _skipped(index, each, inner_name, reason, varying, inside, samples)
+                for each, inner_name in zip(inner, names, strict=True)
+            ]
         if node.op_type in LAYER_OPERATORS:
             result = _layer_or_reason(index, node, name, shapes, samples)
             if isinstance(result, Layer):
-                layers.append(result)
+                layers.append(with_storage(index, result, node, by_key))
             else:
-                skipped.append(result)
+                skipped.append(_skipped(index, node, name, result, index.varying, known, samples))
+        elif is_counted(node):
+            skipped.append(
+                _skipped(index, node, name, f"{node.op_type} is not supported", index.varying, known, samples)
+            )
     return layers, skipped
 
 
@@ -104,27 +105,24 @@ def node_names(model: onnx.ModelProto) -> list[str]:
 
 def _layer_or_reason(
     index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], samples: int
-) -> Layer | SkippedLayer:
-    """Return a Conv, Gemm or MatMul as a layer, or with the reason why it stays."""
+) -> Layer | str:
+    """Return a Conv, Gemm or MatMul as a layer, or the reason why it stays."""
     weight = index.constant(node.input[1]) if len(node.input) > 1 else None
     if weight is None:
         sparse = len(node.input) > 1 and node.input[1] in index.sparse
-        why = "its weight is sparse" if sparse else "its weight is computed at run time"
-        return SkippedLayer(name, node.op_type, why, 0, 0)
-    size = _size(index, node, weight, shapes, samples)
+        return "its weight is sparse" if sparse else "its weight is computed at run time"
     if node.input[0] not in shapes:
-        return SkippedLayer(name, node.op_type, "its input is constant", *size)
+        return "its input is constant"
     reason = _why_not(index, node, weight, shapes, samples) or _why_quantized(index, node)
     if reason is not None:
-        return SkippedLayer(name, node.op_type, reason, *size)
+        return reason
     response = shapes[node.output[0]]
     filters, is_conv = _filters(node, weight), node.op_type == "Conv"
     channels = ChannelAxis(len(filters), len(response) - 2 if is_conv else 0, len(response))
     folded = fold_affine(index, node, filters, channels)
     if folded is None:
         computed = index.constant(node.input[2]) is None
-        why = "its bias is computed at run time" if computed else "its bias is not one number per filter"
-        return SkippedLayer(name, node.op_type, why, *size)
+        return "its bias is computed at run time" if computed else "its bias is not one number per filter"
     rows = (prod(response[:-1]) // samples,)
     sizes = (response[2:], shapes[node.input[0]][2:]) if is_conv else (rows, rows)
     layer = _layer(node, name, folded, _activation_and_residual(index, folded.response, channels, shapes), sizes)
@@ -186,18 +184,20 @@ def _why_quantized(index: GraphIndex, node: onnx.NodeProto) -> str | None:
     return "quantized (QDQ) layer" if source is not None and source.op_type == "DequantizeLinear" else None
 
 
-def _size(
-    index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int
-) -> tuple[int, int]:
-    """Return the multiply-adds per image and the parameters of a layer that stays."""
-    output = shapes[node.output[0]]
-    if node.op_type == "Conv":
-        macs = output[0] * prod(output[2:]) * weight.size // samples
-    else:
-        inner = weight.shape[-1 if attribute(node, "transB", 0) else -2] if weight.ndim > 1 else weight.size
-        macs = prod(output) * inner // samples
-    bias = index.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    return macs, weight.size + (0 if bias is None else bias.size)
+def _skipped(
+    index: GraphIndex,
+    node: onnx.NodeProto,
+    name: str,
+    reason: str,
+    varying: Container[str],
+    shapes: Mapping[str, Shape],
+    samples: int,
+) -> SkippedLayer:
+    """Return a node that stays, with its multiply-adds per sample and its parameters."""
+    sizes = {weight: prod(shapes[weight]) for weight in weights_of(node, varying) if weight in shapes}
+    stored = tuple(stored_tensor(index, weight, size, _FLOAT_BYTES, name) for weight, size in sizes.items())
+    macs = multiply_adds(node, shapes, samples)
+    return SkippedLayer(name, node.op_type, reason, macs, sum(sizes.values()), stored)
 
 
 def _activation_and_residual(

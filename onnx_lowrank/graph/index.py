@@ -5,7 +5,8 @@ Nodes are identified by their first output: node names may be missing or repeate
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,23 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_lowrank.graph.tensors import subgraphs, values
 
-# Operators that only reshape, convert or copy: safe and cheap to evaluate in advance.
-_FOLDABLE_OPERATORS = frozenset(
+# Operators that are evaluated in advance: cheap, and the same at every run.
+_MOVING_OPERATORS = frozenset(  # reshape, convert or copy
     {
-        "Constant",
-        "Identity",
-        "Cast",
-        "Reshape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "DequantizeLinear",
+        *("Constant", "Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"),
+        *("DequantizeLinear",),
     }
 )
+_COMPUTING_OPERATORS = frozenset(  # what weights are normalized, scaled and put together with
+    {
+        *("Add", "Sub", "Mul", "Div", "Pow", "Sum", "Min", "Max", "MatMul"),
+        *("Abs", "Neg", "Sign", "Sqrt", "Reciprocal", "Exp", "Log", "Tanh", "Sigmoid", "Relu", "Clip"),
+        *("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "ReduceMean", "ReduceMax", "ReduceMin"),
+        *("Concat", "Slice", "Split", "Gather", "Expand", "Tile", "Shape", "ConstantOfShape", "Equal", "Where"),
+        *("CastLike",),
+    }
+)
+_MAX_EVALUATED_VALUES = 2**28  # of one tensor
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})  # two names of one domain
 _MIN_DEQUANTIZE_OPSET = 19  # the reference evaluator implements no older version
 
@@ -74,9 +78,9 @@ class GraphIndex:
     def constant(self, tensor: str) -> NDArray[Any] | None:
         """Return the value of ``tensor`` where it does not depend on the graph's inputs, else None.
 
-        Follows Constant, Identity, Cast, Reshape, Transpose and the like back to initializers.
+        Follows Constant, Reshape, Transpose and the like back to initializers, and arithmetic on these.
         """
-        sources = self._sources(tensor)
+        sources = self.sources(tensor)
         if sources is None:
             return None
         arrays: dict[str, NDArray[Any]] = {}
@@ -85,14 +89,47 @@ class GraphIndex:
                 arrays[name] = values(self.initializers[name])
                 continue
             node = self.producer[name]
+            if _evaluated_values(node, [arrays[read] for read in node.input if read]) > _MAX_EVALUATED_VALUES:
+                return None
             try:
                 arrays[name] = self._evaluate(node, name, {read: arrays[read] for read in node.input if read})
             except Exception:  # the evaluator raises errors of any type on malformed nodes
                 return None
         return arrays[tensor]
 
-    def _sources(self, tensor: str) -> list[str] | None:
+    def roots(self, tensor: str) -> list[onnx.TensorProto] | None:
+        """Return the stored tensors that a constant is computed from; None where it is none."""
+        sources = self.sources(tensor)
+        if sources is None:
+            return None
+        constants = [self.producer[name] for name in sources if name not in self.initializers]
+        stored = [self.initializers[name] for name in sources if name in self.initializers]
+        for node in constants:
+            if node.op_type == "Constant" and (value := attribute(node, "value")) is not None:
+                value.name = node.output[0]
+                stored.append(value)
+        return stored
+
+    def readers(self, tensor: str) -> tuple[list[onnx.NodeProto], bool]:
+        """Return the nodes that read a constant or what is computed from it, and whether the graph hands any out."""
+        readers: dict[str | None, onnx.NodeProto] = {}
+        to_visit, visited = [tensor], {tensor}
+        while to_visit:
+            for node in self.consumers.get(to_visit.pop(), []):
+                computed = [name for name in node.output if name]
+                if not self.varying.isdisjoint(computed):
+                    readers[node_key(node)] = node
+                else:
+                    to_visit += [name for name in computed if name not in visited]
+                    visited.update(computed)
+        in_order = sorted(readers, key=lambda key: self._positions.get(key or "", -1))
+        return [readers[key] for key in in_order], not visited.isdisjoint(self.outputs)
+
+    def sources(self, tensor: str) -> list[str] | None:
         """Return the tensors to evaluate for a constant, in order; None where it depends on more than initializers."""
+        if tensor in self.varying:
+            return None
+        operators = _MOVING_OPERATORS | (_COMPUTING_OPERATORS if self.opset >= MIN_ARITHMETIC_OPSET else frozenset())
         sources: set[str] = set()
         to_visit = [tensor]
         while to_visit:
@@ -103,7 +140,7 @@ class GraphIndex:
             if name in self.initializers:
                 continue
             node = self.producer.get(name)
-            if node is None or node.op_type not in _FOLDABLE_OPERATORS or node.domain not in STANDARD_DOMAINS:
+            if node is None or node.op_type not in operators or node.domain not in STANDARD_DOMAINS:
                 return None
             to_visit += filter(None, node.input)
         return sorted(sources, key=lambda name: self._positions.get(name, -1))
@@ -120,6 +157,19 @@ class GraphIndex:
         with np.errstate(all="ignore"):  # numbers that are not finite are reported when responses are measured
             (value,) = ReferenceEvaluator(graph, opsets={"": version}).run(None, dict(inputs))
         return np.asarray(value)
+
+
+def _evaluated_values(node: onnx.NodeProto, inputs: Sequence[NDArray[Any]]) -> int:
+    """Return about how many values a node makes of constants, at least."""
+    if node.op_type in {"ConstantOfShape", "Expand", "Tile"}:
+        factor = inputs[0].size if node.op_type == "Tile" else 1
+        return int(factor) * prod(int(size) for size in inputs[-1].ravel())
+    if node.op_type == "MatMul" and min(each.ndim for each in inputs) > 1:
+        return int(prod(inputs[0].shape[:-1]) * prod([*inputs[1].shape[:-2], inputs[1].shape[-1]]))
+    try:  # operands that broadcast, or that are put together
+        return prod(np.broadcast_shapes(*(each.shape for each in inputs)))
+    except ValueError:
+        return sum(each.size for each in inputs)
 
 
 def tensors_read(node: onnx.NodeProto) -> Iterator[str]:

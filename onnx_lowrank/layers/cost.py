@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters of a layer as planned, counted over the convolutions of its chain."""
+"""Multiply-adds, parameters and storage of a layer as planned, counted over the convolutions of its chain."""
 
 from __future__ import annotations
 
@@ -36,3 +36,20 @@ def chain_parameters(layer: Layer, plan: LayerPlan) -> int:
     if plan.method == "kept":
         return layer.parameters
     return sum([prod(weight) for weight, _, _, _ in chain_shapes(layer, plan)]) + layer.filters
+
+
+def chain_storage(layer: Layer, plan: LayerPlan) -> float:
+    """Return the storage of a layer as planned, in numbers of its own type: parameters, unless they are quantized.
+
+    Factors are not quantized, so that they may need more than the weight that they replace.
+
+    Args:
+        layer: the original layer.
+        plan: method and ranks.
+
+    Raises:
+        ValueError: the plan lacks a rank that its method needs.
+    """
+    if plan.method == "kept":
+        return layer.stored_bytes / layer.weight.itemsize
+    return chain_parameters(layer, plan)

@@ -48,6 +48,27 @@ def pointwise(axes: int) -> Geometry:
     return Geometry((1,) * axes, (1,) * axes, (0,) * (2 * axes))
 
 
+@dataclass(frozen=True)
+class StoredTensor:
+    """Values in a file that are a layer's weight or bias.
+
+    Attributes:
+        name: identifies them: layers that share a weight have one name for it.
+        size: number of values.
+        nbytes: bytes of all that they are computed from, such as quantized values and their scales.
+        kind: element type in the file, such as ``float32`` or ``int4``.
+        readers: names of the other nodes that read them.
+        stays: whether something other than a layer reads them, so that they stay in the file in any case.
+    """
+
+    name: str
+    size: int
+    nbytes: int
+    kind: str
+    readers: tuple[str, ...] = ()
+    stays: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A convolution or fully connected layer that can be factorized, with what belongs to it folded in.
@@ -73,6 +94,7 @@ class Layer:
         maps: entries of the first axis of input and response that belong to one sample, where they are not rows of a
             fully connected layer: 1, or more where a network folds views or frames into that axis.
         run: consecutive `rows` that belong to one sample; None where all of a sample's rows lie together.
+        stored: where the file holds the weight, then the bias if there is one; empty where that is not known.
     """
 
     name: str
@@ -91,6 +113,7 @@ class Layer:
     groups: int = 1
     maps: int = 1
     run: int | None = None
+    stored: tuple[StoredTensor, ...] = ()
 
     @property
     def filters(self) -> int:
@@ -132,7 +155,24 @@ class Layer:
         Args:
             reason: why, in words.
         """
-        return SkippedLayer(self.name, self.op, reason, self.macs, self.parameters)
+        return SkippedLayer(self.name, self.op, reason, self.macs, self.parameters, self.stored)
+
+    @property
+    def shared_with(self) -> tuple[str, ...]:
+        """Names of the other nodes that read the weight."""
+        return self.stored[0].readers if self.stored else ()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of weight and bias in the file: fewer than as numbers of the layer's type where they are quantized."""
+        if not self.stored:
+            return self.parameters * self.weight.itemsize
+        return sum(tensor.nbytes for tensor in self.stored)
+
+    @property
+    def compressed(self) -> str | None:
+        """The type that the weight is stored in, where that takes less space than its own: ``int4``; else None."""
+        return self.stored[0].kind if self.stored and self.stored[0].nbytes < self.weight.nbytes else None
 
     @property
     def separable(self) -> bool:
@@ -157,14 +197,19 @@ class Layer:
 
 @dataclass(frozen=True)
 class SkippedLayer:
-    """A Conv, Gemm or MatMul that stays as it is, and why.
+    """An operator with weights or products that stays as it is, and why.
+
+    Counted are convolutions and transposed ones, products of matrices (of constants, computed weights or two
+    activations; integer ones too), Einsum, recurrent and attention operators. Bodies of If, Loop and Scan count once,
+    as far as their sizes can be inferred. Multiply-adds elsewhere (BatchNormalization, a Mul) are not counted.
 
     Attributes:
         name: the node's name, or its output's where the node has none.
         op: ONNX operator.
         reason: why it is not factorized, in words.
-        macs: multiply-adds per image (0 where the weight is not constant or the operator is not supported).
-        parameters: number of weights and biases (0 in the same cases).
+        macs: multiply-adds per sample, bias not counted; 0 where sizes are not known.
+        parameters: number of constant weights and biases; 0 where they are computed from the inputs.
+        stored: where the file holds these; empty where that is not known.
         varies: whether its multiply-adds differ from sample to sample; ``macs`` is their mean then.
     """
 
@@ -173,4 +218,5 @@ class SkippedLayer:
     reason: str
     macs: int
     parameters: int
+    stored: tuple[StoredTensor, ...] = ()
     varies: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.layers.cost import chain_macs, chain_parameters
@@ -34,8 +34,16 @@ class LayerSet:
 
     @property
     def parameters(self) -> int:
-        """Weights and biases of all layers as they are."""
-        return sum(layer.parameters for layer in self.every)
+        """Weights and biases of all layers as they are; those that several layers share count once."""
+        return parameters_of(self.every)
+
+    def fixed_storage(self, itemsize: int) -> float:
+        """Return the storage of the layers that stay, in numbers of ``itemsize`` bytes; quantized ones take less."""
+        sizes: dict[str, float] = {}
+        for layer in self.skipped:
+            own = {each.name: min(each.size, each.nbytes / itemsize) for each in layer.stored}
+            sizes |= own or {f"of {layer.name}": layer.parameters}
+        return sum(sizes.values())
 
     def planned_macs(self, plan: RankPlan) -> list[int]:
         """Return multiply-adds per image of every eligible layer as planned, then of every skipped one."""
@@ -43,6 +51,23 @@ class LayerSet:
         return planned + [layer.macs for layer in self.skipped]
 
     def planned_parameters(self, plan: RankPlan) -> int:
-        """Return weights and biases of all layers as planned."""
-        planned = [chain_parameters(layer, entry) for layer, entry in zip(self.eligible, plan, strict=True)]
-        return sum(planned) + sum(layer.parameters for layer in self.skipped)
+        """Return weights and biases of all layers as planned; a shared weight stays while any node reads it."""
+        pairs = list(zip(self.eligible, plan, strict=True))
+        kept = [layer for layer, entry in pairs if entry.method == "kept"]
+        replaced = [(layer, entry) for layer, entry in pairs if entry.method != "kept"]
+        stored = _stored([*kept, *self.skipped])
+        stored |= {each.name: each.size for layer, _ in replaced for each in layer.stored if each.stays}
+        return sum(stored.values()) + sum(chain_parameters(layer, entry) for layer, entry in replaced)
+
+
+def parameters_of(layers: Iterable[Layer | SkippedLayer]) -> int:
+    """Return the weights and biases of layers; those that several layers share count once."""
+    return sum(_stored(layers).values())
+
+
+def _stored(layers: Iterable[Layer | SkippedLayer]) -> dict[str, int]:
+    """Return the sizes of all weights and biases, by what identifies them."""
+    sizes: dict[str, int] = {}
+    for layer in layers:
+        sizes |= {each.name: each.size for each in layer.stored} or {f"of {layer.name}": layer.parameters}
+    return sizes

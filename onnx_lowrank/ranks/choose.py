@@ -85,29 +85,35 @@ def choose_ranks(
 def _under_count(
     layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, timer: ConversionTimer
 ) -> RankPlan:
-    """Stay within a budget of multiply-adds or parameters; save no multiply-adds where that only takes longer."""
+    """Stay within a budget of multiply-adds or parameters; save no multiply-adds where that only takes longer.
+
+    Parameters are weighed by their bytes, since quantized weights take fewer than the factors that would replace them.
+    """
     counts_macs = settings.cost == "macs"
-    measure = cost.chain_macs if counts_macs else cost.chain_parameters
-    whole = [layer.macs if counts_macs else layer.parameters for layer in layers.every]
-    budget = _Budget(sum(whole) / settings.speedup, sum(whole), sum(whole[len(layers.eligible) :]))
+    measure: Cost = cost.chain_macs if counts_macs else cost.chain_storage
+    whole = [measure(layer, LayerPlan(layer.name)) for layer in layers.eligible]
+    itemsize = layers.eligible[0].weight.itemsize
+    fixed = sum(layer.macs for layer in layers.skipped) if counts_macs else layers.fixed_storage(itemsize)
+    total = sum(whole) + fixed
+    budget = _Budget(total / settings.speedup, total, fixed)
     options = _options(layers.eligible, losses, [measure] * len(layers.eligible), settings, timer)
     plan = _select(options, budget, settings)
     if not (counts_macs and settings.bench) or not _slows_down(layers.eligible, plan, timer):
         return plan
-    stay: dict[int, LayerPlan] = {}
+    slow: dict[int, LayerPlan] = {}
     while slower := {
-        n: kept for n, kept in _layers_that_slow_down(layers.eligible, plan, timer).items() if n not in stay
+        n: kept for n, kept in _layers_that_slow_down(layers.eligible, plan, timer).items() if n not in slow
     }:
-        stay |= slower
+        slow |= slower
         for number, kept in slower.items():
             options[number] = [Option(kept, whole[number])]
         try:  # the other layers may make up for them
             plan = _select(options, budget, settings)
         except BudgetError:  # they cannot: the plan costs more than the budget
-            plan = RankPlan(tuple(stay.get(number, entry) for number, entry in enumerate(plan)))
-    if stay:
+            plan = RankPlan(tuple(slow.get(number, entry) for number, entry in enumerate(plan)))
+    if slow:
         log.warning(
-            "%d of %d layers would run slower for having fewer multiply-adds and stay", len(stay), len(layers.eligible)
+            "%d of %d layers would run slower for having fewer multiply-adds and stay", len(slow), len(layers.eligible)
         )
     return plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from onnx_lowrank.calibrate.calibration import CalibrationSet
 from onnx_lowrank.graph.tensors import every_tensor, is_external, stored_bytes
+from onnx_lowrank.layers.cost import chain_parameters
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
@@ -25,6 +27,8 @@ from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison
 from onnx_lowrank.version import __version__
+
+log = logging.getLogger(__name__)
 
 _STAGES = ("collect", "ranks", "propagate", "solve", "verify", "bench")
 _STAGES_OF_SEARCH = ("collect", "ranks", "search", "verify", "bench")  # which propagates and solves many times
@@ -64,7 +68,7 @@ def build_report(
     timer: LayerTimer,
     monitor: Monitor,
 ) -> Report:
-    """Build the report of a conversion that has not been written yet.
+    """Build the report of a conversion that has not been written yet; sizes of files are left open.
 
     Args:
         network: the original.
@@ -175,6 +179,26 @@ def build_figures(
         file_bytes=(_original_bytes(network), after),
         samples=() if comparison is None else comparison.samples,
     )
+
+
+def warn_of_lost_quantization(layers: LayerSet, plan: RankPlan) -> None:
+    """Warn where factorized layers lose the quantization of their weights, and say what that takes.
+
+    Args:
+        layers: the network's.
+        plan: their ranks.
+    """
+    lost = [(layer, entry) for layer, entry in plan.factorized(layers.eligible) if layer.compressed]
+    if not lost:
+        return
+    before = sum(layer.stored_bytes for layer, _ in lost)
+    after = sum(chain_parameters(layer, entry) * layer.weight.itemsize for layer, entry in lost)
+    kinds = ", ".join(sorted({layer.compressed or "" for layer, _ in lost}))
+    log.warning(
+        "weights of %d layers lose their quantization (%s become %s): %d bytes before, %d after; "
+        "`cost='params'` counts bytes, `exclude` lets layers stay",
+        len(lost), kinds, lost[0][0].weight.dtype, before, after,
+    )  # fmt: skip
 
 
 def _original_bytes(network: Network) -> int:

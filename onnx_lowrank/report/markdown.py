@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onnx_lowrank.report.report import LayerReport, Report
-from onnx_lowrank.report.text import drop_text, error_text, held_out_text, latency_conditions, short_number
+from onnx_lowrank.report.text import drop_text, error_text, held_out_text, latency_conditions, short_number, size_change
 
 
 def to_markdown(report: Report) -> str:
@@ -41,6 +41,9 @@ def _body(report: Report) -> Iterator[str]:
 def _totals(report: Report) -> Iterator[Sequence[str]]:
     yield ["multiply-adds", *map(short_number, report.macs), f"{report.speedup:.2f}x"]
     yield ["parameters", *map(short_number, report.parameters), f"{report.parameter_ratio:.2f}x"]
+    if None not in report.file_bytes:
+        sizes = (f"{short_number(size or 0)}B" for size in report.file_bytes)
+        yield ["file", *sizes, size_change(*report.file_bytes)]
     if (latency := report.latency) is not None:
         times = (f"{latency[key]:.3g} ms" for key in ("before_ms", "after_ms"))
         yield [f"latency, {latency_conditions(latency)}", *times, f"{latency['speedup']:.2f}x"]

@@ -28,6 +28,7 @@ from onnx_lowrank.report.text import (
     seconds_text,
     share_text,
     short_number,
+    size_change,
 )
 
 
@@ -118,7 +119,7 @@ def _key_figures(report: Report, file_bytes: tuple[int, int | None]) -> Iterator
         yield KeyFigure("File", f"{short_number(before)}B", "nothing was written")
     else:
         sizes = _change(f"{short_number(before)}B", f"{short_number(after)}B")
-        yield KeyFigure("File", f"{before / max(1, after):.2f}× smaller", sizes)
+        yield KeyFigure("File", size_change(before, after, "×"), sizes)
     if (latency := report.latency) is None:
         yield KeyFigure("Latency", "not measured", "")
     else:

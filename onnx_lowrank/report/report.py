@@ -139,6 +139,7 @@ class Report:
         peak_memory_bytes: peak resident memory of the process.
         latency: milliseconds before and after, speedup, batch size and threads; None if it was not measured.
         max_drop: the allowed loss, the loss of the result and all trials of the search; None if a speedup was given.
+        file_bytes: sizes of the original and the converted file, with external data; None where nothing was written.
     """
 
     version: str
@@ -156,6 +157,7 @@ class Report:
     peak_memory_bytes: int
     latency: dict[str, Any] | None = None
     max_drop: dict[str, Any] | None = None
+    file_bytes: tuple[int | None, int | None] = (None, None)
 
     @property
     def speedup(self) -> float:
@@ -183,6 +185,7 @@ class Report:
             },
             "macs": {"before": self.macs[0], "after": self.macs[1]},
             "params": {"before": self.parameters[0], "after": self.parameters[1]},
+            "bytes": {"before": self.file_bytes[0], "after": self.file_bytes[1]},
             "calibration": vars(self.calibration),
             "layers": [layer.to_dict() for layer in self.layers],
             "verification": self.verification,

@@ -43,6 +43,9 @@ def headline(report: Report) -> list[str]:
         f"parameters  {short_number(parameters[0])} -> {short_number(parameters[1])} "
         f"({report.parameter_ratio:.2f}x fewer)",
     ]
+    if None not in report.file_bytes:
+        sizes = " -> ".join(f"{short_number(size or 0)}B" for size in report.file_bytes)
+        lines.append(f"file        {sizes} ({size_change(*report.file_bytes)})")
     if (latency := report.latency) is not None:
         before, after, speedup = (latency[key] for key in ("before_ms", "after_ms", "speedup"))
         conditions = latency_conditions(latency)
@@ -58,6 +61,16 @@ def headline(report: Report) -> list[str]:
     if report.max_drop is not None:
         lines.append(f"max-drop    {report.max_drop['wanted']:.4g}: {drop_text(report.max_drop)}")
     return [*lines, f"seconds     {seconds_text(report.seconds)}"]
+
+
+def size_change(before: int | None, after: int | None, times: str = "x") -> str:
+    """Return how much smaller, or larger, a file is than before.
+
+    >>> size_change(300, 150), size_change(100, 250)
+    ('2.00x smaller', '2.50x larger')
+    """
+    first, second = max(1, before or 0), max(1, after or 0)
+    return f"{second / first:.2f}{times} larger" if second > first else f"{first / second:.2f}{times} smaller"
 
 
 def latency_conditions(latency: Mapping[str, Any]) -> str:

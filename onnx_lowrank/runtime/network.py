@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import (
+    counted_tensors,
     find_layers,
     in_single_precision,
     inline_functions,
@@ -236,12 +237,12 @@ def _that_runs(
 
 
 def count_macs(model: onnx.ModelProto, feeds: Feeds, provider: Provider, without: Collection[str] = ()) -> int:
-    """Multiply-adds per image of every Conv, Gemm and MatMul with constant weights, but for those named."""
+    """Return the multiply-adds per sample of all layers and all that stays, see `SkippedLayer`, but for those named."""
     return sum(layer.macs for layer in _layers(model, feeds, provider, "model").every if layer.name not in without)
 
 
 def _layers(model: onnx.ModelProto, feeds: Feeds, provider: Provider, name: str) -> LayerSet:
-    tensors = weighted_tensors(model)
+    tensors = list(dict.fromkeys([*weighted_tensors(model), *counted_tensors(model)]))
     shapes = observe_shapes(model, feeds, tensors, provider) if tensors else {}
     layers = LayerSet(*find_layers(model, shapes, _samples(feeds)))
     if not layers.every:

@@ -151,15 +151,20 @@ def outputs(model: onnx.ModelProto, images: Array) -> Array:
 
 
 def counted(model: onnx.ModelProto, image: Array) -> dict[str, int]:
-    """Multiply-adds of every Conv and MatMul with a constant weight, from the size its output has."""
+    """Multiply-adds of every Conv, ConvTranspose and MatMul, from the sizes of what it reads and makes."""
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     weights |= {node.output[0]: node.attribute[0].t.dims for node in model.graph.node if node.op_type == "Constant"}
-    nodes = [node for node in model.graph.node if node.op_type in ("Conv", "MatMul") and node.input[1] in weights]
-    sizes = run(model, {"x": image}, [node.output[0] for node in nodes])
+    nodes = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose", "MatMul")]
+    names = {name for node in nodes for name in (node.input[0], node.output[0])} - {"x"}
+    shapes = {name: values.shape for name, values in run(model, {"x": image}, sorted(names)).items()}
+    shapes["x"] = image.shape
     found = {}
     for node in nodes:
-        weight, size = weights[node.input[1]], sizes[node.output[0]].size
-        found[node.name] = size * (prod(weight[1:]) if node.op_type == "Conv" else weight[0])
+        x, y = shapes[node.input[0]], shapes[node.output[0]]
+        if node.op_type == "MatMul":
+            found[node.name] = prod(y) * x[-1]
+        else:
+            found[node.name] = prod(y if node.op_type == "Conv" else x) * prod(weights[node.input[1]][1:])
     return found
 
 

@@ -95,9 +95,16 @@ CASES: dict[tuple[str, str], onnx.ModelProto] = {
         "w = DequantizeLinear (q, s, n)  y = Conv (x, w)", n=np.int8(0)
     ),
     ("Conv", "weight that several nodes read"): conv("a = Conv (x, w)  b = Conv (x, w)  y = Add (a, b)"),
-    ("Conv", "weight that is computed"): conv("v = Abs (w)  y = Conv (x, v)"),
+    ("Conv", "weight computed from constants, as in weight normalization"): conv(
+        "n = ReduceL2 <axes=[1,2,3]> (w)  u = Div (w, n)  v = Mul (u, g)  y = Conv (x, v)", g=normal(1, 8, 1, 1, 1)
+    ),
+    ("Conv", "weight that is computed from inputs"): conv(
+        "m = ReduceMean <axes=[0,2,3], keepdims=1> (x)  v = Mul (w, m)  y = Conv (x, v)"
+    ),
     ("Conv", "sparse weight"): sparse(),
-    ("Conv", "bias that is computed"): conv("v = Abs (b)  y = Conv (x, w, v)", b=normal(1, 8)),
+    ("Conv", "bias that is computed from inputs"): conv(
+        "m = ReduceMean <keepdims=0> (x)  v = Mul (b, m)  y = Conv (x, w, v)", b=normal(1, 8)
+    ),
     ("Conv", "input that is constant"): conv(
         "a = Conv (k, w)  m = ReduceMean (a)  y = Add (x, m)", k=normal(1, 1, 64, 8, 8)
     ),
@@ -127,6 +134,24 @@ CASES: dict[tuple[str, str], onnx.ModelProto] = {
         conv('y = com.microsoft.FusedConv <activation="Relu"> (x, w, b)', b=normal(1, 8))
     ),
     ("com.microsoft.FusedMatMul", ""): own_domain(dense("y = com.microsoft.FusedMatMul (x, w)")),
+    ("Einsum", "of two operands or more"): dense('y = Einsum <equation="ij,jk->ik"> (x, w)'),
+    ("LSTM", ""): dense(
+        "s, h = LSTM <hidden_size=2> (x, k, r)  y = Squeeze (h, a)",
+        "float[N,4,8] x",
+        k=normal(1, 1, 8, 8),
+        r=normal(2, 1, 8, 2),
+        a=np.array([0]),
+    ),
+    ("GRU", ""): dense(
+        "s, h = GRU <hidden_size=2> (x, k, r)  y = Squeeze (h, a)",
+        "float[N,4,8] x",
+        k=normal(1, 1, 6, 8),
+        r=normal(2, 1, 6, 2),
+        a=np.array([0]),
+    ),
+    ("com.microsoft.MultiHeadAttention", ""): own_domain(
+        build("g (float[N,5,8] x) => (float[N,5,8] y) { y = com.microsoft.MultiHeadAttention <num_heads=2> (x, x, x) }")
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from onnx_lowrank.graph.index import GraphIndex, attribute, fresh_name, opset, tensors_read
-from tests.helpers import build, normal
+from tests.helpers import build, normal, run
 
 # `If` captures `a` and `w` from outside; inside, the name `inner` is its own.
 WITH_IF = """g (float[2,3] x, bool flag) => (float[2,3] y) {
@@ -194,9 +194,7 @@ def test_per_channel_quantized_weights() -> None:
 
 
 def test_what_depends_on_inputs_or_computes_is_not_constant() -> None:
-    model = build(
-        "g (float[2] x) => (float[2] y) { a = Identity(x)  b = Add(w, w)  y = Mul(a, b) }", {"w": normal(0, 2)}
-    )
+    model = build("g (float[2] x) => (float[2] y) { a = Identity(x)  b = Cos(w)  y = Mul(a, b) }", {"w": normal(0, 2)})
     index = GraphIndex(model)
     for name in ("x", "a", "b", "y", "unknown"):
         assert index.constant(name) is None
@@ -218,3 +216,59 @@ def test_a_chain_that_branches_at_every_node_is_evaluated_once_per_node() -> Non
     index = GraphIndex(model)
     np.testing.assert_array_equal(index.constant("e60"), [1])
     np.testing.assert_array_equal(index.constant("d2"), 1)
+
+
+# Weights that constants are computed to: against onnxruntime
+
+
+NORMALIZED = {
+    "weight normalization": "n = ReduceL2<axes=[1,2,3], keepdims=1>(v) u = Div(v, n) k = Mul(g, u)",
+    "by a sum of squares": """s = Mul(v, v) t = ReduceL1<axes=[1,2,3], keepdims=1>(s) r = Sqrt(t)
+        i = Reciprocal(r) u = Mul(v, i) k = Mul(u, g)""",
+    "weight standardization": """m = ReduceMean<axes=[1,2,3], keepdims=1>(v) d = Sub(v, m) q = Mul(d, d)
+        a = ReduceMean<axes=[1,2,3], keepdims=1>(q) e = Add(a, eps) r = Sqrt(e) k = Div(d, r)""",
+    "spectral normalization": "m = Reshape(v, flat) p = MatMul(m, right) s = MatMul(left, p) k = Div(v, s)",
+    "put together": "k = Concat<axis=1>(v, v)",
+    "picked": "a = Gather<axis=0>(v, order) b = Transpose<perm=[0,1,3,2]>(a) k = Pow(b, two)",
+    "repeated": "o = Shape(v) a = Expand(g, o) h = Cast<to=11>(a) l = Cast<to=1>(h) k = Add(v, l)",
+}
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("kind", NORMALIZED)
+def test_computed_weights_are_those_of_onnxruntime(kind: str, opset: int) -> None:
+    constants = {
+        "v": normal(0, 6, 4, 3, 3), "g": normal(1, 6, 1, 1, 1), "eps": np.float32(1e-5), "two": np.float32(2),
+        "flat": np.array([6, 36]), "left": normal(2, 1, 6), "right": normal(3, 36, 1), "order": np.array([5, 0, 0, 3]),
+    }  # fmt: skip
+    model = build(
+        f"g (float[1] x) => (float[a,b,c,d] y) {{ {NORMALIZED[kind]} y = Mul(k, x) }}", constants, opset=opset
+    )
+    value = GraphIndex(model).constant("k")
+    assert value is not None
+    assert value.dtype == np.float32
+    np.testing.assert_allclose(value, run(model, {"x": np.ones(1, np.float32)})["y"], rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+def test_sums_over_axes_that_are_inputs(opset: int) -> None:
+    body = "n = ReduceL2(v, axes) s = ReduceSum(n, none) a, b = Split<axis=0, num_outputs=2>(v) c = Div(b, s)"
+    constants = {"v": normal(0, 6, 4, 3, 3), "axes": np.array([1, 2, 3]), "none": np.array([0])}
+    value = GraphIndex(build(f"g (float[1] x) => (float[1] y) {{ {body} y = Mul(c, x) }}", constants, opset=opset))
+    norms = np.sqrt((constants["v"] ** 2).sum((1, 2, 3)))
+    np.testing.assert_allclose(value.constant("c"), constants["v"][3:] / norms.sum(), rtol=2e-6)
+
+
+def test_random_numbers_are_not_constant() -> None:
+    model = build("g (float[3] x) => (float[3] y) { r = RandomNormal<shape=[3]>() k = Mul(r, r) y = Mul(k, x) }")
+    assert GraphIndex(model).constant("k") is None
+
+
+@pytest.mark.parametrize(
+    "body", ["k = Expand(v, large)", "k = ConstantOfShape(large)", "k = Tile(v, large)", "k = Mul(row, column)"]
+)
+def test_constants_that_would_fill_the_memory_are_not_evaluated(body: str) -> None:
+    constants = {"v": np.ones((1, 1), np.float32), "large": np.array([2**20, 2**20])}
+    constants |= {"row": np.ones((1, 2**15), np.float32), "column": np.ones((2**15, 1), np.float32)}
+    model = build(f"g (float[1] x) => (float[a,b] y) {{ {body} y = Mul(k, x) }}", constants)
+    assert GraphIndex(model).constant("k") is None

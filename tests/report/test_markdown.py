@@ -37,6 +37,7 @@ def test_what_it_says() -> None:
         ["", "before", "after", "ratio"],
         ["multiply-adds", "1.84 M", "872 k", "2.12x"],
         ["parameters", "19.8 k", "9.96 k", "1.99x"],
+        ["file", "80 kB", "41 kB", "1.95x smaller"],
         ["latency, batch 1, default threads", "30 ms", "16 ms", "1.88x"],
     ]
     assert outputs[1:] == [["scores", "0.0625", "0.9980", "75.0%"]]
@@ -51,7 +52,7 @@ def test_what_it_says() -> None:
 
 
 def test_a_dry_run_has_nothing_to_compare_or_time() -> None:
-    text = to_markdown(replace(REPORT, verification=None, latency=None))
+    text = to_markdown(replace(REPORT, verification=None, latency=None, file_bytes=(80_000, None)))
     totals, layers = tables(text)
     assert len(totals) == 3
     assert len(layers) == 3

@@ -37,6 +37,7 @@ REPORT = Report(
     forward_passes={"original": 1.25, "converted": 1.5},
     seconds={"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
     peak_memory_bytes=123,
+    file_bytes=(80_000, 41_000),
     latency={"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
 )
 
@@ -63,6 +64,7 @@ def test_json_has_the_fields_that_scripts_read() -> None:
         },
         "macs": {"before": 1_844_480, "after": 871_680},
         "params": {"before": 19_786, "after": 9_962},
+        "bytes": {"before": 80_000, "after": 41_000},
         "calibration": {
             "source": "photos (60 images)",
             "synthetic": False,
@@ -135,10 +137,11 @@ def test_headline_says_what_it_comes_to() -> None:
     lines = headline(REPORT)
     assert "1.84 M -> 872 k (2.12x fewer)" in lines[0]
     assert "19.8 k -> 9.96 k (1.99x fewer)" in lines[1]
-    assert "30 -> 16 ms (1.88x faster, batch 1, default threads)" in lines[2]
-    assert "48 samples of photos (60 images), up to 100 positions each, on cpu" in lines[3]
-    assert "scores: relative error 0.0625, same top class 75.0% on 12 held-out samples" in lines[4]
-    assert "4.0 (collect 1.0, ranks 0.5, solve 2.0, verify 0.2)" in lines[5]
+    assert lines[2] == "file        80 kB -> 41 kB (1.95x smaller)"
+    assert "30 -> 16 ms (1.88x faster, batch 1, default threads)" in lines[3]
+    assert "48 samples of photos (60 images), up to 100 positions each, on cpu" in lines[4]
+    assert "scores: relative error 0.0625, same top class 75.0% on 12 held-out samples" in lines[5]
+    assert "4.0 (collect 1.0, ranks 0.5, solve 2.0, verify 0.2)" in lines[6]
 
 
 def test_headline_of_a_dry_run_claims_no_verification() -> None:
