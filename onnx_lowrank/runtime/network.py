@@ -21,6 +21,7 @@ from onnx_lowrank.graph import (
     node_names,
     read_model,
     replace_layer,
+    rounding_loss,
     weighted_tensors,
 )
 from onnx_lowrank.layers.factors import FactorChain
@@ -40,6 +41,8 @@ from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import Session
 
 log = logging.getLogger(__name__)
+
+_MAX_ROUNDING_LOSS = 2.0  # in units of the float type's precision; more is worth a warning
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -101,6 +104,12 @@ class Network:
         layers = self.in_own_types([layer for layer, _ in solved], feeds)
         for layer, (_, factors) in zip(layers, solved, strict=True):
             replace_layer(model, layer, factors)
+            if (loss := rounding_loss(layer, factors)) > _MAX_ROUNDING_LOSS:
+                log.warning(
+                    "%s '%s': its factors lose %.0f times the precision of %s when rounded to it: "
+                    "leave the layer out with `exclude`, or convert the float32 model",
+                    layer.op, layer.name, loss, layer.weight.dtype,
+                )  # fmt: skip
         return model
 
     def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:
