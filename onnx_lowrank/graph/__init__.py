@@ -13,6 +13,7 @@
 | eligible            | leave out layers that do not pay or that the user excludes                                 |
 | input_statistics    | statistics of the first convolution's responses                                            |
 | extract             | a part of a model as a model, further outputs, removal of what nothing reads               |
+| draws               | nodes that draw random numbers; Dropout that onnxruntime takes out                         |
 | builder             | new nodes, built with onnx-graphsurgeon                                                    |
 | typed_factors       | factors in a layer's float type, balanced where half precision needs it                    |
 | replace_layer       | put a chain into the model where a layer was                                               |

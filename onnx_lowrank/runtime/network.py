@@ -24,6 +24,7 @@ from onnx_lowrank.graph import (
     rounding_loss,
     weighted_tensors,
 )
+from onnx_lowrank.graph.eligible import layers_before_draws
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
@@ -38,6 +39,7 @@ from onnx_lowrank.runtime.inputs import (
 )
 from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.random_numbers import random_tensors
 from onnx_lowrank.runtime.session import Session
 
 log = logging.getLogger(__name__)
@@ -82,7 +84,17 @@ class Network:
         Raises:
             ModelError: there is no Conv, Gemm or MatMul at all.
         """
-        return _layers(self.model, feeds, self.provider, self.name)
+        layers = _layers(self.model, feeds, self.provider, self.name)
+        return layers_before_draws(layers, self.random(feeds, [layer.input for layer in layers.eligible]))
+
+    def random(self, feeds: Feeds, tensors: Iterable[str]) -> dict[str, str]:
+        """Return those of some tensors that differ from run to run, each with the name of a node that draws.
+
+        Args:
+            feeds: one batch of inputs.
+            tensors: names of inner tensors or outputs.
+        """
+        return random_tensors(self.model, feeds, tensors, self.provider)
 
     def in_own_types(self, layers: Sequence[Layer], feeds: Feeds) -> list[Layer]:
         """Layers with the weights of the network as it was given."""
