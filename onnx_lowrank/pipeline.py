@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -59,6 +60,8 @@ from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable
 from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few, warn_if_lost
 from onnx_lowrank.version import __version__
+
+log = logging.getLogger(__name__)
 
 
 def convert(
@@ -185,12 +188,24 @@ def open_conversion(
     calibration = calibration_set(network, data, preprocessing, settings, max_held_out)
     layers = layers_of_one_size(network, network.layers(calibration.one_batch), calibration.one_by_one())
     layers = layers_by_samples(network, layers, calibration.several(), calibration.two)
+    _warn_if_random(network, calibration)
     if settings.plan is None:
         layers = layers_with_enough_rows(layers_that_pay(layers), calibration.images)
         if settings.cost == "params":
             layers = layers_with_own_weights(layers)
     layers = wanted_layers(layers, settings.include, settings.exclude)
     return network, layers, calibration.with_positions(layers.eligible, settings)
+
+
+def _warn_if_random(network: Network, calibration: CalibrationSet) -> None:
+    """Warn where outputs differ from run to run: what is measured on them includes that."""
+    outputs = network.random(calibration.one_batch, [value.name for value in network.model.graph.output])
+    if outputs:
+        log.warning(
+            "output %s: differs between runs on the same samples, as '%s' draws random numbers: errors measured on it "
+            "include that, and layers behind the draw stay",
+            ", ".join(f"'{name}'" for name in outputs), next(iter(outputs.values())),
+        )  # fmt: skip
 
 
 def conversion_timer(

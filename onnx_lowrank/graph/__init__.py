@@ -16,7 +16,9 @@
 | eligible            | leave out layers that do not pay or that the user excludes                                 |
 | input_statistics    | statistics of the first convolution's responses                                            |
 | extract             | a part of a model as a model, further outputs, removal of what nothing reads               |
+| draws               | nodes that draw random numbers; Dropout that onnxruntime takes out                         |
 | builder             | new nodes, built with onnx-graphsurgeon                                                    |
+| typed_factors       | factors in a layer's float type, balanced where half precision needs it                    |
 | replace_layer       | put a chain into the model where a layer was                                               |
 | layer_model         | one layer as a model, to be timed                                                          |
 | write               | write files atomically                                                                     |
@@ -33,6 +35,7 @@ from onnx_lowrank.graph.layer_model import input_shape, layer_model
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
 from onnx_lowrank.graph.read import read_model
 from onnx_lowrank.graph.replace_layer import replace_layer
+from onnx_lowrank.graph.typed_factors import rounding_loss
 from onnx_lowrank.graph.work import counted_tensors
 from onnx_lowrank.graph.write import (
     check_apart,
@@ -60,6 +63,7 @@ __all__ = [
     "read_input_statistics",
     "read_model",
     "replace_layer",
+    "rounding_loss",
     "set_metadata",
     "staged",
     "staged_text",

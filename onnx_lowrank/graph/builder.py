@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.index import fresh_name
+from onnx_lowrank.graph.typed_factors import typed, typed_weights
 from onnx_lowrank.layers.factors import Convolution, FactorChain
 from onnx_lowrank.layers.layer import Layer
 
@@ -93,15 +92,15 @@ def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: s
     Raises:
         ModelError: a weight overflows the layer's float type.
     """
+    weights = typed_weights(layer, factors)
     tensor, target = ends
-    for position, convolution in enumerate(factors.convolutions):
+    for position, (convolution, weight) in enumerate(zip(factors.convolutions, weights, strict=True)):
         name = graph.fresh(f"{prefix}_{position}")
         is_last = position == len(factors.convolutions) - 1
         output = target if is_last else graph.fresh(f"{name}/output")
-        weight = _in_type_of(layer, convolution.weight)
         parameters = {"weight": weight[:, :, 0].T if layer.channels_last else weight}
         if convolution.bias is not None:
-            parameters["bias"] = _in_type_of(layer, convolution.bias)
+            parameters["bias"] = typed(layer, convolution.bias)
         names = [graph.constant(graph.fresh(f"{name}/{part}"), values) for part, values in parameters.items()]
         if not layer.channels_last:
             graph.node("Conv", [tensor, *names], output, name=name, **_attributes(convolution))
@@ -124,15 +123,3 @@ def _attributes(convolution: Convolution) -> dict[str, Any]:
         "group": convolution.groups,
         **padding,
     }
-
-
-def _in_type_of(layer: Layer, values: NDArray[np.float64]) -> NDArray[np.floating]:
-    """Return weights in the layer's float type; subnormal numbers, which are slow and useless, become zero."""
-    limits = ml_dtypes.finfo(layer.weight.dtype)
-    if not np.isfinite(values).all() or np.abs(values).max(initial=0) > limits.max:
-        raise ModelError(
-            f"{layer.op} '{layer.name}': a solved weight does not fit {layer.weight.dtype}: "
-            "leave the layer out with `exclude`, or convert the float32 model"
-        )
-    typed: NDArray[np.floating] = np.where(np.abs(values) < limits.tiny, 0, values).astype(layer.weight.dtype)
-    return typed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 from onnx_lowrank.errors import ModelError
@@ -53,6 +53,20 @@ def wanted_layers(layers: LayerSet, include: Sequence[str], exclude: Sequence[st
 def layers_that_pay(layers: LayerSet) -> LayerSet:
     """Return the layers with convolutions in many small groups skipped, which no thin chain makes faster."""
     return _without(layers, _narrow_groups)
+
+
+def layers_before_draws(layers: LayerSet, drawn: Mapping[str, str]) -> LayerSet:
+    """Leave out layers whose input differs from run to run: their responses would not belong to their inputs.
+
+    Args:
+        layers: all layers.
+        drawn: tensors that differ from run to run, each with the name of a node that draws random numbers.
+    """
+
+    def reason(layer: Layer) -> str | None:
+        return f"its input is random: '{drawn[layer.input]}' draws numbers" if layer.input in drawn else None
+
+    return _without(layers, reason)
 
 
 def layers_with_enough_rows(layers: LayerSet, images: int) -> LayerSet:

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from onnx_lowrank.graph.draws import without_idle_dropout
 from onnx_lowrank.graph.index import MIN_ARITHMETIC_OPSET, STANDARD_DOMAINS, GraphIndex, node_key, tensors_read
 
 # Before this IR version every initializer had to be listed among the graph's inputs too.
@@ -23,6 +24,8 @@ def extract(
 ) -> onnx.ModelProto:
     """Return a model that computes ``outputs`` from ``inputs``, with only the nodes that this takes.
 
+    It computes what the whole model does as it runs: Dropout that onnxruntime takes out of that is taken out here too.
+
     Args:
         model: where the nodes come from; not changed.
         inputs: the new graph's inputs: inputs of the model, or inner tensors to cut at.
@@ -32,7 +35,7 @@ def extract(
     """
     given = {value.name for value in inputs}
     needed = {value.name for value in outputs} | {name for node in extra for name in tensors_read(node)}
-    nodes = [*ancestors(model, needed, given), *extra]
+    nodes = [*without_idle_dropout(model, ancestors(model, needed, given)), *extra]
     used = {name for node in nodes for name in tensors_read(node)} - given
     initializers = [tensor for tensor in model.graph.initializer if tensor.name in used]
     sparse = [tensor for tensor in model.graph.sparse_initializer if tensor.values.name in used]

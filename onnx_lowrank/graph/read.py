@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.order import sort_nodes
-from onnx_lowrank.graph.tensors import can_be_mapped, every_tensor, is_external, put_inside, put_outside
+from onnx_lowrank.graph.tensors import can_be_mapped, every_tensor, is_external, put_inside, put_outside, values
 
 MAX_LOADED_BYTES = 2**30  # of external data; more of it stays in its files
 
@@ -22,11 +22,12 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
 
     Returns:
         The model, its nodes sorted, external weights loaded; where they are more than `MAX_LOADED_BYTES`, its
-        initializers stay outside and name their file by its absolute path.
+        initializers stay outside and name their file by its absolute path. An initializer that stands twice with the
+        same values is left once.
 
     Raises:
-        ModelError: no such file, not an ONNX model, truncated, external data missing or outside the model's folder, or
-            nodes that depend on each other in a circle.
+        ModelError: no such file, not an ONNX model, truncated, external data missing or outside the model's folder,
+            nodes that depend on each other in a circle, or two initializers of one name that differ.
     """
     if isinstance(model, onnx.ModelProto):
         if any(map(is_external, every_tensor(model))):
@@ -34,6 +35,7 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         sort_nodes(copy.graph, "model in memory")
+        _drop_repeated_initializers(copy.graph, "model in memory")
         return copy
     path = Path(model)
     try:
@@ -53,7 +55,35 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         raise ModelError(f"{path}: not an ONNX model (no graph in it): export or copy it again")
     _load_external_data(loaded, path)
     sort_nodes(loaded.graph, str(path))
+    _drop_repeated_initializers(loaded.graph, str(path))
     return loaded
+
+
+def _drop_repeated_initializers(graph: onnx.GraphProto, where: str) -> None:
+    """Remove initializers that stand twice with the same values.
+
+    Args:
+        graph: changed in place.
+        where: name of the model in error messages.
+
+    Raises:
+        ModelError: two of one name differ: runtimes do not agree on which counts.
+    """
+    seen: dict[str, onnx.TensorProto] = {}
+    repeated = []
+    for position, tensor in enumerate(graph.initializer):
+        first = seen.setdefault(tensor.name, tensor)
+        if first is tensor:
+            continue
+        one, other = values(first), values(tensor)
+        if (one.dtype, one.shape, one.tobytes()) != (other.dtype, other.shape, other.tobytes()):
+            raise ModelError(
+                f"{where}: initializer '{tensor.name}' stands in it twice with different values, one is wanted: "
+                "remove the wrong one, or export the model again"
+            )
+        repeated.append(position)
+    for position in reversed(repeated):
+        del graph.initializer[position]
 
 
 def _load_external_data(model: onnx.ModelProto, path: Path) -> None:

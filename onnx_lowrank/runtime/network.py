@@ -22,8 +22,10 @@ from onnx_lowrank.graph import (
     node_names,
     read_model,
     replace_layer,
+    rounding_loss,
     weighted_tensors,
 )
+from onnx_lowrank.graph.eligible import layers_before_draws
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
@@ -39,9 +41,12 @@ from onnx_lowrank.runtime.inputs import (
 )
 from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.random_numbers import random_tensors
 from onnx_lowrank.runtime.session import Session
 
 log = logging.getLogger(__name__)
+
+_MAX_ROUNDING_LOSS = 2.0  # in units of the float type's precision; more is worth a warning
 
 Feeds = Mapping[str, NDArray[Any]]
 Shape = tuple[int, ...]
@@ -82,7 +87,17 @@ class Network:
         Raises:
             ModelError: there is no Conv, Gemm or MatMul at all.
         """
-        return _layers(self.model, feeds, self.provider, self.name)
+        layers = _layers(self.model, feeds, self.provider, self.name)
+        return layers_before_draws(layers, self.random(feeds, [layer.input for layer in layers.eligible]))
+
+    def random(self, feeds: Feeds, tensors: Iterable[str]) -> dict[str, str]:
+        """Return those of some tensors that differ from run to run, each with the name of a node that draws.
+
+        Args:
+            feeds: one batch of inputs.
+            tensors: names of inner tensors or outputs.
+        """
+        return random_tensors(self.model, feeds, tensors, self.provider)
 
     def in_own_types(self, layers: Sequence[Layer], feeds: Feeds) -> list[Layer]:
         """Layers with the weights of the network as it was given."""
@@ -104,6 +119,12 @@ class Network:
         layers = self.in_own_types([layer for layer, _ in solved], feeds)
         for layer, (_, factors) in zip(layers, solved, strict=True):
             replace_layer(model, layer, factors)
+            if (loss := rounding_loss(layer, factors)) > _MAX_ROUNDING_LOSS:
+                log.warning(
+                    "%s '%s': its factors lose %.0f times the precision of %s when rounded to it: "
+                    "leave the layer out with `exclude`, or convert the float32 model",
+                    layer.op, layer.name, loss, layer.weight.dtype,
+                )  # fmt: skip
         return model
 
     def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:

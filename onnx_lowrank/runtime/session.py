@@ -160,10 +160,21 @@ class Session:
             for name in self.outputs:
                 binding.bind_output(name, self._memory)
 
+        is_bound = True
+
         def run_once() -> None:
-            with self._explained():
-                self._session.run_with_iobinding(binding)
-                binding.synchronize_outputs()
+            nonlocal is_bound
+            if is_bound:
+                try:
+                    with self._explained():
+                        self._session.run_with_iobinding(binding)
+                        binding.synchronize_outputs()
+                except ModelError as error:
+                    # Bound, an output must have the shape that the model declares, which may be that of another size.
+                    log.info("timed without bound outputs: %s", error)
+                    is_bound = False
+            if not is_bound:
+                self.run(feeds)
 
         return run_once
 

@@ -204,3 +204,25 @@ def test_two_makers_of_a_tensor_are_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(ModelError, match=r"net\.onnx: two nodes make the tensor 'c', one is wanted: export it again"):
         read_model(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("change", ["values", "shape", "type"])
+def test_an_initializer_that_stands_twice_and_differs_is_refused(tmp_path: Path, change: str, *, saved: bool) -> None:
+    model, weight = small(), filters(0, 16, 3, 3, 3)
+    other = {"values": weight + 1, "shape": weight.reshape(16, 27), "type": weight.astype(np.float64)}[change]
+    model.graph.initializer.append(numpy_helper.from_array(other, "w"))
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match="initializer 'w' stands in it twice with different values, one is wanted"):
+        read_model(tmp_path / "net.onnx" if saved else model)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_an_initializer_that_stands_twice_and_agrees_is_left_once(*, raw: bool) -> None:
+    model, weight = small(), filters(0, 16, 3, 3, 3)
+    again = helper.make_tensor("w", TensorProto.FLOAT, weight.shape, weight.tobytes() if raw else weight.ravel(), raw)
+    model.graph.initializer.extend([again, numpy_helper.from_array(np.ones(3), "unused")])
+    read = read_model(model)
+    assert [tensor.name for tensor in read.graph.initializer] == ["w", "unused"]
+    x = normal(1, 2, 3, 8, 8)
+    np.testing.assert_array_equal(run(read, {"x": x})["y"], run(small(), {"x": x})["y"])

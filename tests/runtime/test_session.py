@@ -209,3 +209,15 @@ def test_without_onnxruntime_the_message_says_what_to_install(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'onnx-lowrank\[cpu\]'"):
         choose_provider("cpu")
+
+
+def test_outputs_whose_declared_shape_is_not_true_are_run_unbound() -> None:
+    model = build("g (float[N,2] x) => (float[7,5] y) { y = Neg(x) }")
+    session = Session(model, CPU)
+    session.bound({"x": np.ones((3, 2), np.float32)})()
+
+
+def test_inputs_that_do_not_fit_fail_bound_or_not() -> None:
+    session = Session(build("g (float[N,2] x) => (float[7,5] y) { y = Neg(x) }"), CPU)
+    with pytest.raises(ModelError, match="onnxruntime cannot run it"):
+        session.bound({"x": np.ones((3, 4), np.float32)})()
