@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -57,7 +58,10 @@ from onnx_lowrank.solve.device import SolverDevice, solver_device
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable
 from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few, warn_if_lost
+from onnx_lowrank.verify.fidelity import check_bounds
 from onnx_lowrank.version import __version__
+
+log = logging.getLogger(__name__)
 
 
 def convert(
@@ -126,6 +130,8 @@ def convert(
             finished = checked.with_measurements(latency=latency)
             result = report_on(finished, network, layers, losses, calibration, timer, monitor, file)
             result = result.written_to(files.model)
+            for warning in result.report.warnings:
+                log.warning("%s", warning)
             write_texts(files.texts(result))
         return result
 
@@ -343,6 +349,7 @@ def verified(
             comparison = verify_conversion(
                 file, network, layers, converted.plan, calibration.one_batch, original, batches, truth
             )
+            check_bounds(comparison, converted.settings)
             loss = None
             if converted.settings.max_drop is not None:
                 batches = calibration.batches(held_out, monitor, "judge")

@@ -179,6 +179,24 @@ def read_share(text: str | None, option: str) -> float | None:
         raise BudgetError(f"{option}: got '{text}', wanted a share: try {option} 0.01 or 1%") from None
 
 
+def bound_options(function: Function) -> Function:
+    """Add what a result has to be on held-out samples not to be refused."""
+    return _with(
+        function,
+        option("--min-agreement", metavar="X", advanced=True,
+               help="Refuse a result with the same top class on a smaller share (95%)."),
+        option("--max-error", metavar="X", advanced=True,
+               help="Refuse a result with a larger relative error (0.3)."),
+    )  # fmt: skip
+
+
+def read_bounds(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the bounds of a result out of ``options``, as fields of `Settings`, which checks their range."""
+    return {
+        name: read_share(options.pop(name), f"--{name.replace('_', '-')}") for name in ("min_agreement", "max_error")
+    }
+
+
 def data_options(function: Function) -> Function:
     """Add where samples come from and how images are prepared."""
     return _with(

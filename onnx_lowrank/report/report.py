@@ -134,8 +134,9 @@ class Report:
         forward_passes: passes of the original and of the converted network over the calibration set.
         seconds: by stage, and in ``total``.
         peak_memory_bytes: peak resident memory of the process.
-        latency: milliseconds before and after, speedup, batch size and threads; None if it was not measured.
+        latency: milliseconds before and after, speedup with bounds, batch size and threads; None if not measured.
         max_drop: the allowed loss, the loss of the result and all trials of the search; None if a speedup was given.
+        warnings: why nobody would want the converted network, and what to do; none where it is close to the original.
     """
 
     version: str
@@ -153,6 +154,7 @@ class Report:
     peak_memory_bytes: int
     latency: dict[str, Any] | None = None
     max_drop: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def speedup(self) -> float:
@@ -185,6 +187,7 @@ class Report:
             "verification": self.verification,
             "latency": self.latency,
             "max_drop": self.max_drop,
+            "warnings": list(self.warnings),
             "forward_passes": self.forward_passes,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.text import Text
 from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
+from onnx_lowrank.verify.fidelity import is_close
 
 _NAME_WIDTH = 20
 
@@ -44,20 +45,50 @@ def headline(report: Report) -> list[str]:
         f"({report.parameter_ratio:.2f}x fewer)",
     ]
     if (latency := report.latency) is not None:
-        before, after, speedup = (latency[key] for key in ("before_ms", "after_ms", "speedup"))
-        conditions = latency_conditions(latency)
-        lines.append(f"latency     {before:.3g} -> {after:.3g} ms ({speedup:.2f}x faster, {conditions})")
+        before, after = (latency[key] for key in ("before_ms", "after_ms"))
+        faster, conditions = faster_text(latency), latency_conditions(latency)
+        lines.append(f"latency     {before:.3g} -> {after:.3g} ms ({faster}, {conditions})")
     lines.append(f"calibrated  {calibration_text(report.calibration)}")
     if report.verification is not None:
         for name, fidelity in report.verification["outputs"].items():
             agreement = "" if fidelity["agreement"] is None else f", same top class {fidelity['agreement']:.1%}"
+            label = "verified " if is_close(fidelity) or not report.warnings else "not close"
             lines.append(
-                f"verified    {name}: relative error {error_text(fidelity['relative_error'])}{agreement} "
+                f"{label}   {name}: relative error {error_text(fidelity['relative_error'])}{agreement} "
                 f"on {report.verification['images']} held-out samples"
             )
     if report.max_drop is not None:
         lines.append(f"max-drop    {report.max_drop['wanted']:.4g}: {drop_text(report.max_drop)}")
     return [*lines, f"seconds     {seconds_text(report.seconds)}"]
+
+
+def faster_text(latency: Mapping[str, Any], times: str = "x") -> str:
+    """Return how many times as fast the converted network is, with bounds; the bounds alone where it is unsteady.
+
+    Args:
+        latency: the entry ``latency`` of the JSON report.
+        times: the sign behind a factor.
+    """
+    if not is_steady(latency):
+        return unsteady_text(latency["interval"], times)
+    low, high = latency.get("interval") or 2 * [latency["speedup"]]
+    bounds = "" if f"{low:.2f}" == f"{high:.2f}" else f", {low:.2f} to {high:.2f}"
+    return f"{latency['speedup']:.2f}{times} faster{bounds}"
+
+
+def is_steady(latency: Mapping[str, Any] | None) -> bool:
+    """Return whether the entry ``latency`` of a JSON report names one speedup; reports of old do not say."""
+    return latency is None or bool(latency.get("steady", True))
+
+
+def unsteady_text(interval: Sequence[float], times: str = "x") -> str:
+    """Return what is known of a speedup that changes from round to round.
+
+    >>> unsteady_text([1.25, 5.5])
+    'unsteady: between 1.25x and 5.50x, machine busy?'
+    """
+    low, high = interval
+    return f"unsteady: between {low:.2f}{times} and {high:.2f}{times}, machine busy?"
 
 
 def latency_conditions(latency: Mapping[str, Any]) -> str:
@@ -120,6 +151,23 @@ def curve_table(report: CurveReport) -> Table:
     return table
 
 
+def curve_notes(report: CurveReport) -> list[str]:
+    """Return a line for every point whose speedup is unsteady or that nobody would want.
+
+    Args:
+        report: of a sweep.
+    """
+    unsteady = [point for point in report.met if point.latency is not None and not is_steady(point.latency)]
+    lines = [
+        f"latency     {point.requested:g}x: {unsteady_text(point.latency['interval'])}"
+        for point in unsteady
+        if point.latency
+    ]
+    return lines + [
+        f"warning     {point.requested:g}x: {warning}" for point in report.met for warning in point.warnings
+    ]
+
+
 def _point_cells(point: CurvePoint) -> list[str]:
     if point.error is not None:
         return [f"{point.requested:g}x", "not met"]
@@ -131,8 +179,8 @@ def _point_cells(point: CurvePoint) -> list[str]:
         f"{speedups['macs']:.2f}x",
         short_number(point.parameters or 0),
         "" if point.milliseconds is None else f"{point.milliseconds:.3g}",
-        "" if faster is None else f"{faster:.2f}x",
-        fidelity_text(point),
+        "" if faster is None else f"{faster:.2f}x" if is_steady(point.latency) else "unsteady",
+        f"{'! ' if point.warnings else ''}{fidelity_text(point)}",
         "*" if point.on_front else "",
     ]
 
