@@ -30,7 +30,7 @@ from onnx_lowrank.cli.options import (
 )
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
-from onnx_lowrank.report import headline, layer_table
+from onnx_lowrank.report import headline, labelled, layer_table
 from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.settings import REFINEMENTS, Settings
@@ -110,4 +110,4 @@ def _show(result: Result) -> None:
     if result.report.output:
         console.print(f"written     {result.report.output}", markup=False, soft_wrap=True)
     for warning in result.report.warnings:
-        console.print(f"warning     {warning}", markup=False, soft_wrap=True)
+        console.print(labelled("warning", warning), markup=False, soft_wrap=True)

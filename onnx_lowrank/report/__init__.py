@@ -7,7 +7,7 @@ from onnx_lowrank.report.markdown import to_markdown
 from onnx_lowrank.report.page import to_html
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
 from onnx_lowrank.report.template import check_page_packages
-from onnx_lowrank.report.text import curve_notes, curve_table, headline, layer_table, short_name, short_number
+from onnx_lowrank.report.text import curve_notes, curve_table, headline, labelled, layer_table, short_name, short_number
 
 __all__ = [
     "Calibration",
@@ -21,6 +21,7 @@ __all__ = [
     "curve_table",
     "curve_to_html",
     "headline",
+    "labelled",
     "layer_table",
     "quick_text",
     "short_name",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from onnx_lowrank.report.report import Calibration, LayerReport, Report
 from onnx_lowrank.verify.fidelity import is_close
 
 _NAME_WIDTH = 20
+_LINE_WIDTH = 100
 
 
 def layer_table(report: Report) -> Table:
@@ -47,7 +49,8 @@ def headline(report: Report) -> list[str]:
     if (latency := report.latency) is not None:
         before, after = (latency[key] for key in ("before_ms", "after_ms"))
         faster, conditions = faster_text(latency), latency_conditions(latency)
-        lines.append(f"latency     {before:.3g} -> {after:.3g} ms ({faster}, {conditions})")
+        separator = "," if is_steady(latency) else ""  # behind a question mark
+        lines.append(f"latency     {before:.3g} -> {after:.3g} ms ({faster}{separator} {conditions})")
     lines.append(f"calibrated  {calibration_text(report.calibration)}")
     if report.verification is not None:
         for name, fidelity in report.verification["outputs"].items():
@@ -157,15 +160,12 @@ def curve_notes(report: CurveReport) -> list[str]:
     Args:
         report: of a sweep.
     """
-    unsteady = [point for point in report.met if point.latency is not None and not is_steady(point.latency)]
-    lines = [
-        f"latency     {point.requested:g}x: {unsteady_text(point.latency['interval'])}"
-        for point in unsteady
-        if point.latency
-    ]
-    return lines + [
-        f"warning     {point.requested:g}x: {warning}" for point in report.met for warning in point.warnings
-    ]
+    lines = []
+    for point in report.met:
+        if point.latency is not None and not is_steady(point.latency):
+            lines.append(labelled("latency", f"{point.requested:g}x: {unsteady_text(point.latency['interval'])}"))
+        lines += [labelled("warning", f"{point.requested:g}x: {warning}") for warning in point.warnings]
+    return lines
 
 
 def _point_cells(point: CurvePoint) -> list[str]:
@@ -189,6 +189,16 @@ def fidelity_text(point: CurvePoint) -> str:
     """Return the fidelity of a point: a share in percent, or a relative error."""
     kind, number = point.fidelity
     return error_text(number) if kind == "relative_error" or number is None else f"{number:.2%}"
+
+
+def labelled(label: str, text: str) -> str:
+    """Return a long text behind a label, over as many lines as it takes.
+
+    >>> labelled("warning", "close to nothing").splitlines()
+    ['warning     close to nothing']
+    """
+    indent = 12 * " "
+    return textwrap.fill(text, _LINE_WIDTH, initial_indent=f"{label:<12}", subsequent_indent=indent)
 
 
 def short_number(value: float) -> str:

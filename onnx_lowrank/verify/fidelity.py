@@ -68,7 +68,9 @@ def check_bounds(comparison: Comparison, settings: Settings) -> None:
             f"`min_agreement`: no output scores classes ({', '.join(comparison.outputs)}), wanted one of shape "
             "(samples, classes): set `max_error` instead"
         )
-    remedy = "lower `speedup`, allow another `method` or add samples; nothing was written"
+    less = "raise the ranks of the plan" if settings.plan else "lower `speedup`"
+    less = less if settings.max_drop is None else "lower `max_drop`"
+    remedy = f"{less}, allow another `method` or add samples; nothing was written"
     for name, fidelity in comparison.outputs.items():
         if least is not None and fidelity.agreement is not None and fidelity.agreement < least:
             raise VerificationError(
