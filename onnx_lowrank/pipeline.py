@@ -59,6 +59,7 @@ from onnx_lowrank.solve.device import SolverDevice, solver_device
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable
 from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few, warn_if_lost
+from onnx_lowrank.verify.fidelity import check_bounds
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,8 @@ def convert(
             finished = checked.with_measurements(latency=latency)
             result = report_on(finished, network, layers, losses, calibration, timer, monitor, file)
             result = result.written_to(files.model)
+            for warning in result.report.warnings:
+                log.warning("%s", warning)
             write_texts(files.texts(result))
         return result  # the model has its name now
 
@@ -366,6 +369,7 @@ def written_and_verified(
             comparison = verify_conversion(
                 file, network, layers, converted.plan, calibration.one_batch, original, batches, truth
             )
+            check_bounds(comparison, converted.settings)
             loss = None
             if converted.settings.max_drop is not None:
                 batches = calibration.batches(held_out, monitor, "judge")

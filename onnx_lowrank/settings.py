@@ -62,9 +62,12 @@ class Settings:
             found by search. What is lost is top-1 with ``labels``; else it is the share of samples that get another
             class; else, where the network scores no classes, the relative error.
         labels: judge by the class folders of the data.
+        min_agreement: refuse a result that has the original's top class on a smaller share of the held-out samples.
+        max_error: refuse a result with a larger relative error on the held-out samples, in any output.
 
     Raises:
-        BudgetError: ``speedup`` is not a number above 1, or ``max_drop`` none between 0 and 1.
+        BudgetError: ``speedup`` is not a number above 1, ``max_drop`` or ``min_agreement`` none between 0 and 1, or
+            ``max_error`` none above 0.
         ValueError: another field is out of its range.
     """
 
@@ -92,14 +95,13 @@ class Settings:
     asymmetric: bool = True
     max_drop: float | None = None
     labels: bool = False
+    min_agreement: float | None = None
+    max_error: float | None = None
 
     def __post_init__(self) -> None:
         if not isfinite(self.speedup) or self.speedup <= 1:
             raise BudgetError(f"speedup: got {self.speedup:g}, wanted a number above 1: try `speedup=4`")
-        if self.max_drop is not None and not 0 < self.max_drop < 1:
-            raise BudgetError(
-                f"`max_drop`: got {self.max_drop:g}, wanted a share above 0 and below 1: try `max_drop=0.01`"
-            )
+        self._check_bounds()
         if self.max_drop is not None and self.plan is not None:
             raise ValueError(
                 "max_drop is searched for by choosing ranks, which a plan has fixed: leave one of them out"
@@ -120,6 +122,19 @@ class Settings:
             raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
         if self.selection == "energy" and self.method != "channel":
             raise ValueError(f"selection 'energy' knows channel ranks only, got method {self.method!r}: use 'channel'")
+
+    def _check_bounds(self) -> None:
+        """Raise for bounds of what may be lost that are out of their range."""
+        if self.max_drop is not None and not 0 < self.max_drop < 1:
+            raise BudgetError(
+                f"`max_drop`: got {self.max_drop:g}, wanted a share above 0 and below 1: try `max_drop=0.01`"
+            )
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise BudgetError(
+                f"`min_agreement`: got {self.min_agreement:g}, wanted a share from 0 to 1: try `min_agreement=0.95`"
+            )
+        if self.max_error is not None and not 0 < self.max_error < inf:
+            raise BudgetError(f"`max_error`: got {self.max_error:g}, wanted a number above 0: try `max_error=0.3`")
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ class MadeUpClock:
         else:
             self.networks.append(list(models))
             self.feeds.append(list(feeds))
-        return [Timing(((self.milliseconds(model),),)) for model in models]
+        return [Timing(((self.milliseconds(model),),) * pace.rounds) for model in models]
 
 
 def set_clock(

@@ -13,12 +13,14 @@ from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan
 from onnx_lowrank.cli.help import off_switch, option, setting
 from onnx_lowrank.cli.options import (
     FilePath,
+    bound_options,
     check_cost,
     check_target,
     data_files,
     data_options,
     layer_options,
     method_options,
+    read_bounds,
     read_data,
     read_inputs,
     read_preprocessing,
@@ -28,7 +30,7 @@ from onnx_lowrank.cli.options import (
 )
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.watch import watching
-from onnx_lowrank.report import headline, layer_table
+from onnx_lowrank.report import headline, labelled, layer_table
 from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.settings import REFINEMENTS, Settings
@@ -44,6 +46,7 @@ from onnx_lowrank.version import __version__
         help="How many times cheaper.")  # fmt: skip
 @option("--max-drop", metavar="D", help="Or: the largest that loses D at most (1%).")
 @option("--labels", is_flag=True, help="Count that loss in top-1; folders are classes.")
+@bound_options
 @method_options
 @setting("--refine", type=click.Choice(REFINEMENTS), advanced=True, help="How long factors are refined.")
 @data_options
@@ -88,7 +91,7 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         options["speedup"] = read_speedup(speedup)
     options["max_drop"] = read_share(options["max_drop"], "--max-drop")
     plan = read_plan(plan_file) if plan_file else None
-    settings = Settings(plan=plan, **read_inputs(options), **options)
+    settings = Settings(plan=plan, **read_inputs(options), **read_bounds(options), **options)
     files = OutputFiles(output, reports, save_plan)
     with watching(quiet=quiet) as watch:
         result = pipeline.convert(
@@ -106,3 +109,5 @@ def _show(result: Result) -> None:
         console.print(line, markup=False, soft_wrap=True)
     if result.report.output:
         console.print(f"written     {result.report.output}", markup=False, soft_wrap=True)
+    for warning in result.report.warnings:
+        console.print(labelled("warning", warning), markup=False, soft_wrap=True)

@@ -169,14 +169,33 @@ def read_speedup(text: str) -> float:
         raise BudgetError(f"--speedup: got '{text}', wanted a number above 1: try --speedup 4") from None
 
 
-def read_share(text: str | None, option: str) -> float | None:
+def read_share(text: str | None, option: str, examples: str = "0.01 or 1%") -> float | None:
     """Read a share like ``0.01`` or ``1%``; `Settings` checks its range."""
     if text is None:
         return None
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        raise BudgetError(f"{option}: got '{text}', wanted a share: try {option} 0.01 or 1%") from None
+        raise BudgetError(f"{option}: got '{text}', wanted a share: try {option} {examples}") from None
+
+
+def bound_options(function: Function) -> Function:
+    """Add what a result has to be on held-out samples not to be refused."""
+    return _with(
+        function,
+        option("--min-agreement", metavar="X",
+               help="Refuse less of the same top class (95%)."),
+        option("--max-error", metavar="X",
+               help="Refuse a larger relative error (0.3)."),
+    )  # fmt: skip
+
+
+def read_bounds(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the bounds of a result out of ``options``, as fields of `Settings`, which checks their range."""
+    return {
+        "min_agreement": read_share(options.pop("min_agreement"), "--min-agreement", "0.95 or 95%"),
+        "max_error": read_share(options.pop("max_error"), "--max-error", "0.3 or 30%"),
+    }
 
 
 def data_options(function: Function) -> Function:

@@ -15,11 +15,13 @@ from onnx_lowrank.cli.help import off_switch, option
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
     FilePath,
+    bound_options,
     check_cost,
     data_files,
     data_options,
     layer_options,
     method_options,
+    read_bounds,
     read_data,
     read_inputs,
     read_preprocessing,
@@ -29,7 +31,7 @@ from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands import sweep as sweeps
 from onnx_lowrank.commands.sweep import SweepFiles
-from onnx_lowrank.report import CurveReport, curve_table, quick_text
+from onnx_lowrank.report import CurveReport, curve_notes, curve_table, quick_text
 from onnx_lowrank.settings import REFINEMENTS, Settings
 
 _SPEEDUPS = ",".join(f"{target:g}" for target in signature(sweeps.sweep).parameters["speedups"].default)
@@ -59,6 +61,7 @@ class Speedups(click.ParamType):
 @option("--speedups", type=Speedups(), default=_SPEEDUPS, metavar="X,X,...", help="Targets.")
 @option("--models", is_flag=True, help="Write the converted models too.")
 @option("--labels", is_flag=True, help="Measure accuracy; folders are classes.")
+@bound_options
 @method_options
 @option("--refine", type=click.Choice(REFINEMENTS), advanced=True,
         show_default=f"{Settings.refine}, with half of the samples",
@@ -93,7 +96,7 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     quick = not models and options["refine"] is None
     if options["refine"] is None:
         del options["refine"]
-    settings = Settings(**read_inputs(options), **options)
+    settings = Settings(**read_inputs(options), **read_bounds(options), **options)
     with watching(quiet=quiet) as watch:
         found = sweeps.sweep(
             model, data, speedups, settings, preprocessing=preprocessing, models=models, quick=quick, output=folder,
@@ -117,8 +120,10 @@ def _show(report: CurveReport, folder: Path) -> None:
     if report.quick:
         console.print(f"quick       {quick_text(report)}", markup=False, soft_wrap=True)
     for line in (
-        f"verified    on {report.held_out} held-out samples; * on the front: no other target beats it in both",
+        f"verified    on {report.held_out} held-out samples; * on the front: no other target beats it in both"
+        + ("; ! not close" if any(point.warnings for point in report.points) else ""),
         f"seconds     {report.seconds:.1f} for {len(report.points)} targets",
         f"written     {folder}",
+        *curve_notes(report),
     ):
         console.print(line, markup=False, soft_wrap=True)

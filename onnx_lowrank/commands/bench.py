@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.runtime.device import device_name
+from onnx_lowrank.runtime.latency import is_steady
 from onnx_lowrank.runtime.library import version
 from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.provider import Provider
@@ -28,12 +29,19 @@ class ModelTiming:
         inputs: shape by input name.
         timing: all its runs.
         ratio_to_first: how many times as fast as the first model; median over rounds.
+        interval: bounds of that ratio, see `Timing.speedup_interval`; None after a single round.
     """
 
     path: str
     inputs: Mapping[str, tuple[int, ...]]
     timing: Timing
     ratio_to_first: float
+    interval: tuple[float, float] | None = None
+
+    @property
+    def steady(self) -> bool:
+        """Whether the bounds are close enough to name one ratio; not after a single round."""
+        return self.interval is not None and is_steady(self.interval)
 
     def to_dict(self) -> dict[str, Any]:
         """The entry of ``models`` in ``bench --json``."""
@@ -45,6 +53,8 @@ class ModelTiming:
             "p90_ms": self.timing.percentile_ms(90),
             "runs": self.timing.runs,
             "ratio_to_first": self.ratio_to_first,
+            "interval": None if self.interval is None else list(self.interval),
+            "steady": self.steady,
         }
 
 
@@ -111,7 +121,8 @@ def bench(
     found = []
     for network, mine, timing in zip(networks, feeds, timings, strict=True):
         inputs = {name: values.shape for name, values in mine.items()}
-        found.append(ModelTiming(network.name, inputs, timing, timings[0].speedup(timing)))
+        interval = timings[0].speedup_interval(timing) if len(timing.rounds) > 1 else None
+        found.append(ModelTiming(network.name, inputs, timing, timings[0].speedup(timing), interval))
     return Benchmark(where, device_name(where), tuple(found))
 
 

@@ -218,6 +218,8 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         for attempt in attempts:
             if (met := attempt.converted) is not None:
                 result = report_on(met, network, layers, losses, solve_on, timer, attempt.monitor, attempt.file)
+                for warning in result.report.warnings:
+                    log.warning("target %gx: %s", attempt.speedup, warning)
                 results[attempt.speedup] = result.written_to(files.models.get(attempt.speedup) if files else None)
         report = _curve(attempts, results, settings, calibration_report(network, calibration), solve_on.images)
         finished = Sweep(replace(report, seconds=monitor.total), tuple(results.values()) if models else ())

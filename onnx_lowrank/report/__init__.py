@@ -7,7 +7,7 @@ from onnx_lowrank.report.markdown import to_markdown
 from onnx_lowrank.report.page import to_html
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
 from onnx_lowrank.report.template import check_page_packages
-from onnx_lowrank.report.text import curve_table, headline, layer_table, short_name, short_number
+from onnx_lowrank.report.text import curve_notes, curve_table, headline, labelled, layer_table, short_name, short_number
 
 __all__ = [
     "Calibration",
@@ -17,9 +17,11 @@ __all__ = [
     "Report",
     "ReportFigures",
     "check_page_packages",
+    "curve_notes",
     "curve_table",
     "curve_to_html",
     "headline",
+    "labelled",
     "layer_table",
     "quick_text",
     "short_name",

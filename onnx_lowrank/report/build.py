@@ -19,6 +19,7 @@ from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.search import Search
 from onnx_lowrank.report.figures import ReportFigures
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
+from onnx_lowrank.report.text import held_out_text
 from onnx_lowrank.runtime.latency import Latency
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.monitor import Monitor
@@ -26,6 +27,7 @@ from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison
+from onnx_lowrank.verify.fidelity import fidelity_warnings
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ def build_report(
         )
         for layer, entry, after in zip(layers.eligible, plan, macs, strict=False)  # the rest is that of skipped layers
     ]
+    used = calibration_report(network, calibration)
     return Report(
         version=__version__,
         seed=settings.seed,
@@ -100,7 +103,7 @@ def build_report(
         requested=None if settings.plan or measurements.search else settings.speedup,
         macs=(layers.macs, sum(macs)),
         parameters=(layers.parameters, layers.planned_parameters(plan)),
-        calibration=calibration_report(network, calibration),
+        calibration=used,
         layers=tuple(network.in_order([*rows, *map(LayerReport.of_skipped, layers.skipped)])),
         verification=None if comparison is None else _verification(comparison),
         forward_passes={
@@ -112,6 +115,7 @@ def build_report(
         peak_memory_bytes=peak_memory_bytes(),
         latency=None if latency is None else latency.to_dict(),
         max_drop=_max_drop(settings, measurements),
+        warnings=() if comparison is None else _warnings(comparison, used, settings),
     )
 
 
@@ -124,6 +128,10 @@ def calibration_report(network: Network, calibration: CalibrationSet) -> Calibra
         positions_per_image=max(drawn.shape[1] for drawn in calibration.positions.values()),
         provider=network.provider.name,
     )
+
+
+def _warnings(comparison: Comparison, calibration: Calibration, settings: Settings) -> tuple[str, ...]:
+    return fidelity_warnings(comparison, held_out_text(comparison.images, calibration), settings.max_drop)
 
 
 def _verification(comparison: Comparison) -> dict[str, Any]:

@@ -28,6 +28,9 @@ class CurvePoint:
         model: path of the written model; None if none was written.
         on_front: whether the point is Pareto-optimal in cost and loss among all points.
         error: why the target was not met.
+        latency: ``ratio`` of the measured latencies, its ``interval`` and whether it is ``steady``; None also if
+            nothing was measured.
+        warnings: why nobody would want the network.
     """
 
     requested: float
@@ -41,6 +44,8 @@ class CurvePoint:
     model: str | None = None
     on_front: bool = False
     error: str | None = None
+    latency: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
 
     @staticmethod
     def of_report(report: Report, accuracy: Mapping[str, float] | None, seconds: float) -> CurvePoint:
@@ -62,6 +67,8 @@ class CurvePoint:
             (report.verification or {})["outputs"],
             accuracy,
             report.output,
+            latency=None if latency is None else {key: latency[key] for key in ("ratio", "interval", "steady")},
+            warnings=report.warnings,
         )
 
     @property
@@ -97,6 +104,8 @@ class CurvePoint:
             "model": self.model,
             "on_front": self.on_front,
             "error": self.error,
+            "latency": self.latency,
+            "warnings": list(self.warnings),
         }
 
 
@@ -118,7 +127,9 @@ class CurveReport:
                      "outputs": {name: {"relative_error", "cosine", "agreement"}},
                      "accuracy": {"top1": x, "top5": x} | null,
                      "seconds": x, "model": path | null, "on_front": bool,
-                     "error": text | null}],                     # null with an error: all but requested and seconds
+                     "error": text | null,                       # null with an error: all but requested and seconds
+                     "latency": {"ratio": x, "interval": [a, b], "steady": bool} | null,
+                     "warnings": [text]}],                       # why nobody would want this point
          "seconds": x, "peak_memory_bytes": int}
 
     Attributes:

@@ -9,7 +9,14 @@ from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
 from onnx_lowrank.report.curve_charts import latency_curve, macs_curve, original_fidelity
 from onnx_lowrank.report.table import Cell, Column, numbers, rows, short_counts, without_empty, words
 from onnx_lowrank.report.template import check_page_packages, fill_template
-from onnx_lowrank.report.text import fidelity_text, held_out_text, latency_conditions, short_number
+from onnx_lowrank.report.text import (
+    fidelity_text,
+    held_out_text,
+    is_steady,
+    latency_conditions,
+    short_number,
+    unsteady_text,
+)
 
 _MEASURE_TITLES = {
     "accuracy": "Top-1 (%)",
@@ -37,6 +44,7 @@ def curve_to_html(report: CurveReport) -> str:
         title=f"{name}: {len(report.points)} targets",
         name=name,
         verdict=_verdict(report),
+        warnings=[f"{point.requested:g}×: {warning}" for point in report.met for warning in point.warnings],
         quick=quick_text(report) if report.quick else "",
         measure=_MEASURE_TITLES[kind],
         held_out=held_out_text(report.held_out, report.calibration),
@@ -85,16 +93,27 @@ def _columns(report: CurveReport) -> list[Column]:
             numbers("fewer", [each.get("macs") for each in speedups], ".2f", "×"),
             short_counts("parameters", [point.parameters for point in points]),
             numbers("ms", [point.milliseconds for point in points], ".3g"),
-            numbers("faster", [each.get("latency") for each in speedups], ".2f", "×"),
+            Column("faster", [_faster(point) for point in points]),
             numbers("top-1, %", [_accuracy(point, "top1") for point in points], ".2f"),
             numbers("top-5, %", [_accuracy(point, "top5") for point in points], ".2f"),
             *_output_columns(report),
             numbers("seconds", [point.seconds for point in points], ".1f"),
             words("on the front", ["yes" if point.on_front else "" for point in points]),
+            words("fidelity", ["not close" if point.warnings else "" for point in points]),
             words("model", [PurePath(point.model or "").name for point in points]),
             words("reason", [point.error or "" for point in points]),
         ]
     )
+
+
+def _faster(point: CurvePoint) -> Cell:
+    """Return how many times as fast a point is; its bounds alone where they are wide."""
+    speedup = (point.speedups or {}).get("latency")
+    if speedup is None:
+        return Cell()
+    unsteady = point.latency is not None and not is_steady(point.latency)
+    text = unsteady_text(point.latency["interval"], "×") if point.latency and unsteady else f"{speedup:.2f}×"
+    return Cell(text, repr(float(speedup)))
 
 
 def _output_columns(report: CurveReport) -> Iterator[Column]:

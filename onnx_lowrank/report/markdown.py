@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onnx_lowrank.report.report import LayerReport, Report
-from onnx_lowrank.report.text import drop_text, error_text, held_out_text, latency_conditions, short_number, size_change
+from onnx_lowrank.report.text import (
+    drop_text,
+    error_text,
+    held_out_text,
+    is_steady,
+    latency_conditions,
+    short_number,
+    size_change,
+    unsteady_text,
+)
 
 
 def to_markdown(report: Report) -> str:
@@ -18,6 +27,8 @@ def to_markdown(report: Report) -> str:
 
 
 def _body(report: Report) -> Iterator[str]:
+    for warning in report.warnings:
+        yield f"**Warning**: {_cell(warning)}.\n"
     if report.calibration.synthetic:
         yield "**Calibrated with synthetic images**: real images give better results.\n"
     yield from _table(["", "before", "after", "ratio"], _totals(report))
@@ -46,7 +57,8 @@ def _totals(report: Report) -> Iterator[Sequence[str]]:
         yield ["file", *sizes, size_change(*report.file_bytes)]
     if (latency := report.latency) is not None:
         times = (f"{latency[key]:.3g} ms" for key in ("before_ms", "after_ms"))
-        yield [f"latency, {latency_conditions(latency)}", *times, f"{latency['speedup']:.2f}x"]
+        ratio = f"{latency['speedup']:.2f}x" if is_steady(latency) else unsteady_text(latency["interval"])
+        yield [f"latency, {latency_conditions(latency)}", *times, ratio]
 
 
 def _output_row(name: str, fidelity: Mapping[str, float | None]) -> Sequence[str]:

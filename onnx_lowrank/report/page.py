@@ -24,11 +24,13 @@ from onnx_lowrank.report.text import (
     drop_text,
     error_text,
     held_out_text,
+    is_steady,
     latency_conditions,
     seconds_text,
     share_text,
     short_number,
     size_change,
+    unsteady_text,
 )
 
 
@@ -83,6 +85,7 @@ def to_html(report: Report, figures: ReportFigures) -> str:
         title=f"{name}: {report.speedup:.2f}× fewer multiply-adds",
         name=name,
         verdict=_verdict(report),
+        warnings=report.warnings,
         key_figures=list(_key_figures(report, figures.file_bytes)),
         outputs=list(_outputs(report)),
         pictures=[picture(sample) for sample in figures.samples],
@@ -102,7 +105,8 @@ def _verdict(report: Report) -> str:
     """Return the conversion in a sentence."""
     parts = [f"{report.speedup:.2f}× fewer multiply-adds"]
     if report.latency is not None:
-        parts.append(f"{report.latency['speedup']:.2f}× faster as measured")
+        speed = f"{report.latency['speedup']:.2f}× faster as measured"
+        parts.append(speed if is_steady(report.latency) else f"speed {unsteady_text(report.latency['interval'], '×')}")
     if report.verification is None:
         return f"{', '.join(parts)}: a plan, nothing was solved or written."
     fidelity = _fidelity(report)
@@ -124,7 +128,12 @@ def _key_figures(report: Report, file_bytes: tuple[int, int | None]) -> Iterator
         yield KeyFigure("Latency", "not measured", "")
     else:
         times = _change(*(f"{latency[key]:.3g} ms" for key in ("before_ms", "after_ms")))
-        yield KeyFigure("Latency", f"{latency['speedup']:.2f}× faster", f"{times}; {latency_conditions(latency)}")
+        faster = f"{latency['speedup']:.2f}× faster" if is_steady(latency) else "unsteady"
+        detail = f"{times}; {latency_conditions(latency)}"
+        if (interval := latency.get("interval")) is not None:
+            low, high = (f"{bound:.2f}×" for bound in interval)
+            detail += f"; {low} to {high}" if is_steady(latency) else f"; between {low} and {high}, machine busy?"
+        yield KeyFigure("Latency", faster, detail)
     yield _fidelity(report)
 
 

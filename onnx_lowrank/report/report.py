@@ -137,9 +137,10 @@ class Report:
         forward_passes: passes of the original and of the converted network over the calibration set.
         seconds: by stage, and in ``total``.
         peak_memory_bytes: peak resident memory of the process.
-        latency: milliseconds before and after, speedup, batch size and threads; None if it was not measured.
+        latency: milliseconds before and after, speedup with bounds, batch size and threads; None if not measured.
         max_drop: the allowed loss, the loss of the result and all trials of the search; None if a speedup was given.
         file_bytes: sizes of the original and the converted file, with external data; None where nothing was written.
+        warnings: why nobody would want the converted network, and what to do; none where it is close to the original.
     """
 
     version: str
@@ -158,6 +159,7 @@ class Report:
     latency: dict[str, Any] | None = None
     max_drop: dict[str, Any] | None = None
     file_bytes: tuple[int | None, int | None] = (None, None)
+    warnings: tuple[str, ...] = ()
 
     @property
     def speedup(self) -> float:
@@ -191,6 +193,7 @@ class Report:
             "verification": self.verification,
             "latency": self.latency,
             "max_drop": self.max_drop,
+            "warnings": list(self.warnings),
             "forward_passes": self.forward_passes,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

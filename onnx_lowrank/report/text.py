@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -11,8 +12,10 @@ from rich.text import Text
 from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
+from onnx_lowrank.verify.fidelity import is_close
 
 _NAME_WIDTH = 20
+_LINE_WIDTH = 100
 
 
 def layer_table(report: Report) -> Table:
@@ -47,15 +50,17 @@ def headline(report: Report) -> list[str]:
         sizes = " -> ".join(f"{short_number(size or 0)}B" for size in report.file_bytes)
         lines.append(f"file        {sizes} ({size_change(*report.file_bytes)})")
     if (latency := report.latency) is not None:
-        before, after, speedup = (latency[key] for key in ("before_ms", "after_ms", "speedup"))
-        conditions = latency_conditions(latency)
-        lines.append(f"latency     {before:.3g} -> {after:.3g} ms ({speedup:.2f}x faster, {conditions})")
+        before, after = (latency[key] for key in ("before_ms", "after_ms"))
+        faster, conditions = faster_text(latency), latency_conditions(latency)
+        separator = "," if is_steady(latency) else ""  # behind a question mark
+        lines.append(f"latency     {before:.3g} -> {after:.3g} ms ({faster}{separator} {conditions})")
     lines.append(f"calibrated  {calibration_text(report.calibration)}")
     if report.verification is not None:
         for name, fidelity in report.verification["outputs"].items():
             agreement = "" if fidelity["agreement"] is None else f", same top class {fidelity['agreement']:.1%}"
+            label = "verified " if is_close(fidelity) or not report.warnings else "not close"
             lines.append(
-                f"verified    {name}: relative error {error_text(fidelity['relative_error'])}{agreement} "
+                f"{label}   {name}: relative error {error_text(fidelity['relative_error'])}{agreement} "
                 f"on {report.verification['images']} held-out samples"
             )
     if report.max_drop is not None:
@@ -71,6 +76,35 @@ def size_change(before: int | None, after: int | None, times: str = "x") -> str:
     """
     first, second = max(1, before or 0), max(1, after or 0)
     return f"{second / first:.2f}{times} larger" if second > first else f"{first / second:.2f}{times} smaller"
+
+
+def faster_text(latency: Mapping[str, Any], times: str = "x") -> str:
+    """Return how many times as fast the converted network is, with bounds; the bounds alone where it is unsteady.
+
+    Args:
+        latency: the entry ``latency`` of the JSON report.
+        times: the sign behind a factor.
+    """
+    if not is_steady(latency):
+        return unsteady_text(latency["interval"], times)
+    low, high = latency.get("interval") or 2 * [latency["speedup"]]
+    bounds = "" if f"{low:.2f}" == f"{high:.2f}" else f", {low:.2f} to {high:.2f}"
+    return f"{latency['speedup']:.2f}{times} faster{bounds}"
+
+
+def is_steady(latency: Mapping[str, Any] | None) -> bool:
+    """Return whether the entry ``latency`` of a JSON report names one speedup; reports of old do not say."""
+    return latency is None or bool(latency.get("steady", True))
+
+
+def unsteady_text(interval: Sequence[float], times: str = "x") -> str:
+    """Return what is known of a speedup that changes from round to round.
+
+    >>> unsteady_text([1.25, 5.5])
+    'unsteady: between 1.25x and 5.50x, machine busy?'
+    """
+    low, high = interval
+    return f"unsteady: between {low:.2f}{times} and {high:.2f}{times}, machine busy?"
 
 
 def latency_conditions(latency: Mapping[str, Any]) -> str:
@@ -133,6 +167,20 @@ def curve_table(report: CurveReport) -> Table:
     return table
 
 
+def curve_notes(report: CurveReport) -> list[str]:
+    """Return a line for every point whose speedup is unsteady or that nobody would want.
+
+    Args:
+        report: of a sweep.
+    """
+    lines = []
+    for point in report.met:
+        if point.latency is not None and not is_steady(point.latency):
+            lines.append(labelled("latency", f"{point.requested:g}x: {unsteady_text(point.latency['interval'])}"))
+        lines += [labelled("warning", f"{point.requested:g}x: {warning}") for warning in point.warnings]
+    return lines
+
+
 def _point_cells(point: CurvePoint) -> list[str]:
     if point.error is not None:
         return [f"{point.requested:g}x", "not met"]
@@ -144,8 +192,8 @@ def _point_cells(point: CurvePoint) -> list[str]:
         f"{speedups['macs']:.2f}x",
         short_number(point.parameters or 0),
         "" if point.milliseconds is None else f"{point.milliseconds:.3g}",
-        "" if faster is None else f"{faster:.2f}x",
-        fidelity_text(point),
+        "" if faster is None else f"{faster:.2f}x" if is_steady(point.latency) else "unsteady",
+        f"{'! ' if point.warnings else ''}{fidelity_text(point)}",
         "*" if point.on_front else "",
     ]
 
@@ -154,6 +202,16 @@ def fidelity_text(point: CurvePoint) -> str:
     """Return the fidelity of a point: a share in percent, or a relative error."""
     kind, number = point.fidelity
     return error_text(number) if kind == "relative_error" or number is None else f"{number:.2%}"
+
+
+def labelled(label: str, text: str) -> str:
+    """Return a long text behind a label, over as many lines as it takes.
+
+    >>> labelled("warning", "close to nothing").splitlines()
+    ['warning     close to nothing']
+    """
+    indent = 12 * " "
+    return textwrap.fill(text, _LINE_WIDTH, initial_indent=f"{label:<12}", subsequent_indent=indent)
 
 
 def short_number(value: float) -> str:

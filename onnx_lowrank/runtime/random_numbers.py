@@ -52,5 +52,5 @@ def random_tensors(
 def _same(one: Any, other: Any) -> bool:
     """Return whether two outputs are the same; NaN is the same as NaN."""
     if isinstance(one, np.ndarray) and one.dtype != object:
-        return one.shape == other.shape and one.tobytes() == other.tobytes()
+        return bool(one.shape == other.shape and one.tobytes() == other.tobytes())
     return repr(one) == repr(other)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import comb, inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +24,7 @@ from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import Session
 
 _MAX_RUNS_PER_ROUND = 2_000  # reached by models that take microseconds
+_MIN_COVERAGE = 0.75  # of an interval: that of three rounds from the smallest to the largest
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,52 @@ class Timing:
         Raises:
             ValueError: the numbers of rounds differ.
         """
+        return median(self._ratios(other))
+
+    def speedup_interval(self, other: Timing) -> tuple[float, float]:
+        """Return between which bounds the speedup lies: they hold the ratios of rounds and that of the fastest runs.
+
+        The ratios of rounds are bounded by two of them, which lie around the true median with a probability of at least
+        75 %, whatever the distribution: the smallest and the largest of 3 to 5 rounds, the second of either end of 6.
+        Other work on the machine may also slow down most runs of every round; then the ratio of the fastest runs,
+        which it spoils least, is another one, and the bounds are widened to hold it too.
+
+        Args:
+            other: the runs of another model, timed in turns with this one.
+
+        Raises:
+            ValueError: the numbers of rounds differ.
+
+        References:
+            David, Nagaraja 2003, Order Statistics, 3rd edition, section 7.1, for the interval of a median; Chen, Revels
+            2016, arXiv:1608.04295, for the fastest run.
+
+        >>> Timing(((4.0,), (6.0,), (4.2,))).speedup_interval(Timing(((2.0,), (2.0,), (2.0,))))
+        (2.0, 3.0)
+        """
+        ratios, best = sorted(self._ratios(other)), self.best_ms / other.best_ms
+        left_out = _left_out_per_end(len(ratios))
+        return min(ratios[left_out], best), max(ratios[-1 - left_out], best)
+
+    def joined(self, later: Timing) -> Timing:
+        """Return the rounds of both."""
+        return Timing(self.rounds + later.rounds)
+
+    def _ratios(self, other: Timing) -> list[float]:
+        """Return the ratio of the medians of every round."""
         pairs = zip(self.rounds, other.rounds, strict=True)
-        return median(median(own) / median(others) for own, others in pairs)
+        return [median(own) / median(others) for own, others in pairs]
+
+
+def _left_out_per_end(count: int) -> int:
+    """Return how many of ``count`` sorted numbers can be left out at either end: the rest covers the median well."""
+    left_out, missed = 0, 2 / 2**count  # the probability that all numbers are on one side of the median
+    while left_out + 1 < count / 2:
+        missed += 2 * comb(count, left_out + 1) / 2**count
+        if missed > 1 - _MIN_COVERAGE:
+            break
+        left_out += 1
+    return left_out
 
 
 def time_in_turns(

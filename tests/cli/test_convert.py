@@ -22,7 +22,7 @@ DEMO = Path(__file__).parents[2] / "models/demo_mnist_vgg.onnx"
 
 def test_convert_writes_a_model_a_report_and_a_plan(folder: Path) -> None:
     result = call(
-        "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "2", "--report", "r.json", "--save-plan", "p.json"
+        "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "3", "--report", "r.json", "--save-plan", "p.json"
     )
     assert result.exit_code == 0, result.output
     report = json.loads(Path("r.json").read_text())

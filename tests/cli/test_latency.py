@@ -25,6 +25,7 @@ from tests.command_line import call, fails, works
 from tests.helpers import MadeUpClock, build, filters, is_one_layer, normal, plain_network, set_clock, work
 from tests.networks import images, network
 
+RATIO = ("ratio_to_first", "interval", "steady")
 QUICK = ("--rounds", "2", "--repeats", "3", "--threads", "1", "--provider", "cpu")
 CONVERT = ("in.onnx", "out.onnx", "--data", "data.npy", "--threads", "1", "--provider", "cpu", "--speedup", "2")
 
@@ -56,13 +57,13 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> Made
 def test_bench_in_words(folder: Path) -> None:
     onnx.save(network(), "other.onnx")
     result = works("bench", "in.onnx", "other.onnx", *QUICK)
-    where, title, first, second = result.stdout.splitlines()
+    where, title, first, second = result.stdout.splitlines()[:4]
     device = device_name(Provider("cpu", 1))
     assert where == f"{device}, provider cpu, 1 thread, onnxruntime {onnxruntime.__version__}"
-    assert title.split() == ["median", "ms", "p10", "ms", "p90", "ms", "ratio", "model"]
+    assert title.split() == ["median", "ms", "p10", "ms", "p90", "ms", "ratio", "interval", "model"]
     row = r"\s*\d+\.\d{3}\s+\d+\.\d{3}\s+\d+\.\d{3}\s+"
-    assert re.fullmatch(row + r"1\.00x   in\.onnx \(x 1x3x8x8, \d+ runs\)", first)
-    assert re.fullmatch(row + r"\d+\.\d\dx   other\.onnx \(x 1x3x12x12, \d+ runs\)", second)
+    assert re.fullmatch(row + r"1\.00x\s+in\.onnx \(x 1x3x8x8, \d+ runs\)", first)
+    assert re.fullmatch(row + r"\d+\.\d\dx\s+\d+\.\d\d \.\. \d+\.\d\d   other\.onnx \(x 1x3x12x12, \d+ runs\)", second)
 
 
 def test_bench_in_json(folder: Path) -> None:
@@ -70,7 +71,7 @@ def test_bench_in_json(folder: Path) -> None:
     assert list(found) == ["provider", "device", "threads", "onnxruntime", "models"]
     assert (found["provider"], found["threads"]) == ("cpu", 1)
     for model in found["models"]:
-        assert list(model) == ["path", "inputs", "median_ms", "p10_ms", "p90_ms", "runs", "ratio_to_first"]
+        assert list(model) == ["path", "inputs", "median_ms", "p10_ms", "p90_ms", "runs", *RATIO]
         assert model["path"] == "in.onnx"
         assert model["inputs"] == {"x": [3, 3, 8, 8]}
         assert model["runs"] >= 2 * 3

@@ -71,6 +71,8 @@ def test_all_fields(seen: list[Any], tmp_path: Path) -> None:
                 "p90_ms": ms,
                 "runs": 6,
                 "ratio_to_first": 8 / ms,
+                "interval": [8 / ms, 8 / ms],
+                "steady": True,
             }
             for path, ms in ((str(tmp_path / "a.onnx"), 8), (str(tmp_path / "b.onnx"), 4), ("<model>", 2))
         ],

@@ -68,6 +68,8 @@ def test_json_has_every_field() -> None:
         "model": "out/n-2x.onnx",
         "on_front": True,
         "error": None,
+        "latency": None,
+        "warnings": [],
     }
     missed = found["points"][-1]
     assert missed["speedup"] == {"requested": 900, "macs": None, "params": None, "latency": None}

@@ -93,6 +93,67 @@ def latency(before: float, after: float) -> Latency:
     return Latency(Timing(((before,),)), Timing(((after,),)), 1, 1)
 
 
+def busy_latency(*ratios: float) -> Latency:
+    """A network of 30 ms whose converted one takes 10 ms, measured while the machine was slow in some rounds."""
+    before = Timing(tuple((10 * ratio,) for ratio in ratios))
+    return Latency(before, Timing(((10.0,),) * len(ratios)), 1, 1)
+
+
+class BusyClock:
+    """Takes the place of `time_in_turns`: the ratio of the first to the other networks, round by round."""
+
+    def __init__(self, *ratios: float) -> None:
+        self.ratios, self.calls = list(ratios), 0
+
+    def __call__(self, models: list[Any], _feeds: Any, _provider: Any, pace: Any) -> list[Timing]:
+        self.calls += 1
+        now, self.ratios = self.ratios[: pace.rounds], self.ratios[pace.rounds :]
+        return [Timing(tuple((ratio,) for ratio in now)), *[Timing(((1.0,),) * pace.rounds)] * (len(models) - 1)]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "steady"),
+    [((3.0, 3.0, 3.0), True), ((2.7, 3.0, 3.3), True), ((2.5, 3.0, 3.3), False), ((3.0, 12.07, 12.1), False)],
+)
+def test_a_speedup_is_steady_where_its_bounds_are_close(ratios: tuple[float, ...], steady: bool) -> None:
+    facts = busy_latency(*ratios).to_dict()
+    assert facts["steady"] is steady
+    assert facts["interval"] == pytest.approx([ratios[0], ratios[-1]])
+    assert facts["ratio"] == facts["speedup"] == pytest.approx(ratios[1])
+
+
+def test_unsteady_networks_are_timed_once_more(plain: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    for ratios, calls, interval in (
+        ([3.0, 3.1, 3.2], 1, (3.0, 3.2)),
+        ([3.0, 3.1, 12.0, 3.0, 3.2, 3.1], 2, (3.0, 3.2)),
+        ([3.0, 11.0, 12.0, 9.0, 3.2, 3.1], 2, (3.0, 11.0)),
+    ):
+        clock = BusyClock(*ratios)
+        monkeypatch.setattr("onnx_lowrank.runtime.latency.time_in_turns", clock)
+        found = plain.timer.time(plain.network.model)
+        assert clock.calls == calls
+        assert found.interval == pytest.approx(interval)
+        assert found.steady == (interval[1] < 4)
+
+
+def test_choosing_ranks_takes_no_second_look(plain: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = BusyClock(3.0, 11.0, 12.0)
+    monkeypatch.setattr("onnx_lowrank.runtime.latency.time_in_turns", clock)
+    found = plain.timer.time_plan(plain.layers.eligible, PLAN)
+    assert (clock.calls, found.best_speedup) == (1, 3.0)
+
+
+def test_an_unsteady_speedup_is_slow_where_its_upper_bound_is(
+    plain: Opened, made_up: MadeUpClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow_warning(plain, busy_latency(0.3, 0.5, 5.0))
+    assert warned(caplog) == ""
+    slow_warning(plain, busy_latency(0.3, 0.5, 0.9))
+    assert warned(caplog).startswith("measured speedup 0.90 at most is under 80 %")
+    slow_warning(plain, busy_latency(0.3, 0.5, 0.9), cost="latency", speedup=3.0)
+    assert "measured speedup 0.90 at most, 3 was asked for" in warned(caplog)
+
+
 # The stand-in network
 
 
@@ -148,6 +209,9 @@ def test_the_original_and_the_converted_network_are_timed_together(plain: Opened
         "before_ms": pytest.approx(macs[0] / RATE),
         "after_ms": pytest.approx(macs[1] / RATE),
         "speedup": pytest.approx(macs[0] / macs[1]),
+        "ratio": pytest.approx(macs[0] / macs[1]),
+        "interval": [pytest.approx(macs[0] / macs[1])] * 2,
+        "steady": True,
         "batch": 1,
         "threads": 1,
     }

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime import timing as latency
@@ -242,6 +243,53 @@ def test_a_round_in_which_the_machine_was_slow_does_not_count() -> None:
     after = Timing(((2.0, 2.0), (20.0, 80.0), (2.0, 2.0)))
     assert before.speedup(after) == 2
     assert after.speedup(before) == pytest.approx(0.5)
+
+
+def rounds_of(*ratios: float) -> tuple[Timing, Timing]:
+    """Two models whose ratio changes from round to round, while the ratio of their fastest runs is 3."""
+    before = Timing(tuple((3.0, ratio, ratio) if ratio >= 3 else (3.0, 3.0, 3.0) for ratio in ratios))
+    after = Timing(tuple((1.0, 1.0, 1.0) if ratio >= 3 else (1.0, 3 / ratio, 3 / ratio) for ratio in ratios))
+    return before, after
+
+
+@pytest.mark.parametrize(
+    ("ratios", "interval"),
+    [
+        ((3.0,), (3, 3)),
+        ((3.0, 5.0), (3, 5)),
+        ((2.0, 3.0, 12.0), (2, 12)),
+        ((2.0, 3.0, 12.0, 4.0), (2, 12)),
+        ((2.0, 3.0, 12.0, 4.0, 6.0), (2, 12)),
+        ((2.0, 2.5, 12.0, 4.0, 6.0, 3.0), (2.5, 6)),  # the second of either end
+        ((2.0, 2.5, 12.0, 4.0, 6.0, 3.0, 3.0), (2.5, 6)),
+        ((2.0, 2.2, 2.5, 2.7, 3.0, 3.0, 4.0, 6.0, 12.0), (2.5, 4)),
+        ((12.0, 12.0, 12.0), (3, 12)),  # every round was spoiled: the fastest runs know better
+        ((1.0, 1.0, 1.0), (1, 3)),
+    ],
+)
+def test_the_interval_holds_the_ratios_of_rounds_and_of_the_fastest_runs(
+    ratios: tuple[float, ...], interval: tuple[float, float]
+) -> None:
+    before, after = rounds_of(*ratios)
+    assert before.speedup_interval(after) == pytest.approx(interval)
+    assert after.speedup_interval(before) == pytest.approx((1 / interval[1], 1 / interval[0]))
+    assert interval[0] <= before.speedup(after) <= interval[1]
+
+
+@pytest.mark.parametrize("count", range(1, 30))
+def test_the_interval_covers_the_median_as_often_as_it_says(count: int) -> None:
+    """The narrowest that does, by the distribution of the number of ratios below the median."""
+    timing = Timing(tuple((float(number),) for number in range(1, count + 1)))
+    low, high = timing.speedup_interval(Timing(((1.0,),) * count))
+    low = max(low, count + 1 - high)  # the fastest run is the smallest ratio here
+    covered = binom.cdf(high - 1, count, 0.5) - binom.cdf(low - 1, count, 0.5)
+    assert covered >= 0.75 or (low, high) == (1, count)
+    if low + 1 < high - 1:
+        assert binom.cdf(high - 2, count, 0.5) - binom.cdf(low, count, 0.5) < 0.75
+
+
+def test_rounds_are_joined() -> None:
+    assert Timing(((1.0,), (2.0,))).joined(Timing(((3.0,),))) == Timing(((1.0,), (2.0,), (3.0,)))
 
 
 def test_only_as_many_rounds_can_be_compared() -> None:
