@@ -14,8 +14,9 @@ from onnx_lowrank.calibrate import Preprocessing, default_batch, draw_samples, i
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.runtime.network import open_network
 from onnx_lowrank.runtime.progress import Progress, Silent
-from onnx_lowrank.runtime.session import Session, choose_provider
+from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.verify import Comparison, compare_outputs
+from onnx_lowrank.verify.comparable import open_comparable
 
 
 def compare(  # noqa: PLR0913  (the options of the command, each with its default)
@@ -71,7 +72,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         raise CalibrationError(f"data {opened.source}: no class folders, which `labels` reads: drop `labels`")
     batch_size = batch_size or default_batch(first.sampled, where.batch_elements)
     indices, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
-    sessions = [Session(_with_outputs(each.model, tensors, each.name), where, name=each.name) for each in networks]
+    sessions = [open_comparable(_with_outputs(each.model, tensors, each.name), where, each.name) for each in networks]
     total = ceil(len(indices) / batch_size)
     batches = (progress or Silent()).track(iterate_batches(opened, indices, batch_size), "compare", total)
     truth = opened.labels[indices] if labels and opened.labels is not None else None

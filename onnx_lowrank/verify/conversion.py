@@ -26,6 +26,7 @@ from onnx_lowrank.verify import (
     share_interval,
 )
 from onnx_lowrank.verify.cached_session import Runnable
+from onnx_lowrank.verify.comparable import open_comparable
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def open_for_comparison(network: Network, model: onnx.ModelProto) -> Session:
         shown.CopyFrom(model)
         shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
         model = shown
-    return Session(model, network.provider)
+    return open_comparable(model, network.provider)
 
 
 def verify_conversion(

@@ -105,6 +105,11 @@ class _OutputSums:
             self.first += float(x @ x)
             self.second += float(y @ y)
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the output of the reference had, of all batches."""
+        return self.compared + self.left_out
+
     def result(self, name: str) -> OutputFidelity:
         if self.left_out:
             if not self.compared:
@@ -114,7 +119,7 @@ class _OutputSums:
                 )
             log.warning(
                 "output '%s': %d of %d numbers are NaN or infinite in the original network and are not compared",
-                name, self.left_out, self.left_out + self.compared,
+                name, self.left_out, self.numbers,
             )  # fmt: skip
         agreement = self.same / self.rows if self.scores else None
         if not np.isfinite(self.difference):
@@ -129,13 +134,16 @@ def compare_outputs(
 ) -> Comparison:
     """Run two models on the same inputs and compare every numeric output that they share.
 
-    Outputs whose shapes differ, such as those with one row per detected object, are left out with a warning.
+    Outputs whose shapes differ, such as those with one row per detected object, are left out with a warning. So are
+    those of text, sequences or maps, and those that are empty for all images, such as the objects in images without
+    any.
 
     Args:
         a: the reference.
         b: the model to compare with it.
         batches: inputs by name, first axis = images.
-        labels: class of each image in order, shape (images,), for the first shared output; None for no accuracy.
+        labels: class of each image in order, shape (images,), for the first shared output that scores classes; None
+            for no accuracy.
         pictures: images to keep with the predictions of both models, at most; only if an output scores classes.
 
     Raises:
@@ -145,6 +153,8 @@ def compare_outputs(
     shared = [name for name in a.numeric_outputs if name in b.numeric_outputs]
     if not shared:
         raise ModelError(f"compare: no output of numbers in common: {', '.join(a.outputs)} and {', '.join(b.outputs)}")
+    if others := [name for name in a.outputs if name not in shared]:
+        log.info("not compared, since they are no tensors of numbers in both models: %s", ", ".join(others))
     sums = {name: _OutputSums() for name in shared}
     hits: list[NDArray[np.bool_]] = []
     keeper, images = ExampleKeeper(pictures), 0
@@ -162,11 +172,16 @@ def compare_outputs(
         count = len(next(iter(batch.values())))
         if labels is not None:
             truth = labels[images : images + count]
-            hits.append(np.stack([top_hits(outputs[shared[0]], truth, shared[0]) for outputs in (ours, theirs)]))
+            judged = next((name for name in sums if is_scores(ours[name])), shared[0])
+            hits.append(np.stack([top_hits(outputs[judged], truth, judged) for outputs in (ours, theirs)]))
         images += count
     if not sums:
         raise ModelError(f"compare: no output has the same shape in both models: {', '.join(shared)}")
-    fidelities = {name: output.result(name) for name, output in sums.items()}
+    empty = [name for name, output in sums.items() if not output.numbers]
+    if empty:
+        report = log.info if len(empty) < len(sums) else log.warning
+        report("not compared, since they are empty for all %d samples: %s", images, ", ".join(empty))
+    fidelities = {name: output.result(name) for name, output in sums.items() if output.numbers}
     return Comparison(fidelities, _accuracy(hits), images, keeper.samples)
 
 
