@@ -89,8 +89,8 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
     if report and report.suffix.lower() != ".json":
         raise OutputError(f"--report {report}: .json is wanted: rename it")
     preprocessing = read_preprocessing(options)
-    data = read_data(options.pop("data"), options.pop("data_loader"))
-    validation = read_data(options.pop("validation"), None)
+    data = read_data(options.pop("data"), options.pop("data_loader"), original)
+    validation = read_data(options.pop("validation"), None, original)
     part = torch_part()
     try:
         settings = FinetuneSettings(**read_inputs(options), **options)

@@ -27,7 +27,7 @@ from onnx_lowrank.graph.inline import inline_functions
 from onnx_lowrank.graph.input_statistics import read_input_statistics
 from onnx_lowrank.graph.layer_model import input_shape, layer_model
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
-from onnx_lowrank.graph.read import read_model
+from onnx_lowrank.graph.read import input_names, read_model
 from onnx_lowrank.graph.replace_layer import replace_layer
 from onnx_lowrank.graph.write import (
     check_apart,
@@ -46,6 +46,7 @@ __all__ = [
     "find_layers",
     "in_single_precision",
     "inline_functions",
+    "input_names",
     "input_shape",
     "is_in_other_precision",
     "layer_model",

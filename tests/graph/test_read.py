@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import read_model
+from onnx_lowrank.graph.tensors import values
 from tests.helpers import build, filters, normal, run
 
 
@@ -204,3 +206,53 @@ def test_two_makers_of_a_tensor_are_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(ModelError, match=r"net\.onnx: two nodes make the tensor 'c', one is wanted: export it again"):
         read_model(tmp_path / "net.onnx")
+
+
+# A download cache keeps files under their hashes, and folders of links that have the files' names.
+
+
+def cached(folder: Path, *, inner: str = "") -> Path:
+    """A model and its weights in a cache: in ``store``, with links to them in ``versions/1``."""
+    model = folder / "versions/1" / inner / "net.onnx"
+    model.parent.mkdir(parents=True)
+    (folder / "store").mkdir()
+    path = saved_apart(folder / "download")
+    for file, link in ((path, model), (path.parent / "weights.bin", model.parent / "weights.bin")):
+        kept = file.rename(folder / "store" / f"5f3c-{file.suffix[1:]}")
+        link.symlink_to(os.path.relpath(kept, link.parent))
+    return model
+
+
+@pytest.mark.parametrize("inner", ["", "onnx"])
+def test_a_download_cache_is_read(tmp_path: Path, inner: str) -> None:
+    read = read_model(cached(tmp_path, inner=inner))
+    np.testing.assert_array_equal(numpy_helper.to_array(read.graph.initializer[0]), filters(0, 16, 3, 3, 3))
+
+
+def test_very_large_weights_of_a_download_cache_stay_in_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnx_lowrank.graph.read.MAX_LOADED_BYTES", 10)
+    tensor = read_model(cached(tmp_path)).graph.initializer[0]
+    assert next(each.value for each in tensor.external_data if each.key == "location").startswith(str(tmp_path))
+    np.testing.assert_array_equal(values(tensor), filters(0, 16, 3, 3, 3))
+
+
+def test_links_do_not_lead_out_of_a_download_cache(tmp_path: Path) -> None:
+    """Neither to another folder, nor by a path of their own, even where that ends in the store."""
+    model = cached(tmp_path)
+    weights, kept = model.parent / "weights.bin", (model.parent / "weights.bin").resolve()
+    (tmp_path / "private").mkdir()
+    secret = tmp_path / "private/notes.txt"
+    secret.write_bytes(kept.read_bytes())
+    weights.unlink()
+    weights.symlink_to(secret)
+    folders = f"the model's folder ({model.parent.resolve()} and {kept.parent})"
+    message = rf"'weights.bin', which is a link to '{secret}', outside {folders}: only files there are read; put the f"
+    with pytest.raises(ModelError, match=re.escape(message)):
+        read_model(model)
+    weights.unlink()
+    for location in (f"../../store/{kept.name}", str(kept), "../../private/notes.txt", str(secret)):
+        set_location(kept.with_name("5f3c-onnx"), location)
+        with pytest.raises(ModelError, match="outside the model's folder: only files beside the model are read"):
+            read_model(model)
