@@ -95,6 +95,19 @@ class Constant(click.ParamType):
         return name, numbers
 
 
+class SamplesAxis(click.ParamType):
+    """``NAME:1``, or ``1`` where there is one input: the axis that counts samples."""
+
+    name = "axis"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Convert text to name (empty if left out) and axis."""
+        name, _, axis = value.rpartition(":")
+        if not re.fullmatch(r"-?\d{1,3}", axis):
+            self.fail(f"'{value}' is not an axis like NAME:1, the first being 0", param, ctx)
+        return name, int(axis)
+
+
 class RankMultiple(click.ParamType):
     """A number, or ``auto``."""
 
@@ -209,6 +222,8 @@ def shape_options(function: Function) -> Function:
                help="Shape of an input whose axes are open."),
         option("--input", "constant_inputs", type=Constant(), multiple=True, metavar="NAME=VALUE", advanced=True,
                help="Feed an input always the same."),
+        option("--samples-axis", type=SamplesAxis(), multiple=True, metavar="NAME:AXIS", advanced=True,
+               help="Axis of an input that counts samples, if not 0."),
     )  # fmt: skip
 
 
@@ -217,6 +232,7 @@ def read_inputs(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "input_shapes": by_name(options.pop("input_shapes"), "--input-shapes"),
         "constant_inputs": by_name(options.pop("constant_inputs"), "--input"),
+        "samples_axis": by_name(options.pop("samples_axis"), "--samples-axis"),
     }
 
 

@@ -29,6 +29,7 @@ from onnx_lowrank.graph.layer_model import input_shape, layer_model
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
 from onnx_lowrank.graph.read import input_names, read_model
 from onnx_lowrank.graph.replace_layer import replace_layer
+from onnx_lowrank.graph.sample_axes import inner_name, named_sample_axes, with_samples_first, with_samples_on_scores
 from onnx_lowrank.graph.write import (
     check_apart,
     check_writable,
@@ -46,10 +47,12 @@ __all__ = [
     "find_layers",
     "in_single_precision",
     "inline_functions",
+    "inner_name",
     "input_names",
     "input_shape",
     "is_in_other_precision",
     "layer_model",
+    "named_sample_axes",
     "new_folder",
     "node_names",
     "read_input_statistics",
@@ -59,6 +62,8 @@ __all__ = [
     "staged",
     "staged_text",
     "weighted_tensors",
+    "with_samples_first",
+    "with_samples_on_scores",
     "write_text",
     "write_texts",
 ]

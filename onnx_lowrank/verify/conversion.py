@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError, VerificationError
-from onnx_lowrank.graph import read_model
+from onnx_lowrank.graph import read_model, with_samples_on_scores
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import RankPlan
 from onnx_lowrank.runtime.network import Feeds, Network, count_macs
@@ -53,7 +53,7 @@ def open_for_comparison(network: Network, model: onnx.ModelProto) -> Session:
         shown.CopyFrom(model)
         shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
         model = shown
-    return open_comparable(model, network.provider)
+    return open_comparable(with_samples_on_scores(model) if network.one_by_one else model, network.provider)
 
 
 def verify_conversion(
