@@ -60,7 +60,7 @@ def test_one_recording_is_one_sample(tmp_path: Path) -> None:
     assert convert(model, str(tmp_path / "one.npy"), **QUICK).report.calibration.images == 1
     with pytest.raises(CalibrationError, match=r"\(samples, 3, 12, 10\) is wanted: put samples in front"):
         convert(model, normal(3, 30, 12, 10), **QUICK)
-    assert inspect(model).layers[0].macs == 10 * 8 * 16 * 27
+    assert inspect(model).rows[0].macs == 10 * 8 * 16 * 27
 
 
 def recurrent(batch: str = "N") -> onnx.ModelProto:
@@ -82,8 +82,8 @@ def recurrent(batch: str = "N") -> onnx.ModelProto:
 @pytest.mark.parametrize("axis", [0, 1])
 def test_samples_on_another_axis_are_found(batch: str, axis: int) -> None:
     """By the name of the axis or the number of samples; data may have them there or in front."""
-    model, state = recurrent(batch), normal(4, 2, 40, 16)
-    data = {"x": normal(3, 40, 8), "state": state if axis else state.swapaxes(0, 1), "rate": np.array(4)}
+    model, state = recurrent(batch), normal(4, 2, 300, 16)
+    data = {"x": normal(3, 300, 8), "state": state if axis else state.swapaxes(0, 1), "rate": np.array(4)}
     settings = {**QUICK, "speedup": 1.2}
     result = convert(model, data, **settings)
     assert result.model is not None
@@ -98,11 +98,11 @@ def test_samples_on_another_axis_are_found(batch: str, axis: int) -> None:
 
 
 def test_numbers_for_all_samples_come_from_files_too(tmp_path: Path) -> None:
-    data = {"x": normal(3, 40, 8), "state": normal(4, 2, 40, 16), "rate": np.array(4)}
+    data = {"x": normal(3, 300, 8), "state": normal(4, 2, 300, 16), "rate": np.array(4)}
     np.savez(tmp_path / "data.npz", **data)
     settings = {**QUICK, "speedup": 1.2}
     from_file, from_arrays = (convert(recurrent(), each, **settings) for each in (str(tmp_path / "data.npz"), data))
-    each_the_same = convert(recurrent(), {**data, "rate": np.full(40, 4)}, **settings)
+    each_the_same = convert(recurrent(), {**data, "rate": np.full(300, 4)}, **settings)
     assert from_file.model is not None
     for other in (from_arrays.model, each_the_same.model):
         assert other is not None
@@ -110,7 +110,7 @@ def test_numbers_for_all_samples_come_from_files_too(tmp_path: Path) -> None:
 
 
 def test_errors_say_which_axis_is_meant() -> None:
-    data = {"x": normal(3, 40, 8), "state": normal(4, 2, 30, 16), "rate": np.array(4)}
+    data = {"x": normal(3, 300, 8), "state": normal(4, 2, 30, 16), "rate": np.array(4)}
     with pytest.raises(CalibrationError, match=r"samples_axis={'state': 1}"):
         convert(recurrent("other"), data, **QUICK)
     with pytest.raises(ModelError, match="`samples_axis`: axis 3 of input 'state' found, which has 3: give one from 0"):
