@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
+from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
 from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES
 from onnx_lowrank.graph import (
     check_apart,
@@ -187,7 +188,8 @@ def open_conversion(
         CalibrationError: the data cannot be used, or have no class folders where labels are wanted.
     """
     provider = choose_provider(settings.provider, settings.threads)
-    network = open_network(model, provider, settings.input_shapes, settings.constant_inputs)
+    network = open_network(model, provider, settings.input_shapes, settings.constant_inputs, settings.samples_axis)
+    network, data = with_sample_axes(network, data)
     calibration = calibration_set(network, data, preprocessing, settings, max_held_out)
     layers = layers_of_one_size(network, network.layers(calibration.one_batch), calibration.one_by_one())
     layers = layers_by_samples(network, layers, calibration.several(), calibration.two)

@@ -48,6 +48,7 @@ class Settings:
         exclude: regular expressions on layer names; layers that one of them matches stay.
         input_shapes: shape by input name, where the model leaves axes open.
         constant_inputs: numbers by name of the inputs that are always fed the same.
+        samples_axis: axis that counts samples by input name, where it is not the first one.
         plan: ranks to use instead of choosing them.
         bench: measure latency: leave layers alone that would run slower, and report the speedup; without it a
             conversion with cost ``macs`` comes out the same every time.
@@ -86,6 +87,7 @@ class Settings:
     exclude: tuple[str, ...] = ()
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     constant_inputs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    samples_axis: Mapping[str, int] = field(default_factory=dict)
     plan: RankPlan | None = None
     bench: bool = True
     latency_table: Path | None = None

@@ -34,7 +34,7 @@ def compare(first: Path, second: Path, **options: Any) -> None:
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
     options.pop("debug")
     preprocessing = read_preprocessing(options)
-    data = read_data(options.pop("data"), options.pop("data_loader"))
+    data = read_data(options.pop("data"), options.pop("data_loader"), first)
     inputs = read_inputs(options)
     with watching(quiet=quiet) as watch:
         comparison = command.compare(

@@ -86,7 +86,7 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
             latency_table=options["latency_table"],
         )
     preprocessing = read_preprocessing(options)
-    data = read_data(options.pop("data"), options.pop("data_loader"))
+    data = read_data(options.pop("data"), options.pop("data_loader"), model)
     if (speedup := options.pop("speedup")) is not None:
         options["speedup"] = read_speedup(speedup)
     options["max_drop"] = read_share(options["max_drop"], "--max-drop")

@@ -89,11 +89,14 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
     if report and report.suffix.lower() != ".json":
         raise OutputError(f"--report {report}: .json is wanted: rename it")
     preprocessing = read_preprocessing(options)
-    data = read_data(options.pop("data"), options.pop("data_loader"))
-    validation = read_data(options.pop("validation"), None)
+    data = read_data(options.pop("data"), options.pop("data_loader"), original)
+    validation = read_data(options.pop("validation"), None, original)
     part = torch_part()
     try:
-        settings = FinetuneSettings(**read_inputs(options), **options)
+        inputs = read_inputs(options)
+        if inputs.pop("samples_axis"):
+            raise click.UsageError("--samples-axis: fine-tuning takes samples on the first axis of all inputs only")
+        settings = FinetuneSettings(**inputs, **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     with watching(quiet=quiet) as watch:

@@ -39,7 +39,7 @@ def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
     if not energy and (options["data"] or options["data_loader"]):
         raise click.UsageError("--data goes with --energy: nothing else is run on samples")
     preprocessing = read_preprocessing(options)
-    data = read_data(options.pop("data"), options.pop("data_loader"))
+    data = read_data(options.pop("data"), options.pop("data_loader"), model)
     inputs = read_inputs(options)
     if not energy:
         inspection = command.inspect(model, **inputs)

@@ -16,6 +16,7 @@ from onnx_lowrank.calibrate.data.preprocess import PRESETS, ChannelOrder, Resize
 from onnx_lowrank.cli.help import Function, option, setting
 from onnx_lowrank.cli.loader import load_batches
 from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.graph import input_names
 from onnx_lowrank.settings import COSTS, METHODS, PROVIDERS
 
 _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
@@ -92,6 +93,19 @@ class Constant(click.ParamType):
         if not name or not numbers:
             self.fail(f"'{value}' is not like NAME=1 or NAME=640,640", param, ctx)
         return name, numbers
+
+
+class SamplesAxis(click.ParamType):
+    """``NAME:1``, or ``1`` where there is one input: the axis that counts samples."""
+
+    name = "axis"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Convert text to name (empty if left out) and axis."""
+        name, _, axis = value.rpartition(":")
+        if not re.fullmatch(r"-?\d{1,3}", axis):
+            self.fail(f"'{value}' is not an axis like NAME:1, the first being 0", param, ctx)
+        return name, int(axis)
 
 
 class RankMultiple(click.ParamType):
@@ -227,6 +241,8 @@ def shape_options(function: Function) -> Function:
                help="Shape of an input whose axes are open."),
         option("--input", "constant_inputs", type=Constant(), multiple=True, metavar="NAME=VALUE", advanced=True,
                help="Feed an input always the same."),
+        option("--samples-axis", type=SamplesAxis(), multiple=True, metavar="NAME:AXIS", advanced=True,
+               help="Axis of an input that counts samples, if not 0."),
     )  # fmt: skip
 
 
@@ -235,6 +251,7 @@ def read_inputs(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "input_shapes": by_name(options.pop("input_shapes"), "--input-shapes"),
         "constant_inputs": by_name(options.pop("constant_inputs"), "--input"),
+        "samples_axis": by_name(options.pop("samples_axis"), "--samples-axis"),
     }
 
 
@@ -271,20 +288,46 @@ def run_options(function: Function) -> Function:
     )
 
 
-def read_data(data: Sequence[str], loader: str | None) -> Any:
-    """Return the data that ``--data`` or ``--data-loader`` names: a path, paths by input name, batches, or None."""
+def read_data(data: Sequence[str], loader: str | None, model: Path) -> Any:
+    """Return the data that ``--data`` or ``--data-loader`` names: a path, paths by input name, batches, or None.
+
+    Names of inputs may hold slashes, colons and equals signs: in ``NAME=PATH``, the name is the longest one of the
+    model's inputs that fits.
+
+    Args:
+        data: values of ``--data``.
+        loader: value of ``--data-loader``.
+        model: whose inputs they are.
+    """
     if loader is not None:
         if data:
             raise click.UsageError("--data and --data-loader exclude each other")
         return load_batches(loader)
     if not data:
         return None
-    named = [_NAMED_PATH.fullmatch(path) if not _exists(path) else None for path in data]
+    inputs = input_names(model) if any("=" in word for word in data) else ()
+    named = [_named_path(word, inputs, alone=len(data) == 1) for word in data]
     if all(named):
-        return by_name([(pair["name"], pair["path"]) for pair in named if pair is not None], "--data")
-    if len(data) > 1:
-        raise click.UsageError("several --data need the form NAME=PATH, one for each input of the model")
+        return by_name([pair for pair in named if pair is not None], "--data")
+    odd = data[named.index(None)]
+    if len(data) > 1 or (inputs and not _exists(odd) and data_files(data, None)):  # what follows some "=" is there
+        names = f", which are {', '.join(sorted(input_names(model)))}" if model.is_file() else ""
+        form = "several --data need" if len(data) > 1 else "it needs"
+        raise click.UsageError(
+            f"--data '{odd}': {form} the form NAME=PATH, one for each input of the model{names}: correct the name"
+        )
     return data[0]
+
+
+def _named_path(word: str, inputs: Sequence[str], *, alone: bool) -> tuple[str, str] | None:
+    """Return name and path of ``NAME=PATH``; None for a path without a name, which one that exists is if alone."""
+    if alone and _exists(word):
+        return None
+    if fitting := [name for name in inputs if word.startswith(f"{name}=") and len(word) > len(name) + 1]:
+        name = max(fitting, key=len)
+        return name, word[len(name) + 1 :]
+    pair = None if _exists(word) else _NAMED_PATH.fullmatch(word)
+    return None if pair is None else (pair["name"], pair["path"])
 
 
 def _exists(path: str) -> bool:
@@ -296,7 +339,8 @@ def _exists(path: str) -> bool:
 
 def data_files(data: Sequence[str], loader: str | None) -> list[Path]:
     """Return the files that ``--data`` and ``--data-loader`` name."""
-    words = [*data, *(path.partition("=")[2] for path in data), (loader or "").rpartition(":")[0]]
+    parts = [(path, start) for path in data for start, sign in enumerate(path) if sign == "="]
+    words = [*data, *(path[start + 1 :] for path, start in parts), (loader or "").rpartition(":")[0]]
     return [Path(word) for word in words if word and _exists(word)]
 
 

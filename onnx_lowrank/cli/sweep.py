@@ -92,7 +92,7 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
             latency_table=options["latency_table"],
         )
     preprocessing = read_preprocessing(options)
-    data = read_data(options.pop("data"), options.pop("data_loader"))
+    data = read_data(options.pop("data"), options.pop("data_loader"), model)
     quick = not models and options["refine"] is None
     if options["refine"] is None:
         del options["refine"]

@@ -92,6 +92,7 @@ def bench(
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     constant_inputs: Mapping[str, Sequence[float]] | None = None,
     pace: Pace | None = None,
+    samples_axis: Mapping[str, int] | None = None,
 ) -> Benchmark:
     """Time models in turns, with one session alive at a time and inputs and outputs bound where they run.
 
@@ -103,6 +104,7 @@ def bench(
         input_shapes: shape by input name, where a model leaves axes open; its first axis is the batch size too.
         constant_inputs: numbers by name of the inputs that are no noise.
         pace: how much is measured.
+        samples_axis: axis that counts samples by input name, where it is not the first one.
 
     Returns:
         Median and percentiles of each model, and how many times as fast as the first it is.
@@ -115,7 +117,9 @@ def bench(
     if not models:
         raise ValueError("bench: no models, wanted at least one")
     where, shapes = choose_provider(provider, threads), input_shapes or {}
-    networks = _with_shapes([open_network(model, where, {}, constant_inputs) for model in models], shapes)
+    networks = _with_shapes(
+        [open_network(model, where, {}, constant_inputs, samples_axis or {}) for model in models], shapes
+    )
     feeds = [_feeds(network, shapes, batch_size) for network in networks]
     timings = time_in_turns([network.model for network in networks], feeds, where, pace or Pace())
     found = []
@@ -141,7 +145,8 @@ def _with_shapes(networks: Sequence[Network], shapes: Mapping[str, tuple[int, ..
 def _feeds(network: Network, shapes: Mapping[str, tuple[int, ...]], batch_size: int | None) -> dict[str, NDArray[Any]]:
     """One batch of noise, zeros where the input takes no fractions; all of the size that is wanted where it is open."""
     generator = np.random.default_rng(0)
-    given = [shape[0] for shape in shapes.values() if shape]
+    first = {spec.name: spec.samples_first for spec in network.sampled}
+    given = [first.get(name, tuple)(tuple(shape))[0] for name, shape in shapes.items() if shape]
     wanted = batch_size or (given[0] if given else 1)
     feeds = {}
     known = network.zeros()

@@ -13,13 +13,15 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate import Preprocessing, default_batch, draw_samples, iterate_batches, open_samples
+from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
 from onnx_lowrank.calibrate.data.samples import Samples
 from onnx_lowrank.errors import CalibrationError, ModelError
-from onnx_lowrank.graph import with_outputs
+from onnx_lowrank.graph import with_outputs, with_samples_on_scores
 from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.progress import Progress, Silent
-from onnx_lowrank.runtime.session import Session, choose_provider
+from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.verify import Comparison, compare_outputs
+from onnx_lowrank.verify.comparable import open_comparable
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     constant_inputs: Mapping[str, Sequence[float]] | None = None,
     progress: Progress | None = None,
+    samples_axis: Mapping[str, int] | None = None,
 ) -> Comparison:
     """Measure the fidelity of model B to model A on data, and the accuracy of both.
 
@@ -58,13 +61,14 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         input_shapes: shape by input name, where the models leave axes open.
         constant_inputs: numbers by name of the inputs that are always fed the same.
         progress: watches the passes.
+        samples_axis: axis that counts samples by input name, where it is not the first one.
 
     Raises:
         ModelError: a model cannot be read or run, a tensor is unknown, or the models do not take the same inputs.
         CalibrationError: there are no data, they cannot be used, or have no class folders to take labels from.
     """
     where = choose_provider(provider, threads)
-    networks = [open_network(model, where, input_shapes or {}, constant_inputs) for model in (a, b)]
+    networks = [open_network(model, where, input_shapes or {}, constant_inputs, samples_axis or {}) for model in (a, b)]
     first, second = networks
     if first.inputs != second.inputs:
         raise ModelError(f"compare: {first.name} takes {list(first.inputs)}, {second.name} {list(second.inputs)}")
@@ -72,13 +76,16 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         raise CalibrationError(
             "data: none given, sample inputs are wanted: pass `data` with a folder of images, .npy, .npz, .zip or .tar"
         )
+    first, data = with_sample_axes(first, data)
+    networks = [first, networks[1].with_samples_first(first.axes)]
     opened = open_samples(data, first.inputs, preprocessing)
     if labels and opened.labels is None:
         raise CalibrationError(f"data {opened.source}: no class folders, which `labels` reads: drop `labels`")
     batch_size = batch_size or default_batch(first.sampled, where.batch_elements)
     indices, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
     batch_size = _batch_that_fits(first, opened, indices, batch_size)
-    sessions = [Session(_with_tensors(each.model, tensors, each.name), where, name=each.name) for each in networks]
+    models = [_with_tensors(_with_comparable_scores(each), tensors, each.name) for each in networks]
+    sessions = [open_comparable(model, where, each.name) for model, each in zip(models, networks, strict=True)]
     total = ceil(len(indices) / batch_size)
     batches = (progress or Silent()).track(iterate_batches(opened, indices, batch_size), "compare", total)
     truth = opened.labels[indices] if labels and opened.labels is not None else None
@@ -94,6 +101,11 @@ def _batch_that_fits(network: Network, samples: Samples, indices: NDArray[np.int
         return batch_size
     log.info("the network takes one sample at a time, although its inputs say otherwise")
     return 1
+
+
+def _with_comparable_scores(network: Network) -> onnx.ModelProto:
+    """Return the model; scores of one that takes single samples get an axis of samples."""
+    return with_samples_on_scores(network.model) if network.one_by_one else network.model
 
 
 def _with_tensors(model: onnx.ModelProto, tensors: Sequence[str], name: str) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing, default_batch
+from onnx_lowrank.calibrate.data.sample_axes import samples_on_first_axis
 from onnx_lowrank.graph.eligible import layers_that_pay
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.layer_set import LayerSet, parameters_of
@@ -84,6 +85,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
     progress: Progress | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     constant_inputs: Mapping[str, Sequence[float]] | None = None,
+    samples_axis: Mapping[str, int] | None = None,
 ) -> Inspection:
     """List what can be factorized, and for everything else why not.
 
@@ -100,6 +102,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
         progress: watches the pass.
         input_shapes: shape by input name, where the model leaves axes open.
         constant_inputs: numbers by name of the inputs that zeros will not do for.
+        samples_axis: axis that counts samples by input name, where it is not the first one.
 
     Raises:
         ModelError: it cannot be read or run, an axis is open, or no layer has energies to look at.
@@ -109,10 +112,12 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
         shapes, constants = input_shapes or {}, constant_inputs or {}
         settings = Settings(
             samples=samples, batch_size=batch_size, seed=seed, provider=provider, threads=threads, method="channel",
-            input_shapes=shapes, constant_inputs=constants,
+            input_shapes=shapes, constant_inputs=constants, samples_axis=samples_axis or {},
         )  # fmt: skip
         return _with_energies(model, data, settings, preprocessing, progress)
-    network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs)
+    network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs, samples_axis or {})
+    if not samples_on_first_axis(network):
+        network = network.with_samples_first({network.sampled[0].name: None})
     layers = layers_that_pay(_layers_without_data(network))
     return Inspection(tuple(network.in_order(layers.every)))
 

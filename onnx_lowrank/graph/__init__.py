@@ -33,8 +33,9 @@ from onnx_lowrank.graph.inline import inline_functions
 from onnx_lowrank.graph.input_statistics import read_input_statistics
 from onnx_lowrank.graph.layer_model import input_shape, layer_model
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
-from onnx_lowrank.graph.read import read_model
+from onnx_lowrank.graph.read import input_names, read_model
 from onnx_lowrank.graph.replace_layer import replace_layer
+from onnx_lowrank.graph.sample_axes import inner_name, named_sample_axes, with_samples_first, with_samples_on_scores
 from onnx_lowrank.graph.typed_factors import rounding_loss
 from onnx_lowrank.graph.work import counted_tensors
 from onnx_lowrank.graph.write import (
@@ -55,9 +56,12 @@ __all__ = [
     "find_layers",
     "in_single_precision",
     "inline_functions",
+    "inner_name",
+    "input_names",
     "input_shape",
     "is_in_other_precision",
     "layer_model",
+    "named_sample_axes",
     "new_folder",
     "node_names",
     "read_input_statistics",
@@ -69,6 +73,8 @@ __all__ = [
     "staged_text",
     "weighted_tensors",
     "with_outputs",
+    "with_samples_first",
+    "with_samples_on_scores",
     "write_text",
     "write_texts",
 ]

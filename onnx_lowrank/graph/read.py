@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import onnx
@@ -86,10 +87,21 @@ def _drop_repeated_initializers(graph: onnx.GraphProto, where: str) -> None:
         del graph.initializer[position]
 
 
+def input_names(path: Path) -> tuple[str, ...]:
+    """Return the names of a model's inputs, those that are initializers left out; none where it cannot be read."""
+    try:
+        graph = onnx.load(path, format="protobuf", load_external_data=False).graph if path.is_file() else None
+    except (DecodeError, ValueError, OSError):
+        return ()
+    constant = set() if graph is None else {tensor.name for tensor in graph.initializer}
+    return () if graph is None else tuple(value.name for value in graph.input if value.name not in constant)
+
+
 def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
     """Load external data into the model; where it is very large, initializers stay in their files.
 
-    Only files in the model's folder are read.
+    Only files in the model's folder are read; where the model is a link, as in a download cache, also those in the
+    folder that it leads to, if the model's folder has a link to them.
     """
     external = [(tensor, _location(tensor, path)) for tensor in every_tensor(model) if is_external(tensor)]
     is_large = sum(length for _, (_, _, length) in external) > MAX_LOADED_BYTES
@@ -114,12 +126,20 @@ def _location(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
     location = fields.get("location", "")
     try:
         file = (folder / location).resolve()
-        inside = not Path(location).is_absolute() and file.is_relative_to(folder)
+        inside = not Path(location).is_absolute() and (
+            file.is_relative_to(folder) or (_stays_below(location) and file.is_relative_to(path.resolve().parent))
+        )
         size = file.stat().st_size if inside and file.is_file() else None
         offset = int(fields.get("offset") or 0)
         length = int(fields.get("length") or max(0, (size or 0) - offset))
     except (ValueError, OSError) as error:  # not a number, or not a valid file name
         raise _unreadable(path, tensor, str(error)) from error
+    if not inside and _stays_below(location):
+        raise ModelError(
+            f"{path}: tensor '{tensor.name}' keeps its data in '{location}', which is a link to '{file}', outside the "
+            f"model's folder ({' and '.join(dict.fromkeys(map(str, (folder, path.resolve().parent))))}): only "
+            "files there are read; put the file itself in the place of the link"
+        )
     if not inside:
         raise ModelError(
             f"{path}: tensor '{tensor.name}' keeps its data in '{location}', outside the model's folder: "
@@ -132,6 +152,11 @@ def _location(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
     if min(offset, length) < 0 or offset + length > size:
         raise _unreadable(path, tensor, f"'{location}' has {size} bytes, wanted {length} from byte {offset} on")
     return file, offset, length
+
+
+def _stays_below(location: str) -> bool:
+    """Return whether a relative path leads nowhere above its start, links aside."""
+    return not Path(location).is_absolute() and ".." not in Path(os.path.normpath(location)).parts
 
 
 def _unreadable(path: Path, tensor: onnx.TensorProto, reason: str) -> ModelError:

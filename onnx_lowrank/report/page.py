@@ -144,6 +144,8 @@ def _fidelity(report: Report) -> KeyFigure:
     outputs, samples = report.verification["outputs"].values(), _held_out(report)
     if agreements := _agreements(report):
         return KeyFigure("Same top class", share_text(agreements[0]), samples)
+    if not outputs:
+        return KeyFigure("Relative error", "not compared", samples)
     return KeyFigure("Relative error", error_text(next(iter(outputs))["relative_error"]), samples)
 
 

@@ -24,6 +24,8 @@ class TensorSpec:
         name: the input's name in the graph.
         dtype: element type.
         shape: size of every axis, None where it is open; the first axis counts samples.
+        samples_axis: axis that counts samples in the model itself; None where there is none, so that the model takes
+            one sample at a time.
         value: constant that it is always fed, of size 1 along an open first axis; None where samples provide it.
     """
 
@@ -31,6 +33,32 @@ class TensorSpec:
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
     value: NDArray[Any] | None = field(default=None, compare=False)
+    samples_axis: int | None = 0
+
+    @property
+    def own_shape(self) -> tuple[int | None, ...]:
+        """The shape in the model itself, with samples on their own axis, or without them."""
+        if self.samples_axis is None:
+            return self.shape[1:]
+        return (*self.shape[1 : self.samples_axis + 1], self.shape[0], *self.shape[self.samples_axis + 1 :])
+
+    def samples_first(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return a shape that is the model's own with the number of samples as its first size.
+
+        Args:
+            shape: sizes of the axes in the model itself.
+        """
+        if self.samples_axis is None:
+            return (1, *shape)
+        axis = self.samples_axis
+        return (*shape[axis : axis + 1], *shape[:axis], *shape[axis + 1 :])
+
+    def on_axis(self, axis: int | None) -> TensorSpec:
+        """Return the input as one with samples first; ``axis`` is where they are in the model, None for nowhere."""
+        if axis is None:
+            return replace(self, shape=(1, *self.shape), samples_axis=None)
+        moved = (self.shape[axis], *self.shape[:axis], *self.shape[axis + 1 :])
+        return replace(self, shape=moved, samples_axis=axis)
 
     def constant(self, samples: int) -> NDArray[Any]:
         """Return the value for a batch: repeated for every sample where the first axis is open.
@@ -99,15 +127,16 @@ def with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpe
             raise ModelError(f"`input_shapes`: {_no_input(name, inputs)}")
     filled = []
     for spec in inputs:
-        shape = shapes.get(spec.name)
-        if shape is None:
+        own = shapes.get(spec.name)
+        if own is None:
             filled.append(spec)
             continue
+        shape = spec.samples_first(tuple(own))
         fits = len(shape) == len(spec.shape) and all(
-            own in {None, given} for own, given in zip(spec.shape, shape, strict=True)
+            size in {None, given} for size, given in zip(spec.shape, shape, strict=True)
         )
         if not fits:
-            raise ModelError(f"`input_shapes`: {list(shape)} does not fit input '{spec.name}' {list(spec.shape)}")
+            raise ModelError(f"`input_shapes`: {list(own)} does not fit input '{spec.name}' {list(spec.own_shape)}")
         # The first axis counts samples: the model says whether it is fixed, not the example shape.
         filled.append(replace(spec, shape=(spec.shape[0], *shape[1:])))
     return tuple(filled)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,12 +18,15 @@ from onnx_lowrank.graph import (
     find_layers,
     in_single_precision,
     inline_functions,
+    inner_name,
     is_in_other_precision,
+    named_sample_axes,
     node_names,
     read_model,
     replace_layer,
     rounding_loss,
     weighted_tensors,
+    with_samples_first,
 )
 from onnx_lowrank.graph.eligible import layers_before_draws
 from onnx_lowrank.layers.factors import FactorChain
@@ -66,10 +69,14 @@ class Network:
 
     Attributes:
         model: the original as it runs here.
-        original: as it was given; another one only where onnxruntime has no kernels for its types.
+        original: as it was given; another one only where onnxruntime has no kernels for its types, or samples are not
+            on the first axis of its inputs.
         name: what to call it: its path, or ``<model>``.
         provider: where it runs.
         inputs: name, type and shape of its inputs, open axes filled in where the user said how.
+        single: whether ``model`` is in float32 since onnxruntime has no kernels for the original's types.
+        axes: by input name, the axis of the original that counts samples where it is not the first; None where there
+            is none. In ``model`` it is the first one of all inputs.
     """
 
     model: onnx.ModelProto
@@ -77,6 +84,8 @@ class Network:
     name: str
     provider: Provider
     inputs: tuple[TensorSpec, ...]
+    single: bool = False
+    axes: Mapping[str, int | None] = field(default_factory=dict)
 
     def layers(self, feeds: Feeds) -> LayerSet:
         """Find the layers that can be factorized, and all others with their reasons.
@@ -104,6 +113,7 @@ class Network:
         if self.model is self.original:
             return list(layers)
         shapes = observe_shapes(self.model, feeds, weighted_tensors(self.model), self.provider)
+        shapes |= {name: shapes[inner_name(name)] for name in self.axes if inner_name(name) in shapes}
         own = {layer.name: layer for layer in find_layers(self.original, shapes, _samples(feeds))[0]}
         return [own[layer.name] for layer in layers]
 
@@ -129,7 +139,24 @@ class Network:
 
     def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """A network in the original's types as it runs here."""
-        return model if self.model is self.original else in_single_precision(model)
+        return with_samples_first(in_single_precision(model) if self.single else model, self.axes)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether no input has an axis of samples: one sample at a time."""
+        return all(spec.samples_axis is None for spec in self.sampled)
+
+    def with_samples_first(self, axes: Mapping[str, int | None]) -> Network:
+        """Return the same network as one that takes samples on the first axis of all inputs.
+
+        Args:
+            axes: by input name, the axis that counts samples now; None where there is none. Inputs that are left out
+                have them on the first.
+        """
+        moved = {name: axis for name, axis in axes.items() if axis != 0 and name not in self.axes}
+        inputs = tuple(spec.on_axis(moved[spec.name]) if spec.name in moved else spec for spec in self.inputs)
+        model = with_samples_first(self.model, moved)
+        return replace(self, model=model, inputs=inputs, axes={**self.axes, **moved})
 
     def shapes_of_two(self, one: Feeds, two: Feeds) -> dict[str, tuple[Shape, Shape]] | None:
         """Return the shapes of tensors for one sample and for two, where samples can go through together.
@@ -216,7 +243,11 @@ class Network:
 
 
 def open_network(
-    model: str | Path | onnx.ModelProto, provider: Provider, input_shapes: Shapes, constants: Constants | None = None
+    model: str | Path | onnx.ModelProto,
+    provider: Provider,
+    input_shapes: Shapes,
+    constants: Constants | None = None,
+    samples_axis: Mapping[str, int] | None = None,
 ) -> Network:
     """Read a model and see that onnxruntime runs it.
 
@@ -225,9 +256,11 @@ def open_network(
         provider: where to run it.
         input_shapes: shape by input name, where the model leaves axes open; ``""`` names the only input.
         constants: numbers by name of the inputs that are always fed the same.
+        samples_axis: axis that counts samples by input name, where neither is it the first one nor do the names of the
+            model's axes tell; ``""`` names the only input. None takes all inputs as they are in the model.
 
     Raises:
-        ModelError: it cannot be read or loaded, or a shape or a constant does not fit its input.
+        ModelError: it cannot be read or loaded, or an axis, a shape or a constant does not fit its input.
     """
     name = "<model>" if isinstance(model, onnx.ModelProto) else str(model)
     original = inline_functions(read_model(model))
@@ -236,7 +269,34 @@ def open_network(
         raise ModelError(f"{name}: it has no inputs: there is nothing to feed samples to")
     unknown = {value.name for value in loaded.graph.input if not value.type.tensor_type.HasField("shape")}
     inputs = with_axes(inputs, unknown, input_shapes, name)
-    return Network(loaded, original, name, provider, inputs).with_constants(constants or {}).with_shapes(input_shapes)
+    network = Network(loaded, original, name, provider, inputs, loaded is not original).with_constants(constants or {})
+    if samples_axis is None:
+        return network.with_shapes(input_shapes)
+    given = _sample_axes(samples_axis, network.sampled)
+    named = named_sample_axes(loaded, [spec.name for spec in network.sampled])
+    return network.with_samples_first(named | given).with_shapes(input_shapes)
+
+
+def _sample_axes(given: Mapping[str, int], inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """Return the axes of samples that the user names, counted from the front.
+
+    Raises:
+        ModelError: there is no such input, or no such axis.
+    """
+    axes = {}
+    ranks = {spec.name: len(spec.shape) for spec in inputs}
+    for name, axis in given.items():
+        own = inputs[0].name if not name and len(inputs) == 1 else name
+        if own not in ranks:
+            names = ", ".join(ranks)
+            raise ModelError(f"`samples_axis`: no input '{name}' that samples are fed to, wanted one of {names}")
+        if not -ranks[own] <= axis < ranks[own]:
+            raise ModelError(
+                f"`samples_axis`: axis {axis} of input '{own}' found, which has {ranks[own]}: "
+                f"give one from 0 to {ranks[own] - 1}, or none where the model takes single samples"
+            )
+        axes[own] = axis % ranks[own]
+    return axes
 
 
 def _that_runs(

@@ -90,6 +90,12 @@ class Session:
         return tuple(value.name for value in self._session.get_outputs() if numpy_type(value.type) is not None)
 
     @property
+    def floating_outputs(self) -> tuple[str, ...]:
+        """Names of the outputs that are tensors of floating-point numbers."""
+        types = {value.name: numpy_type(value.type) for value in self._session.get_outputs()}
+        return tuple(name for name, dtype in types.items() if dtype is not None and dtype.kind == "f")
+
+    @property
     def providers(self) -> tuple[str, ...]:
         """onnxruntime's names of the providers that have started."""
         return tuple(self._session.get_providers())

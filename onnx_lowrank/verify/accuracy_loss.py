@@ -74,7 +74,7 @@ def measure_loss(
         count = len(next(iter(batch.values())))
         scores = next((name for name in original.numeric_outputs if scores_images(ours[name], count)), None)
         if truth is not None:
-            name = scores or original.outputs[0]
+            name = scores or next(iter(original.numeric_outputs), original.outputs[0])
             classes = truth[images : images + count]
             right.append(np.stack([top_hits(outputs[name], classes, name)[0] for outputs in (ours, theirs)]))
         elif scores:
@@ -100,7 +100,7 @@ def _add_squares(sums: _Sums, ours: Mapping[str, NDArray[Any]], theirs: Mapping[
     """Append the squared differences and sizes of every sample, or of the whole batch if samples are not an axis."""
     for name, a in ours.items():
         b = theirs.get(name)
-        if b is None or a.shape != b.shape or not np.issubdtype(a.dtype, np.floating):
+        if b is None or a.shape != b.shape or not a.size or not np.issubdtype(a.dtype, np.floating):
             continue
         rows = count if a.ndim and len(a) == count else 1
         x, y, finite = finite_values(a.reshape(rows, -1), b.reshape(rows, -1))
@@ -113,7 +113,10 @@ def _add_squares(sums: _Sums, ours: Mapping[str, NDArray[Any]], theirs: Mapping[
 def _error_loss(sums: _Sums, images: int) -> AccuracyLoss:
     joined = [np.concatenate(parts, axis=1) for parts in sums.values()]
     if not joined:
-        raise ModelError("max-drop: no output of numbers has the same shape in both models: ask for `speedup` instead")
+        raise ModelError(
+            "max-drop: no output of numbers has the same shape in both models and a number in it: "
+            "ask for `speedup` instead"
+        )
     worst = max(joined, key=_relative_error)
     return AccuracyLoss(_relative_error(worst), ratio_interval(*worst), images, _RELATIVE_ERROR)
 

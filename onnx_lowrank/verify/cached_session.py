@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -68,10 +69,17 @@ class CachedSession:
         if key in self._outputs:
             return self._outputs[key]
         outputs = self._session.run(feeds)
-        size = sum(np.asarray(values).nbytes for values in outputs.values())
+        size = sum(_nbytes(value) for value in outputs.values())
         if size <= self._free_bytes:
             self._outputs[key], self._free_bytes = outputs, self._free_bytes - size
         return outputs
+
+
+def _nbytes(value: Any) -> int:
+    """Return about how many bytes an output holds: an array, or a list of arrays or dictionaries (sequences, maps)."""
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    return sum(map(_nbytes, value)) if isinstance(value, list) else sys.getsizeof(value)
 
 
 def _digest(feeds: Mapping[str, NDArray[Any]]) -> bytes:

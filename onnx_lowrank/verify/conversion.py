@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError, VerificationError
-from onnx_lowrank.graph import read_model, with_outputs
+from onnx_lowrank.graph import read_model, with_outputs, with_samples_on_scores
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import RankPlan
 from onnx_lowrank.runtime.network import Feeds, Network, count_macs
@@ -26,6 +26,7 @@ from onnx_lowrank.verify import (
     share_interval,
 )
 from onnx_lowrank.verify.cached_session import Runnable
+from onnx_lowrank.verify.comparable import open_comparable
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def open_for_comparison(network: Network, model: onnx.ModelProto) -> Session:
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     candidates = [name for node in model.graph.node if node.op_type == _PICKS for name in node.input[:2]]
-    return Session(with_outputs(model, [name for name in candidates if name not in constants]), network.provider)
+    shown = with_outputs(model, [name for name in candidates if name not in constants])
+    return open_comparable(with_samples_on_scores(shown) if network.one_by_one else shown, network.provider)
 
 
 def verify_conversion(

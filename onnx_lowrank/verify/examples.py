@@ -69,7 +69,7 @@ class ExampleKeeper:
             theirs: scores of the converted model, shape (samples, classes).
         """
         count = len(ours)
-        images = next((values for values in batch.values() if len(values) == count and _is_images(values)), None)
+        images = next((values for values in batch.values() if _is_images(values) and len(values) == count), None)
         same = ours.argmax(-1) == theirs.argmax(-1)
         for index in range(count if images is not None else 0):
             kept = self._agreements if same[index] else self._disagreements

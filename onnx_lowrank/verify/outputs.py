@@ -108,8 +108,9 @@ class _OutputSums:
             self.second += float(y @ y)
 
     @property
-    def empty(self) -> bool:
-        return not self.compared + self.left_out
+    def numbers(self) -> int:
+        """How many numbers the output of the reference had, of all batches."""
+        return self.compared + self.left_out
 
     def result(self, name: str) -> OutputFidelity:
         if self.left_out:
@@ -120,7 +121,7 @@ class _OutputSums:
                 )
             log.warning(
                 "output '%s': %d of %d numbers are NaN or infinite in the original network and are not compared",
-                name, self.left_out, self.left_out + self.compared,
+                name, self.left_out, self.numbers,
             )  # fmt: skip
         if self.joined:
             log.info("output '%s': its rows hold several images each: it is not compared by class", name)
@@ -137,13 +138,16 @@ def compare_outputs(
 ) -> Comparison:
     """Run two models on the same inputs and compare every numeric output that they share.
 
-    Outputs whose shapes differ, such as those with one row per detected object, are left out with a warning.
+    Outputs whose shapes differ, such as those with one row per detected object, are left out with a warning. So are
+    those of text, sequences or maps, and those that are empty for all images, such as the objects in images without
+    any.
 
     Args:
         a: the reference.
         b: the model to compare with it.
         batches: inputs by name, first axis = images.
-        labels: class of each image in order, shape (images,), for the first shared output; None for no accuracy.
+        labels: class of each image in order, shape (images,), for the first shared output that scores classes; None
+            for no accuracy.
         pictures: images to keep with the predictions of both models, at most; only if an output scores classes.
 
     Raises:
@@ -153,6 +157,8 @@ def compare_outputs(
     shared = [name for name in a.numeric_outputs if name in b.numeric_outputs]
     if not shared:
         raise ModelError(f"compare: no output of numbers in common: {', '.join(a.outputs)} and {', '.join(b.outputs)}")
+    if others := [name for name in a.outputs if name not in shared]:
+        log.info("not compared, since they are no tensors of numbers in both models: %s", ", ".join(others))
     sums = {name: _OutputSums() for name in shared}
     hits: list[NDArray[np.bool_]] = []
     keeper, images = ExampleKeeper(pictures), 0
@@ -170,16 +176,15 @@ def compare_outputs(
             keeper.add(batch, ours[scores], theirs[scores])
         if labels is not None:
             truth = labels[images : images + count]
-            hits.append(np.stack([top_hits(outputs[shared[0]], truth, shared[0]) for outputs in (ours, theirs)]))
+            judged = next((name for name in sums if is_scores(ours[name])), shared[0])
+            hits.append(np.stack([top_hits(outputs[judged], truth, judged) for outputs in (ours, theirs)]))
         images += count
     if not sums:
         raise ModelError(f"compare: no output has the same shape in both models: {', '.join(shared)}")
-    for name in [name for name, output in sums.items() if output.empty]:
+    empty = [name for name, output in sums.items() if not output.numbers]
+    for name in empty:
         log.warning("output '%s': it has no rows on any of %d images: it is not compared", name, images)
-        del sums[name]
-    if not sums:
-        raise ModelError(f"compare: no output has rows on any of {images} images: add some on which it has")
-    fidelities = {name: output.result(name) for name, output in sums.items()}
+    fidelities = {name: output.result(name) for name, output in sums.items() if name not in empty}
     return Comparison(fidelities, _accuracy(hits), images, keeper.samples)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import read_model
+from onnx_lowrank.graph.tensors import values
 from tests.helpers import build, filters, normal, run
 
 
@@ -226,3 +228,53 @@ def test_an_initializer_that_stands_twice_and_agrees_is_left_once(*, raw: bool) 
     assert [tensor.name for tensor in read.graph.initializer] == ["w", "unused"]
     x = normal(1, 2, 3, 8, 8)
     np.testing.assert_array_equal(run(read, {"x": x})["y"], run(small(), {"x": x})["y"])
+
+
+# A download cache keeps files under their hashes, and folders of links that have the files' names.
+
+
+def cached(folder: Path, *, inner: str = "") -> Path:
+    """A model and its weights in a cache: in ``store``, with links to them in ``versions/1``."""
+    model = folder / "versions/1" / inner / "net.onnx"
+    model.parent.mkdir(parents=True)
+    (folder / "store").mkdir()
+    path = saved_apart(folder / "download")
+    for file, link in ((path, model), (path.parent / "weights.bin", model.parent / "weights.bin")):
+        kept = file.rename(folder / "store" / f"5f3c-{file.suffix[1:]}")
+        link.symlink_to(os.path.relpath(kept, link.parent))
+    return model
+
+
+@pytest.mark.parametrize("inner", ["", "onnx"])
+def test_a_download_cache_is_read(tmp_path: Path, inner: str) -> None:
+    read = read_model(cached(tmp_path, inner=inner))
+    np.testing.assert_array_equal(numpy_helper.to_array(read.graph.initializer[0]), filters(0, 16, 3, 3, 3))
+
+
+def test_very_large_weights_of_a_download_cache_stay_in_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnx_lowrank.graph.read.MAX_LOADED_BYTES", 10)
+    tensor = read_model(cached(tmp_path)).graph.initializer[0]
+    assert next(each.value for each in tensor.external_data if each.key == "location").startswith(str(tmp_path))
+    np.testing.assert_array_equal(values(tensor), filters(0, 16, 3, 3, 3))
+
+
+def test_links_do_not_lead_out_of_a_download_cache(tmp_path: Path) -> None:
+    """Neither to another folder, nor by a path of their own, even where that ends in the store."""
+    model = cached(tmp_path)
+    weights, kept = model.parent / "weights.bin", (model.parent / "weights.bin").resolve()
+    (tmp_path / "private").mkdir()
+    secret = tmp_path / "private/notes.txt"
+    secret.write_bytes(kept.read_bytes())
+    weights.unlink()
+    weights.symlink_to(secret)
+    folders = f"the model's folder ({model.parent.resolve()} and {kept.parent})"
+    message = rf"'weights.bin', which is a link to '{secret}', outside {folders}: only files there are read; put the f"
+    with pytest.raises(ModelError, match=re.escape(message)):
+        read_model(model)
+    weights.unlink()
+    for location in (f"../../store/{kept.name}", str(kept), "../../private/notes.txt", str(secret)):
+        set_location(kept.with_name("5f3c-onnx"), location)
+        with pytest.raises(ModelError, match="outside the model's folder: only files beside the model are read"):
+            read_model(model)

@@ -15,12 +15,15 @@ from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.inputs import TensorSpec
 
 
-def join_batches(batches: Iterable[Any], inputs: Sequence[TensorSpec]) -> dict[str, ArraySource]:
+def join_batches(
+    batches: Iterable[Any], inputs: Sequence[TensorSpec], constants: Sequence[TensorSpec] = ()
+) -> dict[str, ArraySource]:
     """Concatenate batches; each is copied at once, since a loader may reuse its arrays.
 
     Args:
         batches: arrays, or mappings of input names to arrays; see `named_arrays`.
-        inputs: the model's inputs.
+        inputs: the model's inputs that are not constant.
+        constants: those that are.
 
     Raises:
         CalibrationError: there are none, or one does not match the inputs or the batch before it.
@@ -28,7 +31,7 @@ def join_batches(batches: Iterable[Any], inputs: Sequence[TensorSpec]) -> dict[s
     parts: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in inputs}
     for number, batch in enumerate(batches, start=1):
         where = f"batch {number}"
-        sources = array_sources(named_arrays(batch, inputs, where), inputs, where)
+        sources = array_sources(without_constants(named_arrays(batch, inputs, where), constants, where), inputs, where)
         for name, source in sources.items():
             parts[name].append(source.array.copy())
             first, this = (part.shape[1:] for part in (parts[name][0], parts[name][-1]))
@@ -83,10 +86,40 @@ def array_sources(
         CalibrationError: the arrays do not match the inputs in name, shape or type, or each other in length.
     """
     check_names(arrays, inputs, where)
+    arrays = {**arrays, **{spec.name: _samples_first(arrays[spec.name], spec) for spec in inputs}}
     for spec in inputs:
         _check_array(arrays[spec.name], spec, f"{where}: input '{spec.name}'")
     check_lengths({spec.name: len(arrays[spec.name]) for spec in inputs}, where)
     return {spec.name: ArraySource(arrays[spec.name], spec, where) for spec in inputs}
+
+
+def _samples_first(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """Return an array with samples on the first axis, where it is as the model itself takes it."""
+    own = spec.own_shape
+    as_in_model = array.ndim == len(own) and all(
+        size in (None, given) for given, size in zip(array.shape, own, strict=True)
+    )
+    if spec.samples_axis == 0 or not as_in_model:
+        return array
+    return array[None] if spec.samples_axis is None else np.moveaxis(array, spec.samples_axis, 0)
+
+
+def without_constants(
+    arrays: Mapping[str, NDArray[Any]], constants: Sequence[TensorSpec], where: str
+) -> dict[str, NDArray[Any]]:
+    """Return arrays without those of constant inputs, which must hold the constant.
+
+    Raises:
+        CalibrationError: one holds other numbers.
+    """
+    values = {spec.name: spec.value for spec in constants if spec.value is not None}
+    for name, array in arrays.items():
+        if name in values and (array.ndim > 1 or not array.size or (array != values[name]).any()):
+            raise CalibrationError(
+                f"{where}: input '{name}': other numbers than its constant {values[name].tolist()} found: give one of "
+                "both, and the same number for all samples"
+            )
+    return {name: array for name, array in arrays.items() if name not in values}
 
 
 def check_names(names: Iterable[str], inputs: Sequence[TensorSpec], where: str) -> None:

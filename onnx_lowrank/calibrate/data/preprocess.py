@@ -121,6 +121,8 @@ def image_layout(spec: TensorSpec, preprocessing: Preprocessing) -> ImageLayout:
         CalibrationError: the shape is not that of images, the type is neither float nor uint8, or the lengths of mean
             and std do not match the channels.
     """
+    if spec.samples_axis not in (0, None):
+        raise CalibrationError(f"input '{spec.name}': samples on axis {spec.samples_axis}, images need them first")
     where, remedy = f"input '{spec.name}'", "pass arrays as .npy instead of images"
     candidates = [axis for axis in (1, 3) if len(spec.shape) == 4 and spec.shape[axis] in (1, 3)]
     if len(candidates) != 1:

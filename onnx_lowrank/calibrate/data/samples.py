@@ -18,7 +18,14 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.data.archives import open_image_files, split_archive_path
-from onnx_lowrank.calibrate.data.arrays import array_sources, check_lengths, check_names, join_batches, named_arrays
+from onnx_lowrank.calibrate.data.arrays import (
+    array_sources,
+    check_lengths,
+    check_names,
+    join_batches,
+    named_arrays,
+    without_constants,
+)
 from onnx_lowrank.calibrate.data.prefetch import prefetch
 from onnx_lowrank.calibrate.data.preprocess import DEFAULT, Preprocessing, image_layout
 from onnx_lowrank.calibrate.data.sources import ImageSource, Indices, SampleSource
@@ -143,8 +150,11 @@ def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Prepro
         TypeError: ``data`` is of another type.
     """
     constants = tuple(spec for spec in inputs if spec.value is not None)
+    if constants and isinstance(data, Mapping):
+        names = {spec.name for spec in constants}
+        data = {name: value for name, value in data.items() if name not in names or not _is_number(value)}
     sampled = [spec for spec in inputs if spec.value is None]
-    return replace(_open(data, sampled, preprocessing or DEFAULT), constants=constants)
+    return replace(_open(data, sampled, preprocessing or DEFAULT, constants), constants=constants)
 
 
 def synthetic_samples(
@@ -171,9 +181,20 @@ def synthetic_samples(
     return Samples(sources, constants=constants)
 
 
-def _open(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
+def _is_number(value: Any) -> bool:
+    """Return whether data are one number for all samples: that of a constant input, which is known already."""
+    if isinstance(value, str | os.PathLike):
+        path = Path(value)
+        value = _load(path, np.load) if path.suffix.lower() == ".npy" and path.is_file() else None
+    values = np.asarray(value)
+    return value is not None and values.ndim <= 1 and bool((values == values.flat[0]).all())
+
+
+def _open(
+    data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, constants: Sequence[TensorSpec]
+) -> Samples:
     if isinstance(data, str | os.PathLike):
-        return _open_path(Path(data), inputs, preprocessing)
+        return _open_path(Path(data), inputs, preprocessing, constants)
     if isinstance(data, Mapping) and all(isinstance(value, str | os.PathLike) for value in data.values()):
         check_names(data, inputs, "data")
         opened = {spec.name: _open_path(Path(data[spec.name]), [spec], preprocessing) for spec in inputs}
@@ -184,18 +205,20 @@ def _open(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing
     if isinstance(data, Mapping) or hasattr(data, "__array__"):
         return Samples(array_sources(named_arrays(data, inputs, "data"), inputs, "data"))
     if isinstance(data, Iterable):
-        return Samples(join_batches(data, inputs))
+        return Samples(join_batches(data, inputs, constants))
     raise TypeError(f"data must be a path, a mapping or an iterable of batches, got {type(data).__name__}")
 
 
-def _open_path(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Samples:
+def _open_path(
+    path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, constants: Sequence[TensorSpec] = ()
+) -> Samples:
     try:
         existing, _ = split_archive_path(path)
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be read ({error.strerror}): check the path") from error
     kind = existing.suffix.lower() if existing.is_file() else "folder"
     if kind == ".npz":
-        arrays = _load(path, _read_npz)
+        arrays = without_constants(_load(path, _read_npz), constants, str(path))
         if len(arrays) == len(inputs) == 1:
             arrays = {inputs[0].name: next(iter(arrays.values()))}
         return Samples(array_sources(arrays, inputs, str(path)))
