@@ -126,10 +126,8 @@ def convert(
             write_texts(files.texts(result))
             return result
         original = CachedSession(open_for_comparison(network, network.model))
-        with written_and_verified(converted, files.model, original, network, layers, calibration, monitor) as (
-            file,
-            checked,
-        ):
+        output_file = written_and_verified(converted, files.model, original, network, layers, calibration, monitor)
+        with output_file as (file, checked):
             with monitor.measure("bench"):
                 latency = time_file(file, network, layers, converted.plan, converted.settings, timer)
             finished = checked.with_measurements(latency=latency)
@@ -392,7 +390,7 @@ def report_on(
 ) -> Result:
     """Report on a conversion; ``file`` is the converted network in a folder of its own, None for a dry run."""
     settings, plan, measurements = converted.settings, converted.plan, converted.measurements
-    report = build_report(network, layers, plan, calibration, settings, measurements, timer.layers, monitor)
+    report = build_report(network, layers, plan, calibration, settings, measurements, timer.layer_timer, monitor)
     warn_of_lost_quantization(layers, plan)
     figures = build_figures(network, layers.eligible, losses, measurements.comparison, file)
     return Result(converted.model, plan, replace(report, file_bytes=figures.file_bytes), figures)

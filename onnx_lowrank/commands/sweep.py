@@ -270,7 +270,7 @@ def _timed(
     attempts: Sequence[_Attempt], network: Network, layers: LayerSet, settings: Settings, timer: ConversionTimer
 ) -> list[_Attempt]:
     """Measure latencies in turns, so that all networks stand against the same original."""
-    if not settings.bench or timer.layers.foreign:
+    if not settings.bench or timer.layer_timer.foreign:
         return list(attempts)
     networks = [attempt.converted for attempt in attempts if attempt.converted is not None]
     latencies = iter(timer.time_all([network.as_run(each.solved) for each in networks]))

@@ -11,7 +11,8 @@ from onnx_lowrank.errors import RankError
 from onnx_lowrank.layers.layer import Layer
 
 Factorization = Literal["channel", "spatial", "spatial-channel"]
-METHODS = ("kept", *get_args(Factorization))
+FACTORIZATIONS = get_args(Factorization)
+METHODS = ("kept", *FACTORIZATIONS)
 _RANKS = {
     "kept": (),
     "channel": ("channel",),

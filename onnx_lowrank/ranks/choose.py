@@ -17,13 +17,13 @@ from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
-from onnx_lowrank.layers.plan import LayerPlan, RankPlan, largest_ranks
+from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, RankPlan, largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.chain_latency import ChainLatency
 from onnx_lowrank.ranks.options import Cost, allowed_methods, layer_options
 from onnx_lowrank.ranks.select import Option, depth_weights, select
 from onnx_lowrank.runtime.latency import ConversionTimer
-from onnx_lowrank.settings import METHODS, Settings
+from onnx_lowrank.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _layers_that_slow_down(layers: Sequence[Layer], plan: RankPlan, timer: Conve
     slower = {}
     for number, (layer, entry) in enumerate(zip(layers, plan, strict=True)):
         kept = LayerPlan(layer.name)
-        before, after = (timer.layers.milliseconds(layer, each) for each in (kept, entry))
+        before, after = (timer.layer_timer.milliseconds(layer, each) for each in (kept, entry))
         if entry.method != "kept" and after >= before:
             slower[number] = replace(kept, reason=f"factorized it would take {after:.3g} ms instead of {before:.3g}")
     return slower
@@ -140,12 +140,12 @@ def _under_latency(
     layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, timer: ConversionTimer
 ) -> RankPlan:
     """Stay within a budget of measured milliseconds, corrected until the whole network meets it."""
-    methods, block = _methods(settings), timer.layers.machine.block
+    methods, block = _methods(settings), timer.layer_timer.machine.block
     latencies = [ChainLatency(layer, allowed_methods(layer, methods), block) for layer in layers.eligible]
     pairs = list(zip(layers.eligible, latencies, strict=True))
     timer.measure([(layer, plan) for layer, latency in pairs for plan in latency.to_measure()])
     for layer, latency in pairs:
-        latency.learn(partial(timer.layers.milliseconds, layer))
+        latency.learn(partial(timer.layer_timer.milliseconds, layer))
     options = _options(layers.eligible, losses, latencies, settings, timer)
     whole = timer.original_ms()
     fixed = whole - sum(layer[0].cost for layer in options)  # the first option keeps the layer
@@ -161,7 +161,7 @@ def _corrected(
     timer: ConversionTimer,
 ) -> RankPlan:
     """Shift the budget until the network as planned, timed, meets the target."""
-    if timer.layers.foreign:  # the network cannot be timed here
+    if timer.layer_timer.foreign:  # the network cannot be timed here
         return _select(options, budget, settings)
     # The sum of single layers is not the whole: what seems out of reach is tried all the same.
     smallest = budget.smallest(options) * (1 + 1e-9)
@@ -223,7 +223,7 @@ def _options(
     settings: Settings,
     timer: ConversionTimer,
 ) -> list[list[Option]]:
-    multiple = settings.rank_multiple or timer.layers.machine.block
+    multiple = settings.rank_multiple or timer.layer_timer.machine.block
     methods = _methods(settings)
     return [
         layer_options(layer, each, cost, methods, multiple)
@@ -233,7 +233,7 @@ def _options(
 
 def _methods(settings: Settings) -> Sequence[str]:
     """Return the factorizations that are allowed."""
-    return METHODS[1:] if settings.method == "auto" else (settings.method,)
+    return FACTORIZATIONS if settings.method == "auto" else (settings.method,)
 
 
 def _with_energy(layer: Layer, entry: LayerPlan, losses: RankLosses) -> LayerPlan:

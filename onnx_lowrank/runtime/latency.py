@@ -107,14 +107,14 @@ class ConversionTimer:
         progress: watches.
 
     Attributes:
-        layers: the timer of single layers.
+        layer_timer: times single layers.
     """
 
     def __init__(
         self, network: Network, feeds: Mapping[str, NDArray[Any]], layer_timer: LayerTimer, progress: Progress
     ) -> None:
         self._network, self._feeds, self._progress = network, feeds, progress
-        self.layers = layer_timer
+        self.layer_timer = layer_timer
 
     def time(self, converted: onnx.ModelProto | Path) -> Latency:
         """Time the original and a converted network in turns.
@@ -147,7 +147,7 @@ class ConversionTimer:
     def _time_once(self, converted: Sequence[onnx.ModelProto | Path]) -> list[Latency]:
         models, provider = [self._network.model, *converted], self._network.provider
         before, *after = time_in_turns(models, [self._feeds] * len(models), provider, _PACE)
-        return [Latency(before, timing, self.layers.batch, provider.threads) for timing in after]
+        return [Latency(before, timing, self.layer_timer.batch, provider.threads) for timing in after]
 
     def time_plan(self, layers: Sequence[Layer], plan: RankPlan) -> Latency:
         """Time the network as planned before it is solved, with random weights, which are as fast.
@@ -160,11 +160,11 @@ class ConversionTimer:
 
     def original_ms(self) -> float:
         """Return the milliseconds of the original, timed where that has not been done before."""
-        return self.layers.network(self._network.model, self._feeds)
+        return self.layer_timer.network(self._network.model, self._feeds)
 
     def measure(self, chains: Sequence[tuple[Layer, LayerPlan]]) -> None:
         """Time layers as planned, where that has not been done before."""
-        self.layers.measure(chains, self._progress)
+        self.layer_timer.measure(chains, self._progress)
 
     def measure_layers(self, layers: Sequence[Layer], plan: RankPlan) -> None:
         """Time every layer, and its chain where it is factorized."""
@@ -202,7 +202,7 @@ def time_file(
     Returns:
         The latency of both; None where it is not wanted, or this is not the machine that the network was made for.
     """
-    if not settings.bench or timer.layers.foreign:
+    if not settings.bench or timer.layer_timer.foreign:
         return None
     latency = timer.time(network.as_run(read_model(file)))
     warn_if_slow(latency, layers, plan, settings, timer)
@@ -237,7 +237,7 @@ def warn_if_slow(
     if not latency.telling or speedup >= _MIN_SHARE_OF_MACS_SPEEDUP * macs_speedup:
         return
     timer.measure_layers(layers.eligible, plan)
-    named = _slowest_chains(plan.factorized(layers.eligible), timer.layers)
+    named = _slowest_chains(plan.factorized(layers.eligible), timer.layer_timer)
     log.warning(
         "%s is under %.0f %% of the %.2f that multiply-adds promise%s: "
         "`cost='latency'` spends milliseconds instead, `exclude` leaves layers out",

@@ -542,7 +542,7 @@ INTERRUPTED = "error: interrupted: nothing was written"
         "onnx_lowrank.pipeline.solve_layer",
         "onnx_lowrank.pipeline.replace_layer",
         "onnx_lowrank.pipeline.verify_conversion",
-        "onnx_lowrank.pipeline.timed",
+        "onnx_lowrank.pipeline.time_file",
         "onnx_lowrank.pipeline.build_report",
         "onnx_lowrank.report.Report.to_json",
         "os.fsync",

@@ -256,7 +256,7 @@ def test_the_batch_is_that_of_the_model_or_of_the_shape_that_was_given(
     made_up: MadeUpClock, batch: str, shapes: dict[str, tuple[int, ...]], wanted: int
 ) -> None:
     original, layers, calibration, timer = calibrated(network(batch), images(24), input_shapes=shapes)
-    assert timer.layers.batch == wanted
+    assert timer.layer_timer.batch == wanted
     feeds = calibration.repeated(wanted)
     assert {name: values.shape for name, values in feeds.items()} == {"x": (wanted, 3, 12, 12)}
     if batch == "N":
