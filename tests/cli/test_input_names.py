@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     for names in (model.graph.node[0].input,):
         names[:] = [TOP, TOP2, LOW]
-    sizes = ["N", 1, "height", "width"]
+    sizes: list[str | int | None] = ["N", 1, "height", "width"]
     model.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name in (TOP, TOP2, LOW))
     add_initializers(model, {"w1": filters(0, 16, 3, 3, 3), "w2": filters(1, 8, 16, 3, 3)})
     onnx.save(model, tmp_path / "in.onnx")

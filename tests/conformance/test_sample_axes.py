@@ -99,7 +99,7 @@ def test_samples_on_another_axis_are_found(batch: str, axis: int) -> None:
 
 def test_numbers_for_all_samples_come_from_files_too(tmp_path: Path) -> None:
     data = {"x": normal(3, 300, 8), "state": normal(4, 2, 300, 16), "rate": np.array(4)}
-    np.savez(tmp_path / "data.npz", **data)
+    np.savez(tmp_path / "data.npz", x=data["x"], state=data["state"], rate=data["rate"])
     settings = {**QUICK, "speedup": 1.2}
     from_file, from_arrays = (convert(recurrent(), each, **settings) for each in (str(tmp_path / "data.npz"), data))
     each_the_same = convert(recurrent(), {**data, "rate": np.full(300, 4)}, **settings)

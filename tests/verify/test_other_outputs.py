@@ -50,7 +50,7 @@ def classifier(*further: str, scores: bool = True) -> onnx.ModelProto:
     model = build(graph, {"w": filters(0, 16, 3, 3, 3), "f": normal(1, 16, 4), "zero": np.array([0])})
     add_initializers(model, {"birds": BIRDS})
     model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
-    zipped = {"domain": "ai.onnx.ml", "classlabels_strings": list(BIRDS)}
+    zipped: dict[str, Any] = {"domain": "ai.onnx.ml", "classlabels_strings": list(BIRDS)}
     model.graph.node.append(helper.make_node("ZipMap", ["scores"], ["chances"], **zipped))
     outputs = [helper.make_value_info(name, TYPES[name]) for name in further] + list(model.graph.output) * scores
     del model.graph.output[:]
