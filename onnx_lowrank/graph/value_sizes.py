@@ -7,6 +7,7 @@ from collections.abc import Collection
 import onnx
 
 from onnx_lowrank.graph.index import inner_nodes, tensors_read
+from onnx_lowrank.graph.tensors import subgraphs
 
 # Operators whose outputs are as long as their inputs' values say.
 _SELECTING = frozenset({"NonMaxSuppression", "NonZero", "Compress", "Unique", "StringSplit"})
@@ -44,10 +45,22 @@ def _sizes_by_values(node: onnx.NodeProto, read: set[str], with_values: set[str]
     """Return whether values say how long a node's outputs are."""
     if read.isdisjoint(with_values):
         return False
-    if node.op_type in _SELECTING or node.op_type in {"Loop", "Scan"}:
+    if node.op_type in _SELECTING or any(inner.op_type in _SELECTING for inner in inner_nodes(node)):
         return True
-    if node.op_type == "If" and any(inner.op_type in _SELECTING for inner in inner_nodes(node)):
-        return True
+    if node.op_type == "Loop":  # a Scan has as many turns as its input is long
+        return not with_values.isdisjoint(node.input[:2]) or not _goes_on_as_it_began(node)
     first = _SIZED.get(node.op_type)
     # ROIs of Resize are coordinates, and only count where it crops, which does not change its size either.
     return first is not None and not with_values.isdisjoint(node.input[first : 1 if node.op_type == "If" else None])
+
+
+def _goes_on_as_it_began(loop: onnx.NodeProto) -> bool:
+    """Return whether a Loop's condition never changes, so that the number of turns alone says when it ends."""
+    (body,) = subgraphs(loop)
+    producers = {name: inner for inner in body.node for name in inner.output}
+    condition = body.output[0].name
+    while condition in producers and producers[condition].op_type == "Identity":
+        condition = producers[condition].input[0]
+    if condition in producers:
+        return producers[condition].op_type == "Constant"
+    return bool(condition == body.input[1].name) or condition in {tensor.name for tensor in body.initializer}
