@@ -62,5 +62,5 @@ def _goes_on_as_it_began(loop: onnx.NodeProto) -> bool:
     while condition in producers and producers[condition].op_type == "Identity":
         condition = producers[condition].input[0]
     if condition in producers:
-        return producers[condition].op_type == "Constant"
-    return bool(condition == body.input[1].name) or condition in {tensor.name for tensor in body.initializer}
+        return bool(producers[condition].op_type == "Constant")
+    return condition in {body.input[1].name, *(tensor.name for tensor in body.initializer)}
