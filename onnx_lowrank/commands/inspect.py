@@ -92,7 +92,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
     Args:
         model: path of an ONNX file, or a model.
         energy: run it on samples and see how much of every layer's response its leading directions hold.
-        data: sample inputs for that, as for `onnx_lowrank.convert`; None for made-up images.
+        data: sample inputs for that, as for `onnx_lowrank.convert`; None for synthetic images.
         preprocessing: of images; pixels / 255 if not given.
         samples: how many; None for as many as a conversion takes.
         batch_size: samples per forward pass.

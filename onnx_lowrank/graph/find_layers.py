@@ -34,6 +34,7 @@ Shape = tuple[int, ...]
 LAYER_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
 _FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 _MAX_SPATIAL_AXES = 3
+_BLOCKED_DOMAIN = "com.microsoft.nchwc"  # of onnxruntime, on blocks of channels
 _FLOAT_BYTES = 4
 
 
@@ -143,6 +144,11 @@ def _why_not(
     index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int
 ) -> str | None:
     """Return why a node with a constant weight is not factorized; None where it can be."""
+    if node.domain == _BLOCKED_DOMAIN:
+        return (
+            f"operator of domain {node.domain}, which onnxruntime optimized for one machine: "
+            "give the model from before that, or save it with ORT_ENABLE_BASIC"
+        )
     if node.domain not in STANDARD_DOMAINS:
         return f"operator of domain {node.domain}"
     if weight.dtype not in _FLOATS:

@@ -66,8 +66,8 @@ def test_a_table_for_people(folder: Path) -> None:
 
 def test_made_up_images_where_there_are_no_data(folder: Path) -> None:
     shown = works("inspect", "in.onnx", "--energy", "--samples", "20")
-    assert "warning: no data: made-up images take their place" in shown.stderr
-    assert "from 20 samples of made-up images" in shown.stdout
+    assert "warning: no data: synthetic images take their place" in shown.stderr
+    assert "from 20 samples of synthetic images" in shown.stdout
 
 
 def test_layers_that_stay_have_none_and_groups_say_so(folder: Path) -> None:

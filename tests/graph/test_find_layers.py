@@ -291,6 +291,19 @@ def test_another_domain() -> None:
     assert skipped.reason == "operator of domain com.example"
 
 
+def test_a_layer_in_the_layout_of_one_machine_says_what_to_give_instead() -> None:
+    """onnxruntime writes such operators where it saves a model after all its optimizations."""
+    graph = "g (float[N,3,8,8] x) => (float[N,6,8,8] y) { y = com.microsoft.nchwc.Conv <pads = [1, 1, 1, 1]> (x, w) }"
+    model = build(graph, {"w": filters(0, 6, 3, 3, 3)})
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft.nchwc", 1))
+    layers, (skipped,) = find_layers(model, {"x": (1, 3, 8, 8), "y": (1, 6, 8, 8)}, 1)
+    assert layers == []
+    assert skipped.reason == (
+        "operator of domain com.microsoft.nchwc, which onnxruntime optimized for one machine: give the model from before "
+        "that, or save it with ORT_ENABLE_BASIC"
+    )
+
+
 def test_every_weighted_node_is_listed_once_in_the_order_of_the_graph() -> None:
     model = build(
         """g (float[N,4,9,8] x) => (float[N,5] y) {

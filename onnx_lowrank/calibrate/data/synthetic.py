@@ -65,7 +65,7 @@ class SyntheticSource:
     @property
     def description(self) -> str:
         """Where the samples come from and how many there are."""
-        return f"made-up images ({len(self)})"
+        return f"synthetic images ({len(self)})"
 
     def __len__(self) -> int:
         """Return the number of samples."""

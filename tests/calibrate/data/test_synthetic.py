@@ -86,7 +86,7 @@ def test_images_come_in_the_form_that_the_input_takes(
     spec = TensorSpec("x", np.dtype(dtype), shape)
     samples = synthetic_samples([spec], preset("imagenet") if 3 in shape else preset("zero-one"), seed=1)
     assert (len(samples), samples.synthetic, samples.labels) == (SYNTHETIC_SAMPLES, True, None)
-    assert samples.source == "made-up images (320)"
+    assert samples.source == "synthetic images (320)"
     batch = samples.read([5, 0])["x"]
     assert (batch.shape, batch.dtype) == ((2, *wanted), spec.dtype)
     # A sample is made from its number and the seed alone.
@@ -129,9 +129,9 @@ def test_inputs_without_synthetic_images(shape: tuple[int | None, ...], dtype: A
 @pytest.mark.usefixtures("few_small_pictures")
 def test_a_conversion_without_data_says_so_and_works(caplog: pytest.LogCaptureFixture) -> None:
     result = convert(network(), speedup=2, samples=40, bench=False)
-    assert caplog.text.count("no data: made-up images take their place") == 1
+    assert caplog.text.count("no data: synthetic images take their place") == 1
     assert result.report.calibration.synthetic is True
-    assert result.report.to_dict()["calibration"]["source"] == "made-up images (60)"
+    assert result.report.to_dict()["calibration"]["source"] == "synthetic images (60)"
     assert result.report.verification is not None
     assert result.report.verification["outputs"]["scores"]["relative_error"] < 0.2
     assert convert(network(), speedup=2, samples=40, bench=False).model == result.model
@@ -165,6 +165,6 @@ def test_the_command_line_without_data(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     onnx.save(network(), "in.onnx")
     shown = works("in.onnx", "out.onnx", "--speedup", "2", "--samples", "40", "--no-bench")
-    assert shown.stderr.count("warning: no data: made-up images take their place") == 1
-    assert "made-up images" in shown.stdout
+    assert shown.stderr.count("warning: no data: synthetic images take their place") == 1
+    assert "synthetic images" in shown.stdout
     assert "no such file or folder" in fails(tmp_path, "in.onnx", "o.onnx", "--data", "imagse")
