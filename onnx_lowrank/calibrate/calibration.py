@@ -190,6 +190,6 @@ def _open(network: Network, data: Any, preprocessing: Preprocessing | None, sett
     known = {name: each for name, each in statistics.items() if each is not None}
     samples = synthetic_samples(network.inputs, preprocessing, settings.seed, known)
     log.warning(
-        "no data: synthetic images take their place, real ones do better: pass `data` with some of what the model is for"
+        "no data: synthetic images take their place, real ones do better: pass `data` with some of what it is for"
     )
     return samples

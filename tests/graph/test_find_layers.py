@@ -299,8 +299,8 @@ def test_a_layer_in_the_layout_of_one_machine_says_what_to_give_instead() -> Non
     layers, (skipped,) = find_layers(model, {"x": (1, 3, 8, 8), "y": (1, 6, 8, 8)}, 1)
     assert layers == []
     assert skipped.reason == (
-        "operator of domain com.microsoft.nchwc, which onnxruntime optimized for one machine: give the model from before "
-        "that, or save it with ORT_ENABLE_BASIC"
+        "operator of domain com.microsoft.nchwc, which onnxruntime optimized for one machine: "
+        "give the model from before that, or save it with ORT_ENABLE_BASIC"
     )
 
 
