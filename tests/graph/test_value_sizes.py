@@ -10,18 +10,20 @@ from tests.helpers import build
 
 
 @pytest.mark.parametrize(
-    ("turns", "condition", "sized"),
+    ("turns", "first", "condition", "sized"),
     [
-        ("three", "on = Identity (go)", False),
-        ("three", "on = Constant <value = bool {1}> ()", False),
-        ("count", "on = Identity (go)", True),
-        ("three", "total = ReduceSum <keepdims = 0> (state)  on = Greater (total, zero)", True),
+        ("three", "yes", "on = Identity (go)", False),
+        ("three", "yes", "on = Constant <value = bool {1}> ()", False),
+        ("count", "yes", "on = Identity (go)", True),
+        ("three", "some", "on = Identity (go)", True),
+        ("three", "yes", "total = ReduceSum <keepdims = 0> (state)  on = Greater (total, zero)", True),
     ],
 )
-def test_a_loop(turns: str, condition: str, *, sized: bool) -> None:
+def test_a_loop(turns: str, first: str, condition: str, *, sized: bool) -> None:
     model = build(
         f"""g (float[N,4] x, int64 count) => (float[N,4] last, float[M,N,4] all) {{
-            last, all = Loop ({turns}, yes, x) <
+            some = Greater (count, none)
+            last, all = Loop ({turns}, {first}, x) <
                 body = b (int64 i, bool go, float[N,4] state) => (bool on, float[N,4] next, float[N,4] seen) {{
                     {condition}
                     next = Tanh (state)
@@ -29,7 +31,7 @@ def test_a_loop(turns: str, condition: str, *, sized: bool) -> None:
                 }}
             >
         }}""",
-        {"three": np.array(3), "yes": np.array([True]), "zero": np.float32(0)},
+        {"three": np.array(3), "yes": np.array([True]), "zero": np.float32(0), "none": np.array(0)},
     )
     assert sized_by_values(model, ["x", "count"]) == ({"last", "all"} if sized else set())
 

@@ -221,7 +221,7 @@ def _look_at_file(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, _Give
             arrays = _npz(path)
             alone = len(arrays) == len(inputs) == 1
             return {inputs[0].name: next(iter(arrays.values()))} if alone else arrays
-    except Exception:
+    except Exception:  # of any type in damaged files, which are refused with their reason when they are opened
         return {}
     return {spec.name: _Given(None) for spec in inputs} if len(inputs) == 1 else {}
 
