@@ -22,9 +22,10 @@ test: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/lint-imports --no-cache
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 
-# All tests, hypothesis' with ten times as many examples where they scale, and other examples in every run.
+# All tests, also those marked nightly, hypothesis' with ten times as many examples where they scale, and other examples
+# in every run.
 test-nightly: .venv/extras-cpu,dev,docs,torch
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --hypothesis-profile=nightly
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --hypothesis-profile=nightly -m ''
 
 # Tests that need an NVIDIA GPU, where onnxruntime-gpu and PyTorch for CUDA are installed already.
 test-gpu:

@@ -89,6 +89,7 @@ def converted(model: onnx.ModelProto | str | Path, data: Any = None, **changes: 
         "rank_multiple": 1,
         "samples": 30,
         "seed": 1,
+        "bench": False,
     }
     return convert(model, {"x": images(0)} if data is None else data, **defaults | changes)
 

@@ -27,7 +27,7 @@ IMAGES = images(40)
 @pytest.fixture(autouse=True)
 def _small_limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have small models treated as those are that are too large for the memory, and for one file."""
-    if "slow" not in request.keywords:  # which has the real size
+    if "nightly" not in request.keywords:  # which has the real size
         monkeypatch.setattr("onnx_lowrank.graph.read.MAX_LOADED_BYTES", 1_000)
         monkeypatch.setattr("onnx_lowrank.graph.write.MAX_FILE_BYTES", 5_000)
         monkeypatch.setattr("onnx_lowrank.graph.write.ALIGNMENT_BYTES", 64)
@@ -187,7 +187,7 @@ def test_places_that_make_no_sense(tmp_path: Path, key: str, value: str, found: 
         inspect(path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_model_of_more_than_two_gibibytes(tmp_path: Path) -> None:
     """A table that takes no room on the disk, being all holes but for its ends, in front of two convolutions."""
     rows, columns = 2**29 + 1024, 1
