@@ -13,10 +13,15 @@ from onnx_lowrank.runtime.provider import Provider
 
 USUAL_EXAMPLES = 100  # of a hypothesis test, also in hypothesis' own profile "ci"
 
-# `make test-nightly`; a test that sets its own number of examples keeps it, unless it scales it by the profile's.
+# `make test-nightly`; a test that sets its own number of examples keeps it, unless it takes it from `examples`.
 settings.register_profile(
     "nightly", max_examples=10 * USUAL_EXAMPLES, derandomize=False, deadline=None, print_blob=True
 )
+
+
+def examples(count: int) -> int:
+    """Return how many examples a test tries for which that many are enough by day: ten times as many at night."""
+    return count * (settings.default.max_examples // USUAL_EXAMPLES)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

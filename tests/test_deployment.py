@@ -289,7 +289,7 @@ def test_int8_keeps_the_accuracy_of_the_demo_model(demo: Deployed) -> None:
     assert demo.accuracy("fast_int8.onnx", optimized=False) == pytest.approx(wanted, abs=POINT)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_int8_keeps_the_accuracy_on_cifar10(cifar10: Deployed) -> None:
     wanted = cifar10.accuracy("fast.onnx")
     assert wanted > 0.84
@@ -299,7 +299,7 @@ def test_int8_keeps_the_accuracy_on_cifar10(cifar10: Deployed) -> None:
     assert cifar10.accuracy("fast_int8.onnx", 1000, optimized=False) > part - POINT
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_fp16_keeps_the_predictions_on_cifar10(cifar10: Deployed) -> None:
     wanted, found = cifar10.scores("fast.onnx", 2000), cifar10.scores("fast_fp16.onnx", 2000)
     assert np.mean(wanted.argmax(axis=1) == found.argmax(axis=1)) >= 0.998

@@ -42,11 +42,6 @@ def folder(filled_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(filled_folder, tmp_path, dirs_exist_ok=True)
 
 
-def python(folder: Path, text: str) -> None:
-    done = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{text}: {done.stderr}"
-
-
 def test_there_is_something_to_run() -> None:
     assert {page.stem for page in RUN} >= {"tutorial", "choosing", "plans", "finetuning"}
     assert set(blocks(ROOT / "tools/docs/python.md")) <= set(README)
@@ -56,11 +51,11 @@ def test_there_is_something_to_run() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_commands_and_code(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run in this process, which imports everything once; README's have processes of their own."""
+    """All run in this process, which imports everything once; README's have processes of their own."""
     monkeypatch.chdir(folder)
     for language, text in blocks(page):
         if language == "python":
-            python(folder, text)
+            exec(compile(text, page.name, "exec"), {"__name__": "__main__"})
             continue
         for line in text.strip().splitlines():
             words = line.split("#")[0].split()

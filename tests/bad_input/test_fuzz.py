@@ -17,7 +17,7 @@ from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from tests.bad_input.mutations import Spoiled, spoiled, spoiled_bytes, spoiled_json, spoiled_model
 from tests.bad_input.specimens import data_files, models, picture
 from tests.bad_input.worker import Outcome, Worker
-from tests.conftest import USUAL_EXAMPLES
+from tests.conftest import examples
 from tests.helpers import build, filters
 from tests.networks import images, network
 
@@ -32,8 +32,8 @@ LATENCY = ("one.onnx", "--dry-run", "--data", "one.npy", "--speedup", "1.3", "--
 
 def fuzz(cases: int) -> settings:
     """Try that many cases, the same in every run; in the profile "nightly" ten times as many, others in every run."""
-    scale = settings.default.max_examples // USUAL_EXAMPLES
-    return settings(derandomize=scale == 1, database=None, deadline=None, max_examples=cases * scale)
+    usual = examples(cases) == cases
+    return settings(derandomize=usual, database=None, deadline=None, max_examples=examples(cases))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from onnx_lowrank import LayerPlan, RankPlan, convert, inspect
 from onnx_lowrank.errors import BudgetError, ModelError, VerificationError
 from onnx_lowrank.layers.plan import largest_ranks
 from tests.conformance.random_networks import SIZE, networks
+from tests.conftest import examples
 from tests.helpers import find, run
 from tests.networks import images
 
@@ -18,7 +19,7 @@ IMAGES = images(24, size=SIZE)
 # Weights are noise, which has no low rank: half of them may well be too few.
 REASONS = ("cannot be reached, the largest that can is", "no layer can be factorized", "at most 1 is wanted")
 any_network = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 

@@ -16,6 +16,7 @@ from onnx_lowrank.layers import activation as act
 from onnx_lowrank.layers.activation import Activation, PiecewiseLinear
 from onnx_lowrank.linalg.arrays import on_host
 from onnx_lowrank.solve.activation_steps import _cheapest, activation_step
+from tests.conftest import examples
 
 Matrix = NDArray[np.float64]
 
@@ -72,7 +73,7 @@ def cheapest_on_a_grid(
 @example(penalty=0.01, responses=np.full(SHAPE, 0.125), predictions=np.full(SHAPE, -29.0), offset=np.full(SHAPE, 3.0))
 @example(penalty=1.0, responses=np.full(SHAPE, 0.125), predictions=np.full(SHAPE, -29.0), offset=np.full(SHAPE, 3.0))
 @example(penalty=100.0, responses=np.full(SHAPE, 0.125), predictions=np.full(SHAPE, -29.0), offset=np.full(SHAPE, 3.0))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_nothing_on_a_dense_grid_is_cheaper(
     case: str, penalty: float, responses: Matrix, predictions: Matrix, offset: Matrix
 ) -> None:

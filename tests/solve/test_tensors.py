@@ -27,6 +27,7 @@ from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.nonlinear import Rows, activated_error, prediction
 from onnx_lowrank.solve.reduced_rank import RankFactors
 from onnx_lowrank.solve.refine import RidgePenalty, chain_error, refine
+from tests.conftest import examples
 from tests.solve.test_activation_steps import ALL, Matrix, cost, matrices
 from tests.solve.test_refine import ACTIVATIONS, loss, random_chain, random_rows
 from tests.solve.test_spatial_channel import CHANNEL, SPATIAL, problem
@@ -68,7 +69,7 @@ def chain_as_tensors(chain: FactorMap, tensor: Tensor) -> FactorMap:
 
 @pytest.mark.parametrize("case", ALL)
 @given(penalty=st.sampled_from([0.01, 1.0]), responses=matrices, predictions=matrices, offset=matrices)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 def test_the_z_step_costs_no_more(
     tensor: Tensor, case: str, penalty: float, responses: Matrix, predictions: Matrix, offset: Matrix
 ) -> None:

@@ -121,4 +121,9 @@ CONVERTED = ("detector", "outliner", "channels_last", "demo", "recognition")
 REAL |= {
     f"{name}, converted": Real(partial(converted, name), REAL[name].batches, REAL[name].missing) for name in CONVERTED
 }
-QUICK_ONES = tuple(name for name in REAL if name != "vgg16_brain_mri")  # a single image takes it half a second
+# A single image takes vgg16_brain_mri half a second, and structures that others have, too, are for the night.
+QUICK_ONES = [
+    pytest.param(name, marks=[pytest.mark.nightly] * (name in NETWORKS and NETWORKS[name].nightly))
+    for name in REAL
+    if name != "vgg16_brain_mri"
+]
