@@ -1,5 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# One process of tests per core, each with one thread for linear algebra. A file stays in one process, since its tests share
+# what they convert. Files come in the order of their names, which ends with many short ones; xdist's own, by number of
+# tests, ends with long ones, and leaves a core idle for most of a minute.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 .PHONY: demo docs test test-nightly test-gpu format train-demo
 
@@ -12,20 +16,19 @@ docs: .venv/extras-cpu,docs,torch
 	$(BIN)/mkdocs build --quiet --config-file tools/mkdocs.yml
 	@echo site/index.html
 
-# Lint, types, import contracts and all tests: what CI runs. Without its cache, which goes stale when a module is added
-# or removed, lint-imports takes a second. One process of tests per core, each with one thread for linear algebra; a file
-# stays in one process, since its tests share what they convert.
+# Lint, types, import contracts and all tests but those marked nightly: what CI runs. Without its cache, which goes stale
+# when a module is added or removed, lint-imports takes a second.
 test: .venv/extras-cpu,dev,docs,torch
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
+	$(PYTEST)
 
 # All tests, also those marked nightly, hypothesis' with ten times as many examples where they scale, and other examples
 # in every run.
 test-nightly: .venv/extras-cpu,dev,docs,torch
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --hypothesis-profile=nightly -m ''
+	$(PYTEST) --hypothesis-profile=nightly -m ''
 
 # Tests that need an NVIDIA GPU, where onnxruntime-gpu and PyTorch for CUDA are installed already.
 test-gpu:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.solve import activation_steps
 
 USUAL_EXAMPLES = 100  # of a hypothesis test, also in hypothesis' own profile "ci"
 
@@ -34,6 +35,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Measured latencies of tests must not be taken for those of quiet machines, nor the other way round."""
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _all_grids() -> None:
+    """Keep the grids of all activations and penalties, more than a network has; each takes a fifth of a second."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(activation_steps, "_grid", cache(activation_steps._grid.__wrapped__))
     yield
     patch.undo()
 
