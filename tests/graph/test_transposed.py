@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnx_lowrank.graph import replace_layer
+from onnx_lowrank.graph import layer_model, replace_layer
 from onnx_lowrank.graph.index import attribute
 from onnx_lowrank.graph.transposed import reversed_weight
 from onnx_lowrank.layers.cost import chain_macs, chain_parameters
@@ -131,11 +131,15 @@ def test_multiply_adds_are_those_of_what_runs(
     wished = {"channel": channel, "spatial": spatial}
     ranks = {kind: min(wished[kind], rank) for kind, rank in largest_ranks(layer).items() if kind in method.split("-")}
     plan = LayerPlan(layer.name, method, **ranks)
-    before = run(model, {"x": x})["y"]
-    replace_layer(model, layer, random_factors(layer, plan))
+    before, factors = run(model, {"x": x})["y"], random_factors(layer, plan)
+    replace_layer(model, layer, factors)
     assert chain_macs(layer, plan) == counted(model, x)
     assert chain_parameters(layer, plan) == sum(prod(tensor.dims) for tensor in model.graph.initializer)
-    assert run(model, {"x": x})["y"].shape == before.shape
+    after = run(model, {"x": x})["y"]
+    assert after.shape == before.shape
+    # What is timed: the same chain alone, its activation pooled.
+    (alone,) = run(layer_model(layer, factors, 2), {"input": x}).values()
+    np.testing.assert_allclose(alone, np.maximum(after, 0).mean(axis=(2, 3), keepdims=True), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
