@@ -68,8 +68,10 @@ class GraphIndex:
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
         self.varying = {value.name for value in graph.input} - self.initializers.keys()
-        sizes = [value.type.tensor_type.shape.dim[1:] for value in graph.input if value.name in self.varying]
-        self.open_sizes = not all(size.HasField("dim_value") for axes in sizes for size in axes)
+        kinds = [value.type.tensor_type for value in graph.input if value.name in self.varying]
+        self.open_sizes = not all(
+            kind.HasField("shape") and all(size.HasField("dim_value") for size in kind.shape.dim[1:]) for kind in kinds
+        )
         for node in graph.node:
             if not self.varying.isdisjoint(tensors_read(node)):
                 self.varying.update(name for name in node.output if name)
