@@ -53,3 +53,26 @@ def conv_geometries(draw: st.DrawFn) -> tuple[str, tuple[int, int], tuple[int, i
         assume(all(size[axis] + pads[axis] + pads[axis + 2] >= reach[axis] for axis in (0, 1)))
     padding = f"pads={list(pads)}" if place == "pads" else f'auto_pad="{place}"'
     return f"{padding}, strides={list(strides)}, dilations={list(dilations)}", kernel, size
+
+
+@st.composite
+def transposed_geometries(draw: st.DrawFn) -> tuple[str, tuple[int, int], tuple[int, int]]:
+    """Attributes of a ConvTranspose as text, its kernel, and the size of a map that it fits."""
+    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    kernel, strides = draw(st.tuples(st.integers(1, 5), st.integers(1, 5))), draw(pair)
+    size, dilations = draw(st.tuples(st.integers(1, 6), st.integers(1, 6))), draw(pair)
+    more = tuple(draw(st.integers(0, stride - 1)) for stride in strides)  # onnxruntime takes no more
+    place = draw(st.sampled_from(["pads", "output_shape", "VALID", "SAME_UPPER", "SAME_LOWER"]))
+    numbers = zip(size, strides, kernel, dilations, more, strict=True)
+    whole = [(n - 1) * stride + (k - 1) * step + 1 + added for n, stride, k, step, added in numbers]
+    padding = f'auto_pad="{place}"'
+    if place == "pads":
+        pads = draw(st.tuples(*[st.integers(0, 3)] * 4))
+        assume(all(whole[axis] > pads[axis] + pads[axis + 2] for axis in (0, 1)))
+        padding = f"pads={list(pads)}"
+    if place == "output_shape":
+        cut = [draw(st.integers(0, min(3, each - 1))) for each in whole]
+        padding = f"output_shape={[each - less for each, less in zip(whole, cut, strict=True)]}"
+        padding += draw(st.sampled_from(["", ', auto_pad="SAME_UPPER"', ', auto_pad="SAME_LOWER"']))
+    given = f"strides={list(strides)}, dilations={list(dilations)}, output_padding={list(more)}"
+    return f"{padding}, {given}", kernel, size

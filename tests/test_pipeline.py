@@ -604,7 +604,7 @@ def test_a_model_with_nothing_to_factorize() -> None:
         converted(cube, {"x": normal(1, 40, 3, 4)})
     none = build("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
     with pytest.raises(
-        ModelError, match="<model>: no Conv, Gemm or MatMul in the graph: there is nothing to factorize"
+        ModelError, match="<model>: no Conv, ConvTranspose, Gemm or MatMul in the graph: there is nothing to factorize"
     ):
         converted(none, {"x": normal(1, 40, 4)})
 

@@ -163,14 +163,22 @@ def clear_outside(rows: NDArray[Any], layer: Layer, positions: Ints) -> None:
 
 
 def _kernel_points(layer: Layer, positions: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Return where each kernel point of a patch lies in its image, and whether it is inside; shape (N, P, kw, K)."""
+    """Return where each kernel point of a patch lies in its image, and whether it is inside; shape (N, P, kw, K).
+
+    Of a transposed convolution, the points between the neighbours of its input are outside too.
+    """
     axes, inside = [], np.ones((), bool)
     outputs = np.unravel_index(positions, layer.positions)
     kernel = np.unravel_index(np.arange(prod(layer.kernel)), layer.kernel)
     geometry, pads = layer.geometry, leading_pads(layer)
     for axis, size in enumerate(layer.input_size):
-        point = outputs[axis][:, :, None] * geometry.strides[axis] - pads[axis]
-        point = point + kernel[axis] * geometry.dilations[axis]
+        stride, dilation = geometry.strides[axis], geometry.dilations[axis]
+        if geometry.transposed:
+            last = (layer.kernel[axis] - 1) * dilation
+            point, between = np.divmod(outputs[axis][:, :, None] + pads[axis] - last + kernel[axis] * dilation, stride)
+            inside = inside & (between == 0)
+        else:
+            point = outputs[axis][:, :, None] * stride - pads[axis] + kernel[axis] * dilation
         inside = inside & (point >= 0) & (point < size)
         axes.append(np.clip(point, 0, size - 1))
     by_column = (*positions.shape, -1, layer.kernel[-1])

@@ -1,4 +1,4 @@
-"""``onnx-lowrank inspect``: every Conv, Gemm and MatMul; eligible, or skipped and why."""
+"""``onnx-lowrank inspect``: every Conv, ConvTranspose, Gemm and MatMul; eligible, or skipped and why."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from onnx_lowrank.report import short_name, short_number
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @run_options
 def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
-    """List every Conv, Gemm and MatMul: what can be factorized, and why the others stay."""
+    """List every Conv, ConvTranspose, Gemm and MatMul: what can be factorized, and why the others stay."""
     quiet, energy = options.pop("quiet"), options.pop("energy")
     options.pop("debug")
     if not energy and (options["data"] or options["data_loader"]):

@@ -34,8 +34,8 @@ class Inspection:
     """What a model is made of.
 
     Attributes:
-        rows: every Conv, Gemm and MatMul in the order of the graph: those that can be factorized as `Layer`, all
-            others as `SkippedLayer` with the reason.
+        rows: every Conv, ConvTranspose, Gemm and MatMul in the order of the graph: those that can be factorized as
+            `Layer`, all others as `SkippedLayer` with the reason.
         energies: by layer name the share of its responses' energy that each channel rank keeps, shape
             (d / groups + 1,), where that was asked for.
         source: of the samples that energies come from; None where they were not asked for.

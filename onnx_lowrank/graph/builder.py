@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.index import fresh_name
+from onnx_lowrank.graph.transposed import reversed_weight
 from onnx_lowrank.graph.typed_factors import typed, typed_weights
 from onnx_lowrank.layers.factors import Convolution, FactorChain
 from onnx_lowrank.layers.layer import Layer
@@ -80,7 +81,7 @@ class GraphBuilder:
 
 
 def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: str, ends: tuple[str, str]) -> None:
-    """Add a layer's chain: a Conv for each factor, or a MatMul and an Add where the layer is fully connected.
+    """Add a layer's chain: a Conv or ConvTranspose for each factor, or MatMul and Add where it is fully connected.
 
     Args:
         graph: where nodes are added.
@@ -98,12 +99,13 @@ def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: s
         name = graph.fresh(f"{prefix}_{position}")
         is_last = position == len(factors.convolutions) - 1
         output = target if is_last else graph.fresh(f"{name}/output")
-        parameters = {"weight": weight[:, :, 0].T if layer.channels_last else weight}
+        parameters = {"weight": _as_operators_read_it(weight, layer, convolution)}
         if convolution.bias is not None:
             parameters["bias"] = typed(layer, convolution.bias)
         names = [graph.constant(graph.fresh(f"{name}/{part}"), values) for part, values in parameters.items()]
         if not layer.channels_last:
-            graph.node("Conv", [tensor, *names], output, name=name, **_attributes(convolution))
+            op = "ConvTranspose" if convolution.geometry.transposed else "Conv"
+            graph.node(op, [tensor, *names], output, name=name, **_attributes(convolution))
         elif convolution.bias is None:
             graph.node("MatMul", [tensor, *names], output, name=name)
         else:
@@ -112,9 +114,16 @@ def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: s
         tensor = output
 
 
+def _as_operators_read_it(weight: NDArray[Any], layer: Layer, convolution: Convolution) -> NDArray[Any]:
+    if layer.channels_last:
+        return weight[:, :, 0].T
+    return reversed_weight(weight, convolution.groups) if convolution.geometry.transposed else weight
+
+
 def _attributes(convolution: Convolution) -> dict[str, Any]:
-    """Return the attributes of a Conv node."""
+    """Return the attributes of a Conv or ConvTranspose node."""
     geometry = convolution.geometry
+    more = {} if geometry.output_padding is None else {"output_padding": geometry.output_padding}
     padding = {"pads": geometry.pads} if geometry.auto_pad == "NOTSET" else {"auto_pad": geometry.auto_pad}
     return {
         "kernel_shape": convolution.weight.shape[2:],
@@ -122,4 +131,5 @@ def _attributes(convolution: Convolution) -> dict[str, Any]:
         "dilations": geometry.dilations,
         "group": convolution.groups,
         **padding,
+        **more,
     }

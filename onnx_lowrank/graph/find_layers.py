@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.graph.activations import find_activation
 from onnx_lowrank.graph.fold import SUM_OPERATORS, ChannelAxis, Folded, fold_affine
 from onnx_lowrank.graph.index import (
+    CONVOLUTIONS,
     MIN_ARITHMETIC_OPSET,
     STANDARD_DOMAINS,
     GraphIndex,
@@ -25,13 +26,14 @@ from onnx_lowrank.graph.index import (
     node_key,
 )
 from onnx_lowrank.graph.stored import stored_tensor, with_storage
+from onnx_lowrank.graph.transposed import fixes_output, reversed_weight, transposed_geometry
 from onnx_lowrank.graph.work import inner_shapes, is_counted, multiply_adds, varying_inside, weights_of
 from onnx_lowrank.layers.activation import Activation, identity
 from onnx_lowrank.layers.layer import Geometry, Layer, SkippedLayer, pointwise
 
 Shape = tuple[int, ...]
 
-LAYER_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
+LAYER_OPERATORS = CONVOLUTIONS | {"Gemm", "MatMul"}
 _FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 _MAX_SPATIAL_AXES = 3
 _BLOCKED_DOMAIN = "com.microsoft.nchwc"  # of onnxruntime, on blocks of channels
@@ -39,7 +41,7 @@ _FLOAT_BYTES = 4
 
 
 def weighted_tensors(model: onnx.ModelProto) -> list[str]:
-    """Return the tensors whose shapes `find_layers` needs: around every Conv, Gemm and MatMul, and operands of sums."""
+    """Return the tensors whose shapes `find_layers` needs: around every layer's node, and operands of sums."""
     constants = {tensor.name for tensor in model.graph.initializer}
     layers = [node for node in model.graph.node if node.op_type in LAYER_OPERATORS]
     names = [name for node in layers for name in (node.input[0], node.output[0])]
@@ -107,7 +109,7 @@ def node_names(model: onnx.ModelProto) -> list[str]:
 def _layer_or_reason(
     index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], samples: int
 ) -> Layer | str:
-    """Return a Conv, Gemm or MatMul as a layer, or the reason why it stays."""
+    """Return a node of the `LAYER_OPERATORS` as a layer, or the reason why it stays."""
     weight = index.constant(node.input[1]) if len(node.input) > 1 else None
     if weight is None:
         sparse = len(node.input) > 1 and node.input[1] in index.sparse
@@ -118,7 +120,7 @@ def _layer_or_reason(
     if reason is not None:
         return reason
     response = shapes[node.output[0]]
-    filters, is_conv = _filters(node, weight), node.op_type == "Conv"
+    filters, is_conv = _filters(node, weight), node.op_type in CONVOLUTIONS
     channels = ChannelAxis(len(filters), len(response) - 2 if is_conv else 0, len(response))
     folded = fold_affine(index, node, filters, channels)
     if folded is None:
@@ -134,6 +136,8 @@ def _filters(node: onnx.NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
     """Return the weight with the filters on its first axis; shape (d, c, 1) for a fully connected layer."""
     if node.op_type == "Conv":
         return weight
+    if node.op_type == "ConvTranspose":
+        return reversed_weight(weight, attribute(node, "group", 1))
     filters: NDArray[Any] = weight if attribute(node, "transB", 0) else weight.T
     with np.errstate(over="ignore"):  # infinite weights are reported when responses are measured
         scaled: NDArray[Any] = filters[:, :, None] * filters.dtype.type(attribute(node, "alpha", 1.0))
@@ -155,17 +159,28 @@ def _why_not(
         return f"{weight.dtype} weights: only float16, bfloat16, float32 and float64 are factorized"
     if 0 in weight.shape:
         return "it has no channels"
-    if node.op_type != "Conv":
-        if index.opset < MIN_ARITHMETIC_OPSET:
-            return f"opset {index.opset} has no Add that onnxruntime knows: convert the model to a newer one"
-        return _why_not_dense(node, weight, shapes, samples)
+    if node.op_type in CONVOLUTIONS:
+        return _why_not_convolution(index, node, weight, shapes, samples)
+    if index.opset < MIN_ARITHMETIC_OPSET:
+        return f"opset {index.opset} has no Add that onnxruntime knows: convert the model to a newer one"
+    return _why_not_dense(node, weight, shapes, samples)
+
+
+def _why_not_convolution(
+    index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], shapes: Mapping[str, Shape], samples: int
+) -> str | None:
+    """Return why a Conv or ConvTranspose is not factorized; None where it can be."""
+    is_transposed = node.op_type == "ConvTranspose"
     if not 1 <= weight.ndim - 2 <= _MAX_SPATIAL_AXES:
         return f"{weight.ndim - 2}-D convolution: 1-D to {_MAX_SPATIAL_AXES}-D are factorized"
     group = attribute(node, "group", 1)
-    if group != 1 and weight.shape[1] == 1:
+    if group != 1 and weight.shape[1] == 1 and (not is_transposed or len(weight) == group):
         return "depthwise convolution"
     if group < 1 or len(weight) % group:
-        return f"{len(weight)} filters in {group} groups: they do not divide evenly"
+        what = "channels" if is_transposed else "filters"
+        return f"{len(weight)} {what} in {group} groups: they do not divide evenly"
+    if is_transposed and index.open_sizes and fixes_output(node):
+        return "its output has one size (output_shape), but the network's inputs have any: give them fixed sizes"
     maps = shapes[node.output[0]][0]
     if maps % samples:
         return f"its batch is not that of the samples: it has {maps} maps for {samples} samples"
@@ -229,14 +244,14 @@ def _layer(
     sizes: tuple[Shape, Shape],
 ) -> Layer:
     """Return a layer, given its activation and residual, and the spatial sizes of its response and its input."""
-    dense = node.op_type != "Conv"
+    dense = node.op_type not in CONVOLUTIONS
     activation, residual = followers
     return Layer(
         name=name,
         op=node.op_type,
         weight=folded.weight,
         bias=folded.bias,
-        geometry=pointwise(1) if dense else _geometry(node, folded.weight.ndim - 2),
+        geometry=pointwise(1) if dense else _geometry(node, folded.weight.shape[2:], sizes),
         activation=activation,
         input=node.input[0],
         response=folded.response,
@@ -249,8 +264,10 @@ def _layer(
     )
 
 
-def _geometry(node: onnx.NodeProto, axes: int) -> Geometry:
-    auto_pad = attribute(node, "auto_pad", "NOTSET")
+def _geometry(node: onnx.NodeProto, kernel: Shape, sizes: tuple[Shape, Shape]) -> Geometry:
+    if node.op_type == "ConvTranspose":
+        return transposed_geometry(node, kernel, sizes[1], sizes[0])
+    axes, auto_pad = len(kernel), attribute(node, "auto_pad", "NOTSET")
     none: Sequence[int] = [0] * (2 * axes)
     return Geometry(
         strides=tuple(attribute(node, "strides", [1] * axes)),

@@ -1,6 +1,6 @@
 """Fold linear nodes that follow a layer into its weight and bias: BatchNormalization, an added bias, a scale.
 
-A layer's own bias, the third input of Conv and Gemm, is read here too (`_own_bias`).
+A layer's own bias, the third input of Conv, ConvTranspose and Gemm, is read here too (`_own_bias`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph.index import GraphIndex, attribute
+from onnx_lowrank.graph.index import CONVOLUTIONS, GraphIndex, attribute
 
 SUM_OPERATORS = frozenset({"Add", "Sum"})  # Sum of two tensors, as Caffe2 exports it
 
@@ -74,7 +74,7 @@ def fold_affine(index: GraphIndex, node: onnx.NodeProto, weight: NDArray[Any], a
 
     Args:
         index: the model's graph.
-        node: a Conv, Gemm or MatMul node.
+        node: a Conv, ConvTranspose, Gemm or MatMul node.
         weight: its constant weight, shape (d, c, kh, kw); of a fully connected layer (d, c, 1).
         axis: the channel axis of its response.
 
@@ -104,7 +104,7 @@ def _own_bias(index: GraphIndex, node: onnx.NodeProto, axis: ChannelAxis) -> NDA
     value = index.constant(node.input[2])
     if value is None:
         return None
-    if node.op_type == "Conv":
+    if node.op_type in CONVOLUTIONS:
         return value.astype(np.float64)
     return axis.values(value.astype(np.float64) * attribute(node, "beta", 1.0))
 

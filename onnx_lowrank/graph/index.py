@@ -34,6 +34,7 @@ _COMPUTING_OPERATORS = frozenset(  # what weights are normalized, scaled and put
 )
 _MAX_EVALUATED_VALUES = 2**28  # of one tensor
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})  # two names of one domain
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _MIN_DEQUANTIZE_OPSET = 19  # the reference evaluator implements no older version
 
 # From this opset on onnxruntime has Add and Mul; the older operators that it runs mean the same in this opset.
@@ -50,6 +51,7 @@ class GraphIndex:
         initializers: name -> the initializer; those that are also graph inputs included.
         sparse: names of the sparse initializers.
         varying: tensors that depend on the graph's inputs.
+        open_sizes: whether an input leaves the size of any axis but the first open.
         opset: version of the standard operators.
     """
 
@@ -66,6 +68,10 @@ class GraphIndex:
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
         self.varying = {value.name for value in graph.input} - self.initializers.keys()
+        kinds = [value.type.tensor_type for value in graph.input if value.name in self.varying]
+        self.open_sizes = not all(
+            kind.HasField("shape") and all(size.HasField("dim_value") for size in kind.shape.dim[1:]) for kind in kinds
+        )
         for node in graph.node:
             if not self.varying.isdisjoint(tensors_read(node)):
                 self.varying.update(name for name in node.output if name)

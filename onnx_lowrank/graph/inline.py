@@ -10,7 +10,7 @@ from onnx_lowrank.graph.index import inner_nodes
 
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with those of its functions inlined that contain a Conv, Gemm or MatMul; all others stay.
+    """Return the model with those of its functions inlined that contain a layer's operator; all others stay.
 
     Args:
         model: not changed.

@@ -1,4 +1,4 @@
-"""Replace one node by a chain of plain convolutions, or products of matrices, between the same two tensors.
+"""Replace one node by a chain of convolutions, or products of matrices, between the same two tensors.
 
 The nodes folded into the layer (BatchNormalization, an added bias) go with it. An initializer that other nodes read is
 never edited; one that nothing reads any more is removed.

@@ -26,7 +26,7 @@ def with_storage(index: GraphIndex, layer: Layer, node: onnx.NodeProto, names: M
     Args:
         index: the network's graph.
         layer: the layer.
-        node: its Conv, Gemm or MatMul.
+        node: its Conv, ConvTranspose, Gemm or MatMul.
         names: of all nodes, by `node_key`.
     """
     weight = stored_tensor(index, node.input[1], layer.weight.size, layer.weight.itemsize, layer.name)

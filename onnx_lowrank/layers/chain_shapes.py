@@ -18,13 +18,14 @@ class ConvolutionShape(NamedTuple):
         weight: shape of its weight, (out, in / groups, kh, kw), with as many kernel axes as the layer has.
         geometry: strides, dilations, pads.
         groups: equal parts of the channels, each convolved separately.
-        output_size: spatial size of its output, (height, width).
+        work_size: positions that the whole weight is multiplied at, (height, width): those of its output, or of its
+            input where it is transposed.
     """
 
     weight: tuple[int, ...]
     geometry: Geometry
     groups: int
-    output_size: tuple[int, ...]
+    work_size: tuple[int, ...]
 
 
 def chain_shapes(layer: Layer, plan: LayerPlan) -> tuple[ConvolutionShape, ...]:
@@ -45,18 +46,19 @@ def chain_shapes(layer: Layer, plan: LayerPlan) -> tuple[ConvolutionShape, ...]:
     geometry, groups, positions = layer.geometry, layer.groups, layer.positions
     filters, inputs, *kernel = layer.weight.shape
     if plan.method == "kept":
-        return (ConvolutionShape(layer.weight.shape, geometry, groups, positions),)
+        return (ConvolutionShape(layer.weight.shape, geometry, groups, layer.work_size),)
     channel = filters // groups if plan.method == "spatial" else _rank(plan.channel)
     last = ConvolutionShape((filters, channel, *[1] * len(kernel)), pointwise(len(kernel)), groups, positions)
     if plan.method == "channel":
-        return ConvolutionShape((groups * channel, inputs, *kernel), geometry, groups, positions), last
+        return ConvolutionShape((groups * channel, inputs, *kernel), geometry, groups, layer.work_size), last
     spatial = _rank(plan.spatial)
     height, width = kernel
     along_height, along_width = geometry.by_axis
     between = (positions[0], layer.input_size[1])
+    work_sizes = (layer.input_size, between) if geometry.transposed else (between, positions)
     pair = (
-        ConvolutionShape((groups * spatial, inputs, height, 1), along_height, groups, between),
-        ConvolutionShape((groups * channel, spatial, 1, width), along_width, groups, positions),
+        ConvolutionShape((groups * spatial, inputs, height, 1), along_height, groups, work_sizes[0]),
+        ConvolutionShape((groups * channel, spatial, 1, width), along_width, groups, work_sizes[1]),
     )
     return pair if plan.method == "spatial" else (*pair, last)
 

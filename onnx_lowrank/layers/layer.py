@@ -16,17 +16,27 @@ from onnx_lowrank.layers.activation import Activation
 class Geometry:
     """Strides, dilations and pads of a convolution, one entry per spatial axis.
 
+    A transposed convolution is one of step 1 over its input with ``stride - 1`` zeros put between neighbours. Its pads
+    are those of ONNX all the same: what is cut off its output.
+
     Attributes:
-        strides: step per axis.
+        strides: step per axis; of a transposed convolution, on its output.
         dilations: kernel spacing per axis.
         pads: zeros before each axis, then zeros after each axis (ONNX order); all 0 where ``auto_pad`` decides.
-        auto_pad: ``NOTSET``, ``VALID``, ``SAME_UPPER`` or ``SAME_LOWER``.
+        auto_pad: ``NOTSET``, ``VALID``, ``SAME_UPPER`` or ``SAME_LOWER``; of a transposed convolution ``NOTSET``.
+        output_padding: what a transposed convolution adds at the end of each axis; None for any other convolution.
     """
 
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[int, ...]
     auto_pad: str = "NOTSET"
+    output_padding: tuple[int, ...] | None = None
+
+    @property
+    def transposed(self) -> bool:
+        """Whether it is that of a transposed convolution."""
+        return self.output_padding is not None
 
     @cached_property
     def by_axis(self) -> tuple[Geometry, ...]:
@@ -39,7 +49,8 @@ class Geometry:
 
         half = len(self.pads) // 2
         pads = only(self.pads[:half], 0) + only(self.pads[half:], 0)
-        return Geometry(only(self.strides, 1), only(self.dilations, 1), pads, self.auto_pad)
+        more = None if self.output_padding is None else only(self.output_padding, 0)
+        return Geometry(only(self.strides, 1), only(self.dilations, 1), pads, self.auto_pad, more)
 
 
 @cache
@@ -73,13 +84,15 @@ class StoredTensor:
 class Layer:
     """A convolution or fully connected layer that can be factorized, with what belongs to it folded in.
 
-    A fully connected layer is a 1-D convolution of kernel 1 over the rows of a sample, with channels last.
+    A fully connected layer is a 1-D convolution of kernel 1 over the rows of a sample, with channels last. A transposed
+    convolution is a convolution of its input with zeros between neighbours, see `Geometry`.
 
     Attributes:
         name: the node's name, or its output's where the node has none; unique in the model.
-        op: ONNX operator, ``Conv``, ``Gemm`` or ``MatMul``.
+        op: ONNX operator, ``Conv``, ``ConvTranspose``, ``Gemm`` or ``MatMul``.
         weight: filters, shape (d, c / groups, kh, kw), with one kernel axis or three for 1-D and 3-D convolutions,
-            batch normalization folded in, the model's float type.
+            batch normalization folded in, the model's float type. Those of a transposed convolution have their kernels
+            reversed, as a convolution of the input with zeros in between has them.
         bias: shape (d,), zeros where the layer has none, batch normalization folded in.
         geometry: strides, dilations, pads.
         activation: the function behind the response (after the residual sum, where there is one).
@@ -185,9 +198,14 @@ class Layer:
         return self.maps * prod(self.positions)
 
     @property
+    def work_size(self) -> tuple[int, ...]:
+        """Positions of a map that the whole weight is multiplied at: of the response, of the input where transposed."""
+        return self.input_size if self.geometry.transposed else self.positions
+
+    @property
     def macs(self) -> int:
         """Multiply-adds per image, bias not counted."""
-        return self.rows * self.weight.size
+        return self.maps * prod(self.work_size) * self.weight.size
 
     @property
     def parameters(self) -> int:

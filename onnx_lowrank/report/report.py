@@ -13,7 +13,7 @@ from onnx_lowrank.layers.plan import LayerPlan
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The report on one Conv, Gemm or MatMul.
+    """The report on one Conv, ConvTranspose, Gemm or MatMul.
 
     Attributes:
         name: the layer's name.
@@ -132,7 +132,7 @@ class Report:
         macs: multiply-adds per image before and after.
         parameters: weights and biases of all counted layers before and after.
         calibration: data, positions and provider.
-        layers: every Conv, Gemm and MatMul, in graph order.
+        layers: every Conv, ConvTranspose, Gemm and MatMul, in graph order.
         verification: number of held-out images and fidelity by output; None for a dry run.
         forward_passes: passes of the original and of the converted network over the calibration set.
         seconds: by stage, and in ``total``.

@@ -19,7 +19,7 @@ _LINE_WIDTH = 100
 
 
 def layer_table(report: Report) -> Table:
-    """Return a table for a terminal of 80 columns: one row per Conv, Gemm and MatMul.
+    """Return a table for a terminal of 80 columns: one row per layer.
 
     Args:
         report: of a conversion.

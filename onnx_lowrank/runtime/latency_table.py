@@ -95,6 +95,7 @@ def chain_key(layer: Layer, plan: LayerPlan, batch: int) -> str:
         f"strides {geometry.strides}",
         f"dilations {geometry.dilations}",
         f"pads {geometry.pads if geometry.auto_pad == 'NOTSET' else geometry.auto_pad}",
+        *([f"output padding {geometry.output_padding}"] if geometry.transposed else []),
         f"{layer.weight.dtype}",
         *([f"groups {layer.groups}"] if layer.groups > 1 else []),
         f"batch {batch}",

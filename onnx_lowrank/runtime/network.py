@@ -94,7 +94,7 @@ class Network:
             feeds: one batch of inputs; sizes that the model leaves open are taken from it.
 
         Raises:
-            ModelError: there is no Conv, Gemm or MatMul at all.
+            ModelError: there is no Conv, ConvTranspose, Gemm or MatMul at all.
         """
         layers = _layers(self.model, feeds, self.provider, self.name)
         return layers_before_draws(layers, self.random(feeds, [layer.input for layer in layers.eligible]))
@@ -327,7 +327,7 @@ def _layers(model: onnx.ModelProto, feeds: Feeds, provider: Provider, name: str)
     shapes = observe_shapes(model, feeds, tensors, provider) if tensors else {}
     layers = LayerSet(*find_layers(model, shapes, _samples(feeds)))
     if not layers.every:
-        raise ModelError(f"{name}: no Conv, Gemm or MatMul in the graph: there is nothing to factorize")
+        raise ModelError(f"{name}: no Conv, ConvTranspose, Gemm or MatMul in the graph: there is nothing to factorize")
     return layers
 
 

@@ -149,7 +149,10 @@ def layers_of_one_size(network: Network, layers: LayerSet, samples: Iterable[Fee
 def _why_it_varies(layer: Layer, observed: Sequence[Mapping[str, Shape]]) -> SkippedLayer | None:
     """Return a layer as one that stays where its sizes differ from sample to sample, or nothing gets there."""
     inputs, responses = ([shapes[name] for shapes in observed] for name in (layer.input, layer.response))
-    rows = [prod(shape[:-1]) if layer.channels_last else shape[0] * prod(shape[2:]) for shape in responses]
+    rows, steps = (
+        [prod(shape[:-1]) if layer.channels_last else shape[0] * prod(shape[2:]) for shape in shapes]
+        for shapes in (responses, inputs if layer.geometry.transposed else responses)
+    )
     unit = "rows" if layer.channels_last else "maps"
     counts = [prod(shape[:-1]) if layer.channels_last else shape[0] for shape in responses]
     if max(rows) == 0:
@@ -160,5 +163,5 @@ def _why_it_varies(layer: Layer, observed: Sequence[Mapping[str, Shape]]) -> Ski
         reason = f"its input varies in size from sample to sample, {min(inputs)} to {max(inputs)}"
     else:
         return None
-    macs = round(sum(rows) / len(rows) * layer.weight.size)
+    macs = round(sum(steps) / len(steps) * layer.weight.size)
     return replace(layer.stays(reason), macs=macs, varies=True)

@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 from onnx_lowrank.runtime.session import Session
 from tests.bad_input.specimens import branches, picture
@@ -153,13 +154,14 @@ def test_external_data(folder: Path, spoil: Callable[[Path], None], location: st
 def test_no_layer_at_all(folder: Path) -> None:
     onnx.save(build("g (float[N, 3, 12, 12] x) => (float[N, 3, 12, 12] y) { y = Relu(x) }"), "in.onnx")
     assert refused(folder, *CONVERT, *BESIDE) == (
-        "error: in.onnx: no Conv, Gemm or MatMul in the graph: there is nothing to factorize"
+        "error: in.onnx: no Conv, ConvTranspose, Gemm or MatMul in the graph: there is nothing to factorize"
     )
 
 
 def test_no_layer_that_can_be_factorized(folder: Path) -> None:
     model, data = branches()
-    model.graph.node[5].op_type = "ConvTranspose"
+    model.graph.node[5].op_type, model.graph.node[5].domain = "FusedConv", "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     onnx.save(model, "in.onnx")
     np.save("data.npy", data["x"])
     found = refused(folder, *CONVERT, *BESIDE)

@@ -25,20 +25,22 @@ from onnx_lowrank.calibrate.taps import (
     response_tap,
 )
 from onnx_lowrank.layers.layer import Layer
-from tests.example_layers import conv_geometries
+from tests.example_layers import conv_geometries, transposed_geometries
 from tests.helpers import Array, Feeds, applied, build, filters, find, normal, relative, run, sampled
 
 IMAGES = 3
 OPSETS = [7, 9, 11, 13, 17, 21, 23]
+W = np.array([1, 10, 100, 1000], np.float32)
 
 
 def conv_model(attributes: str, weight: Array, size: tuple[int, int], **options: Any) -> onnx.ModelProto:
     kind = {"float32": "float", "float64": "double", "float16": "float16"}[weight.dtype.name]
     bias = options.pop("bias", None)
     inputs = "x, w" if bias is None else "x, w, b"
+    op = options.pop("op", "Conv")
     return build(
-        f"""g ({kind}[N,{weight.shape[1]},{size[0]},{size[1]}] x) => ({kind}[N,d,h,v] y) {{
-            c = Conv<{attributes}>({inputs})
+        f"""g ({kind}[N,{weight.shape[op == "Conv"]},{size[0]},{size[1]}] x) => ({kind}[N,d,h,v] y) {{
+            c = {op}<{attributes}>({inputs})
             y = Relu(c)
         }}""",
         {"w": weight} | ({} if bias is None else {"b": bias}),
@@ -155,6 +157,30 @@ def test_patch_tap_for_any_geometry(data: st.DataObject) -> None:
     )
     rows, wanted = patch_rows(model, normal(1, 2, 2, *size), data.draw(st.integers(1, 90)))
     np.testing.assert_allclose(rows, wanted, rtol=1e-5, atol=2e-6)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
+@given(geometry=transposed_geometries(), count=st.integers(1, 90))
+def test_patch_tap_for_any_transposed_geometry(
+    geometry: tuple[str, tuple[int, int], tuple[int, int]], count: int
+) -> None:
+    attributes, kernel, size = geometry
+    model = conv_model(attributes, filters(0, 2, 3, *kernel), size, bias=normal(3, 3), op="ConvTranspose")
+    rows, wanted = patch_rows(model, normal(1, 2, 2, *size), count)
+    np.testing.assert_allclose(rows, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_patch_of_a_transposed_convolution_has_zeros_between_the_inputs() -> None:
+    """Output 3 of one axis is made of inputs 1 (by the kernel's point 1) and 0 (by its point 3)."""
+    model = build("g (float[N,1,4] x) => (float[N,1,10] c) { c = ConvTranspose<strides=[2]>(x, w) }", {"w": [[W]]})
+    x = np.array([[[5, 6, 7, 8]]], np.float32)
+    layer = only_layer(model, x)
+    positions = np.array([[3]])
+    rows = run_tap(model, patch_tap(layer, TensorProto.FLOAT), {"x": x, **patch_indices(layer, positions)})
+    clear_outside(rows, layer, positions)
+    np.testing.assert_array_equal(as_patches(rows, layer), [[[5, 0, 6, 0]]])
+    np.testing.assert_array_equal(layer.weight, [[W[::-1]]])
+    assert run(model, {"x": x}, ["c"])["c"][0, 0, 3] == 5 * W[3] + 6 * W[1]
 
 
 def test_patch_tap_in_float16() -> None:

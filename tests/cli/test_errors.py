@@ -77,7 +77,9 @@ def test_a_model_that_onnxruntime_cannot_load_keeps_its_message(folder: Path) ->
 
 def test_no_layer_at_all(folder: Path) -> None:
     onnx.save(build("g (float[N, 3, 12, 12] x) => (float[N, 3, 12, 12] y) { y = Relu (x) }"), "plain.onnx")
-    assert "no Conv, Gemm or MatMul in the graph" in fails(folder, "plain.onnx", "o.onnx", "--data", "data.npy")
+    assert "no Conv, ConvTranspose, Gemm or MatMul in the graph" in fails(
+        folder, "plain.onnx", "o.onnx", "--data", "data.npy"
+    )
 
 
 def test_nan_in_weights(folder: Path) -> None:

@@ -74,7 +74,8 @@ class Drawing:
         return self.node(f"Resize <{options}> ({x}, , {scales})")
 
     def unpooled(self, x: str, c: int, d: int) -> str:
-        return self.node(f"ConvTranspose <strides = [2, 2]> ({x}, {self.constant(filters(c, c, d, 2, 2))})")
+        weight = 2 * _falling(len(self.weights), d, c, 2).swapaxes(0, 1)  # an output reads a quarter of a filter
+        return self.node(f"ConvTranspose <strides = [2, 2]> ({x}, {self.constant(weight)})")
 
     def side_by_side(self, *tensors: str) -> str:
         return self.node(f"Concat <axis = 1> ({', '.join(tensors)})")

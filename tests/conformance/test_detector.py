@@ -31,11 +31,12 @@ def pictures(count: int, height: int, width: int, seed: int = 0) -> Array:
 
 
 def counted(model: onnx.ModelProto, batch: Array) -> int:
-    """Multiply-adds per image of all convolutions, from the sizes their outputs have."""
+    """Multiply-adds per image of all convolutions, from the sizes of their outputs, or inputs where transposed."""
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
-    sizes = run(model, {"x": batch}, [node.output[0] for node in nodes])
-    return sum(sizes[node.output[0]][0].size * prod(weights[node.input[1]][1:]) for node in nodes)
+    sized = {node.output[0]: node for node in model.graph.node if node.op_type == "Conv"}
+    sized |= {node.input[0]: node for node in model.graph.node if node.op_type == "ConvTranspose"}
+    sizes = run(model, {"x": batch}, [name for name in sized if name != "x"]) | {"x": batch}
+    return sum(sizes[name][0].size * prod(weights[node.input[1]][1:]) for name, node in sized.items())
 
 
 def differences(before: onnx.ModelProto, after: onnx.ModelProto | None, batch: Array) -> dict[str, float]:
@@ -129,20 +130,16 @@ def test_images_are_brought_to_the_shape_that_is_given(folder: Path, tmp_path: P
 # Transposed convolutions
 
 
-def transposed(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.TensorProto]]:
-    """Every transposed convolution and its weight."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    return [(node, tensors[node.input[1]]) for node in model.graph.node if node.op_type == "ConvTranspose"]
-
-
-def test_transposed_convolutions_stay_untouched() -> None:
+def test_transposed_convolutions_are_factorized_too() -> None:
     model, samples = outliner(), pictures(24, 48, 64)
     result = convert(model, {"x": samples}, QUICK, positions=200)
     assert result.model is not None
     assert result.report.speedup >= 2
-    kept = {layer.name: layer.reason for layer in result.report.layers if layer.op == "ConvTranspose"}
-    assert list(kept.values()) == ["ConvTranspose is not supported"] * 2
-    assert transposed(model) == transposed(result.model)
+    assert counted(model, samples[:1]) == result.report.macs[0]
+    assert counted(result.model, samples[:1]) == result.report.macs[1]
+    layers = [layer for layer in result.report.layers if layer.op == "ConvTranspose"]
+    assert len(layers) == 2
+    assert layers[0].method != "kept"
     for size in ((2, 48, 64), (1, 80, 32)):
         errors = differences(model, result.model, pictures(*size, seed=1))
         assert errors["mask"] < 0.12

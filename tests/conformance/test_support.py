@@ -121,7 +121,13 @@ CASES: dict[tuple[str, str], onnx.ModelProto] = {
     ("MatMul", "constant matrix on the right, any number of rows"): dense("y = MatMul (x, w)", "float[N,9,64] x"),
     ("MatMul", "constant matrix on the left"): dense("y = MatMul (v, x)", "float[8,5] x", v=normal(1, 4, 8)),
     ("MatMul", "stack of matrices"): dense("y = MatMul (x, v)", "float[N,3,5,64] x", v=normal(1, 3, 64, 8)),
-    ("ConvTranspose", ""): conv("y = ConvTranspose (x, w)", 64, 8, 2, 2),
+    ("ConvTranspose", "1-D, 2-D, 3-D, stride, dilation, pads, `output_padding`"): conv(
+        "y = ConvTranspose <strides=[2,2], pads=[1,1,1,1], output_padding=[1,0]> (x, w)", 64, 8, 4, 4
+    ),
+    ("ConvTranspose", "`auto_pad`; `output_shape` where the network's inputs have fixed sizes"): conv(
+        'y = ConvTranspose <auto_pad="SAME_UPPER", strides=[2,2]> (x, w)', 64, 8, 3, 3
+    ),
+    ("ConvTranspose", "depthwise"): conv("y = ConvTranspose <group=64> (x, w)", 64, 1, 3, 3),
     ("ConvInteger", ""): quantized("p = Cast <to=3> (x)  i = ConvInteger (p, q)  y = Cast <to=1> (i)"),
     ("QLinearConv", ""): quantized(
         "p = QuantizeLinear (x, s, z)  i = QLinearConv (p, s, z, q, s, n, s, z)  y = DequantizeLinear (i, s, z)",

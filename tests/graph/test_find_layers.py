@@ -247,11 +247,48 @@ def test_a_left_out_bias_is_none() -> None:
     np.testing.assert_array_equal(only(model).bias, np.zeros(6))
 
 
-def test_transposed_convolution() -> None:
-    model = convolution("y = ConvTranspose(x, w)", {"w": filters(0, 4, 6, 3, 3)})
-    assert weighted_tensors(model) == []
-    _, (skipped,) = find_layers(model, {})
-    assert (skipped.op, skipped.reason) == ("ConvTranspose", "ConvTranspose is not supported")
+def test_what_is_known_of_a_transposed_convolution() -> None:
+    weight, bias = normal(0, 4, 3, 3, 2), normal(2, 6)
+    body = "c = ConvTranspose<strides=[2,3], output_padding=[0,2], pads=[0,1,2,0], group=2>(x, w, b)  y = Relu(c)"
+    model = convolution(body, {"w": weight, "b": bias})
+    assert weighted_tensors(model) == ["x", "c"]
+    layer = only(model)
+    assert (layer.op, layer.filters, layer.channels, layer.kernel, layer.groups) == ("ConvTranspose", 6, 4, (3, 2), 2)
+    # The fifth filter is the second of the second group, which reads channels 2 and 3; kernels are reversed.
+    np.testing.assert_array_equal(layer.weight[4], weight[2:, 1, ::-1, ::-1])
+    np.testing.assert_array_equal(layer.bias, bias)
+    geometry = layer.geometry
+    assert (geometry.strides, geometry.pads, geometry.output_padding) == ((2, 3), (0, 1, 2, 0), (0, 2))
+    assert (layer.input_size, layer.positions) == ((9, 8), (17, 24))
+    assert (layer.macs, layer.rows) == (9 * 8 * 6 * 2 * 3 * 2, 17 * 24)
+    assert layer.parameters == 6 * 2 * 3 * 2 + 6
+    assert layer.activation.name == "relu"
+
+
+def test_a_transposed_convolution_takes_what_follows() -> None:
+    """BatchNormalization scales its filters, which are on the second axis of the weight in the file."""
+    weights = {"w": normal(0, 4, 6, 3, 3), "one": np.ones(6, np.float32), "zero": np.zeros(6, np.float32)}
+    scale, variance = normal(3, 6), np.abs(normal(4, 6)) + 1
+    body = "c = ConvTranspose(x, w)  n = BatchNormalization(c, s, zero, zero, v)  y = Relu(n)"
+    layer = only(convolution(body, weights | {"s": scale, "v": variance}))
+    gain = scale / np.sqrt(variance + 1e-5)
+    wanted = weights["w"].transpose(1, 0, 2, 3)[:, :, ::-1, ::-1] * gain[:, None, None, None]
+    np.testing.assert_allclose(layer.weight, wanted, rtol=1e-5)
+    assert (layer.response, layer.nodes) == ("n", ("c", "n"))
+
+
+def test_transposed_convolutions_that_stay() -> None:
+    depthwise = convolution("y = ConvTranspose<group=4>(x, w)", {"w": normal(0, 4, 1, 3, 3)})
+    assert reason(depthwise) == "depthwise convolution"
+    computed = convolution("k = Cos(w)  y = ConvTranspose(x, k)", {"w": normal(0, 4, 6, 3, 3)})
+    assert reason(computed) == "its weight is computed at run time"
+    fixed = convolution("y = ConvTranspose<output_shape=[11,9]>(x, w)", {"w": normal(0, 4, 6, 3, 3)})
+    assert only(fixed).geometry.pads == (0, 1, 0, 0)
+    stays = "its output has one size (output_shape), but the network's inputs have any: give them fixed sizes"
+    fixed.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    assert reason(fixed) == stays
+    fixed.graph.input[0].type.tensor_type.ClearField("shape")
+    assert reason(fixed) == stays
 
 
 @pytest.mark.parametrize("opset", [13, 19])

@@ -99,6 +99,7 @@ def with_geometry(**changes: Any) -> Layer:
         (with_geometry(pads=(2, 1, 0, 3)), PLAN, 1),
         (with_geometry(auto_pad="SAME_UPPER"), PLAN, 1),
         (with_geometry(auto_pad="VALID"), PLAN, 1),
+        (with_geometry(output_padding=(0, 1)), PLAN, 1),
         (replace(LAYER, weight=LAYER.weight.astype(np.float16)), PLAN, 1),
     ],
 )

@@ -221,16 +221,16 @@ def test_samples_of_a_fixed_batch_joined_in_one_map() -> None:
 # As many maps as the values of a sample say
 
 
-def crops(threshold: float) -> onnx.ModelProto:
+def crops(threshold: float, call: str = "Conv<pads=[1,1,1,1]>") -> onnx.ModelProto:
     """A convolution on those of four quarters of an image that are bright enough."""
     return build(
-        f"""g (float[1,4,16,16] x) => (float[1,{WIDTH},16,16] y, float[K,{WIDTH},4,16] z) {{
+        f"""g (float[1,4,16,16] x) => (float[1,{WIDTH},16,16] y, float[K,{WIDTH},h,v] z) {{
             y = Conv<pads=[1,1,1,1]>(x, w)
             parts = Reshape(y, split)
             mean = ReduceMean<axes=[1,2,3], keepdims=0>(parts)
             bright = Greater(mean, limit)
             chosen = Compress<axis=0>(parts, bright)
-            c = Conv<pads=[1,1,1,1]>(chosen, v)
+            c = {call}(chosen, v)
             z = Relu(c)
         }}""",
         {
@@ -240,8 +240,9 @@ def crops(threshold: float) -> onnx.ModelProto:
     )
 
 
-def test_a_number_that_varies_is_said_and_counted() -> None:
-    model, x = crops(0.0), normal(0, 60, 4, 16, 16)
+@pytest.mark.parametrize("call", ["Conv<pads=[1,1,1,1]>", "ConvTranspose<strides=[2,2]>"])
+def test_a_number_that_varies_is_said_and_counted(call: str) -> None:
+    model, x = crops(0.0, call), normal(0, 60, 4, 16, 16)
     network, layers, calibration = open_conversion(
         model, {"x": x}, None, replace(SETTINGS, samples=40, batch_size=None)
     )

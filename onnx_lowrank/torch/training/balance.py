@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import onnx
 import torch
@@ -15,7 +16,26 @@ from torch import Tensor
 
 _ITERATIONS = 20  # several, as the middle one of three factors has two neighbours
 
-Pair = tuple[str, str | None, str]  # weight and bias of the first convolution, weight of the second
+# Axes of a weight that go through the channels it makes and those it reads.
+_AXES = {"Conv": (0, 1), "ConvTranspose": (1, 0)}
+
+
+class Pair(NamedTuple):
+    """Two convolutions, one behind the other.
+
+    Attributes:
+        first: name of the weight of the first.
+        bias: name of its bias; None where it has none.
+        second: name of the weight of the second.
+        made: axis of the first weight that goes through the channels in between.
+        read: axis of the second weight that does.
+    """
+
+    first: str
+    bias: str | None
+    second: str
+    made: int = 0
+    read: int = 1
 
 
 def factor_pairs(graph: onnx.GraphProto) -> list[Pair]:
@@ -37,13 +57,13 @@ def balance(state: Mapping[str, Tensor], pairs: list[Pair], keys: Mapping[str, s
         keys: of ``state``, by name.
     """
     for _ in range(_ITERATIONS):
-        for first, bias, second in pairs:
-            writer, reader = state[keys[first]], state[keys[second]]
-            norms = writer.flatten(1).norm(dim=1), reader.transpose(0, 1).flatten(1).norm(dim=1)
+        for first, bias, second, made, read in pairs:
+            writer, reader = state[keys[first]].movedim(made, 0), state[keys[second]].movedim(read, 0)
+            norms = writer.flatten(1).norm(dim=1), reader.flatten(1).norm(dim=1)
             scale = (norms[1] / norms[0]).sqrt()
             scale = torch.where(torch.isfinite(scale) & (scale > 0), scale, 1.0)  # channels of zeros stay so
             writer *= scale.reshape(-1, *[1] * (writer.ndim - 1))
-            reader /= scale.reshape(1, -1, *[1] * (reader.ndim - 2))
+            reader /= scale.reshape(-1, *[1] * (reader.ndim - 1))
             if bias is not None:
                 state[keys[bias]] *= scale
 
@@ -59,9 +79,10 @@ def _pairs(graph: onnx.GraphProto) -> Iterator[Pair]:
             continue
         weights = [*before.input[1:], node.input[1]]
         if all(name in initializers and readers[name] == 1 for name in weights):
-            yield before.input[1], before.input[2] if len(before.input) > 2 else None, node.input[1]
+            bias = before.input[2] if len(before.input) > 2 else None
+            yield Pair(before.input[1], bias, node.input[1], _AXES[before.op_type][0], _AXES[node.op_type][1])
 
 
 def _is_plain_convolution(node: onnx.NodeProto) -> bool:
     is_grouped = any(attribute.name == "group" and attribute.i != 1 for attribute in node.attribute)
-    return node.op_type == "Conv" and not node.domain and not is_grouped
+    return node.op_type in _AXES and not node.domain and not is_grouped
