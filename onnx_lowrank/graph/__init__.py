@@ -10,6 +10,10 @@
 | find_layers         | the layers that can be factorized, and why the others cannot                               |
 | work                | multiply-adds and parameters of what stays                                                 |
 | stored              | where the file holds weights, and which nodes share them                                   |
+| tensor_axes         | how many axes tensors have, and which have size 1                                          |
+| channel_members     | operators that keep channels apart                                                         |
+| channel_groups      | channels that one layer reads and nothing else: what makes them, what carries them         |
+| narrow              | leave channels of a group out                                                              |
 | fold                | fold BatchNormalization, bias and scale after a layer into its weight and bias             |
 | activations         | recognize the activation after a layer; its function is in layers/activation.py            |
 | value_sizes         | tensors whose size depends on the values of the inputs                                     |
@@ -32,6 +36,7 @@ from onnx_lowrank.graph.find_layers import find_layers, node_names, weighted_ten
 from onnx_lowrank.graph.inline import inline_functions
 from onnx_lowrank.graph.input_statistics import read_input_statistics
 from onnx_lowrank.graph.layer_model import input_shape, layer_model
+from onnx_lowrank.graph.narrow import narrow_channels
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
 from onnx_lowrank.graph.read import input_names, read_model
 from onnx_lowrank.graph.replace_layer import replace_layer
@@ -62,6 +67,7 @@ __all__ = [
     "is_in_other_precision",
     "layer_model",
     "named_sample_axes",
+    "narrow_channels",
     "new_folder",
     "node_names",
     "read_input_statistics",

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.activations import find_activation
+from onnx_lowrank.graph.channel_groups import ChannelGraph, channel_group
 from onnx_lowrank.graph.fold import SUM_OPERATORS, ChannelAxis, Folded, fold_affine
 from onnx_lowrank.graph.index import (
     MIN_ARITHMETIC_OPSET,
@@ -27,6 +28,7 @@ from onnx_lowrank.graph.index import (
 from onnx_lowrank.graph.stored import stored_tensor, with_storage
 from onnx_lowrank.graph.work import inner_shapes, is_counted, multiply_adds, varying_inside, weights_of
 from onnx_lowrank.layers.activation import Activation, identity
+from onnx_lowrank.layers.channel_group import ChannelGroup
 from onnx_lowrank.layers.layer import Geometry, Layer, SkippedLayer, pointwise
 
 Shape = tuple[int, ...]
@@ -63,6 +65,7 @@ def find_layers(
         those in subgraphs too.
     """
     index, all_names = GraphIndex(model), node_names(model)
+    channels = ChannelGraph(model, index)
     by_key = {node_key(node): name for node, name in zip(model.graph.node, all_names, strict=True)}
     known = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | dict(shapes)
     inside = inner_shapes(model, shapes) | known
@@ -79,7 +82,9 @@ def find_layers(
         if node.op_type in LAYER_OPERATORS:
             result = _layer_or_reason(index, node, name, shapes, samples)
             if isinstance(result, Layer):
-                layers.append(with_storage(index, result, node, by_key))
+                group = channel_group(channels, by_key, node)
+                reads = group if isinstance(group, ChannelGroup) else None
+                layers.append(with_storage(index, replace(result, reads=reads), node, by_key))
             else:
                 skipped.append(_skipped(index, node, name, result, index.varying, known, samples))
         elif is_counted(node):

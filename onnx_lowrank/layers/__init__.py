@@ -1,6 +1,7 @@
 """What the stages share: layers, plans, samples, factors, and what they cost.
 
 - layer.py: a layer that can be factorized, or one that is left as it is
+- channel_group.py: channels that one layer reads and that may be left out
 - activation.py, smooth.py: the function behind a layer, in straight pieces or curved
 - plan.py: the factorization and ranks of every layer
 - chain_shapes.py, cost.py: the convolutions of a planned chain; their multiply-adds and parameters

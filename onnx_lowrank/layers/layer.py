@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnx_lowrank.layers.activation import Activation
+from onnx_lowrank.layers.channel_group import ChannelGroup
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Layer:
             fully connected layer: 1, or more where a network folds views or frames into that axis.
         run: consecutive `rows` that belong to one sample; None where all of a sample's rows lie together.
         stored: where the file holds the weight, then the bias if there is one; empty where that is not known.
+        reads: channels of its input that may be left out with all that makes them; None where they have to stay.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Layer:
     maps: int = 1
     run: int | None = None
     stored: tuple[StoredTensor, ...] = ()
+    reads: ChannelGroup | None = None
 
     @property
     def filters(self) -> int:
