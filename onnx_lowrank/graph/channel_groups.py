@@ -238,7 +238,9 @@ class _Walk:
         if attribute(node, "group", 1) != 1:
             raise _Stays(f"made by {self._said(node)} in groups")
         fits = axis == (1 - len(weight) if node.op_type == "Conv" else -1)
-        if not fits or weight[place] != self.closure.channels:
+        if not fits:
+            raise _Stays(f"its channels are positions of what {self._said(node)} makes")
+        if weight[place] != self.closure.channels:
             made = f"{weight[place]} that {self._said(node)} makes"
             raise _Stays(f"its {self.closure.channels} channels are not the {made}")
         bias = own_bias(self._tensors, node, self.closure.channels)
@@ -271,8 +273,10 @@ class _Walk:
         source = self._source(node, axis) if made else axis
         reads_once = made or [place for place, name in enumerate(node.input) if name == tensor] == [0]
         carried = carry(self._tensors, node, Channels(source, self.closure.channels)) if reads_once else None
-        if carried is None or further:
+        if carried is None:
             raise _Stays(self._mixes(node, made=made))
+        if further:
+            raise _Stays(f"another output of {self._said(node)} is read")
         self.join(node.input[0], source)
         self.join(node.output[0], carried.axis)
         self._cut(*carried.cuts)
@@ -285,6 +289,8 @@ class _Walk:
         axes = self._tensors.of(node.input[0]) if node.input else None
         sources: list[int] = [axis, *range(-axes.rank, 0)] if axes is not None else []
         for source in sources:
+            if axes is not None and source in axes.single:
+                continue
             carried = carry(self._tensors, node, Channels(source, self.closure.channels))
             if carried is not None and carried.axis == axis:
                 return source
