@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
+from os import PathLike
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
+
+from numpy.typing import NDArray
 
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.layers.plan import Factorization, RankPlan
@@ -19,6 +22,8 @@ Selection = Literal["error", "energy"]
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 COSTS, METHODS, REFINEMENTS = get_args(Cost), get_args(Method), get_args(Refinement)
 SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
+
+Constants: TypeAlias = Mapping[str, Sequence[float] | NDArray[Any] | str | PathLike[str]]
 
 # Fine-tuning.
 Learn = Literal["original", "labels", "both"]
@@ -47,7 +52,8 @@ class Settings:
         include: regular expressions on layer names; only layers that one of them matches are factorized.
         exclude: regular expressions on layer names; layers that one of them matches stay.
         input_shapes: shape by input name, where the model leaves axes open.
-        constant_inputs: numbers by name of the inputs that are always fed the same.
+        constant_inputs: by name of the inputs that are always fed the same: numbers, an array, or a ``.npy`` or
+            ``.npz`` file with one. An input that is a weight of a layer becomes part of the written model.
         samples_axis: axis that counts samples by input name, where it is not the first one.
         plan: ranks to use instead of choosing them.
         bench: measure latency: leave layers alone that would run slower, and report the speedup; without it a
@@ -86,7 +92,7 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    constant_inputs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    constant_inputs: Constants = field(default_factory=dict)
     samples_axis: Mapping[str, int] = field(default_factory=dict)
     plan: RankPlan | None = None
     bench: bool = True
@@ -163,7 +169,7 @@ class FinetuneSettings:
         precision: of the forward pass: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU that supports it.
         threads: of PyTorch; None for all.
         input_shapes: shape by input name, where the model leaves axes open.
-        constant_inputs: values by name of the inputs that are the same for every sample.
+        constant_inputs: values by name of the inputs that are the same for every sample, or a file with them.
 
     Raises:
         ValueError: a field is out of its range.
@@ -185,7 +191,7 @@ class FinetuneSettings:
     precision: Precision = "auto"
     threads: int | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    constant_inputs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    constant_inputs: Constants = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "samples", "patience", "threads"):

@@ -180,7 +180,7 @@ def probe_positions(layers: Sequence[Layer], positions: Mapping[str, Ints], seed
 def _open(network: Network, data: Any, preprocessing: Preprocessing | None, settings: Settings) -> Samples:
     """Open the data, or make synthetic images where there are none, with a warning."""
     if data is not None:
-        samples = open_samples(data, network.inputs, preprocessing)
+        samples = open_samples(data, network.inputs, preprocessing, network.held)
         if settings.labels and samples.labels is None:
             raise CalibrationError(f"data {samples.source}: no class folders, which `labels` reads: drop `labels`")
         return samples

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.cli.help import option
+from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
@@ -88,15 +89,19 @@ def _show_energies(inspection: command.Inspection) -> None:
 def _energy_cells(row: Layer | SkippedLayer, ranks: Mapping[float, int] | None) -> list[str]:
     if isinstance(row, SkippedLayer) or ranks is None:
         reason = row.reason if isinstance(row, SkippedLayer) else "not looked at"
-        return [short_name(row.name), *[""] * (1 + len(command.SHARES)), f"stays: {reason}"]
+        return [short_name(row.name), *[""] * (1 + len(command.SHARES)), _stays(reason)]
     groups = f"each of {row.groups} groups" if row.groups > 1 else ""
     return [short_name(row.name), str(row.filters // row.groups), *map(str, ranks.values()), groups]
+
+
+def _stays(reason: str) -> str:
+    return f"stays: {with_flags(reason, flags(click.get_current_context()))}"
 
 
 def _cells(row: Layer | SkippedLayer) -> list[str]:
     common = [short_name(row.name), row.op, short_number(row.macs), short_number(row.parameters)]
     if isinstance(row, SkippedLayer):
-        return [*common, f"stays: {row.reason}"]
+        return [*common, _stays(row.reason)]
     kernel = "" if row.channels_last else f"{'x'.join(map(str, row.kernel))}, "
     kernel += f"{row.groups} groups, " if row.groups > 1 else ""
     behind = f"{row.activation.name}{' of a sum' if row.residual else ''}"

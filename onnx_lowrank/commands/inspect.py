@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.sample_maps import layers_by_samples, layers_of_one_size
 from onnx_lowrank.runtime.session import choose_provider
-from onnx_lowrank.settings import ProviderName, Settings
+from onnx_lowrank.settings import Constants, ProviderName, Settings
 
 SHARES = (0.9, 0.95, 0.99, 0.999)  # of the energy, whose ranks are said
 
@@ -84,7 +84,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
     threads: int | None = None,
     progress: Progress | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    constant_inputs: Mapping[str, Sequence[float]] | None = None,
+    constant_inputs: Constants | None = None,
     samples_axis: Mapping[str, int] | None = None,
 ) -> Inspection:
     """List what can be factorized, and for everything else why not.
@@ -101,7 +101,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
         threads: of onnxruntime.
         progress: watches the pass.
         input_shapes: shape by input name, where the model leaves axes open.
-        constant_inputs: numbers by name of the inputs that zeros will not do for.
+        constant_inputs: by name of the inputs that zeros will not do for: numbers, an array or its file.
         samples_axis: axis that counts samples by input name, where it is not the first one.
 
     Raises:

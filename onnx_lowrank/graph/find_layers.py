@@ -24,6 +24,7 @@ from onnx_lowrank.graph.index import (
     inner_nodes,
     node_key,
 )
+from onnx_lowrank.graph.parameter_inputs import why_not_constant
 from onnx_lowrank.graph.stored import stored_tensor, with_storage
 from onnx_lowrank.graph.work import inner_shapes, is_counted, multiply_adds, varying_inside, weights_of
 from onnx_lowrank.layers.activation import Activation, identity
@@ -111,7 +112,7 @@ def _layer_or_reason(
     weight = index.constant(node.input[1]) if len(node.input) > 1 else None
     if weight is None:
         sparse = len(node.input) > 1 and node.input[1] in index.sparse
-        return "its weight is sparse" if sparse else "its weight is computed at run time"
+        return "its weight is sparse" if sparse else why_not_constant(index, node, 1)
     if node.input[0] not in shapes:
         return "its input is constant"
     reason = _why_not(index, node, weight, shapes, samples) or _why_quantized(index, node)
@@ -123,7 +124,7 @@ def _layer_or_reason(
     folded = fold_affine(index, node, filters, channels)
     if folded is None:
         computed = index.constant(node.input[2]) is None
-        return "its bias is computed at run time" if computed else "its bias is not one number per filter"
+        return why_not_constant(index, node, 2) if computed else "its bias is not one number per filter"
     rows = (prod(response[:-1]) // samples,)
     sizes = (response[2:], shapes[node.input[0]][2:]) if is_conv else (rows, rows)
     layer = _layer(node, name, folded, _activation_and_residual(index, folded.response, channels, shapes), sizes)
