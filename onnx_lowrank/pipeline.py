@@ -30,7 +30,13 @@ from onnx_lowrank.graph import (
     staged,
     write_texts,
 )
-from onnx_lowrank.graph.eligible import layers_that_pay, layers_with_enough_rows, layers_with_own_weights, wanted_layers
+from onnx_lowrank.graph.eligible import (
+    check_any_eligible,
+    layers_that_pay,
+    layers_with_enough_rows,
+    layers_with_own_weights,
+    wanted_layers,
+)
 from onnx_lowrank.graph.tensors import stored_bytes
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
@@ -185,6 +191,19 @@ def open_conversion(
         ModelError: the model cannot be read or run, or there is nothing in it to factorize.
         CalibrationError: the data cannot be used, or have no class folders where labels are wanted.
     """
+    network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings, max_held_out)
+    check_any_eligible(layers)
+    return network, layers, calibration.with_positions(layers.eligible, settings)
+
+
+def find_layers_on_data(
+    model: str | Path | onnx.ModelProto,
+    data: Any,
+    preprocessing: Preprocessing | None,
+    settings: Settings,
+    max_held_out: int = MAX_HELD_OUT_SAMPLES,
+) -> tuple[Network, LayerSet, CalibrationSet]:
+    """Do what `open_conversion` does, except that no positions are drawn and no layer need be left to factorize."""
     provider = choose_provider(settings.provider, settings.threads)
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs, settings.samples_axis)
     network, data = with_sample_axes(network, data)
@@ -196,8 +215,7 @@ def open_conversion(
         layers = layers_with_enough_rows(layers_that_pay(layers), calibration.images)
         if settings.cost == "params":
             layers = layers_with_own_weights(layers)
-    layers = wanted_layers(layers, settings.include, settings.exclude)
-    return network, layers, calibration.with_positions(layers.eligible, settings)
+    return network, wanted_layers(layers, settings.include, settings.exclude), calibration
 
 
 def _warn_if_random(network: Network, calibration: CalibrationSet) -> None:

@@ -592,7 +592,7 @@ def test_expressions_that_match_nothing_or_are_none(option: str) -> None:
 
 
 def test_no_layer_left() -> None:
-    why = r"no layer can be factorized \('y': 30 rows of samples are too few.*; 'conv0': excluded by 'conv'"
+    why = r"no layer can be factorized \('y': 30 rows of samples are too few.*; 'conv0', 'conv1' and 2 others: "
     with pytest.raises(ModelError, match=why):
         converted(network(), exclude=["conv"])
 
