@@ -79,6 +79,10 @@ def check_same(case: Case, written: onnx.ModelProto) -> None:
                 continue
             # Values may cancel to nothing. In float16 onnxruntime sets what is below 6e-5 to zero.
             relative, absolute = (3e-2, 1e-4) if values.dtype == np.float16 else (1e-3, 1e-5)
+            if (
+                "quantized matrix" in case.spices
+            ):  # onnxruntime's MatMulNBits, which takes its place, rounds what it reads
+                relative = max(relative, 2e-2)
             largest = float(np.abs(values).max())
             assert np.abs(values.astype(np.float64) - after[name]).max() <= relative * largest + absolute, name
 

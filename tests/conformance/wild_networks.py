@@ -103,12 +103,14 @@ def weight(wild: Wild, *shape: int) -> str:
     wild.spices.add(kind)
     match kind:
         case "shared":
-            alike = [name for name, tensor in wild.stored.items() if tuple(tensor.dims) == shape]
+            same = [name for name, tensor in wild.stored.items() if tensor.data_type == wild.kind]
+            alike = [name for name in same if tuple(wild.stored[name].dims) == shape]
             return alike[0] if alike else wild.hold(values)
         case "normalized":
             norm = wild.add("ReduceL2", wild.hold(values), wild.hold(np.arange(1, len(shape))), keepdims=1)
             return wild.add("Div", next(reversed([*wild.stored][:-1])), norm)
         case "int8" | "int4":
+            wild.spices |= {"quantized matrix"} if len(shape) == 2 else set()
             kind_of = TensorProto.INT8 if kind == "int8" else TensorProto.INT4
             whole = np.clip(np.rint(values.astype(np.float64) * 8), -7, 7).astype(np.int8)
             name = f"q{len(wild.stored)}"
