@@ -55,6 +55,7 @@ class Deployed:
     def __init__(self, model: onnx.ModelProto) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, 1
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # float32, not int8
         self.session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         self.inputs = [value.name for value in self.session.get_inputs()]
         self.outputs = [value.name for value in self.session.get_outputs()]
