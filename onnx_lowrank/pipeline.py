@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches
@@ -30,7 +32,14 @@ from onnx_lowrank.graph import (
     staged,
     write_texts,
 )
-from onnx_lowrank.graph.eligible import layers_that_pay, layers_with_enough_rows, layers_with_own_weights, wanted_layers
+from onnx_lowrank.graph.eligible import (
+    check_any_eligible,
+    layers_that_pay,
+    layers_with_enough_rows,
+    layers_with_own_weights,
+    wanted_layers,
+)
+from onnx_lowrank.graph.extract import descendants
 from onnx_lowrank.graph.tensors import stored_bytes
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
@@ -58,6 +67,7 @@ from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.device import SolverDevice, solver_device
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
+from onnx_lowrank.solve.width import can_be_solved_anew, measure_width_losses
 from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable
 from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few, warn_if_lost
 from onnx_lowrank.verify.fidelity import check_bounds
@@ -113,7 +123,7 @@ def convert(
         losses = rank_losses(layers, targets, settings, device, monitor)
         targets = calibration.rows_of(targets)  # without the probes, which have served
         choose = partial(choose_ranks, layers, losses, timer=timer)
-        solve = partial(solve_network, network, layers, device=device)
+        solve = partial(solve_network, network, layers, losses, device=device)
         if settings.max_drop is not None:
             converted = search_speedup(choose, solve, network, layers, calibration, targets, settings, monitor)
         else:
@@ -185,6 +195,19 @@ def open_conversion(
         ModelError: the model cannot be read or run, or there is nothing in it to factorize.
         CalibrationError: the data cannot be used, or have no class folders where labels are wanted.
     """
+    network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings, max_held_out)
+    check_any_eligible(layers)
+    return network, layers, calibration.with_positions(layers.eligible, settings)
+
+
+def find_layers_on_data(
+    model: str | Path | onnx.ModelProto,
+    data: Any,
+    preprocessing: Preprocessing | None,
+    settings: Settings,
+    max_held_out: int = MAX_HELD_OUT_SAMPLES,
+) -> tuple[Network, LayerSet, CalibrationSet]:
+    """Do what `open_conversion` does, except that no positions are drawn and no layer need be left to factorize."""
     provider = choose_provider(settings.provider, settings.threads)
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs, settings.samples_axis)
     network, data = with_sample_axes(network, data)
@@ -196,8 +219,7 @@ def open_conversion(
         layers = layers_with_enough_rows(layers_that_pay(layers), calibration.images)
         if settings.cost == "params":
             layers = layers_with_own_weights(layers)
-    layers = wanted_layers(layers, settings.include, settings.exclude)
-    return network, layers, calibration.with_positions(layers.eligible, settings)
+    return network, wanted_layers(layers, settings.include, settings.exclude), calibration
 
 
 def _warn_if_random(network: Network, calibration: CalibrationSet) -> None:
@@ -242,7 +264,10 @@ def rank_losses(
     """Measure what pairs of ranks cost every eligible layer in accuracy; the same for every speedup."""
 
     def measure(layer: Layer) -> RankLosses:
-        return device.run(partial(measure_rank_losses, layer), targets[layer.name])
+        losses = device.run(partial(measure_rank_losses, layer), targets[layer.name])
+        if not settings.leaves_channels_out(layer):
+            return losses
+        return replace(losses, widths=measure_width_losses(layer, targets[layer.name]))
 
     with monitor.measure("ranks"):
         if settings.selection == "energy":
@@ -252,9 +277,10 @@ def rank_losses(
         return side_by_side(measure, layers.eligible)
 
 
-def solve_network(
+def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to by then)
     network: Network,
     layers: LayerSet,
+    losses: Sequence[RankLosses],
     plan: RankPlan,
     calibration: CalibrationSet,
     targets: dict[str, TargetResponses],
@@ -269,7 +295,9 @@ def solve_network(
     converted, solved = onnx.ModelProto(), []
     converted.CopyFrom(network.model)
     prefix = converted if settings.asymmetric else network.model  # what feeds the layers
-    chains = plan.factorized(layers.eligible)
+    plan = _with_layers_solved_anew(plan, network, layers, settings)
+    chains = plan.solved(layers.eligible)
+    kept = _kept_channels(layers, losses, plan)
     later = [layer for layer, _ in chains]
     with closing(_propagation(network, calibration, targets, settings)) as propagation:
         for layer, ranks in monitor.track(chains, "solve", len(chains)):
@@ -277,7 +305,10 @@ def solve_network(
             with monitor.measure("propagate"):
                 patches = propagation.advance(prefix, layer, later)
             with monitor.measure("solve"):
-                factors = device.run(partial(_solve, layer, ranks, patches, settings), targets.pop(layer.name))
+                wanted = targets.pop(layer.name)
+                if propagation.residual is not None:
+                    wanted = wanted.delivered(propagation.residual)
+                factors = device.run(partial(_solve, layer, ranks, kept.get(layer.name), patches, settings), wanted)
                 replace_layer(converted, layer, factors)
                 solved.append((layer, factors))
                 del patches  # or they would lie beside those of the next layer
@@ -299,10 +330,42 @@ def _propagation(
     return Propagation(batches, calibration.positions, network.provider, max_bytes, max_resident_bytes)
 
 
+def _with_layers_solved_anew(plan: RankPlan, network: Network, layers: LayerSet, settings: Settings) -> RankPlan:
+    """Return the plan with the layers marked that keep their shape, but get other inputs than in the original.
+
+    Where channels are left out; chains of low rank leave few layers as they are.
+    """
+    if settings.solver != "auto" or not settings.asymmetric or all(entry.width is None for entry in plan):
+        return plan
+    changed = descendants(
+        network.model, [name for layer, _ in plan.factorized(layers.eligible) for name in layer.nodes]
+    )
+    return RankPlan(
+        tuple(
+            replace(entry, resolved=entry.method == "kept" and layer.input in changed and can_be_solved_anew(layer))
+            for layer, entry in zip(layers.eligible, plan, strict=True)
+        )
+    )
+
+
+def _kept_channels(layers: LayerSet, losses: Sequence[RankLosses], plan: RankPlan) -> dict[str, NDArray[np.int64]]:
+    """Return the channels that stay by the name of the layer that reads them, where some are left out."""
+    return {
+        layer.name: each.widths.kept(entry.width)
+        for layer, each, entry in zip(layers.eligible, losses, plan, strict=True)
+        if entry.width is not None and each.widths is not None
+    }
+
+
 def _solve(
-    layer: Layer, ranks: LayerPlan, patches: Patches, settings: Settings, targets: TargetResponses
+    layer: Layer,
+    ranks: LayerPlan,
+    kept: NDArray[np.int64] | None,
+    patches: Patches,
+    settings: Settings,
+    targets: TargetResponses,
 ) -> FactorChain:
-    return solve_layer(layer, LayerSamples(targets, patches), ranks, settings.solver, settings.refine)
+    return solve_layer(layer, LayerSamples(targets, patches), ranks, settings.solver, settings.refine, kept)
 
 
 def _add_metadata(model: onnx.ModelProto, plan: RankPlan, settings: Settings) -> None:

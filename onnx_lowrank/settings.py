@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from math import inf, isfinite, prod
+from os import PathLike
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
+
+from numpy.typing import NDArray
 
 from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import Factorization, RankPlan
 
 Cost = Literal["macs", "latency", "params"]
-Method = Literal["auto", Factorization]
+Method = Literal["auto", Factorization, "width"]
 Refinement = Literal["none", "fast", "full"]
 Solver = Literal["auto", "nonlinear", "linear", "weights", "paper"]
 Selection = Literal["error", "energy"]
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 COSTS, METHODS, REFINEMENTS = get_args(Cost), get_args(Method), get_args(Refinement)
 SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
+
+Constants: TypeAlias = Mapping[str, Sequence[float] | NDArray[Any] | str | PathLike[str]]
 
 # Fine-tuning.
 Learn = Literal["original", "labels", "both"]
@@ -34,7 +40,9 @@ class Settings:
     Attributes:
         speedup: whole-model target, original cost / converted cost; above 1.
         cost: what ``speedup`` counts: ``macs``, ``params``, or measured ``latency``.
-        method: ``auto``, ``spatial-channel``, ``channel`` or ``spatial``: the factorizations allowed.
+        method: ``auto``, ``spatial-channel``, ``channel`` or ``spatial``: the factorizations allowed; or ``width``: no
+            factorization, but fewer channels between layers. ``auto`` allows all of these, the last one for what 1 x 1
+            convolutions and fully connected layers read.
         samples: calibration images; None for as many as are worth it.
         positions: positions per image and layer; None for as many as the solver needs.
         memory: gigabytes of tensors kept in memory: responses to solve for, tensors between layers, input patches of
@@ -47,7 +55,8 @@ class Settings:
         include: regular expressions on layer names; only layers that one of them matches are factorized.
         exclude: regular expressions on layer names; layers that one of them matches stay.
         input_shapes: shape by input name, where the model leaves axes open.
-        constant_inputs: numbers by name of the inputs that are always fed the same.
+        constant_inputs: by name of the inputs that are always fed the same: numbers, an array, or a ``.npy`` or
+            ``.npz`` file with one. An input that is a weight of a layer becomes part of the written model.
         samples_axis: axis that counts samples by input name, where it is not the first one.
         plan: ranks to use instead of choosing them.
         bench: measure latency: leave layers alone that would run slower, and report the speedup; without it a
@@ -86,7 +95,7 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    constant_inputs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    constant_inputs: Constants = field(default_factory=dict)
     samples_axis: Mapping[str, int] = field(default_factory=dict)
     plan: RankPlan | None = None
     bench: bool = True
@@ -124,6 +133,17 @@ class Settings:
             raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
         if self.selection == "energy" and self.method != "channel":
             raise ValueError(f"selection 'energy' knows channel ranks only, got method {self.method!r}: use 'channel'")
+
+    def leaves_channels_out(self, layer: Layer) -> bool:
+        """Return whether a layer may come to read fewer channels.
+
+        By default only 1 x 1 convolutions and fully connected layers: larger kernels gain more from factorization.
+        """
+        if not layer.narrowable:
+            return False
+        if self.plan is not None:
+            return any(entry.name == layer.name and entry.width is not None for entry in self.plan)
+        return self.method == "width" or (self.method == "auto" and prod(layer.kernel) == 1)
 
     def _check_bounds(self) -> None:
         """Raise for bounds of what may be lost that are out of their range."""
@@ -163,7 +183,7 @@ class FinetuneSettings:
         precision: of the forward pass: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU that supports it.
         threads: of PyTorch; None for all.
         input_shapes: shape by input name, where the model leaves axes open.
-        constant_inputs: values by name of the inputs that are the same for every sample.
+        constant_inputs: values by name of the inputs that are the same for every sample, or a file with them.
 
     Raises:
         ValueError: a field is out of its range.
@@ -185,7 +205,7 @@ class FinetuneSettings:
     precision: Precision = "auto"
     threads: int | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    constant_inputs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    constant_inputs: Constants = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "samples", "patience", "threads"):

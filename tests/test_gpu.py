@@ -57,11 +57,11 @@ def test_what_runs_a_few_times_is_not_rounded_to_tf32() -> None:
 def test_outputs_can_stay_there() -> None:
     model = build("g (float[N,3] x) => (float[N,3] y, float[N,3] u) { y = Relu(x)  u = Neg(x) }")
     session, x = Session(model, CUDA), normal(0, 5, 3)
-    array, rest = session.run_resident({"x": x}, "y")
+    (array,), rest = session.run_resident({"x": x}, ["y"])
     np.testing.assert_array_equal(array, np.maximum(x, 0))
     assert rest["u"].value.device_name() == "cuda"
     np.testing.assert_array_equal(rest["u"].numpy(), -x)
-    array, _ = session.run_resident({"x": rest["u"]}, "y")
+    (array,), _ = session.run_resident({"x": rest["u"]}, ["y"])
     np.testing.assert_array_equal(array, np.maximum(-x, 0))
 
 

@@ -593,7 +593,7 @@ def test_expressions_that_match_nothing_or_are_none(option: str) -> None:
 
 
 def test_no_layer_left() -> None:
-    why = r"no layer can be factorized \('y': 30 rows of samples are too few.*; 'conv0': excluded by 'conv'"
+    why = r"no layer can be factorized \('y': 30 rows of samples are too few.*; 'conv0', 'conv1' and 2 others: "
     with pytest.raises(ModelError, match=why):
         converted(network(), exclude=["conv"])
 
@@ -741,7 +741,7 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
     ("setting", "allowed"),
     [
         ("solver", "auto, nonlinear, linear, weights, paper"),
-        ("method", "auto, channel, spatial, spatial-channel"),
+        ("method", "auto, channel, spatial, spatial-channel, width"),
         ("refine", "none, fast, full"),
         ("selection", "error, energy"),
     ],

@@ -34,6 +34,11 @@ from onnx_lowrank.settings import Settings
 log = logging.getLogger(__name__)
 
 _PROBED_ROWS = 1_500  # rows whose input patches rank selection gets to see
+
+# Rows whose patches tell which channels are missed least; with few the choice fits noise.
+_MAX_WIDTH_ROWS = 12_000
+_MAX_WIDTH_BYTES = 2**25
+_MIN_ROWS_PER_CHANNEL = 4
 _MIN_QUICK_IMAGES = 100  # a quick conversion never solves with fewer
 
 
@@ -98,8 +103,8 @@ class CalibrationSet:
             settings: number of positions, seed, and whether spatial ranks come into question.
         """
         positions = layer_positions(layers, self.images, settings.positions, settings.seed)
-        with_probes = settings.plan is not None or settings.method != "channel"
-        probes = probe_positions(layers, positions, settings.seed) if with_probes else {}
+        rows = {layer.name: _probed_rows(layer, settings) for layer in layers}
+        probes = probe_positions(layers, positions, rows, settings.seed)
         return replace(self, positions=positions, probes=probes)
 
     def with_half_the_images(self, layers: Sequence[Layer]) -> CalibrationSet:
@@ -157,12 +162,25 @@ def calibration_set(
     return CalibrationSet(samples, split, one_batch, two, settings.labels)
 
 
-def probe_positions(layers: Sequence[Layer], positions: Mapping[str, Ints], seed: int) -> dict[str, Ints]:
-    """Draw a few of the sampled positions of every image, for layers that can have spatial ranks.
+def _probed_rows(layer: Layer, settings: Settings) -> int:
+    """Return how many rows of a layer have their input patch kept for rank selection."""
+    spatial = settings.plan is not None or settings.method not in {"channel", "width"}
+    rows = _PROBED_ROWS if spatial and layer.separable else 0
+    if settings.leaves_channels_out(layer):
+        affordable = min(_MAX_WIDTH_ROWS, _MAX_WIDTH_BYTES // (4 * layer.weight[0].size))
+        rows = max(rows, affordable, _MIN_ROWS_PER_CHANNEL * layer.channels)
+    return rows
+
+
+def probe_positions(
+    layers: Sequence[Layer], positions: Mapping[str, Ints], rows: Mapping[str, int], seed: int
+) -> dict[str, Ints]:
+    """Draw a few of the sampled positions of every image.
 
     Args:
         layers: in the order of the conversion; each has a random stream of its own.
         positions: sampled positions by layer name, shape (images, P).
+        rows: how many to draw of all images together by layer name; 0 for none.
         seed: of the drawing.
 
     Returns:
@@ -171,16 +189,16 @@ def probe_positions(layers: Sequence[Layer], positions: Mapping[str, Ints], seed
     probes = {}
     for number, layer in enumerate(layers):
         images, count = positions[layer.name].shape
-        if layer.separable:
+        if rows[layer.name]:
             generator = np.random.default_rng([seed, number, 1])
-            probes[layer.name] = draw_positions(generator, 1, count, ceil(_PROBED_ROWS / images))[0]
+            probes[layer.name] = draw_positions(generator, 1, count, ceil(rows[layer.name] / images))[0]
     return probes
 
 
 def _open(network: Network, data: Any, preprocessing: Preprocessing | None, settings: Settings) -> Samples:
     """Open the data, or make synthetic images where there are none, with a warning."""
     if data is not None:
-        samples = open_samples(data, network.inputs, preprocessing)
+        samples = open_samples(data, network.inputs, preprocessing, network.held)
         if settings.labels and samples.labels is None:
             raise CalibrationError(f"data {samples.source}: no class folders, which `labels` reads: drop `labels`")
         return samples

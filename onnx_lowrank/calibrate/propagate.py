@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate.activation_cache import ActivationCache, Tensor
 from onnx_lowrank.calibrate.patch_buffer import PatchBuffer
 from onnx_lowrank.calibrate.positions import Ints
-from onnx_lowrank.calibrate.taps import clear_outside, explained_failures, patch_indices, patch_rows, patch_tap
+from onnx_lowrank.calibrate.taps import (
+    clear_outside,
+    explained_failures,
+    patch_indices,
+    patch_rows,
+    patch_tap,
+    response_indices,
+    response_tap,
+)
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph.extract import ancestors, extract
 from onnx_lowrank.graph.index import tensors_read
@@ -48,12 +56,14 @@ class _Segment:
         nodes: its nodes.
         session: runs them and gathers the sampled rows of the layer's input.
         inputs: names of the cached tensors that it reads.
+        residual: its output with the sampled rows of the layer's residual; None where that is not known yet.
         keep: names of the tensors, cached or computed by the segment, that the remaining network reads.
     """
 
     nodes: list[onnx.NodeProto]
     session: Session
     inputs: list[str]
+    residual: str | None
     keep: set[str]
 
 
@@ -69,6 +79,8 @@ class Propagation:
 
     Attributes:
         cache: the cached tensors; the network's inputs at first.
+        residual: rows of the last layer's residual as the converted network delivers it, shape (n, d), float32; None
+            where there is none, or where it is computed by layers that are converted later.
         node_runs: nodes run so far, times images.
     """
 
@@ -87,6 +99,7 @@ class Propagation:
         self._positions = positions
         self._provider = provider
         self._buffer: PatchBuffer | None = None
+        self.residual: NDArray[Any] | None = None
         self.node_runs = 0
 
     def advance(self, model: onnx.ModelProto, layer: Layer, later: Sequence[Layer]) -> Patches:
@@ -109,13 +122,17 @@ class Propagation:
         sampled = self._positions[layer.name]
         self._buffer = PatchBuffer(layer, sampled.size, self.cache)
         start, recompute = 0, False
+        delivered: list[NDArray[Any]] = []
         for number, size in enumerate(self._batch_sizes):
             positions = sampled[start : start + size]
             feeds = {**self.cache.read(number, segment.inputs), **patch_indices(layer, positions)}
+            if segment.residual is not None:
+                feeds |= response_indices(layer, positions)
             started = perf_counter()
             with explained_failures([layer]):
-                rows, tensors = self._run(segment.session, feeds, patch_rows(layer))
+                (rows, *residual), tensors = self._run(segment, feeds, layer)
             seconds = perf_counter() - started
+            delivered += [each.reshape(-1, layer.filters).astype(np.float32, copy=False) for each in residual]
             rows = rows.astype(np.float32, copy=False)
             clear_outside(rows, layer, positions)
             _check_usable(rows, layer)
@@ -126,6 +143,7 @@ class Propagation:
             if not recompute:
                 self.cache.advance(number, segment.keep, tensors)
             start += size
+        self.residual = np.concatenate(delivered) if delivered else None
         self.node_runs += len(segment.nodes) * start
         return self._buffer.patches
 
@@ -146,29 +164,47 @@ class Propagation:
 
     def _open_segment(self, model: onnx.ModelProto, layer: Layer, later: Sequence[Layer]) -> _Segment:
         types = self.cache.types
-        nodes = ancestors(model, [layer.input], types)
-        keep = _tensors_needed(model, types.keys() | _outputs(nodes), [layer, *later])
+        residual = self._residual(model, layer, later)
+        nodes = ancestors(model, [layer.input, *residual], types)
+        keep = _tensors_needed(model, types.keys() | _outputs(nodes), layer, later)
         new = sorted(keep - types.keys())
-        tap = patch_tap(layer, onnx.helper.np_dtype_to_tensor_dtype(layer.weight.dtype))
-        read = {name for node in [*nodes, *tap.nodes] for name in tensors_read(node)}
+        element_type = onnx.helper.np_dtype_to_tensor_dtype(layer.weight.dtype)
+        taps = [patch_tap(layer, element_type), *(response_tap(layer, name, element_type) for name in residual)]
+        added = [node for tap in taps for node in tap.nodes]
+        read = {name for node in [*nodes, *added] for name in tensors_read(node)}
         inputs = [name for name in types if name in read]
         values = [
             onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(types[name]), None)
             for name in inputs
         ]
-        outputs = [tap.output, *(onnx.ValueInfoProto(name=name) for name in new)]
-        cut_out = extract(model, [*values, *tap.inputs], outputs, tap.nodes, tap.constants)
-        session = Session(cut_out, self._provider, name=f"segment before '{layer.name}'")
-        return _Segment(nodes, session, inputs, keep)
+        values += [value for tap in taps for value in tap.inputs]
+        outputs = [*(tap.output for tap in taps), *(onnx.ValueInfoProto(name=name) for name in new)]
+        constants = [tensor for tap in taps for tensor in tap.constants]
+        session = Session(
+            extract(model, values, outputs, added, constants), self._provider, name=f"segment before '{layer.name}'"
+        )
+        return _Segment(nodes, session, inputs, taps[1].output.name if residual else None, keep)
+
+    def _residual(self, model: onnx.ModelProto, layer: Layer, later: Sequence[Layer]) -> list[str]:
+        """Return the layer's residual where the network as converted so far computes what it will in the end."""
+        if layer.residual is None:
+            return []
+        unconverted = {each.response for each in [layer, *later]}
+        computed = _outputs(ancestors(model, [layer.residual], self.cache.types))
+        return [layer.residual] if computed.isdisjoint(unconverted) else []
 
     def _run(
-        self, session: Session, feeds: Mapping[str, Tensor], rows: str
-    ) -> tuple[NDArray[Any], Mapping[str, Tensor]]:
-        """Return the sampled rows, and the other outputs by name: on the device if tensors may stay there."""
+        self, segment: _Segment, feeds: Mapping[str, Tensor], layer: Layer
+    ) -> tuple[list[NDArray[Any]], Mapping[str, Tensor]]:
+        """Return the sampled rows of the layer's input and of its residual, and the other outputs by name.
+
+        These are on the device if tensors may stay there.
+        """
+        rows = [patch_rows(layer), *([segment.residual] if segment.residual else [])]
         if self._on_device:
-            return session.run_resident(feeds, rows)
-        outputs = session.run(cast("Batch", feeds))  # without room on the device, all cached tensors are arrays
-        return outputs.pop(rows), outputs
+            return segment.session.run_resident(feeds, rows)
+        outputs = segment.session.run(cast("Batch", feeds))  # without room on the device, cached tensors are arrays
+        return [outputs.pop(name) for name in rows], outputs
 
     def _may_run_again(self, model: onnx.ModelProto, segment: _Segment, later: Sequence[Layer]) -> bool:
         """Return whether the passes stay within `_MAX_PASSES` if the segment runs twice and all later nodes once."""
@@ -209,9 +245,11 @@ def _outputs(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     return {name for node in nodes for name in node.output if name}
 
 
-def _tensors_needed(model: onnx.ModelProto, available: AbstractSet[str], layers: Sequence[Layer]) -> set[str]:
-    """Return the names of the available tensors that the inputs of the layers are computed from."""
-    inputs = {layer.input for layer in layers}
+def _tensors_needed(
+    model: onnx.ModelProto, available: AbstractSet[str], layer: Layer, later: Sequence[Layer]
+) -> set[str]:
+    """Return the names of the available tensors that a layer's input is computed from, and what later layers take."""
+    inputs = {layer.input} | {name for each in later for name in (each.input, each.residual) if name}
     remaining = ancestors(model, inputs, available)
     return (inputs | {name for node in remaining for name in tensors_read(node)}) & available
 

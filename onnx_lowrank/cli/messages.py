@@ -5,6 +5,7 @@ The library names a setting in backticks, with or without a value. The command l
     lower `speedup`                              lower --speedup
     use `provider='cpu'`                         use --provider cpu
     pass `input_shapes={'x': (1,3,224,224)}`     pass --input-shapes x:1,3,224,224
+    `constant_inputs={'a': 'FILE', 'b': 1}`      --input a=FILE --input b=1
     see their names with `inspect`               see their names with 'onnx-lowrank inspect'
 """
 
@@ -17,7 +18,8 @@ import click
 # Python names of what no option is named after.
 _OTHER_WORDS = {"inspect": "'onnx-lowrank inspect'", "RankPlan.to_json": "--save-plan"}
 _SETTING = re.compile(r"`([A-Za-z_.]+)(?:=([^`]*))?`")
-_MAPPING = re.compile(r"\{'(?P<key>.*)': (?P<value>.*)\}")
+_ITEM = re.compile(r"'(?P<key>.*)': (?P<value>.*)")
+_BETWEEN_ITEMS = re.compile(r", (?=')")
 
 
 def flags(ctx: click.Context) -> dict[str, str]:
@@ -51,14 +53,15 @@ def with_flags(message: str, words: dict[str, str]) -> str:
         name, value = setting.groups()
         if name not in words:
             return setting[0]
-        return words[name] if value is None else f"{words[name]} {_value(value)}"
+        values = [None] if value is None else _BETWEEN_ITEMS.split(value[1:-1]) if value.startswith("{") else [value]
+        return " ".join(words[name] if each is None else f"{words[name]} {_value(each)}" for each in values)
 
     return _SETTING.sub(word, message)
 
 
 def _value(text: str) -> str:
     """Return a Python value as an option takes it: an item of a mapping, a sequence, a string or a number."""
-    if item := _MAPPING.fullmatch(text):
+    if item := _ITEM.fullmatch(text):
         separator = ":" if item["value"].startswith("(") else "="
         return f"{item['key']}{separator}{_value(item['value'])}"
     return text.strip("()[]'").replace(", ", ",")

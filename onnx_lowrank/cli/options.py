@@ -17,6 +17,7 @@ from onnx_lowrank.cli.help import Function, option, setting
 from onnx_lowrank.cli.loader import load_batches
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.graph import input_names
+from onnx_lowrank.runtime.constants import ARRAY_FILES
 from onnx_lowrank.settings import COSTS, METHODS, PROVIDERS
 
 _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
@@ -77,21 +78,25 @@ class InputShape(click.ParamType):
 
 
 class Constant(click.ParamType):
-    """``NAME=1`` or ``NAME=640,640``: an input with a constant value."""
+    """``NAME=1``, ``NAME=640,640`` or ``NAME=FILE.npy``: an input with a constant value."""
 
     name = "constant"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[float, ...]]:
-        """Convert text to name and numbers."""
+    ) -> tuple[str, tuple[float, ...] | Path]:
+        """Convert text to name and numbers, or the path of an array."""
         name, _, text = value.rpartition("=")
+        if name and text.lower().endswith(ARRAY_FILES):
+            divided = [(value[:at], value[at + 1 :]) for at, sign in enumerate(value) if sign == "=" and at]
+            name, text = next((pair for pair in reversed(divided) if Path(pair[1]).is_file()), (name, text))
+            return name, Path(text)
         try:
             numbers = tuple(_number(part.strip()) for part in text.split(","))
         except ValueError:
             numbers = ()
         if not name or not numbers:
-            self.fail(f"'{value}' is not like NAME=1 or NAME=640,640", param, ctx)
+            self.fail(f"'{value}' is not like NAME=1, NAME=640,640 or NAME=FILE.npy", param, ctx)
         return name, numbers
 
 
@@ -240,7 +245,7 @@ def shape_options(function: Function) -> Function:
         option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W", advanced=True,
                help="Shape of an input whose axes are open."),
         option("--input", "constant_inputs", type=Constant(), multiple=True, metavar="NAME=VALUE", advanced=True,
-               help="Feed an input always the same."),
+               help="Feed an input always the same; VALUE may be a .npy or .npz file."),
         option("--samples-axis", type=SamplesAxis(), multiple=True, metavar="NAME:AXIS", advanced=True,
                help="Axis of an input that counts samples, if not 0."),
     )  # fmt: skip

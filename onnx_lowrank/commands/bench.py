@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from onnx_lowrank.runtime.device import device_name
 from onnx_lowrank.runtime.latency import is_steady
 from onnx_lowrank.runtime.library import version
-from onnx_lowrank.runtime.network import Network, open_network
+from onnx_lowrank.runtime.network import Network, open_networks
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.runtime.timing import Pace, Timing, time_in_turns
+from onnx_lowrank.settings import Constants
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def bench(
     threads: int | None = None,
     batch_size: int | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    constant_inputs: Mapping[str, Sequence[float]] | None = None,
+    constant_inputs: Constants | None = None,
     pace: Pace | None = None,
     samples_axis: Mapping[str, int] | None = None,
 ) -> Benchmark:
@@ -102,7 +103,7 @@ def bench(
         threads: of onnxruntime; None for its own choice.
         batch_size: samples per run, where the model leaves that open; None for one.
         input_shapes: shape by input name, where a model leaves axes open; its first axis is the batch size too.
-        constant_inputs: numbers by name of the inputs that are no noise.
+        constant_inputs: by name of the inputs that are no noise: numbers, an array or its file.
         pace: how much is measured.
         samples_axis: axis that counts samples by input name, where it is not the first one.
 
@@ -117,9 +118,7 @@ def bench(
     if not models:
         raise ValueError("bench: no models, wanted at least one")
     where, shapes = choose_provider(provider, threads), input_shapes or {}
-    networks = _with_shapes(
-        [open_network(model, where, {}, constant_inputs, samples_axis or {}) for model in models], shapes
-    )
+    networks = _with_shapes(open_networks(models, where, {}, constant_inputs or {}, samples_axis or {}), shapes)
     feeds = [_feeds(network, shapes, batch_size) for network in networks]
     timings = time_in_turns([network.model for network in networks], feeds, where, pace or Pace())
     found = []

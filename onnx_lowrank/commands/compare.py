@@ -17,9 +17,10 @@ from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
 from onnx_lowrank.calibrate.data.samples import Samples
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.graph import with_outputs, with_samples_on_scores
-from onnx_lowrank.runtime.network import Network, open_network
+from onnx_lowrank.runtime.network import Network, open_networks
 from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.runtime.session import choose_provider
+from onnx_lowrank.settings import Constants
 from onnx_lowrank.verify import Comparison, compare_outputs
 from onnx_lowrank.verify.comparable import open_comparable
 
@@ -40,7 +41,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     provider: str = "auto",
     threads: int | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    constant_inputs: Mapping[str, Sequence[float]] | None = None,
+    constant_inputs: Constants | None = None,
     progress: Progress | None = None,
     samples_axis: Mapping[str, int] | None = None,
 ) -> Comparison:
@@ -59,7 +60,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         provider: where both run.
         threads: of onnxruntime.
         input_shapes: shape by input name, where the models leave axes open.
-        constant_inputs: numbers by name of the inputs that are always fed the same.
+        constant_inputs: by name of the inputs that are always fed the same: numbers, an array or its file.
         progress: watches the passes.
         samples_axis: axis that counts samples by input name, where it is not the first one.
 
@@ -68,7 +69,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         CalibrationError: there are no data, they cannot be used, or have no class folders to take labels from.
     """
     where = choose_provider(provider, threads)
-    networks = [open_network(model, where, input_shapes or {}, constant_inputs, samples_axis or {}) for model in (a, b)]
+    networks = open_networks((a, b), where, input_shapes or {}, constant_inputs or {}, samples_axis or {})
     first, second = networks
     if first.inputs != second.inputs:
         raise ModelError(f"compare: {first.name} takes {list(first.inputs)}, {second.name} {list(second.inputs)}")
@@ -78,7 +79,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         )
     first, data = with_sample_axes(first, data)
     networks = [first, networks[1].with_samples_first(first.axes)]
-    opened = open_samples(data, first.inputs, preprocessing)
+    opened = open_samples(data, first.inputs, preprocessing, networks[0].held or networks[1].held)
     if labels and opened.labels is None:
         raise CalibrationError(f"data {opened.source}: no class folders, which `labels` reads: drop `labels`")
     batch_size = batch_size or default_batch(first.sampled, where.batch_elements)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing, default_batch
+from onnx_lowrank.calibrate.calibration import CalibrationSet
 from onnx_lowrank.calibrate.data.sample_axes import samples_on_first_axis
-from onnx_lowrank.graph.eligible import layers_that_pay
+from onnx_lowrank.graph.eligible import layers_that_pay, min_images
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.layer_set import LayerSet, parameters_of
-from onnx_lowrank.pipeline import collect, open_conversion
+from onnx_lowrank.pipeline import collect, find_layers_on_data, open_conversion
 from onnx_lowrank.ranks import ranks_keeping, response_energies
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.sample_maps import layers_by_samples, layers_of_one_size
 from onnx_lowrank.runtime.session import choose_provider
-from onnx_lowrank.settings import ProviderName, Settings
+from onnx_lowrank.settings import Constants, ProviderName, Settings
 
 SHARES = (0.9, 0.95, 0.99, 0.999)  # of the energy, whose ranks are said
 
@@ -38,12 +39,15 @@ class Inspection:
             `Layer`, all others as `SkippedLayer` with the reason.
         energies: by layer name the share of its responses' energy that each channel rank keeps, shape
             (d / groups + 1,), where that was asked for.
-        source: of the samples that energies come from; None where they were not asked for.
+        source: of the samples that reasons and energies come from; None where there were none: then only the model
+            was looked at, and what depends on data is open.
+        with_energies: whether energies were asked for.
     """
 
     rows: tuple[Layer | SkippedLayer, ...]
     energies: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     source: str | None = None
+    with_energies: bool = False
 
     @property
     def macs(self) -> int:
@@ -61,14 +65,12 @@ class Inspection:
         return None if energies is None else dict(zip(SHARES, ranks_keeping(energies, SHARES), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields of ``inspect --json``; with energies also their source, and the ranks that keep shares of them."""
+        """The fields of ``inspect --json``; with data also their source, with energies the ranks that keep shares."""
         found: dict[str, Any] = {"macs": self.macs, "params": self.parameters, "layers": list(map(_row, self.rows))}
-        if self.source is None:
-            return found
-        for row in found["layers"]:
+        for row in found["layers"] if self.with_energies else ():
             ranks = self.ranks(row["name"])
             row["energy_ranks"] = None if ranks is None else {f"{share:g}": rank for share, rank in ranks.items()}
-        return found | {"source": self.source}
+        return found if self.source is None else found | {"source": self.source}
 
 
 def inspect(  # noqa: PLR0913  (the options of the command, each with its default)
@@ -84,7 +86,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
     threads: int | None = None,
     progress: Progress | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    constant_inputs: Mapping[str, Sequence[float]] | None = None,
+    constant_inputs: Constants | None = None,
     samples_axis: Mapping[str, int] | None = None,
 ) -> Inspection:
     """List what can be factorized, and for everything else why not.
@@ -92,7 +94,8 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
     Args:
         model: path of an ONNX file, or a model.
         energy: run it on samples and see how much of every layer's response its leading directions hold.
-        data: sample inputs for that, as for `onnx_lowrank.convert`; None for synthetic images.
+        data: sample inputs, as for `onnx_lowrank.convert`, to say what a conversion with them says, and for energies;
+            None for what the model alone tells, and for energies of synthetic images.
         preprocessing: of images; pixels / 255 if not given.
         samples: how many; None for as many as a conversion takes.
         batch_size: samples per forward pass.
@@ -101,20 +104,24 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
         threads: of onnxruntime.
         progress: watches the pass.
         input_shapes: shape by input name, where the model leaves axes open.
-        constant_inputs: numbers by name of the inputs that zeros will not do for.
+        constant_inputs: by name of the inputs that zeros will not do for: numbers, an array or its file.
         samples_axis: axis that counts samples by input name, where it is not the first one.
 
     Raises:
         ModelError: it cannot be read or run, an axis is open, or no layer has energies to look at.
         CalibrationError: the data cannot be used.
     """
-    if energy:
+    if energy or data is not None:
         shapes, constants = input_shapes or {}, constant_inputs or {}
         settings = Settings(
             samples=samples, batch_size=batch_size, seed=seed, provider=provider, threads=threads, method="channel",
             input_shapes=shapes, constant_inputs=constants, samples_axis=samples_axis or {},
         )  # fmt: skip
-        return _with_energies(model, data, settings, preprocessing, progress)
+        with threadpool_limits(threads):
+            if energy:
+                return _with_energies(model, data, settings, preprocessing, progress)
+            network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings)
+            return Inspection(tuple(network.in_order(layers.every)), source=_source(calibration))
     network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs, samples_axis or {})
     if not samples_on_first_axis(network):
         network = network.with_samples_first({network.sampled[0].name: None})
@@ -143,12 +150,14 @@ def _with_energies(
     progress: Progress | None,
 ) -> Inspection:
     """Run one pass over the samples that a conversion would be calibrated with."""
-    with threadpool_limits(settings.threads):
-        network, layers, calibration = open_conversion(model, data, preprocessing, settings)
-        targets = collect(network, layers, calibration, Monitor(progress))
-        energies = {layer.name: response_energies(layer, targets[layer.name].responses) for layer in layers.eligible}
-    source = f"{calibration.images} samples of {calibration.samples.source}"
-    return Inspection(tuple(network.in_order(layers.every)), energies, source)
+    network, layers, calibration = open_conversion(model, data, preprocessing, settings)
+    targets = collect(network, layers, calibration, Monitor(progress))
+    energies = {layer.name: response_energies(layer, targets[layer.name].responses) for layer in layers.eligible}
+    return Inspection(tuple(network.in_order(layers.every)), energies, _source(calibration), with_energies=True)
+
+
+def _source(calibration: CalibrationSet) -> str:
+    return f"{calibration.images} samples of {calibration.samples.source}"
 
 
 def _row(row: Layer | SkippedLayer) -> dict[str, Any]:
@@ -162,4 +171,5 @@ def _row(row: Layer | SkippedLayer) -> dict[str, Any]:
         "shape": list(row.weight.shape),
         "groups": row.groups,
         "residual": row.residual,
+        "min_samples": min_images(row),
     }

@@ -204,7 +204,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
             log.info("target %gx", speedup)
             try:
                 plan, rows = choose_ranks(layers, losses, aim, timer), solve_on.rows_of(targets)
-                converted = solve_network(network, layers, plan, solve_on, rows, aim, attempt.monitor, device)
+                converted = solve_network(network, layers, losses, plan, solve_on, rows, aim, attempt.monitor, device)
                 checked = written_and_verified(converted, place, original, network, layers, solve_on, attempt.monitor)
                 file, converted = stack.enter_context(checked)
             except (BudgetError, CalibrationError, VerificationError) as error:

@@ -10,10 +10,15 @@
 | find_layers         | the layers that can be factorized, and why the others cannot                               |
 | work                | multiply-adds and parameters of what stays                                                 |
 | stored              | where the file holds weights, and which nodes share them                                   |
+| tensor_axes         | how many axes tensors have, and which have size 1                                          |
+| channel_members     | operators that keep channels apart                                                         |
+| channel_groups      | channels that one layer reads and nothing else: what makes them, what carries them         |
+| narrow              | leave channels of a group out                                                              |
 | fold                | fold BatchNormalization, bias and scale after a layer into its weight and bias             |
 | activations         | recognize the activation after a layer; its function is in layers/activation.py            |
 | value_sizes         | tensors whose size depends on the values of the inputs                                     |
 | eligible            | leave out layers that do not pay or that the user excludes                                 |
+| parameter_inputs    | inputs that are weights, and constants in their places                                     |
 | input_statistics    | statistics of the first convolution's responses                                            |
 | extract             | a part of a model as a model, further outputs, removal of what nothing reads               |
 | draws               | nodes that draw random numbers; Dropout that onnxruntime takes out                         |
@@ -32,6 +37,8 @@ from onnx_lowrank.graph.find_layers import find_layers, node_names, weighted_ten
 from onnx_lowrank.graph.inline import inline_functions
 from onnx_lowrank.graph.input_statistics import read_input_statistics
 from onnx_lowrank.graph.layer_model import input_shape, layer_model
+from onnx_lowrank.graph.narrow import narrow_channels
+from onnx_lowrank.graph.parameter_inputs import parameter_inputs, with_values
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
 from onnx_lowrank.graph.read import input_names, read_model
 from onnx_lowrank.graph.replace_layer import replace_layer
@@ -62,8 +69,10 @@ __all__ = [
     "is_in_other_precision",
     "layer_model",
     "named_sample_axes",
+    "narrow_channels",
     "new_folder",
     "node_names",
+    "parameter_inputs",
     "read_input_statistics",
     "read_model",
     "replace_layer",
@@ -75,6 +84,7 @@ __all__ = [
     "with_outputs",
     "with_samples_first",
     "with_samples_on_scores",
+    "with_values",
     "write_text",
     "write_texts",
 ]

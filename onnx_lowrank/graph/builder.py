@@ -87,7 +87,7 @@ def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: s
         graph: where nodes are added.
         layer: whose kind and float type the factors get.
         factors: the chain.
-        prefix: of node names, which continue with ``_0``, ``_1``, ``_2``.
+        prefix: of node names, which continue with ``_0``, ``_1``, ``_2``; the name itself where there is one factor.
         ends: names of the tensor that the chain reads and of the one that it makes.
 
     Raises:
@@ -95,9 +95,10 @@ def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: s
     """
     weights = typed_weights(layer, factors)
     tensor, target = ends
+    count = len(factors.convolutions)
     for position, (convolution, weight) in enumerate(zip(factors.convolutions, weights, strict=True)):
-        name = graph.fresh(f"{prefix}_{position}")
-        is_last = position == len(factors.convolutions) - 1
+        name = prefix if count == 1 else graph.fresh(f"{prefix}_{position}")
+        is_last = position == count - 1
         output = target if is_last else graph.fresh(f"{name}/output")
         parameters = {"weight": _as_operators_read_it(weight, layer, convolution)}
         if convolution.bias is not None:
@@ -106,6 +107,8 @@ def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: s
         if not layer.channels_last:
             op = "ConvTranspose" if convolution.geometry.transposed else "Conv"
             graph.node(op, [tensor, *names], output, name=name, **_attributes(convolution))
+        elif count == 1 and layer.op == "Gemm":
+            graph.node("Gemm", [tensor, *names], output, name=name)
         elif convolution.bias is None:
             graph.node("MatMul", [tensor, *names], output, name=name)
         else:

@@ -54,6 +54,11 @@ def is_taken_out(index: GraphIndex, node: onnx.NodeProto) -> bool:
     return not mask_is_used and node.output[0] not in index.outputs
 
 
+def is_draw(node: onnx.NodeProto) -> bool:
+    """Return whether a node, or one in its bodies, draws random numbers; functions of the model's own aside."""
+    return any(_draws(each, set()) for each in (node, *inner_nodes(node)))
+
+
 def _may_train(node: onnx.NodeProto) -> bool:
     is_dropout = node.op_type == "Dropout" and node.domain in STANDARD_DOMAINS
     return is_dropout and len(node.input) > _TRAINING_INPUT and bool(node.input[_TRAINING_INPUT])

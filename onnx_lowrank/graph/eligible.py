@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from math import ceil, prod
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.layers.layer import Layer
@@ -14,7 +14,8 @@ from onnx_lowrank.layers.layer_set import LayerSet
 # take 1.6 times as long as the layer, with groups of 32 they are 1.3 times as fast, of 64 and 128 1.6 and 1.8 times.
 MIN_GROUP_CHANNELS = 32
 _MIN_ROWS_PER_FILTER = 10  # with fewer, the solver fits noise
-_MAX_NAMES = 2  # of layers in a reason
+_MAX_NAMES = 2  # of layers in a message that has the same to say of several
+_MAX_REASONS = 3
 
 ReasonToStay = Callable[[Layer], str | None]  # None where it need not
 
@@ -28,7 +29,7 @@ def wanted_layers(layers: LayerSet, include: Sequence[str], exclude: Sequence[st
         exclude: the same for layers to leave out.
 
     Raises:
-        ModelError: an expression is invalid or matches no layer, or no layer is left.
+        ModelError: an expression is invalid or matches no layer.
     """
     names = [layer.name for layer in layers.every]
     included, excluded = _expressions("include", include, names), _expressions("exclude", exclude, names)
@@ -41,13 +42,20 @@ def wanted_layers(layers: LayerSet, include: Sequence[str], exclude: Sequence[st
             return "not among the included layers"
         return None
 
-    chosen = _without(layers, reason)
-    if not chosen.eligible:
-        reasons = "; ".join(f"'{layer.name}': {layer.reason}" for layer in chosen.skipped[:3])
-        raise ModelError(
-            f"no layer can be factorized ({reasons}): see all reasons with `inspect`, check `include` and `exclude`"
-        )
-    return chosen
+    return _without(layers, reason)
+
+
+def check_any_eligible(layers: LayerSet) -> None:
+    """Raise ModelError where no layer can be factorized, with the reasons, each once."""
+    if layers.eligible:
+        return
+    by_reason: dict[str, list[str]] = {}
+    for layer in layers.skipped:
+        by_reason.setdefault(layer.reason, []).append(layer.name)
+    reasons = "; ".join(f"{_named(names)}: {reason}" for reason, names in [*by_reason.items()][:_MAX_REASONS])
+    raise ModelError(
+        f"no layer can be factorized ({reasons}): see all reasons with `inspect`, check `include` and `exclude`"
+    )
 
 
 def layers_that_pay(layers: LayerSet) -> LayerSet:
@@ -84,11 +92,16 @@ def too_few_rows(layer: Layer, images: int) -> str | None:
 
     Fully connected layers and convolutions with one position need ten rows per filter; others are taken to have enough.
     """
+    if images >= min_images(layer):
+        return None
     rows = images * layer.rows
+    return f"{rows} rows of samples are too few for {layer.filters} filters: {_MIN_ROWS_PER_FILTER} each are wanted"
+
+
+def min_images(layer: Layer) -> int:
+    """Return the number of images that it takes to solve a layer."""
     few_positions = layer.channels_last or prod(layer.positions) == 1
-    if few_positions and rows < _MIN_ROWS_PER_FILTER * layer.filters:
-        return f"{rows} rows of samples are too few for {layer.filters} filters: {_MIN_ROWS_PER_FILTER} each are wanted"
-    return None
+    return ceil(_MIN_ROWS_PER_FILTER * layer.filters / max(1, layer.rows)) if few_positions else 1
 
 
 def layers_with_own_weights(layers: LayerSet) -> LayerSet:
@@ -100,9 +113,7 @@ def _shared_weight(layer: Layer) -> str | None:
     others = layer.shared_with
     if not others:
         return None
-    shown = ", ".join(f"'{name}'" for name in others[:_MAX_NAMES])
-    more = f" and {len(others) - _MAX_NAMES} others" if len(others) > _MAX_NAMES else ""
-    reason = f"shares its weight with {shown}{more}"
+    reason = f"shares its weight with {_named(others)}"
     if layer.stored[0].stays:
         return f"{reason}: it would stay in the file beside its factors"
     return f"{reason}: factors would be stored {len(others) + 1} times"
@@ -114,6 +125,12 @@ def _without(layers: LayerSet, reason: ReasonToStay) -> LayerSet:
     eligible = [layer for layer in layers.eligible if reasons[layer.name] is None]
     stay = [layer.stays(text) for layer in layers.eligible if (text := reasons[layer.name]) is not None]
     return LayerSet(eligible, [*layers.skipped, *stay])
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many others there are."""
+    shown, more = ", ".join(f"'{name}'" for name in names[:_MAX_NAMES]), len(names) - _MAX_NAMES
+    return f"{shown} and {more} other{'s' if more > 1 else ''}" if more > 0 else shown
 
 
 def _narrow_groups(layer: Layer) -> str | None:

@@ -83,6 +83,15 @@ def ancestors(model: onnx.ModelProto, tensors: Iterable[str], given: Container[s
     return nodes[::-1]
 
 
+def descendants(model: onnx.ModelProto, tensors: Iterable[str]) -> set[str]:
+    """Return the names of all tensors that are computed from ``tensors``, these included."""
+    reached = set(tensors)
+    for node in model.graph.node:
+        if not reached.isdisjoint(tensors_read(node)):
+            reached.update(name for name in node.output if name)
+    return reached
+
+
 def initializer_input(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
     """Return the graph input that an initializer must have as well before IR version 4."""
     return onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.activations import find_activation
+from onnx_lowrank.graph.channel_groups import ChannelGraph, channel_group
 from onnx_lowrank.graph.fold import SUM_OPERATORS, ChannelAxis, Folded, fold_affine
 from onnx_lowrank.graph.index import (
     CONVOLUTIONS,
@@ -25,10 +26,12 @@ from onnx_lowrank.graph.index import (
     inner_nodes,
     node_key,
 )
+from onnx_lowrank.graph.parameter_inputs import why_not_constant
 from onnx_lowrank.graph.stored import stored_tensor, with_storage
 from onnx_lowrank.graph.transposed import fixes_output, reversed_weight, transposed_geometry
 from onnx_lowrank.graph.work import inner_shapes, is_counted, multiply_adds, varying_inside, weights_of
 from onnx_lowrank.layers.activation import Activation, identity
+from onnx_lowrank.layers.channel_group import ChannelGroup
 from onnx_lowrank.layers.layer import Geometry, Layer, SkippedLayer, pointwise
 
 Shape = tuple[int, ...]
@@ -65,6 +68,7 @@ def find_layers(
         those in subgraphs too.
     """
     index, all_names = GraphIndex(model), node_names(model)
+    channels = ChannelGraph(model, index)
     by_key = {node_key(node): name for node, name in zip(model.graph.node, all_names, strict=True)}
     known = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | dict(shapes)
     inside = inner_shapes(model, shapes) | known
@@ -81,7 +85,9 @@ def find_layers(
         if node.op_type in LAYER_OPERATORS:
             result = _layer_or_reason(index, node, name, shapes, samples)
             if isinstance(result, Layer):
-                layers.append(with_storage(index, result, node, by_key))
+                group = channel_group(channels, by_key, node)
+                reads = group if isinstance(group, ChannelGroup) else None
+                layers.append(with_storage(index, replace(result, reads=reads), node, by_key))
             else:
                 skipped.append(_skipped(index, node, name, result, index.varying, known, samples))
         elif is_counted(node):
@@ -113,7 +119,7 @@ def _layer_or_reason(
     weight = index.constant(node.input[1]) if len(node.input) > 1 else None
     if weight is None:
         sparse = len(node.input) > 1 and node.input[1] in index.sparse
-        return "its weight is sparse" if sparse else "its weight is computed at run time"
+        return "its weight is sparse" if sparse else why_not_constant(index, node, 1)
     if node.input[0] not in shapes:
         return "its input is constant"
     reason = _why_not(index, node, weight, shapes, samples) or _why_quantized(index, node)
@@ -125,7 +131,7 @@ def _layer_or_reason(
     folded = fold_affine(index, node, filters, channels)
     if folded is None:
         computed = index.constant(node.input[2]) is None
-        return "its bias is computed at run time" if computed else "its bias is not one number per filter"
+        return why_not_constant(index, node, 2) if computed else "its bias is not one number per filter"
     rows = (prod(response[:-1]) // samples,)
     sizes = (response[2:], shapes[node.input[0]][2:]) if is_conv else (rows, rows)
     layer = _layer(node, name, folded, _activation_and_residual(index, folded.response, channels, shapes), sizes)
@@ -230,9 +236,8 @@ def _activation_and_residual(
         others = [name for name in node.input if name != response]
         activation = find_activation(index, node.output[0], channels)
         summed = len(others) == 1 and len(node.input) == 2 and shapes.get(others[0]) == shapes.get(response)
-        if summed and activation.name != "identity" and others[0] in index.varying:
-            return activation, others[0]
-        return identity(), None  # a linear sum has the same error as the response
+        # What the next layer sees is the sum, also where nothing bends behind it: errors are relative to that.
+        return (activation, others[0]) if summed and others[0] in index.varying else (identity(), None)
     return find_activation(index, response, channels), None
 
 

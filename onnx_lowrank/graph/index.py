@@ -50,6 +50,7 @@ class GraphIndex:
         outputs: names of the graph's outputs.
         initializers: name -> the initializer; those that are also graph inputs included.
         sparse: names of the sparse initializers.
+        inputs: name -> input of the graph; those that are initializers left out.
         varying: tensors that depend on the graph's inputs.
         open_sizes: whether an input leaves the size of any axis but the first open.
         opset: version of the standard operators.
@@ -67,8 +68,9 @@ class GraphIndex:
         self.outputs = {value.name for value in graph.output}
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
-        self.varying = {value.name for value in graph.input} - self.initializers.keys()
-        kinds = [value.type.tensor_type for value in graph.input if value.name in self.varying]
+        self.inputs = {value.name: value for value in graph.input if value.name not in self.initializers}
+        self.varying = set(self.inputs)
+        kinds = [value.type.tensor_type for value in self.inputs.values()]
         self.open_sizes = not all(
             kind.HasField("shape") and all(size.HasField("dim_value") for size in kind.shape.dim[1:]) for kind in kinds
         )
@@ -133,8 +135,24 @@ class GraphIndex:
 
     def sources(self, tensor: str) -> list[str] | None:
         """Return the tensors to evaluate for a constant, in order; None where it depends on more than initializers."""
-        if tensor in self.varying:
-            return None
+        return None if tensor in self.varying else self._sources(tensor)
+
+    def inputs_behind(self, tensor: str) -> list[str]:
+        """Return the inputs that a tensor is computed from, where it would be constant if they were; else none."""
+        return [name for name in self._sources(tensor) or [] if name in self.inputs]
+
+    def behind(self, tensor: str) -> set[str]:
+        """Return all tensors that one depends on in any way, itself included."""
+        to_visit, visited = [tensor], {tensor}
+        while to_visit:
+            node = self.producer.get(to_visit.pop())
+            new = {*tensors_read(node)} - visited if node is not None else set()
+            visited |= new
+            to_visit += new
+        return visited
+
+    def _sources(self, tensor: str) -> list[str] | None:
+        """Return the tensors that one is computed from, in order; None where some are not evaluated in advance."""
         operators = _MOVING_OPERATORS | (_COMPUTING_OPERATORS if self.opset >= MIN_ARITHMETIC_OPSET else frozenset())
         sources: set[str] = set()
         to_visit = [tensor]
@@ -143,7 +161,7 @@ class GraphIndex:
             if name in sources:
                 continue
             sources.add(name)
-            if name in self.initializers:
+            if name in self.initializers or name in self.inputs:
                 continue
             node = self.producer.get(name)
             if node is None or node.op_type not in operators or node.domain not in STANDARD_DOMAINS:

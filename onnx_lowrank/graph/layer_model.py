@@ -28,7 +28,7 @@ def layer_model(layer: Layer, factors: FactorChain, batch: int) -> onnx.ModelPro
     """
     element_type = helper.np_dtype_to_tensor_dtype(layer.weight.dtype)
     graph = GraphBuilder(name="layer")
-    graph.input("input", element_type, input_shape(layer, batch))
+    graph.input("input", element_type, input_shape(layer, factors, batch))
     add_chain(graph, layer, factors, "factor", ("input", "response"))
     graph.node("Relu", ["response"], "activated")
     graph.node("GlobalAveragePool", ["activated"], "output")
@@ -36,11 +36,10 @@ def layer_model(layer: Layer, factors: FactorChain, batch: int) -> onnx.ModelPro
     return graph.export()
 
 
-def input_shape(layer: Layer, batch: int) -> tuple[int, ...]:
-    """Return the shape of a batch of the layer's inputs."""
-    if layer.channels_last:
-        return (batch, *layer.input_size, layer.channels)
-    return (batch, layer.channels, *layer.input_size)
+def input_shape(layer: Layer, factors: FactorChain, batch: int) -> tuple[int, ...]:
+    """Return the shape of a batch of what a layer's chain reads."""
+    channels = int(factors.convolutions[0].weight.shape[1]) * layer.groups
+    return (batch, *layer.input_size, channels) if layer.channels_last else (batch, channels, *layer.input_size)
 
 
 def _pooled_shape(layer: Layer, batch: int) -> tuple[int, ...]:

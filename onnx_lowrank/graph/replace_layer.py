@@ -1,5 +1,7 @@
 """Replace one node by a chain of convolutions, or products of matrices, between the same two tensors.
 
+A single one takes over the node's name: the layer is the same, with other weights.
+
 The nodes folded into the layer (BatchNormalization, an added bias) go with it. An initializer that other nodes read is
 never edited; one that nothing reads any more is removed.
 """
@@ -27,7 +29,8 @@ def replace_layer(model: onnx.ModelProto, layer: Layer, factors: FactorChain) ->
         ModelError: a weight overflows the layer's float type; the model is unchanged.
     """
     builder = GraphBuilder(names_in_use(model))
-    add_chain(builder, layer, factors, f"{layer.name}/lowrank", (layer.input, layer.response))
+    prefix = layer.name if len(factors.convolutions) == 1 else f"{layer.name}/lowrank"
+    add_chain(builder, layer, factors, prefix, (layer.input, layer.response))
     chain, graph = builder.export().graph, model.graph
     replaced = [place for place, node in enumerate(graph.node) if node.output and node.output[0] in layer.nodes]
     no_longer_read = [name for place in replaced for name in tensors_read(graph.node[place])]

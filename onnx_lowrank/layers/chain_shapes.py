@@ -38,7 +38,7 @@ def chain_shapes(layer: Layer, plan: LayerPlan) -> tuple[ConvolutionShape, ...]:
         plan: its method and ranks.
 
     Returns:
-        One convolution where the layer is kept, else two or three.
+        One convolution where the layer is kept or reads fewer channels, else two or three.
 
     Raises:
         ValueError: the plan lacks a rank that its method needs.
@@ -47,6 +47,8 @@ def chain_shapes(layer: Layer, plan: LayerPlan) -> tuple[ConvolutionShape, ...]:
     filters, inputs, *kernel = layer.weight.shape
     if plan.method == "kept":
         return (ConvolutionShape(layer.weight.shape, geometry, groups, layer.work_size),)
+    if plan.method == "width":
+        return (ConvolutionShape((filters, _rank(plan.width), *kernel), geometry, groups, layer.work_size),)
     channel = filters // groups if plan.method == "spatial" else _rank(plan.channel)
     last = ConvolutionShape((filters, channel, *[1] * len(kernel)), pointwise(len(kernel)), groups, positions)
     if plan.method == "channel":

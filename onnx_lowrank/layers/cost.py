@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import prod
 
 from onnx_lowrank.layers.chain_shapes import chain_shapes
@@ -9,33 +11,77 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 
 
-def chain_macs(layer: Layer, plan: LayerPlan) -> int:
+@dataclass(frozen=True)
+class Cut:
+    """What is left of a layer whose channels others leave out.
+
+    Attributes:
+        made: share of its filters that is still read.
+        read: share of its input that is still made, where that is not its own choice.
+    """
+
+    made: Fraction = Fraction(1)
+    read: Fraction = Fraction(1)
+
+    def of_made(self, share: Fraction) -> Cut:
+        """Return the cut with a share of what is made left."""
+        return replace(self, made=self.made * share)
+
+    def of_read(self, share: Fraction) -> Cut:
+        """Return the cut with a share of what is read left."""
+        return replace(self, read=self.read * share)
+
+    def of(self, count: int) -> int:
+        """Return what is left of a number of multiply-adds or weights."""
+        return round(count * self.made * self.read)
+
+
+UNCUT = Cut()
+
+
+def chain_macs(layer: Layer, plan: LayerPlan, cut: Cut = UNCUT) -> int:
     """Return the multiply-adds per image of a layer as planned, bias not counted.
 
     Args:
         layer: the original layer.
         plan: method and ranks.
+        cut: what is left of its channels.
 
     Raises:
         ValueError: the plan lacks a rank that its method needs.
     """
     # Rank selection counts every option of every layer: unpacking is faster than attributes.
-    return layer.maps * sum([prod(weight) * prod(size) for weight, _, _, size in chain_shapes(layer, plan)])
+    counts = [layer.maps * prod(weight) * prod(size) for weight, _, _, size in chain_shapes(layer, plan)]
+    return sum(counts) if cut is UNCUT else sum(_cut(counts, cut))
 
 
-def chain_parameters(layer: Layer, plan: LayerPlan) -> int:
+def last_share(layer: Layer, plan: LayerPlan) -> float:
+    """Return the share of a planned layer's multiply-adds in its last convolution, which falls with its filters."""
+    counts = [prod(weight) * prod(size) for weight, _, _, size in chain_shapes(layer, plan)]
+    return counts[-1] / sum(counts)
+
+
+def _cut(counts: list[int], cut: Cut) -> list[int]:
+    """Return what is left of the counts of a chain: its first convolution reads, its last one makes channels."""
+    counts = [Cut(read=cut.read).of(counts[0]), *counts[1:]]
+    return [*counts[:-1], Cut(made=cut.made).of(counts[-1])]
+
+
+def chain_parameters(layer: Layer, plan: LayerPlan, cut: Cut = UNCUT) -> int:
     """Return the number of weights and biases of a layer as planned; only the last convolution of a chain has a bias.
 
     Args:
         layer: the original layer.
         plan: method and ranks.
+        cut: what is left of its channels.
 
     Raises:
         ValueError: the plan lacks a rank that its method needs.
     """
-    if plan.method == "kept":
-        return layer.parameters
-    return sum([prod(weight) for weight, _, _, _ in chain_shapes(layer, plan)]) + layer.filters
+    untouched = plan.method == "kept" and not plan.resolved
+    biases = layer.parameters - layer.weight.size if untouched else layer.filters
+    counts = [prod(weight) for weight, _, _, _ in chain_shapes(layer, plan)]
+    return sum(_cut(counts, cut)) + Cut(made=cut.made).of(biases)
 
 
 def chain_storage(layer: Layer, plan: LayerPlan) -> float:

@@ -45,11 +45,13 @@ class FactorChain:
     """The solved chain of one layer.
 
     Attributes:
-        convolutions: two or three, in the order they run.
+        convolutions: one, two or three, in the order they run.
         errors: what the solver reached.
         reason: why the factors come from the weights alone; None where they were solved as asked for.
+        kept: channels of the input that are read, ascending, where the weights of all others are 0; None for all.
     """
 
     convolutions: tuple[Convolution, ...]
     errors: SolveErrors
     reason: str | None = None
+    kept: NDArray[np.int64] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnx_lowrank.layers.activation import Activation
+from onnx_lowrank.layers.channel_group import ChannelGroup
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Layer:
         activation: the function behind the response (after the residual sum, where there is one).
         input: name of the tensor that the convolution reads.
         response: name of its output before the activation (after a folded BatchNormalization).
-        residual: name of the tensor added to the response before the activation, or None.
+        residual: name of the tensor added to the response before the activation, which may be none; or None.
         nodes: first output of every node that the factorized chain replaces.
         positions: spatial size of the response, (height, width); as many axes as the kernel has.
         input_size: spatial size of the input, (height, width).
@@ -108,6 +109,7 @@ class Layer:
             fully connected layer: 1, or more where a network folds views or frames into that axis.
         run: consecutive `rows` that belong to one sample; None where all of a sample's rows lie together.
         stored: where the file holds the weight, then the bias if there is one; empty where that is not known.
+        reads: channels of its input that may be left out with all that makes them; None where they have to stay.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Layer:
     maps: int = 1
     run: int | None = None
     stored: tuple[StoredTensor, ...] = ()
+    reads: ChannelGroup | None = None
 
     @property
     def filters(self) -> int:
@@ -191,6 +194,14 @@ class Layer:
     def separable(self) -> bool:
         """Whether it can be factorized into a vertical and a horizontal convolution."""
         return len(self.kernel) == 2 and max(self.kernel) > 1
+
+    @property
+    def narrowable(self) -> bool:
+        """Whether some of the channels that it reads can be left out.
+
+        Not where the gate of a squeeze-and-excitation block reads them too: that would have to be solved anew as well.
+        """
+        return self.reads is not None and not self.reads.squeezed
 
     @property
     def rows(self) -> int:

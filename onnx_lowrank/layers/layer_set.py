@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
-from onnx_lowrank.layers.cost import chain_macs, chain_parameters
+from onnx_lowrank.layers.cost import UNCUT, Cut, chain_macs, chain_parameters
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import RankPlan
 
@@ -47,17 +48,42 @@ class LayerSet:
 
     def planned_macs(self, plan: RankPlan) -> list[int]:
         """Return multiply-adds per image of every eligible layer as planned, then of every skipped one."""
-        planned = [chain_macs(layer, entry) for layer, entry in zip(self.eligible, plan, strict=True)]
-        return planned + [layer.macs for layer in self.skipped]
+        shares = _shares(self.eligible, plan)
+        planned = [
+            chain_macs(layer, entry, shares.get(layer.name, UNCUT))
+            for layer, entry in zip(self.eligible, plan, strict=True)
+        ]
+        return planned + [shares.get(layer.name, UNCUT).of(layer.macs) for layer in self.skipped]
 
     def planned_parameters(self, plan: RankPlan) -> int:
         """Return weights and biases of all layers as planned; a shared weight stays while any node reads it."""
-        pairs = list(zip(self.eligible, plan, strict=True))
-        kept = [layer for layer, entry in pairs if entry.method == "kept"]
-        replaced = [(layer, entry) for layer, entry in pairs if entry.method != "kept"]
-        stored = _stored([*kept, *self.skipped])
+        shares, pairs = _shares(self.eligible, plan), list(zip(self.eligible, plan, strict=True))
+        replaced = [
+            (layer, entry) for layer, entry in pairs if entry.method != "kept" or entry.resolved or layer.name in shares
+        ]
+        changed = {layer.name for layer, _ in replaced}
+        cut = [layer for layer in self.skipped if layer.name in shares]
+        stored = _stored([each for each in self.every if each.name not in changed and each.name not in shares])
         stored |= {each.name: each.size for layer, _ in replaced for each in layer.stored if each.stays}
-        return sum(stored.values()) + sum(chain_parameters(layer, entry) for layer, entry in replaced)
+        return (
+            sum(stored.values())
+            + sum(chain_parameters(layer, entry, shares.get(layer.name, UNCUT)) for layer, entry in replaced)
+            + sum(shares[layer.name].of(layer.parameters) for layer in cut)
+        )
+
+
+def _shares(layers: Sequence[Layer], plan: RankPlan) -> dict[str, Cut]:
+    """Return what is left of the layers that make or carry channels which others do not read any more, by name."""
+    shares: dict[str, Cut] = {}
+    for layer, entry in zip(layers, plan, strict=True):
+        if entry.width is None or layer.reads is None:
+            continue
+        share = Fraction(entry.width, layer.reads.channels)
+        for name in (*layer.reads.makers, *layer.reads.carried):
+            shares[name] = shares.get(name, UNCUT).of_made(share)
+        for name in layer.reads.squeezed:
+            shares[name] = shares.get(name, UNCUT).of_read(share)
+    return shares
 
 
 def parameters_of(layers: Iterable[Layer | SkippedLayer]) -> int:

@@ -13,11 +13,13 @@ from onnx_lowrank.layers.layer import Layer
 Factorization = Literal["channel", "spatial", "spatial-channel"]
 FACTORIZATIONS = get_args(Factorization)
 METHODS = ("kept", *FACTORIZATIONS)
+PLANNED_METHODS = (*METHODS, "width")
 _RANKS = {
     "kept": (),
     "channel": ("channel",),
     "spatial": ("spatial",),
     "spatial-channel": ("channel", "spatial"),
+    "width": (),
 }
 
 
@@ -27,11 +29,13 @@ class LayerPlan:
 
     Attributes:
         name: the layer's name.
-        method: ``kept``, ``channel``, ``spatial`` or ``spatial-channel``.
+        method: ``kept``, ``channel``, ``spatial``, ``spatial-channel`` or ``width``.
         channel: rank d' in front of the last 1 x 1 convolution, of each group; None where the method has none.
         spatial: rank d'' between the kh x 1 and the 1 x kw convolution, of each group; None where the method has none.
         energy: share of the response's energy these ranks keep, 0 to 1.
         reason: why the layer is kept, where it had to be.
+        width: channels of its input that are left, the others are not made any more; None where all of them are.
+        resolved: whether the layer keeps its shape but has its weights solved anew, for the inputs that it gets now.
     """
 
     name: str
@@ -40,11 +44,14 @@ class LayerPlan:
     spatial: int | None = None
     energy: float = 1.0
     reason: str | None = None
+    width: int | None = None
+    resolved: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the layer in `RankPlan.to_json`."""
         ranks = {key: getattr(self, key) for key in _RANKS[self.method]}
-        return {"name": self.name, "method": self.method, "ranks": ranks}
+        entry = {"name": self.name, "method": self.method, "ranks": ranks}
+        return entry if self.width is None else {**entry, "width": self.width}
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class RankPlan:
         matched = [entries.get(layer.name, LayerPlan(layer.name)) for layer in layers]
         for layer, entry in zip(layers, matched, strict=True):
             _check(layer, entry)
-        return RankPlan(tuple(matched))
+        return RankPlan(tuple(_or_kept(layer, entry) for layer, entry in zip(layers, matched, strict=True)))
 
     def factorized(self, layers: Sequence[Layer]) -> list[tuple[Layer, LayerPlan]]:
         """Return every layer that is not kept, paired with its plan.
@@ -117,26 +124,54 @@ class RankPlan:
         Raises:
             ValueError: the layers differ from those of the plan in number or order.
         """
+        return [(layer, entry) for layer, entry in self._paired(layers) if entry.method != "kept"]
+
+    def solved(self, layers: Sequence[Layer]) -> list[tuple[Layer, LayerPlan]]:
+        """Return every layer that gets other weights, paired with its plan: those that are not kept, or solved anew.
+
+        Args:
+            layers: the layers this plan is for, in its order.
+
+        Returns:
+            Pairs of a layer and its plan, in the order they are converted.
+
+        Raises:
+            ValueError: the layers differ from those of the plan in number or order.
+        """
+        return [(layer, entry) for layer, entry in self._paired(layers) if entry.method != "kept" or entry.resolved]
+
+    def _paired(self, layers: Sequence[Layer]) -> Iterator[tuple[Layer, LayerPlan]]:
         planned, names = [entry.name for entry in self.layers], [layer.name for layer in layers]
         if planned != names:
             raise ValueError(f"the plan is for the layers {planned} in this order, got {names}")
-        return [(layer, entry) for layer, entry in zip(layers, self, strict=True) if entry.method != "kept"]
+        return zip(layers, self, strict=True)
 
 
 def largest_ranks(layer: Layer) -> Mapping[str, int]:
-    """Return the highest useful rank per kind, of one group: ``channel`` d, ``spatial`` min(c * kh, d * kw)."""
+    """Return the highest useful rank per kind, of one group: ``channel`` d, ``spatial`` min(c * kh, d * kw).
+
+    ``width``, the channels that the layer reads, is there only where some of them can be left out.
+    """
     channels, filters, kernel = layer.channels // layer.groups, layer.filters // layer.groups, layer.kernel
-    return {"channel": filters, "spatial": min(channels * kernel[0], filters * kernel[-1])}
+    ranks = {"channel": filters, "spatial": min(channels * kernel[0], filters * kernel[-1])}
+    return ranks if layer.reads is None else {**ranks, "width": layer.reads.channels}
 
 
 def _layer_plan(entry: Mapping[str, Any]) -> LayerPlan:
     method = entry["method"]
     if not isinstance(entry["name"], str):
         raise TypeError(f"name {entry['name']!r} is no text")
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} of '{entry['name']}' is not one of {', '.join(METHODS)}")
+    if method not in PLANNED_METHODS:
+        raise ValueError(f"method {method!r} of '{entry['name']}' is not one of {', '.join(PLANNED_METHODS)}")
     ranks = entry.get("ranks", {})
-    return LayerPlan(entry["name"], method, **{key: ranks[key] for key in _RANKS[method]})
+    width = {"width": entry["width"]} if method == "width" else {}
+    return LayerPlan(entry["name"], method, **{key: ranks[key] for key in _RANKS[method]}, **width)
+
+
+def _or_kept(layer: Layer, entry: LayerPlan) -> LayerPlan:
+    """Return the plan of a layer, or that to keep it where it leaves no channel out."""
+    whole = layer.reads is not None and entry.width == layer.reads.channels
+    return LayerPlan(entry.name, reason="all of its channels stay") if whole else entry
 
 
 def _check(layer: Layer, entry: LayerPlan) -> None:
@@ -145,12 +180,17 @@ def _check(layer: Layer, entry: LayerPlan) -> None:
             f"{layer.op} '{layer.name}': a {len(layer.kernel)}-D convolution has no spatial decomposition, got method "
             f"'{entry.method}': use 'channel' or 'kept' in the plan"
         )
-    for kind in _RANKS[entry.method]:
+    if entry.method == "width" and not layer.narrowable:
+        raise RankError(
+            f"{layer.op} '{layer.name}': the channels that it reads cannot be left out, got method 'width': use "
+            "another method or 'kept' in the plan"
+        )
+    for kind in (*_RANKS[entry.method], *(["width"] if entry.method == "width" else [])):
         rank, largest = getattr(entry, kind), largest_ranks(layer)[kind]
         if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
             raise RankError(
-                f"{layer.op} '{layer.name}': {kind} rank must be 1..{largest} ({_filters(layer)}), "
-                f"got {rank}: change it in the plan"
+                f"{layer.op} '{layer.name}': {kind} {'must' if kind == 'width' else 'rank must'} be 1..{largest} "
+                f"({_filters(layer)}), got {rank}: change it in the plan"
             )
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
+from onnx_lowrank.layers.width_losses import WidthLosses
+
 _NEGLIGIBLE_ERROR = 1e-7  # relative and squared; keeps the logarithm finite
 
 
@@ -21,12 +23,14 @@ class RankLosses:
         errors: relative squared errors after the activation, shape (channel ranks, spatial ranks).
         energies: share of the responses' energy before the activation that the leading directions hold, shape
             (d / groups + 1,), entry r that of r directions; None where it was not measured.
+        widths: errors by the number of channels that the layer reads; None where these have to stay.
     """
 
     channel: NDArray[np.int64]
     spatial: NDArray[np.int64]
     errors: NDArray[np.float64]
     energies: NDArray[np.float64] | None = None
+    widths: WidthLosses | None = None
 
     def error(self, channel: NDArray[np.int64], spatial: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the errors of pairs of ranks, 0 to 1, interpolated in the logarithm.

@@ -44,6 +44,19 @@ class TargetResponses:
         """Return the first rows, or all, without the probe: it serves the choice of ranks only."""
         return TargetResponses(self.responses[:rows], None if self.residual is None else self.residual[:rows])
 
+    def delivered(self, residual: NDArray[Any]) -> TargetResponses:
+        """Return the targets that make good for what the residual has lost: ``y + s - s'`` with the residual ``s'``.
+
+        Args:
+            residual: as the converted network delivers it, s', shape (n, d).
+
+        Raises:
+            ValueError: the original has no residual here.
+        """
+        if self.residual is None:
+            raise ValueError("no residual was collected")
+        return TargetResponses(self.responses + (self.residual - residual), residual, self.probe)
+
     def part(self, channels: slice, filters: slice) -> TargetResponses:
         """Return the rows of one group.
 

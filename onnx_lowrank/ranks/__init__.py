@@ -3,6 +3,7 @@
 - choose.py: method and ranks of every layer within a budget
 - options.py: the plans that a layer can get, with their costs and energies
 - select.py: one option per layer, by dynamic programming
+- coupled.py: the same where fewer channels read are fewer ones made
 - chain_latency.py: measured milliseconds as a cost
 - spectrum.py: energy in place of measured errors, as in the paper
 - search.py: the largest speedup within an accuracy loss

@@ -24,7 +24,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from onnx_lowrank.layers.cost import chain_macs
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
+from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, largest_ranks
 
 _MEASURED_BLOCKS = (1, 2, 4, 16)  # and the largest number that saves multiply-adds
 
@@ -41,9 +41,9 @@ class ChainLatency:
     def __init__(self, layer: Layer, methods: Sequence[str], block: int) -> None:
         self._layer, self._block = layer, block
         # A two-way chain may take the place of a three-way one.
-        methods = METHODS[1:] if "spatial-channel" in methods else methods
+        methods = [*FACTORIZATIONS, *({"width"} & set(methods))] if "spatial-channel" in methods else methods
         self._grids = {
-            method: (_grid(layer, method, "spatial", block), _grid(layer, method, "channel", block))
+            method: (_grid(layer, method, "spatial", block), _grid(layer, method, _last_kind(method), block))
             for method in methods
         }
         self._times: dict[str, NDArray[np.float64]] = {}
@@ -74,17 +74,23 @@ class ChainLatency:
         if plan.method == "kept":
             return self._kept
         times = self._times[plan.method]
-        row, column = (-(-(rank or self._block) // self._block) - 1 for rank in (plan.spatial, plan.channel))
+        columns = plan.width if plan.method == "width" else plan.channel
+        row, column = (-(-(rank or self._block) // self._block) - 1 for rank in (plan.spatial, columns))
         inside = row < times.shape[0] and column < times.shape[1]
         return float(times[row, column]) if inside else inf
 
     def _plans(self, method: str) -> Iterator[LayerPlan]:
         largest = largest_ranks(self._layer)
         for spatial, channel in product(*self._grids[method]):
-            whole_blocks = {"spatial": spatial * self._block, "channel": channel * self._block}
+            whole_blocks = {"spatial": spatial * self._block, _last_kind(method): channel * self._block}
             kinds = [kind for kind in whole_blocks if kind in method.split("-")]
             ranks: dict[str, Any] = {kind: min(whole_blocks[kind], largest[kind]) for kind in kinds}
             yield LayerPlan(self._layer.name, method, **ranks)
+
+
+def _last_kind(method: str) -> str:
+    """Return the kind of rank along the second axis of a method's table."""
+    return "width" if method == "width" else "channel"
 
 
 def _grid(layer: Layer, method: str, kind: str, block: int) -> list[int]:

@@ -13,14 +13,15 @@ from functools import partial
 
 import numpy as np
 
-from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.errors import BudgetError, RankError
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, RankPlan, largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.chain_latency import ChainLatency
-from onnx_lowrank.ranks.options import Cost, allowed_methods, layer_options
+from onnx_lowrank.ranks.coupled import Coupling, select_coupled, smallest_cost
+from onnx_lowrank.ranks.options import Cost, allowed_methods, layer_options, with_scaled_costs
 from onnx_lowrank.ranks.select import Option, depth_weights, select
 from onnx_lowrank.runtime.latency import ConversionTimer
 from onnx_lowrank.settings import Settings
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 _AIMED_SHARE = 1.02  # a little more than is asked for, since clocks differ from run to run
 _CLOSE_SHARES = (0.995, 1.045)
 _MIN_SHARE = 0.95  # with less, the target is missed
+
+_CLEARLY_LESS = 0.8  # of the loss, since that of ranks is estimated before anything is solved, and comes out smaller
 
 _STEP_LIMITS = (0.6, 1.6)  # factors that the budget changes by, at most
 _MAX_TRIES = 6
@@ -51,9 +54,9 @@ class _Budget:
     whole: float
     fixed: float
 
-    def smallest(self, options: Sequence[Sequence[Option]]) -> float:
+    def smallest(self, options: Sequence[Sequence[Option]], coupling: Coupling) -> float:
         """Return what the network costs with the cheapest option of every layer."""
-        return self.fixed + sum(min(option.cost for option in layer) for layer in options)
+        return self.fixed - sum(coupling.carried) + smallest_cost(options, coupling)
 
 
 def choose_ranks(
@@ -96,8 +99,11 @@ def _under_count(
     fixed = sum(layer.macs for layer in layers.skipped) if counts_macs else layers.fixed_storage(itemsize)
     total = sum(whole) + fixed
     budget = _Budget(total / settings.speedup, total, fixed)
+    stays = {layer.name: float(layer.macs if counts_macs else layer.parameters) for layer in layers.skipped}
+    coupling = _coupling(layers.eligible, stays)
     options = _options(layers.eligible, losses, [measure] * len(layers.eligible), settings, timer)
-    plan = _select(options, budget, settings)
+    select_within = partial(_select, coupling=coupling, settings=settings)
+    plan = select_within(options, budget=budget)
     if not (counts_macs and settings.bench) or not _slows_down(layers.eligible, plan, timer):
         return plan
     slow: dict[int, LayerPlan] = {}
@@ -106,9 +112,9 @@ def _under_count(
     }:
         slow |= slower
         for number, kept in slower.items():
-            options[number] = [Option(kept, whole[number])]
+            options[number] = [Option(kept, whole[number], whole[number])]
         try:  # the other layers may make up for them
-            plan = _select(options, budget, settings)
+            plan = select_within(options, budget=budget)
         except BudgetError:  # they cannot: the plan costs more than the budget
             plan = RankPlan(tuple(slow.get(number, entry) for number, entry in enumerate(plan)))
     if slow:
@@ -150,25 +156,28 @@ def _under_latency(
     whole = timer.original_ms()
     fixed = whole - sum(layer[0].cost for layer in options)  # the first option keeps the layer
     budget = _Budget(whole / (_AIMED_SHARE * settings.speedup), whole, fixed)
-    return _corrected(layers.eligible, options, budget, settings, timer)
+    pace = whole / max(1, layers.macs)  # milliseconds a multiply-add, since layers that stay are not timed one by one
+    coupling = _coupling(layers.eligible, {layer.name: layer.macs * pace for layer in layers.skipped})
+    return _corrected(layers.eligible, options, budget, coupling, settings, timer)
 
 
 def _corrected(
     layers: Sequence[Layer],
     options: Sequence[Sequence[Option]],
     budget: _Budget,
+    coupling: Coupling,
     settings: Settings,
     timer: ConversionTimer,
 ) -> RankPlan:
     """Shift the budget until the network as planned, timed, meets the target."""
     if timer.layer_timer.foreign:  # the network cannot be timed here
-        return _select(options, budget, settings)
+        return _select(options, budget, coupling, settings)
     # The sum of single layers is not the whole: what seems out of reach is tried all the same.
-    smallest = budget.smallest(options) * (1 + 1e-9)
+    smallest = budget.smallest(options, coupling) * (1 + 1e-9)
     total = max(budget.total, smallest)
     tried: dict[float, tuple[float, RankPlan]] = {}
     while len(tried) < _MAX_TRIES and total not in tried:
-        plan = _select(options, replace(budget, total=total), settings)
+        plan = _select(options, replace(budget, total=total), coupling, settings)
         speedup = timer.time_plan(layers, plan).best_speedup
         log.info("ranks for %.4g ms: measured speedup %.2f", total, speedup)
         tried[total] = speedup, plan
@@ -201,19 +210,46 @@ def _next_budget(tried: Mapping[float, float], aim: float) -> float:
     return float(budgets[-1] * aim / shares[-1])
 
 
-def _select(options: Sequence[Sequence[Option]], budget: _Budget, settings: Settings) -> RankPlan:
+def _select(
+    options: Sequence[Sequence[Option]],
+    budget: _Budget,
+    coupling: Coupling,
+    settings: Settings,
+) -> RankPlan:
     """Return the options that lose least within the budget."""
-    weights = None if settings.selection == "energy" else depth_weights(len(options))
     try:
-        chosen = select(options, budget.total - budget.fixed, weights)
+        chosen = _best(options, budget, coupling, settings)
     except BudgetError as error:
         unit = "ms" if settings.cost == "latency" else settings.cost
         raise BudgetError(
             f"speedup {settings.speedup:g} cannot be reached, the largest that can is "
-            f"{budget.whole / budget.smallest(options):.2f} "
+            f"{budget.whole / budget.smallest(options, coupling):.2f} "
             f"({budget.whole:.4g} {unit}, of which {max(0, budget.fixed):.4g} are in layers that stay): lower `speedup`"
         ) from error
     return RankPlan(tuple(option.plan for option in chosen))
+
+
+def _best(options: Sequence[Sequence[Option]], budget: _Budget, coupling: Coupling, settings: Settings) -> list[Option]:
+    """Return the options that lose least, with fewer channels only where that is clearly better than ranks alone.
+
+    Raises:
+        BudgetError: neither reaches the budget.
+    """
+    left, carried = budget.total - budget.fixed, sum(coupling.carried)
+    weights = None if settings.selection == "energy" else depth_weights(len(options))
+    factorized = [[option for option in layer if option.share == 1] for layer in options]
+    if factorized == options:
+        return select(options, left, weights)
+    narrowed = select_coupled(options, left + carried, coupling)
+    if settings.method == "width":
+        return narrowed
+    try:
+        by_ranks = select_coupled(factorized, left + carried, coupling)
+    except BudgetError:
+        return narrowed
+    losses = [sum(1 - option.plan.energy for option in chosen) for chosen in (narrowed, by_ranks)]
+    log.info("errors of all layers: %.3g with fewer channels, %.3g by ranks alone", *losses)
+    return narrowed if losses[0] < _CLEARLY_LESS * losses[1] else select(factorized, left, weights)
 
 
 def _options(
@@ -226,19 +262,46 @@ def _options(
     multiple = settings.rank_multiple or timer.layer_timer.machine.block
     methods = _methods(settings)
     return [
-        layer_options(layer, each, cost, methods, multiple)
+        with_scaled_costs(layer, layer_options(layer, each, cost, methods, multiple))
         for layer, each, cost in zip(layers, losses, costs, strict=True)
     ]
 
 
+def _coupling(layers: Sequence[Layer], stays: Mapping[str, float]) -> Coupling:
+    """Return which layers read what others make.
+
+    Args:
+        layers: the eligible ones.
+        stays: costs of all others by name.
+    """
+    numbers = {layer.name: number for number, layer in enumerate(layers)}
+    readers: list[int | None] = [None] * len(layers)
+    carried = [0.0] * len(layers)
+    for number, layer in enumerate(layers):
+        if layer.reads is not None:
+            for name in layer.reads.makers:
+                if name in numbers:
+                    readers[numbers[name]] = number
+            others = (*layer.reads.makers, *layer.reads.carried, *layer.reads.squeezed)
+            carried[number] = sum(stays.get(name, 0.0) for name in others)
+    return Coupling(readers, carried)
+
+
 def _methods(settings: Settings) -> Sequence[str]:
-    """Return the factorizations that are allowed."""
-    return FACTORIZATIONS if settings.method == "auto" else (settings.method,)
+    """Return what is allowed."""
+    return (*FACTORIZATIONS, "width") if settings.method == "auto" else (settings.method,)
 
 
 def _with_energy(layer: Layer, entry: LayerPlan, losses: RankLosses) -> LayerPlan:
     if entry.method == "kept":
         return entry
+    if entry.width is not None:
+        if losses.widths is None:
+            raise RankError(
+                f"{layer.op} '{layer.name}': too few samples to tell which {entry.width} of its channels to keep: add "
+                "some, or use 'kept' in the plan"
+            )
+        return replace(entry, energy=1 - float(losses.widths.error(np.array(entry.width))))
     largest = largest_ranks(layer)
     channel, spatial = (entry.channel or largest["channel"]), (entry.spatial or largest["spatial"])
     return replace(entry, energy=1 - float(losses.error(np.array(channel), np.array(spatial))))

@@ -8,48 +8,78 @@ from operator import itemgetter
 
 import numpy as np
 
+from onnx_lowrank.layers.cost import last_share
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.select import Option
 
+_WIDTH_MULTIPLE = 8  # channels that runtimes like; blocks of 16 leave thin layers next to no choice
+
 Cost = Callable[[Layer, LayerPlan], float]
 
 
 def layer_options(layer: Layer, losses: RankLosses, cost: Cost, methods: Sequence[str], multiple: int) -> list[Option]:
-    """Return the option to keep the layer, and every factorization that costs less than that.
+    """Return the option to keep the layer, every factorization that costs less, and every smaller width.
 
     Args:
         layer: the layer.
         losses: relative error of every pair of ranks.
         cost: cost of a layer as planned, in the budget's unit.
-        methods: factorizations allowed. Layers with a 1 x 1, 1-D or 3-D kernel get ``channel`` instead of the spatial
-            ones; where a three-way chain costs more than two of its factors merged, the two-way one is taken.
+        methods: factorizations allowed, and ``width``. Layers with a 1 x 1, 1-D or 3-D kernel get ``channel`` instead
+            of the spatial ones; where a three-way chain costs more than two of its factors merged, the two-way one is
+            taken.
         multiple: ranks are multiples of this; its half, quarter and so on are added, so that layers with few filters
             can be factorized too.
 
     Returns:
-        The layer as it is first, then the factorizations with the energy that they keep.
+        The layer as it is first, then all else with the energy that it keeps.
     """
-    kept = LayerPlan(layer.name)
+    kept, allowed = LayerPlan(layer.name), allowed_methods(layer, methods)
     kept_cost = cost(layer, kept)
-    factorizations = _factorizations(layer, cost, allowed_methods(layer, methods), multiple)
+    factorizations = _factorizations(layer, cost, allowed, multiple)
     cheaper = [(plan, plan_cost) for plan, plan_cost in factorizations if plan_cost < kept_cost]
+    widths = _widths(layer, losses, cost, multiple) if "width" in allowed else []
     if not cheaper:
-        return [Option(replace(kept, reason="no factorization of it costs less"), kept_cost)]
+        if not widths:
+            kept = replace(kept, reason="no factorization of it costs less")
+        return [Option(kept, kept_cost, kept_cost), *widths]
     largest = largest_ranks(layer)
     channel = np.array([plan.channel or largest["channel"] for plan, _ in cheaper], np.int64)
     spatial = np.array([plan.spatial or largest["spatial"] for plan, _ in cheaper], np.int64)
     energies = 1 - losses.error(channel, spatial)
-    options = [Option(kept, kept_cost)]
+    options = [Option(kept, kept_cost, kept_cost)]
     for (plan, option_cost), energy in zip(cheaper, energies.tolist(), strict=True):
         options.append(Option(LayerPlan(plan.name, plan.method, plan.channel, plan.spatial, energy), option_cost))
-    return options
+    return options + widths
+
+
+def with_scaled_costs(layer: Layer, options: Sequence[Option]) -> list[Option]:
+    """Return the options of a layer with the part of their cost that falls with the channels that are read of it."""
+    return [replace(option, scaled=option.cost * last_share(layer, option.plan)) for option in options]
 
 
 def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
-    """Return the factorizations that a layer can get: 1 x 1, 1-D and 3-D kernels have no spatial ones."""
-    return methods if layer.separable else ("channel",)
+    """Return what a layer can get: 1 x 1, 1-D and 3-D kernels have no spatial factorizations, few layers widths."""
+    factorizations = [method for method in methods if method != "width"]
+    if factorizations and not layer.separable:
+        factorizations = ["channel"]
+    return [*factorizations, "width"] if "width" in methods and layer.narrowable else factorizations
+
+
+def _widths(layer: Layer, losses: RankLosses, cost: Cost, multiple: int) -> list[Option]:
+    """Return the options with fewer channels read."""
+    if layer.reads is None or losses.widths is None:
+        return []
+    channels = layer.reads.channels
+    widths = [width for width in rank_grid(channels, min(multiple, _WIDTH_MULTIPLE)) if width < channels]
+    plans = [LayerPlan(layer.name, "width", width=width) for width in widths]
+    errors = losses.widths.error(np.array(widths, np.int64)).tolist()
+    return [
+        Option(replace(plan, energy=1 - error), each, each, width / channels)
+        for plan, width, error in zip(plans, widths, errors, strict=True)
+        if (each := cost(layer, plan)) <= cost(layer, LayerPlan(layer.name))
+    ]
 
 
 def _factorizations(

@@ -38,10 +38,14 @@ class Option:
     Attributes:
         plan: method, ranks and the energy they keep.
         cost: in the budget's unit.
+        scaled: part of the cost that falls in proportion to the channels that are still read of what the layer makes.
+        share: of the channels of its input that the layer reads.
     """
 
     plan: LayerPlan
     cost: float
+    scaled: float = 0.0
+    share: float = 1.0
 
 
 def select(options: Sequence[Sequence[Option]], budget: float, weights: Sequence[float] | None = None) -> list[Option]:

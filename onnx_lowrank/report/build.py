@@ -94,6 +94,7 @@ def build_report(
         )
         for layer, entry, after in zip(layers.eligible, plan, macs, strict=False)  # the rest is that of skipped layers
     ]
+    rows += map(LayerReport.of_skipped, layers.skipped, macs[len(layers.eligible) :])
     used = calibration_report(network, calibration)
     return Report(
         version=__version__,
@@ -104,7 +105,7 @@ def build_report(
         macs=(layers.macs, sum(macs)),
         parameters=(layers.parameters, layers.planned_parameters(plan)),
         calibration=used,
-        layers=tuple(network.in_order([*rows, *map(LayerReport.of_skipped, layers.skipped)])),
+        layers=tuple(network.in_order(rows)),
         verification=None if comparison is None else _verification(comparison),
         forward_passes={
             # One more batch to observe the shapes of tensors.

@@ -29,6 +29,7 @@ def layer_columns(report: Report, kernels: Mapping[str, tuple[int, ...]]) -> lis
         words("method", [layer.method for layer in layers]),
         counts("spatial rank", [layer.spatial for layer in layers]),
         counts("channel rank", [layer.channel for layer in layers]),
+        *without_empty([counts("width", [layer.width for layer in layers])]),
         short_counts("MACs before", [layer.macs[0] for layer in layers]),
         short_counts("MACs after", [layer.macs[1] for layer in layers]),
         *without_empty(

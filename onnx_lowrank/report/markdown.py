@@ -68,18 +68,22 @@ def _output_row(name: str, fidelity: Mapping[str, float | None]) -> Sequence[str
 
 
 def _layer_row(layer: LayerReport) -> Sequence[str]:
-    ranks = [f"{kind} {rank}" for kind, rank in (("spatial", layer.spatial), ("channel", layer.channel)) if rank]
+    ranks = [f"{kind} {rank}" for kind, rank in _ranks(layer) if rank]
     solved = layer.method != "kept"
     return [
         f"{_cell(layer.name)} ({layer.op})",
         layer.method,
         ", ".join(ranks),
         short_number(layer.macs[0]),
-        short_number(layer.macs[1]) if solved else "",
+        short_number(layer.macs[1]) if solved or layer.macs[1] != layer.macs[0] else "",
         f"{layer.energy:.4f}" if solved else "",
         f"{layer.errors.solved:.4f}" if layer.errors else "",
         _cell(layer.reason or ""),
     ]
+
+
+def _ranks(layer: LayerReport) -> Sequence[tuple[str, int | None]]:
+    return ("spatial", layer.spatial), ("channel", layer.channel), ("width", layer.width)
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

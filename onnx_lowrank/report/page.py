@@ -182,6 +182,8 @@ def _curves(report: Report, figures: ReportFigures) -> Iterator[EnergyCurve]:
 def _chosen(layer: LayerReport, energies: NDArray[np.float64]) -> str:
     if layer.method == "kept":
         return "kept unchanged"
+    if layer.width is not None:
+        return f"reads {layer.width} channels"
     if layer.channel is None:
         return f"spatial rank {layer.spatial}, all channels"
     return f"rank {layer.channel} of {len(energies) - 1} keeps {share_text(float(energies[layer.channel]))}"

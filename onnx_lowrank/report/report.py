@@ -18,7 +18,7 @@ class LayerReport:
     Attributes:
         name: the layer's name.
         op: ONNX operator.
-        method: ``kept``, ``channel``, ``spatial`` or ``spatial-channel``.
+        method: ``kept``, ``channel``, ``spatial``, ``spatial-channel`` or ``width``.
         reason: why the layer is kept, or why its factors come from the weights alone; None otherwise.
         channel: channel rank, or None.
         spatial: spatial rank, or None.
@@ -27,6 +27,7 @@ class LayerReport:
         energy: share of the response energy that the ranks keep; 1 for a kept layer.
         errors: relative errors after the activation on calibration samples; None if nothing was solved.
         milliseconds: measured latency before and after; None if it was not measured.
+        width: channels of its input that are left, or None.
     """
 
     name: str
@@ -40,12 +41,18 @@ class LayerReport:
     energy: float
     errors: SolveErrors | None
     milliseconds: tuple[float, float] | None = None
+    width: int | None = None
 
     @staticmethod
-    def of_skipped(layer: SkippedLayer) -> LayerReport:
-        """Return the report on a layer that cannot be factorized."""
-        macs = (layer.macs, layer.macs)
-        return LayerReport(layer.name, layer.op, "kept", layer.reason, None, None, macs, "", 1.0, None)
+    def of_skipped(layer: SkippedLayer, macs: int | None = None) -> LayerReport:
+        """Return the report on a layer that cannot be factorized.
+
+        Args:
+            layer: the layer.
+            macs: multiply-adds per image after the conversion; None for as many as before.
+        """
+        counts = (layer.macs, layer.macs if macs is None else macs)
+        return LayerReport(layer.name, layer.op, "kept", layer.reason, None, None, counts, "", 1.0, None)
 
     @staticmethod
     def of_planned(
@@ -80,6 +87,7 @@ class LayerReport:
             plan.energy,
             errors,
             milliseconds,
+            plan.width,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,6 +100,7 @@ class LayerReport:
             "method": self.method,
             "reason": self.reason,
             "ranks": {"channel": self.channel, "spatial": self.spatial},
+            "width": self.width,
             "macs": {"before": self.macs[0], "after": self.macs[1]},
             "activation": self.activation,
             "energy": self.energy,

@@ -255,14 +255,14 @@ def short_name(name: str, width: int = _NAME_WIDTH) -> str:
 
 
 def _row(layer: LayerReport) -> list[str]:
-    ranks = "+".join(str(rank) for rank in (layer.spatial, layer.channel) if rank is not None)
+    ranks = "+".join(str(rank) for rank in (layer.spatial, layer.channel, layer.width) if rank is not None)
     kept = layer.method == "kept"
     return [
         short_name(layer.name),
         layer.method,
         ranks,
         short_number(layer.macs[0]),
-        "" if kept else short_number(layer.macs[1]),
+        "" if kept and layer.macs[0] == layer.macs[1] else short_number(layer.macs[1]),
         "" if kept else f"{layer.energy:.4f}",
         "" if layer.errors is None else f"{layer.errors.solved:.4f}",
     ]

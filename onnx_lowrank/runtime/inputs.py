@@ -1,10 +1,9 @@
-"""A model's inputs, completed by the user: shapes where axes are open, constant values."""
+"""A model's inputs, with the shapes that the user gives where axes are open."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import ModelError
 
 Shapes = Mapping[str, tuple[int, ...]]
-Constants = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,7 @@ class TensorSpec:
         shape: size of every axis, None where it is open; the first axis counts samples.
         samples_axis: axis that counts samples in the model itself; None where there is none, so that the model takes
             one sample at a time.
+        parameter: whether it is a weight or another parameter of a layer.
         value: constant that it is always fed, of size 1 along an open first axis; None where samples provide it.
     """
 
@@ -34,6 +33,7 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     value: NDArray[Any] | None = field(default=None, compare=False)
     samples_axis: int | None = 0
+    parameter: bool = field(default=False, compare=False)
 
     @property
     def own_shape(self) -> tuple[int | None, ...]:
@@ -82,7 +82,7 @@ def shape_hint(name: str, sizes: str = "1,3,224,224") -> str:
 
 def fixed_batch(inputs: Iterable[TensorSpec]) -> int | None:
     """Return the batch size that the model is bound to: a first axis of an input that is not open; None without one."""
-    return next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0]), None)
+    return next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] and not spec.parameter), None)
 
 
 def with_axes(
@@ -124,7 +124,7 @@ def with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpe
         shapes = {sampled[0].name: shapes[""]}
     for name in shapes:
         if name not in names:
-            raise ModelError(f"`input_shapes`: {_no_input(name, inputs)}")
+            raise ModelError(f"`input_shapes`: {no_input(name, inputs)}")
     filled = []
     for spec in inputs:
         own = shapes.get(spec.name)
@@ -142,46 +142,9 @@ def with_shapes(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[TensorSpe
     return tuple(filled)
 
 
-def with_constants(inputs: Sequence[TensorSpec], values: Constants) -> tuple[TensorSpec, ...]:
-    """Return the inputs, some of them made constant.
-
-    Args:
-        inputs: the model's inputs.
-        values: numbers by input name, in the order of the input's axes; a single one fills it.
-
-    Raises:
-        ModelError: a name is not that of an input, numbers that do not fit it, or no input left for data.
-    """
-    unknown = sorted(values.keys() - {spec.name for spec in inputs})
-    if unknown:
-        raise ModelError(f"`constant_inputs`: {_no_input(unknown[0], inputs)}")
-    completed = [
-        replace(spec, value=_constant(spec, values[spec.name])) if spec.name in values else spec for spec in inputs
-    ]
-    if inputs and all(spec.value is not None for spec in completed):
-        raise ModelError("`constant_inputs`: all inputs are constant, at least one is wanted that samples are fed to")
-    return tuple(completed)
-
-
-def _no_input(name: str, inputs: Sequence[TensorSpec]) -> str:
+def no_input(name: str, inputs: Sequence[TensorSpec]) -> str:
+    """Return what to say of a name that no input has."""
     return f"no input '{name}', the model has {', '.join(sorted(spec.name for spec in inputs))}"
-
-
-def _constant(spec: TensorSpec, numbers: Sequence[float]) -> NDArray[Any]:
-    """Return numbers in an input's type and shape; an open axis is as long as needed, an open first axis 1."""
-    given, open_axes = np.asarray(numbers), [axis for axis, size in enumerate(spec.shape) if axis and size is None]
-    sizes = [size or 1 for size in spec.shape]
-    if len(open_axes) == 1:
-        sizes[open_axes[0]] = max(1, given.size // prod(sizes))
-    fits = len(open_axes) < 2 and given.size in {1, prod(sizes)}
-    value: NDArray[Any] = np.resize(given, sizes).astype(spec.dtype) if fits else np.empty(0)
-    exact = not np.issubdtype(spec.dtype, np.integer) or np.array_equal(given, given.astype(spec.dtype))
-    if not (fits and exact):
-        raise ModelError(
-            f"`constant_inputs` {spec.name}: {', '.join(map(str, given.ravel()[:4]))} found, {spec.dtype} of shape "
-            f"{[size or '?' for size in spec.shape]} wanted: give one number for all, or every one"
-        )
-    return value
 
 
 def known_shape(spec: TensorSpec, where: str) -> tuple[int, ...]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.graph import read_model, replace_layer
+from onnx_lowrank.graph import narrow_channels, read_model, replace_layer
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
@@ -181,8 +182,13 @@ def with_random_factors(model: onnx.ModelProto, layers: Sequence[Layer], plan: R
     """
     network = onnx.ModelProto()
     network.CopyFrom(model)
-    for layer, entry in plan.factorized(layers):
-        replace_layer(network, layer, random_factors(layer, entry))
+    planned = plan.factorized(layers)
+    for layer, entry in planned:
+        if entry.width is None:
+            replace_layer(network, layer, random_factors(layer, entry))
+    for layer, entry in planned:
+        if entry.width is not None:
+            narrow_channels(network, layer.input, np.arange(entry.width))
     return network
 
 

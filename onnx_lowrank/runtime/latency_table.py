@@ -86,6 +86,10 @@ def _checked(schema: int, machine: Machine, milliseconds: dict[str, float]) -> L
     return LatencyTable(machine, {key: float(ms) for key, ms in milliseconds.items()})
 
 
+def _ranks(plan: LayerPlan) -> tuple[tuple[str, int | None], ...]:
+    return ("channel", plan.channel), ("spatial", plan.spatial), ("width", plan.width)
+
+
 def chain_key(layer: Layer, plan: LayerPlan, batch: int) -> str:
     """Return all that the time of a chain depends on, as text: the layer's shape, the method, ranks and batch size."""
     geometry, numbers = layer.geometry, "x".join
@@ -100,6 +104,6 @@ def chain_key(layer: Layer, plan: LayerPlan, batch: int) -> str:
         *([f"groups {layer.groups}"] if layer.groups > 1 else []),
         f"batch {batch}",
         plan.method,
-        *(f"{kind} {rank}" for kind, rank in (("channel", plan.channel), ("spatial", plan.spatial)) if rank),
+        *(f"{kind} {rank}" for kind, rank in _ranks(plan) if rank),
     ]
     return ", ".join(parts)

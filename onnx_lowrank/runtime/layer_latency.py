@@ -159,8 +159,8 @@ class LayerTimer:
 
     def _time(self, layer: Layer, plan: LayerPlan) -> float:
         maps = self.batch * layer.maps
-        model = layer_model(layer, random_factors(layer, plan), maps)
-        shape = input_shape(layer, maps)
+        factors = random_factors(layer, plan)
+        model, shape = layer_model(layer, factors, maps), input_shape(layer, factors, maps)
         feeds = {"input": np.random.default_rng(0).random(shape).astype(layer.weight.dtype)}
         rest = np.zeros(self._rest * 2**18, np.float32)
 

@@ -21,31 +21,27 @@ from onnx_lowrank.graph import (
     inner_name,
     is_in_other_precision,
     named_sample_axes,
+    narrow_channels,
     node_names,
+    parameter_inputs,
     read_model,
     replace_layer,
     rounding_loss,
     weighted_tensors,
     with_samples_first,
+    with_values,
 )
 from onnx_lowrank.graph.eligible import layers_before_draws
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
-from onnx_lowrank.runtime.inputs import (
-    Constants,
-    Shapes,
-    TensorSpec,
-    fixed_batch,
-    known_shape,
-    with_axes,
-    with_constants,
-    with_shapes,
-)
+from onnx_lowrank.runtime.constants import with_constants
+from onnx_lowrank.runtime.inputs import Shapes, TensorSpec, fixed_batch, known_shape, with_axes, with_shapes
 from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.random_numbers import random_tensors
 from onnx_lowrank.runtime.session import Session
+from onnx_lowrank.settings import Constants
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +65,15 @@ class Network:
 
     Attributes:
         model: the original as it runs here.
-        original: as it was given; another one only where onnxruntime has no kernels for its types, or samples are not
-            on the first axis of its inputs.
+        original: as it was given, with the constants in ``held``; another one only where onnxruntime has no kernels
+            for its types, or samples are not on the first axis of its inputs.
         name: what to call it: its path, or ``<model>``.
         provider: where it runs.
         inputs: name, type and shape of its inputs, open axes filled in where the user said how.
         single: whether ``model`` is in float32 since onnxruntime has no kernels for the original's types.
         axes: by input name, the axis of the original that counts samples where it is not the first; None where there
             is none. In ``model`` it is the first one of all inputs.
+        held: inputs of the model as it was given that are weights of layers and constant: both models hold them.
     """
 
     model: onnx.ModelProto
@@ -86,6 +83,7 @@ class Network:
     inputs: tuple[TensorSpec, ...]
     single: bool = False
     axes: Mapping[str, int | None] = field(default_factory=dict)
+    held: tuple[TensorSpec, ...] = ()
 
     def layers(self, feeds: Feeds) -> LayerSet:
         """Find the layers that can be factorized, and all others with their reasons.
@@ -135,6 +133,9 @@ class Network:
                     "leave the layer out with `exclude`, or convert the float32 model",
                     layer.op, layer.name, loss, layer.weight.dtype,
                 )  # fmt: skip
+        for layer, (_, factors) in zip(layers, solved, strict=True):
+            if factors.kept is not None:
+                narrow_channels(model, layer.input, factors.kept)
         return model
 
     def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -217,10 +218,10 @@ class Network:
         """The same with inputs that are always fed the same.
 
         Args:
-            values: numbers by input name, in the order of the input's axes; a single one fills it.
+            values: by input name, see `with_constants`.
 
         Raises:
-            ModelError: a name is not that of an input, numbers that do not fit it, or no input left for data.
+            ModelError: a name is not that of an input, values that do not fit it, or no input left for data.
         """
         return replace(self, inputs=with_constants(self.inputs, values))
 
@@ -230,12 +231,13 @@ class Network:
         Raises:
             ModelError: another axis is open, or they do not fit into memory.
         """
-        shapes = {spec.name: known_shape(spec, self.name) for spec in self.sampled}
+        in_order = sorted(self.sampled, key=lambda spec: spec.parameter)  # the first one counts samples
+        shapes = {spec.name: known_shape(spec, self.name) for spec in in_order}
         for spec in self.sampled:
-            if spec.shape and spec.shape[0] is None:
+            if spec.shape and spec.shape[0] is None and not spec.parameter:
                 shapes[spec.name] = (samples, *shapes[spec.name][1:])
         try:
-            found = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in self.sampled}
+            found = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in in_order}
         except (MemoryError, ValueError) as error:  # numpy raises the latter for more bytes than it can count
             raise ModelError(f"{self.name}: inputs of shape {shapes} do not fit into memory: check them") from error
         count = next((len(values) for values in found.values() if values.ndim), 1)
@@ -248,6 +250,7 @@ def open_network(
     input_shapes: Shapes,
     constants: Constants | None = None,
     samples_axis: Mapping[str, int] | None = None,
+    may_lack: Collection[str] = (),
 ) -> Network:
     """Read a model and see that onnxruntime runs it.
 
@@ -255,26 +258,60 @@ def open_network(
         model: path, or a model in memory.
         provider: where to run it.
         input_shapes: shape by input name, where the model leaves axes open; ``""`` names the only input.
-        constants: numbers by name of the inputs that are always fed the same.
+        constants: by name of the inputs that are always fed the same, see `with_constants`. Weights of layers among
+            them become part of the model.
         samples_axis: axis that counts samples by input name, where neither is it the first one nor do the names of the
             model's axes tell; ``""`` names the only input. None takes all inputs as they are in the model.
+        may_lack: names of constants that need not be inputs.
 
     Raises:
         ModelError: it cannot be read or loaded, or an axis, a shape or a constant does not fit its input.
     """
     name = "<model>" if isinstance(model, onnx.ModelProto) else str(model)
     original = inline_functions(read_model(model))
+    network = _opened(original, provider, name, input_shapes)
+    missing = set(may_lack) - {spec.name for spec in network.inputs}
+    constants = {key: value for key, value in (constants or {}).items() if key not in missing}
+    network = network.with_constants(constants)
+    if held := tuple(spec for spec in network.inputs if spec.parameter and spec.value is not None):
+        original = with_values(original, {spec.name: spec.value for spec in held if spec.value is not None})
+        others = {key: value for key, value in constants.items() if key not in {spec.name for spec in held}}
+        network = replace(_opened(original, provider, name, input_shapes).with_constants(others), held=held)
+    if samples_axis is None:
+        return network.with_shapes(input_shapes)
+    given = _sample_axes(samples_axis, network.sampled)
+    named = named_sample_axes(network.model, [spec.name for spec in network.sampled])
+    return network.with_samples_first(named | given).with_shapes(input_shapes)
+
+
+def open_networks(
+    models: Iterable[str | Path | onnx.ModelProto],
+    provider: Provider,
+    input_shapes: Shapes,
+    constants: Constants,
+    samples_axis: Mapping[str, int] | None = None,
+) -> list[Network]:
+    """Open several models, with constants for those that have inputs of their names: a converted one may hold them.
+
+    Raises:
+        ModelError: see `open_network`; none of them has an input that is to be constant.
+    """
+    networks = [open_network(model, provider, input_shapes, constants, samples_axis, constants) for model in models]
+    taken = {spec.name for network in networks for spec in (*network.inputs, *network.held)}
+    networks[0].with_constants({name: value for name, value in constants.items() if name not in taken})
+    return networks
+
+
+def _opened(original: onnx.ModelProto, provider: Provider, name: str, input_shapes: Shapes) -> Network:
+    """Load a model, and take the number of axes of its inputs from the user's shapes where it does not say it."""
     loaded, inputs = _that_runs(original, provider, name)
     if not inputs:
         raise ModelError(f"{name}: it has no inputs: there is nothing to feed samples to")
     unknown = {value.name for value in loaded.graph.input if not value.type.tensor_type.HasField("shape")}
+    parameters = parameter_inputs(original)
+    inputs = tuple(replace(spec, parameter=spec.name in parameters) for spec in inputs)
     inputs = with_axes(inputs, unknown, input_shapes, name)
-    network = Network(loaded, original, name, provider, inputs, loaded is not original).with_constants(constants or {})
-    if samples_axis is None:
-        return network.with_shapes(input_shapes)
-    given = _sample_axes(samples_axis, network.sampled)
-    named = named_sample_axes(loaded, [spec.name for spec in network.sampled])
-    return network.with_samples_first(named | given).with_shapes(input_shapes)
+    return Network(loaded, original, name, provider, inputs, loaded is not original)
 
 
 def _sample_axes(given: Mapping[str, int], inputs: Sequence[TensorSpec]) -> dict[str, int]:

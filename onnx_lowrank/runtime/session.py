@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,16 +117,16 @@ class Session:
         return dict(zip(self.outputs, values, strict=True))
 
     def run_resident(
-        self, feeds: Mapping[str, NDArray[Any] | Resident], copied: str
-    ) -> tuple[NDArray[Any], dict[str, Resident]]:
-        """Run one batch, copying one output and leaving the others where the model runs (I/O binding).
+        self, feeds: Mapping[str, NDArray[Any] | Resident], copied: Sequence[str]
+    ) -> tuple[list[NDArray[Any]], dict[str, Resident]]:
+        """Run one batch, copying some outputs and leaving the others where the model runs (I/O binding).
 
         Args:
             feeds: inputs by name; those that are where the model runs are not moved.
-            copied: name of the output to copy.
+            copied: names of the outputs to copy.
 
         Returns:
-            The copied output, and the others by name.
+            The copied outputs in this order, and the others by name.
 
         Raises:
             ModelError: onnxruntime fails on these inputs; its own message is kept.
@@ -139,11 +139,11 @@ class Session:
                 else:
                     binding.bind_cpu_input(name, np.ascontiguousarray(value))
             for name in self.outputs:
-                binding.bind_output(name, "cpu" if name == copied else self._memory)
+                binding.bind_output(name, "cpu" if name in copied else self._memory)
             self._session.run_with_iobinding(binding)
             outputs = dict(zip(self.outputs, binding.get_outputs(), strict=True))
-            array = np.asarray(outputs.pop(copied).numpy())
-        return array, {name: Resident(value) for name, value in outputs.items()}
+            arrays = [np.asarray(outputs.pop(name).numpy()) for name in copied]
+        return arrays, {name: Resident(value) for name, value in outputs.items()}
 
     def bound(self, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
         """Bind a batch of inputs, copied to where the model runs, and outputs that stay there (I/O binding).

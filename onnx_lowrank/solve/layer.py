@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import hypot
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer
@@ -14,10 +15,16 @@ from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import namespace, squares
 from onnx_lowrank.solve.channel import solve_channel
 from onnx_lowrank.solve.spatial_channel import solve_spatial
+from onnx_lowrank.solve.width import solve_width
 
 
 def solve_layer(
-    layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str = "auto", refinement: str = "fast"
+    layer: Layer,
+    responses: LayerSamples,
+    plan: LayerPlan,
+    solver: str = "auto",
+    refinement: str = "fast",
+    kept: NDArray[np.int64] | None = None,
 ) -> FactorChain:
     """Solve one layer as planned.
 
@@ -26,13 +33,18 @@ def solve_layer(
     Args:
         layer: the original layer.
         responses: its sampled rows.
-        plan: method and ranks; not ``kept``.
+        plan: method and ranks; ``kept`` to solve the layer anew as it is.
         solver: see `onnx_lowrank.solve.reconstruct`.
         refinement: ``none``, ``fast`` or ``full``, of spatial and spatial-channel chains.
+        kept: channels that stay where the method is ``width``, ascending.
 
     Raises:
         ValueError: the plan's method does not factorize.
     """
+    if plan.method == "kept":
+        return solve_width(layer, responses, np.arange(layer.channels))
+    if plan.method == "width" and kept is not None:
+        return solve_width(layer, responses, kept)
     if layer.groups > 1:
         return _grouped(layer, responses, plan, solver, refinement)
     if plan.method == "channel" and plan.channel is not None:

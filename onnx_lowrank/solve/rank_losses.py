@@ -72,7 +72,7 @@ def _measure(
     row_numbers = xp.asarray(chosen if probe is None else probe.rows[chosen], device=targets.responses.device)
     responses = xp.take(targets.responses, row_numbers, axis=0)
     offset = 0.0 if targets.residual is None else xp.take(targets.residual, row_numbers, axis=0)
-    if probe is None:
+    if probe is None or not layer.separable:
         spatial, approximations = np.array([largest["spatial"]]), iter([responses])
     else:
         spatial = _ranks(largest["spatial"])

@@ -155,7 +155,8 @@ def reconstruct(rows: Rows, prior: Array, data_free: RankFactors, *, solver: str
     ridges = RidgeSelection(rows, prior, data_free.P.shape[1])
     selection = ridges.select(solver)
     if solver == "auto":
-        reason = data_free_wins(selection.error, activated_error(ridges.held_out, data_free))
+        is_full = data_free.P.shape[1] >= min(prior.shape)
+        reason = data_free_wins(selection.error, activated_error(ridges.held_out, data_free), is_full=is_full)
     return _data_free(rows, data_free, reason) if reason else Reconstruction(*ridges.solve(selection))
 
 
@@ -174,14 +175,18 @@ def too_few_rows(rows: Rows) -> str | None:
     return f"too few rows: {len(rows)}, at least {MIN_ROWS} are needed"
 
 
-def data_free_wins(error: float, data_free_error: float) -> str | None:
-    """Return why the data-free factors are taken, and log it as a warning, where they do better on held-out rows.
+def data_free_wins(error: float, data_free_error: float, *, is_full: bool) -> str | None:
+    """Return why the data-free factors are taken, where they do better on held-out rows; warn if rows are to blame.
 
     Args:
         error: relative error of the solution on held-out rows.
         data_free_error: that of the data-free factors.
+        is_full: whether the rank is full, so that these do what the layer does.
     """
     if error <= max(data_free_error, _ROUNDING_ERROR):
         return None
+    compared = f"relative error {data_free_error:.4f}, {error:.4f} when solved on data"
+    if is_full:
+        return f"full rank: the layer's own weights did better on held-out rows: {compared}"
     log.warning("too few samples: the data-free factors do better on held-out rows and are taken")
-    return f"data-free won on held-out rows: relative error {data_free_error:.4f}, {error:.4f} when solved on data"
+    return f"data-free won on held-out rows: {compared}"

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 
 from onnx_lowrank.layers.factors import FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import Array, eye, in_float64, namespace
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
@@ -153,7 +154,9 @@ def _solve_on_features(problem: _FeatureProblem, responses: LayerSamples, solver
         refined_error = _refined_error(problem, ridges, selection, iterations, penalty)
         data_free = truncated_spatial_svd(layer, problem.spatial, problem.channel)
         data_free_error = error_on_patches(data_free, responses, rows, len(ridges.train))
-        reason = data_free_wins(min(refined_error, selection.error), data_free_error)
+        full = largest_ranks(layer)
+        is_full = problem.spatial >= full["spatial"] and (problem.channel or full["channel"]) >= full["channel"]
+        reason = data_free_wins(min(refined_error, selection.error), data_free_error, is_full=is_full)
         if reason:
             return data_free_factors(layer, data_free, responses, rows, reason)
         if iterations and refined_error > selection.error:

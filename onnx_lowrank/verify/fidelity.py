@@ -38,7 +38,7 @@ def fidelity_warnings(comparison: Comparison, samples: str, max_drop: float | No
     """
     warnings = []
     for name, fidelity in comparison.to_dict()["outputs"].items():
-        if is_close(fidelity, max_drop):
+        if name in comparison.random or is_close(fidelity, max_drop):
             continue
         agreement, error = fidelity["agreement"], fidelity["relative_error"]
         if agreement is not None:

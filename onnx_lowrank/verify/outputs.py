@@ -65,12 +65,14 @@ class Comparison:
         accuracy: of both models; None without labels.
         images: number of images.
         samples: some of the images with both predictions, if requested; disagreements first.
+        random: outputs that differ from run to run of one model, so that their fidelity says nothing of the other.
     """
 
     outputs: dict[str, OutputFidelity]
     accuracy: Accuracy | None
     images: int
     samples: tuple[ExamplePrediction, ...] = field(default=(), compare=False, repr=False)
+    random: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of the JSON that the command ``compare`` prints."""

@@ -172,7 +172,7 @@ def test_no_layer_that_can_be_factorized(folder: Path) -> None:
 def test_no_layer_that_is_wanted(folder: Path) -> None:
     found = refused(folder, *CONVERT, *BESIDE, "--exclude", "c")
     assert found.startswith("error: no layer can be factorized (")
-    assert "'c1': excluded by 'c'; 'c2': excluded by 'c'" in found
+    assert "'c1', 'c2' and 1 other: excluded by 'c')" in found
 
 
 # Speedup not reachable, at most 1, not a number

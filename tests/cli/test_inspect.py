@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from tests.command_line import call, fails
+from tests.command_line import call, fails, works
 from tests.helpers import build, filters
 from tests.networks import network
 
@@ -41,3 +41,15 @@ def test_shapes_in_every_notation(folder: Path) -> None:
         assert found["macs"] == 8 * 8 * 8 * 27
     assert "does not fit input 'x'" in fails(folder, "inspect", "open.onnx", "--input-shapes", "1,4,10,10")
     assert "no input 'z'" in fails(folder, "inspect", "open.onnx", "--input-shapes", "z:1,3,10,10")
+
+
+def test_what_depends_on_the_number_of_samples_is_said_and_settled_on_data(folder: Path) -> None:
+    shown = " ".join(works("inspect", "in.onnx").stdout.split())
+    assert "16 -> 5, identity, from 50 samples on" in shown
+    assert shown.count("samples on") == 1
+    on_data = " ".join(works("inspect", "in.onnx", "--data", "data.npy", "--samples", "48", "--quiet").stdout.split())
+    assert "stays: 48 rows of samples are too few for 5 filters: 10 each are wanted" in on_data
+    assert "3 of 4 layers can be factorized with 48 samples of data.npy (60 samples)" in on_data
+    found = json.loads(works("inspect", "in.onnx", "--data", "data.npy", "--json", "--quiet").stdout)
+    assert found["source"] == "48 samples of data.npy (60 samples)"
+    assert [layer.get("min_samples") for layer in found["layers"]] == [1, 1, 1, None]

@@ -44,6 +44,7 @@ def texts(path: Path) -> Iterator[str]:
         ("`input_shapes`: no input 'y'", "--input-shapes: no input 'y'"),
         ("pass `input_shapes={'x': (1,3,?,?)}`", "pass --input-shapes x:1,3,?,?"),
         ("a constant: `constant_inputs={'NAME': VALUE}`", "a constant: --input NAME=VALUE"),
+        ("with `constant_inputs={'a/b:0': 'FILE', 'c=d': 'FILE'}`", "with --input a/b:0=FILE --input c=d=FILE"),
         ("try `speedups=[2, 3, 4, 5]`", "try --speedups 2,3,4,5"),
         ("see `inspect`, check `include` and `exclude`", "see 'onnx-lowrank inspect', check --include and --exclude"),
         ("write one with `RankPlan.to_json`", "write one with --save-plan"),

@@ -113,12 +113,15 @@ def test_half_of_the_images_are_the_first_ones() -> None:
     settings, monitor = Settings(samples=200, **HOW), Monitor()
     original, layers, calibration = pipeline.open_conversion(model, data, None, settings)
     targets = pipeline.collect(original, layers, calibration, monitor)
+    losses = pipeline.rank_losses(layers, targets, settings, SolverDevice(), monitor)
     half = calibration.with_half_the_images(layers.eligible)
     assert (calibration.images, half.images) == (200, 100)
     ranks = {"c0": 27, "c1": 32}
     plan = RankPlan(tuple(LayerPlan(layer.name, "channel", channel=ranks[layer.name]) for layer in layers.eligible))
     rows = half.rows_of(targets)
-    solved = pipeline.solve_network(original, layers, plan, half, rows, settings, monitor, SolverDevice()).solved
+    solved = pipeline.solve_network(
+        original, layers, losses, plan, half, rows, settings, monitor, SolverDevice()
+    ).solved
     assert relative(run(model, {"x": data})["y"], run(solved, {"x": data})["y"]) < 1e-3
 
 

@@ -101,6 +101,10 @@ CASES: dict[tuple[str, str], onnx.ModelProto] = {
     ("Conv", "weight that is computed from inputs"): conv(
         "m = ReduceMean <axes=[0,2,3], keepdims=1> (x)  v = Mul (w, m)  y = Conv (x, v)"
     ),
+    ("Conv", "weight computed from constants by other operators"): conv("v = Cos (w)  y = Conv (x, v)"),
+    ("Conv", "weight that is an input"): build(
+        f"g ({MAP}, float[8,64,3,3] w) => (float[N,A,B,C] y) {{ y = Conv (x, w) }}"
+    ),
     ("Conv", "sparse weight"): sparse(),
     ("Conv", "bias that is computed from inputs"): conv(
         "m = ReduceMean <keepdims=0> (x)  v = Mul (b, m)  y = Conv (x, w, v)", b=normal(1, 8)

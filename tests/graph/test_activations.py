@@ -255,20 +255,30 @@ def test_both_sides_of_a_sum_are_residuals_of_each_other() -> None:
 @pytest.mark.parametrize(
     ("body", "constants"),
     [
-        ("y = Add(c, shortcut)", {}),  # nothing behind: errors add up linearly
-        ("sum = Add(c, shortcut) y = Neg(sum)", {}),
         ("row = ReduceMean<axes=[2,3]>(shortcut) sum = Add(c, row) y = Relu(sum)", {}),  # broadcast
         ("sum = Add(c, map) y = Relu(sum)", {"map": normal(9, 1, D, 6, 5)}),  # a constant map
         ("sum = Add(c, c) y = Relu(sum)", {}),
         ("sum = Sub(c, shortcut) y = Relu(sum)", {}),
         ("sum = Sum(c, shortcut, side) y = Relu(sum)", {}),
         ("sum = Sum(c, shortcut, c) y = Relu(sum)", {}),
-        ("sum = Add(c, shortcut) r = Relu(sum) y = Add(r, sum)", {}),  # the sum goes on by itself
     ],
 )
 def test_sums_that_are_no_residual(body: str, constants: dict[str, Any]) -> None:
     layer = last(residual_network(body, constants))
     assert (layer.activation.name, layer.residual) == ("identity", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Add(c, shortcut)",
+        "sum = Add(c, shortcut) y = Neg(sum)",
+        "sum = Add(c, shortcut) r = Relu(sum) y = Add(r, sum)",  # the sum goes on by itself
+    ],
+)
+def test_sums_without_an_activation_behind(body: str) -> None:
+    layer = last(residual_network(body, {}))
+    assert (layer.activation.name, layer.residual) == ("identity", "shortcut")
 
 
 # Responses that several read

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph.eligible import layers_with_enough_rows, wanted_layers
+from onnx_lowrank.graph.eligible import check_any_eligible, layers_with_enough_rows, wanted_layers
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.layer_set import LayerSet
 from tests.example_layers import conv_layer
@@ -53,6 +53,16 @@ def test_the_word_of_an_expression_that_matches_nothing() -> None:
         ModelError, match=r"`include` 'tail': matches none of the 4 layers \(stem\.conv, body\.0\.conv, "
     ):
         wanted_layers(ALL, ["body", "tail"], [])
+
+
+def test_a_reason_of_several_layers_stands_once() -> None:
+    with pytest.raises(ModelError) as error:
+        check_any_eligible(wanted_layers(ALL, [], ["stem|body"]))
+    assert str(error.value) == (
+        f"no layer can be factorized ('{SKIPPED[0].name}': {SKIPPED[0].reason}; 'stem.conv', 'body.0.conv' and 1 "
+        "other: excluded by 'stem|body'): see all reasons with `inspect`, check `include` and `exclude`"
+    )
+    check_any_eligible(ALL)
 
 
 def test_layers_with_one_row_per_image_need_ten_rows_per_filter() -> None:

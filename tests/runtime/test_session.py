@@ -38,18 +38,18 @@ def test_runs_and_names_outputs() -> None:
 
 def test_outputs_stay_where_the_model_runs_and_go_back_in() -> None:
     session, feeds = Session(build(SUM), CPU), {"x": normal(0, 2, 3), "z": normal(1, 3)}
-    array, rest = session.run_resident(feeds, "y")
+    (array,), rest = session.run_resident(feeds, ["y"])
     np.testing.assert_array_equal(array, feeds["x"] + feeds["z"])
     assert rest.keys() == {"u"}
     assert (rest["u"].dtype, rest["u"].nbytes) == (np.float32, 24)
-    again, _ = session.run_resident({"x": rest["u"], "z": feeds["z"]}, "y")
+    (again,), _ = session.run_resident({"x": rest["u"], "z": feeds["z"]}, ["y"])
     np.testing.assert_array_equal(rest["u"].numpy(), feeds["x"] - feeds["z"])
     np.testing.assert_array_equal(again, feeds["x"] - feeds["z"] + feeds["z"])
 
 
 def test_resident_inputs_that_do_not_fit_keep_the_message_of_onnxruntime() -> None:
     with pytest.raises(ModelError, match=r"sum: onnxruntime cannot run it: .*x"):
-        Session(build(SUM), CPU, name="sum").run_resident({"x": normal(0, 2, 4), "z": normal(1, 3)}, "y")
+        Session(build(SUM), CPU, name="sum").run_resident({"x": normal(0, 2, 4), "z": normal(1, 3)}, ["y"])
 
 
 def test_runs_from_a_file(tmp_path: Path) -> None:

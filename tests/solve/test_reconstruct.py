@@ -118,6 +118,19 @@ def test_data_free_factors_are_taken_where_the_rows_are_too_few(caplog: pytest.L
     assert "too few samples" in caplog.text
 
 
+def test_at_full_rank_the_samples_are_not_to_blame(caplog: pytest.LogCaptureFixture) -> None:
+    generator = np.random.default_rng(0)
+    weight = generator.normal(size=(FILTERS, PATCH))
+    original = generator.normal(size=(12, PATCH)) @ weight.T
+    inputs = original + 4 * generator.normal(size=original.shape)
+    inputs[-2:] = original[-2:]  # only the rows that are held out are right
+    rows = Rows.of(TargetResponses(original.astype(np.float32)), inputs.astype(np.float32), relu())
+    solved = reconstruct(rows, np.eye(FILTERS), truncated_svd(weight, np.zeros(FILTERS), FILTERS))
+    assert solved.reason is not None
+    assert solved.reason.startswith("full rank: the layer's own weights did better on held-out rows: relative error ")
+    assert caplog.text == ""
+
+
 def test_never_worse_than_linear_on_the_calibration_rows() -> None:
     for seed in range(5):
         rows, weight, bias = problem(relu(), 60, seed)

@@ -386,6 +386,17 @@ def misleading(count: int) -> tuple[Layer, LayerSamples]:
     return layer, LayerSamples(TargetResponses(targets.astype(np.float32)), patches.astype(np.float32))
 
 
+@pytest.mark.parametrize("channel", [None, 8])
+def test_at_full_rank_the_samples_are_not_to_blame(channel: int | None, caplog: pytest.LogCaptureFixture) -> None:
+    layer, responses = misleading(12)
+    factors = solve_spatial(layer, responses, 9, channel)
+    assert factors.reason is not None
+    assert factors.reason.startswith(
+        "full rank: the layer's own weights did better on held-out rows: relative error 0."
+    )
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("channel", [None, 4])
 @pytest.mark.parametrize("count", [5, 12])
 def test_few_rows_that_mislead_fall_back_to_the_weights(

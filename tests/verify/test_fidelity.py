@@ -16,7 +16,7 @@ from tests.helpers import build, filters
 from tests.networks import images, network
 
 QUICK: dict[str, Any] = {"bench": False, "rank_multiple": 1, "threads": 1, "provider": "cpu"}
-POOR = RankPlan((LayerPlan("c1", "channel", 1), LayerPlan("c2", "channel", 1), LayerPlan("c3", "channel", 1)))
+POOR = RankPlan(tuple(LayerPlan(name, "channel", 1) for name in ("c1", "c2", "c3")))
 
 
 def of(error: float, agreement: float | None = None) -> OutputFidelity:
@@ -68,7 +68,7 @@ def test_a_conversion_warns_where_it_says_so_in_the_report(model: Any, caplog: p
     data = images(60)
     names = ["c1", "c2", "c3"] if len(model.graph.node) > 3 else ["c1", "y"]
     plan = RankPlan(tuple(LayerPlan(name, "channel", 1) for name in names))
-    poor = convert(model, {"x": data}, plan=plan, **QUICK)
+    poor = convert(model, {"x": data}, plan=plan, solver="weights", **QUICK)
     name = model.graph.output[0].name
     (warning,) = poor.report.warnings
     assert warning.startswith(f"output '{name}' is not close to the original: ")
@@ -90,13 +90,15 @@ def test_bounds_refuse_what_is_outside_of_them(tmp_path: Any) -> None:
         "`min_agreement`: raise the ranks of the plan, allow another `method` or add samples; nothing was written"
     )
     with pytest.raises(VerificationError, match=message):
-        convert(network(), {"x": images()}, plan=POOR, min_agreement=0.95, output=out, **QUICK)
+        convert(network(), {"x": images()}, plan=POOR, solver="weights", min_agreement=0.95, output=out, **QUICK)
     with pytest.raises(
         VerificationError, match=r"output 'scores': relative error 0\.\d+ on 12 .* at most 0.05 is want"
     ):
-        convert(network(), {"x": images()}, plan=POOR, max_error=0.05, output=out, **QUICK)
+        convert(network(), {"x": images()}, plan=POOR, solver="weights", max_error=0.05, output=out, **QUICK)
     assert list(tmp_path.iterdir()) == []
-    convert(network(), {"x": images()}, plan=POOR, max_error=0.99, min_agreement=0, output=out, **QUICK)
+    convert(
+        network(), {"x": images()}, plan=POOR, solver="weights", max_error=0.99, min_agreement=0, output=out, **QUICK
+    )
     assert out.exists()
 
 

@@ -114,12 +114,20 @@ def without_constants(
     """
     values = {spec.name: spec.value for spec in constants if spec.value is not None}
     for name, array in arrays.items():
-        if name in values and (array.ndim > 1 or not array.size or (array != values[name]).any()):
+        if name in values and not _is_constant(array, values[name]):
+            constant = values[name].tolist() if values[name].size == 1 else f"of shape {values[name].shape}"
             raise CalibrationError(
-                f"{where}: input '{name}': other numbers than its constant {values[name].tolist()} found: give one of "
+                f"{where}: input '{name}': other numbers than its constant {constant} found: give one of "
                 "both, and the same number for all samples"
             )
     return {name: array for name, array in arrays.items() if name not in values}
+
+
+def _is_constant(array: NDArray[Any], value: NDArray[Any]) -> bool:
+    """Return whether an array has a constant's values, or one number per sample that is the constant's."""
+    if array.shape != value.shape and (array.ndim > 1 or value.size > 1 or not array.size):
+        return False
+    return bool((array.astype(value.dtype) == (value if array.shape == value.shape else value.ravel())).all())
 
 
 def check_names(names: Iterable[str], inputs: Sequence[TensorSpec], where: str) -> None:
@@ -132,9 +140,16 @@ def check_names(names: Iterable[str], inputs: Sequence[TensorSpec], where: str) 
     if given != expected:
         raise CalibrationError(
             f"{where}: holds {', '.join(given) or 'nothing'}, the model's inputs are {', '.join(expected)}: "
-            "give one array or path for each of them, by name, and no others; "
-            "or a constant: `constant_inputs={'NAME': VALUE}`"
+            f"give one array or path for each of them, by name, and no others; or {constant_hint(inputs)}"
         )
+
+
+def constant_hint(inputs: Sequence[TensorSpec]) -> str:
+    """Return how to make an input constant, as messages show it: a weight of a layer by name, if there is one."""
+    weight = next((spec.name for spec in inputs if spec.parameter), None)
+    if weight is None:
+        return "a constant: `constant_inputs={'NAME': VALUE}`"
+    return f"a constant where it is a weight of a layer: `constant_inputs={{'{weight}': 'FILE'}}`"
 
 
 def _check_array(array: NDArray[Any], spec: TensorSpec, where: str) -> None:

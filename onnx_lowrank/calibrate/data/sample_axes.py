@@ -56,6 +56,7 @@ def with_sample_axes(network: Network, data: Any) -> tuple[Network, Any]:
         CalibrationError: the data have no axis of samples that fits the network.
     """
     given, data = _look(data, network.sampled)
+    _refuse_weights(network, given)
     constants = {spec.name: number for spec in network.sampled if (number := _scalar(spec, given)) is not None}
     if constants and len(constants) < len(network.sampled):
         log.info("the same for all samples: %s", ", ".join(f"{name}={value}" for name, (value,) in constants.items()))
@@ -69,6 +70,22 @@ def with_sample_axes(network: Network, data: Any) -> tuple[Network, Any]:
     if any(axis is None for axis in axes.values()):
         log.info("one sample at a time: no axis of samples in %s", ", ".join(n for n, a in axes.items() if a is None))
     return network.with_samples_first(axes), data
+
+
+def _refuse_weights(network: Network, given: Mapping[str, _Given]) -> None:
+    """Raise for data that are a layer's weight, which are no samples."""
+    weights = {}
+    for spec in network.sampled:
+        shape = given[spec.name].shape if spec.parameter and spec.name in given else None
+        if shape is not None and len(shape) == len(spec.shape) and _fits(shape, spec.shape):
+            weights[spec.name] = shape
+    if weights:
+        found = ", ".join(f"'{name}' of shape {shape}" for name, shape in weights.items())
+        values = ", ".join(f"'{name}': 'FILE'" for name in weights)
+        raise CalibrationError(
+            f"data: input {found} found, which are weights of layers, samples are wanted: make them constant with "
+            f"`constant_inputs={{{values}}}`, where FILE is the .npy or .npz that holds them"
+        )
 
 
 def _scalar(spec: TensorSpec, given: Mapping[str, _Given]) -> list[Any] | None:

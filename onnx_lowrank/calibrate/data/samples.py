@@ -22,6 +22,7 @@ from onnx_lowrank.calibrate.data.arrays import (
     array_sources,
     check_lengths,
     check_names,
+    constant_hint,
     join_batches,
     named_arrays,
     without_constants,
@@ -133,7 +134,12 @@ def iterate_batches(samples: Samples, indices: Indices, batch_size: int) -> Iter
     yield from prefetch(samples.read, chunks)
 
 
-def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None = None) -> Samples:
+def open_samples(
+    data: Data,
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing | None = None,
+    held: Sequence[TensorSpec] = (),
+) -> Samples:
     """Open calibration data of any kind.
 
     Args:
@@ -144,17 +150,18 @@ def open_samples(data: Data, inputs: Sequence[TensorSpec], preprocessing: Prepro
             images are preprocessed, arrays are used as they are. The first axis counts samples.
         inputs: the model's inputs; constant ones need no data.
         preprocessing: of images; pixels / 255 if not given.
+        held: former inputs whose constants the model holds; data may have the same ones.
 
     Raises:
         CalibrationError: the data are missing, empty or unreadable, or do not match the inputs in name, shape or type.
         TypeError: ``data`` is of another type.
     """
     constants = tuple(spec for spec in inputs if spec.value is not None)
-    if constants and isinstance(data, Mapping):
-        names = {spec.name for spec in constants}
-        data = {name: value for name, value in data.items() if name not in names or not _is_number(value)}
+    known = (*constants, *held)
+    if known and isinstance(data, Mapping):
+        data = _without_known(data, known)
     sampled = [spec for spec in inputs if spec.value is None]
-    return replace(_open(data, sampled, preprocessing or DEFAULT, constants), constants=constants)
+    return replace(_open(data, sampled, preprocessing or DEFAULT, known), constants=constants)
 
 
 def synthetic_samples(
@@ -181,13 +188,19 @@ def synthetic_samples(
     return Samples(sources, constants=constants)
 
 
-def _is_number(value: Any) -> bool:
-    """Return whether data are one number for all samples: that of a constant input, which is known already."""
-    if isinstance(value, str | os.PathLike):
-        path = Path(value)
-        value = _load(path, np.load) if path.suffix.lower() == ".npy" and path.is_file() else None
-    values = np.asarray(value)
-    return value is not None and values.ndim <= 1 and bool((values == values.flat[0]).all())
+def _without_known(data: Mapping[str, Any], constants: Sequence[TensorSpec]) -> dict[str, Any]:
+    """Return data without those of constant inputs, which must hold the constant; folders of images are left in."""
+    given = {}
+    for name in {spec.name for spec in constants} & data.keys():
+        value = data[name]
+        if isinstance(value, str | os.PathLike):
+            path = Path(value)
+            if path.suffix.lower() != ".npy" or not path.is_file():
+                continue
+            value = _load(path, np.load)
+        given[name] = np.asarray(value)
+    without_constants(given, constants, "data")
+    return {name: value for name, value in data.items() if name not in given}
 
 
 def _open(
@@ -226,7 +239,7 @@ def _open_path(
         names = ", ".join(spec.name for spec in inputs)
         raise CalibrationError(
             f"{path}: data for one input, the model has {names}: "
-            "pass `data={'NAME': PATH}` for each, .npz, or `constant_inputs={'NAME': VALUE}` for a constant"
+            f"pass `data={{'NAME': PATH}}` for each, .npz, or {constant_hint(inputs)}"
         )
     name = inputs[0].name
     if kind == ".npy":

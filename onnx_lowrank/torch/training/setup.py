@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from onnx_lowrank.calibrate import Preprocessing, open_samples
+from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
 from onnx_lowrank.errors import CalibrationError, MissingDependencyError, ModelError, OutputError, VerificationError
-from onnx_lowrank.runtime.network import Network, open_network
+from onnx_lowrank.graph import with_samples_on_scores
+from onnx_lowrank.runtime.network import Network, open_network, open_networks
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.module.to_module import OnnxModule, to_torch
@@ -42,6 +44,7 @@ class Distillation:
         student: the converted network as a module.
         fingerprints: hashes that identify this training: of the weights of both networks, and of some samples.
         accelerator: the processes and the device.
+        axes: of samples in the inputs, by name, where they are not the first, see `Network`.
     """
 
     settings: FinetuneSettings
@@ -50,6 +53,7 @@ class Distillation:
     student: OnnxModule
     fingerprints: Mapping[str, str]
     accelerator: Accelerator
+    axes: Mapping[str, int | None]
 
     @property
     def is_main_process(self) -> bool:
@@ -95,6 +99,7 @@ class Distillation:
         self.student.load_state_dict(weights)
         network = open_network(model, choose_provider("cpu"), {})
         try:
+            network = _with_samples_first(network, self.axes)
             check_module(network, self.student, self.dataset)
         except ModelError as error:
             raise VerificationError(f"{error} after training") from error
@@ -114,12 +119,17 @@ def prepare_distillation(
         LowRankError: see `finetune`.
     """
     accelerator = _accelerator(settings)
-    networks = _open_networks(original, converted, settings)
     if data is None:
         raise CalibrationError("data: none given, samples to train on are wanted: pass `data`")
-    samples = open_samples(data, networks[0].inputs, preprocessing)
-    teacher, student = to_torch(original, torch.float32), to_torch(converted, torch.float32)
-    own_validation = None if validation is None else open_samples(validation, networks[0].inputs, preprocessing)
+    networks, data = _open_networks(original, converted, data, settings)
+    inputs, held = networks[0].inputs, networks[0].held or networks[1].held
+    samples = open_samples(data, inputs, preprocessing, held)
+    models = (
+        network.model if network.axes or network.held else model
+        for network, model in zip(networks, (original, converted), strict=True)
+    )
+    teacher, student = (to_torch(model, torch.float32) for model in models)
+    own_validation = None if validation is None else open_samples(validation, inputs, preprocessing, held)
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     dataset = split(samples, student.inputs, settings, shard, networks[0].fixed_batch, own_validation)
     for network, module in zip(networks, (teacher, student), strict=True):
@@ -133,7 +143,7 @@ def prepare_distillation(
     normalized = _normalized(student, graph, dataset, settings)
     half = _in_half_precision(settings, accelerator.device)
     trainer = Trainer(accelerator, normalized, teacher, objective, dataset, half=half)
-    return Distillation(settings, dataset, trainer, student, fingerprints, accelerator)
+    return Distillation(settings, dataset, trainer, student, fingerprints, accelerator, networks[0].axes)
 
 
 def _accelerator(settings: FinetuneSettings) -> Accelerator:
@@ -146,17 +156,24 @@ def _accelerator(settings: FinetuneSettings) -> Accelerator:
 
 
 def _open_networks(
-    original: str | Path | onnx.ModelProto, converted: str | Path | onnx.ModelProto, settings: FinetuneSettings
-) -> tuple[Network, Network]:
-    """Open both networks in onnxruntime, and check that they take the same inputs."""
+    original: str | Path | onnx.ModelProto,
+    converted: str | Path | onnx.ModelProto,
+    data: Any,
+    settings: FinetuneSettings,
+) -> tuple[tuple[Network, Network], Any]:
+    """Open both networks in onnxruntime, check that they take the same inputs, and see where these have samples."""
     provider = choose_provider("cpu", settings.threads)
-    first, second = (
-        open_network(model, provider, settings.input_shapes, settings.constant_inputs)
-        for model in (original, converted)
-    )
+    first, second = open_networks((original, converted), provider, settings.input_shapes, settings.constant_inputs, {})
     if first.inputs != second.inputs:
         raise ModelError(f"{first.name} takes {list(first.inputs)}, {second.name} {list(second.inputs)}: take its own")
-    return first, second
+    first, data = with_sample_axes(first, data)
+    return (_with_samples_first(first, first.axes), _with_samples_first(second, first.axes)), data
+
+
+def _with_samples_first(network: Network, axes: Mapping[str, int | None]) -> Network:
+    """Return a network with samples on the first axis of its inputs; with one of them on scores that have no axis."""
+    network = network.with_samples_first(axes)
+    return replace(network, model=with_samples_on_scores(network.model)) if network.one_by_one else network
 
 
 def _normalized(

@@ -164,6 +164,24 @@ def test_bfloat16_passes_end_in_the_same_type() -> None:
     }
 
 
+def test_inputs_without_an_axis_of_samples_and_weights_as_inputs() -> None:
+    """One sample at a time; the weight is constant, and the converted network holds it."""
+    body = """u = Unsqueeze (x, ax)  c = Conv <pads = [1, 1, 1, 1]> (u, w)  r = Relu (c)
+        d = Conv <pads = [1, 1, 1, 1]> (r, v)  p = GlobalAveragePool (d)  f = Flatten (p)  y = Squeeze (f, ax)"""
+    weights = {"w": filters(0, 16, 3, 3, 3), "v": filters(1, 16, 16, 3, 3), "ax": np.array([0])}
+    held = build(f"g (float[3,8,8] x) => (float[16] y) {{ {body} }}", weights)
+    weight = weights.pop("v")
+    original = build(f"g (float[3,8,8] x, float[16,16,3,3] v) => (float[16] y) {{ {body} }}", weights)
+    spoilt, samples = perturbed(held, 0.3), images(48, 8)
+    result = finetune(original, spoilt, {"x": samples}, QUICK, constant_inputs={"v": weight}, temperature=0.0)
+    assert result.after.loss < 0.5 * result.before.loss
+    assert [value.name for value in result.model.graph.input] == ["x"]
+    wanted, before, after = (
+        np.stack([run(model, {"x": sample})["y"] for sample in samples]) for model in (held, spoilt, result.model)
+    )
+    assert relative(wanted, after) < 0.8 * relative(wanted, before)
+
+
 def with_constant(first: bool) -> onnx.ModelProto:
     """A network that is told a size, or a factor, beside the image."""
     extra = "float[2] size"

@@ -1,0 +1,274 @@
+"""Solve a layer that reads fewer channels: what the others delivered is made good for by those that stay.
+
+    min over W, b   sum_i || y_i - W^T z_i - b ||^2,   z_i the channels that stay
+
+in two steps, each with a ridge that held-out rows select, since a layer of a thousand inputs is easily overfitted. The
+first looks for what the original layer would deliver, the second for what it should::
+
+    W1 = W0_S + (G_SS + r I)^-1 (G_S: W0 - G_SS W0_S)
+    W  = W1   + (G_SS + r' I)^-1 (R_S - G_SS W1)
+
+| code     | meaning                                                          | shape  |
+|----------|------------------------------------------------------------------|--------|
+| inputs   | delivered by the converted prefix, of all channels               | (n, m) |
+| rows     | responses of the original network                                | (n, d) |
+| gram     | G, centred second moments of the inputs                          | (m, m) |
+| cross    | R^T, of targets with inputs                                      | (d, m) |
+| S        | the inputs that stay                                             | (k,)   |
+| W0, b    | the original's weight, and a new bias, which takes up the means  |        |
+
+Use it where a layer is thin or 1 x 1 already: low rank adds a layer there, fewer channels take work away from three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
+from onnx_lowrank.layers.width_losses import WidthLosses
+from onnx_lowrank.linalg.arrays import on_host
+from onnx_lowrank.linalg.elimination import elimination_order
+from onnx_lowrank.linalg.moments import Moments
+from onnx_lowrank.linalg.relative_error import relative_error
+
+Floats = NDArray[np.float64]
+
+RIDGES = tuple(10.0**power for power in range(-4, 5))  # relative to the mean diagonal of G; late layers want 0.1 to 10
+_MAX_INPUTS = 1300  # of a layer that is solved anew for nothing but accuracy
+WIDTH_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1.0)  # measured
+DAMPINGS = (1e-3, 1e-1, 1.0)  # that channels are ranked with
+_ROWS_PER_HELD_OUT_ROW = 5
+MIN_ROWS = 2 * _ROWS_PER_HELD_OUT_ROW
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Moments of some rows, with what the squared error of a map on them takes."""
+
+    moments: Moments
+    squares: float  # of the centred targets, summed
+
+    @staticmethod
+    def of(inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> _Part:
+        centred = targets - targets.mean(axis=0, dtype=np.float64)
+        return _Part(Moments.of(inputs, targets), float(np.sum(centred * centred)))
+
+    def squared_error(self, stay: NDArray[np.int64], weight: Floats, mean: Floats, target_mean: Floats) -> float:
+        """Return ``sum || y - t - W^T (z - u) ||^2`` for means u (k,) and t (d,) of other rows."""
+        own = self.moments
+        gram, cross = own.gram[np.ix_(stay, stay)], own.cross[:, stay].T
+        offset = own.target_mean - target_mean - (own.input_mean[stay] - mean) @ weight
+        inside = self.squares - 2 * np.sum(weight * cross) + np.sum(weight * (gram @ weight))
+        return float(inside + own.count * (offset @ offset))
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Ridges that do best on held-out rows.
+
+    Attributes:
+        ridge: r.
+        second: r'; None where the map that makes good for missing channels does best.
+        weight: solved on the other rows, shape (k, d).
+        bias: shape (d,).
+        error: squared, on the held-out rows.
+    """
+
+    ridge: float
+    second: float | None
+    weight: Floats
+    bias: Floats
+    error: float
+
+
+class WidthRegression:
+    """Regression of a layer's responses on part of its inputs.
+
+    Args:
+        inputs: rows of the layer's input, shape (n, m), ordered by image.
+        targets: responses wanted of it, shape (n, d).
+        weight: the original's, shape (m, d).
+
+    Attributes:
+        train: moments of the rows that are solved on.
+    """
+
+    def __init__(self, inputs: NDArray[np.float32], targets: NDArray[np.float32], weight: Floats) -> None:
+        cut = len(inputs) - len(inputs) // _ROWS_PER_HELD_OUT_ROW
+        self._weight = weight
+        self._train, self._held_out = _Part.of(inputs[:cut], targets[:cut]), _Part.of(inputs[cut:], targets[cut:])
+        self.held_out_rows = slice(cut, None)
+
+    @property
+    def train(self) -> Moments:
+        """Moments of the rows that ridges are not judged by."""
+        return self._train.moments
+
+    def select(self, stay: NDArray[np.int64]) -> Selection:
+        """Select both ridges for the inputs that stay, and solve on the rows that they are not judged by."""
+        moments = self.train
+        mean, target_mean = moments.input_mean[stay], moments.target_mean
+
+        def error(weight: Floats) -> float:
+            return self._held_out.squared_error(stay, weight, mean, target_mean)
+
+        first = [(error(weight), ridge, weight) for ridge, weight in _compensated(moments, self._weight, stay)]
+        least, ridge, prior = min(first, key=lambda each: each[0])
+        second: list[tuple[float, float | None, Floats]] = [(least, None, prior)]
+        second += [(error(weight), each, weight) for each, weight in _regressed(moments, prior, stay)]
+        least, second_ridge, weight = min(second, key=lambda each: each[0])
+        return Selection(ridge, second_ridge, weight, target_mean - mean @ weight, least)
+
+    def solve(self, stay: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Return weight (k, d) and bias (d,) for the inputs that stay, solved on all rows with the ridges selected."""
+        selected = self.select(stay)
+        moments = self.train + self._held_out.moments
+        ((_, weight),) = _compensated(moments, self._weight, stay, (selected.ridge,))
+        if selected.second is not None:
+            ((_, weight),) = _regressed(moments, weight, stay, (selected.second,))
+        return weight, moments.target_mean - moments.input_mean[stay] @ weight
+
+
+def _compensated(
+    moments: Moments, weight: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...] = RIDGES
+) -> Iterator[tuple[float, Floats]]:
+    """Yield ridges and the maps that deliver what the original layer does with all of its inputs."""
+    gram = moments.gram[np.ix_(stay, stay)]
+    missing = moments.gram[stay] @ weight - gram @ weight[stay]
+    yield from _ridge(moments, gram, weight[stay], missing, ridges)
+
+
+def _regressed(
+    moments: Moments, prior: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...] = RIDGES
+) -> Iterator[tuple[float, Floats]]:
+    """Yield ridges and the maps that deliver the targets, pulled toward a prior."""
+    gram = moments.gram[np.ix_(stay, stay)]
+    yield from _ridge(moments, gram, prior, moments.cross[:, stay].T - gram @ prior, ridges)
+
+
+def _ridge(
+    moments: Moments, gram: Floats, prior: Floats, missing: Floats, ridges: tuple[float, ...]
+) -> Iterator[tuple[float, Floats]]:
+    scale = float(np.trace(moments.gram)) / len(moments.gram) or 1.0
+    for ridge in ridges:
+        factor = cho_factor(gram + ridge * scale * np.eye(len(gram)), overwrite_a=True, check_finite=False)
+        yield ridge, prior + cho_solve(factor, missing, check_finite=False)
+
+
+def solve_width(layer: Layer, responses: LayerSamples, kept: NDArray[np.int64]) -> FactorChain:
+    """Solve a layer that reads only some of its channels.
+
+    Args:
+        layer: the original layer, without groups.
+        responses: its sampled rows.
+        kept: the channels that stay, ascending, shape (k,); all of them to solve a layer anew that keeps its shape.
+
+    Returns:
+        One convolution of the layer's shape, zero for all other channels; its errors with the original's weight on
+        the channels that stay, and solved.
+
+    References:
+        He, Zhang, Sun 2017, arXiv:1707.06168.
+    """
+    inputs, targets = _rows(responses.patches), on_host(responses.targets.responses).astype(np.float32)
+    weight, stay = _matrix(layer), _inputs_of(layer, kept)
+    if len(inputs) >= MIN_ROWS:
+        solved, bias = WidthRegression(inputs, targets, weight).solve(stay)
+    else:
+        solved, bias = weight[stay], np.asarray(layer.bias, np.float64)
+    errors = [
+        _activated_error(layer, responses.targets, inputs[:, stay] @ each + offset)
+        for each, offset in ((weight[stay], layer.bias), (solved, bias))
+    ]
+    full = np.zeros_like(weight)
+    full[stay] = solved
+    convolution = Convolution(full.T.reshape(layer.weight.shape), bias, layer.geometry)
+    return FactorChain((convolution,), SolveErrors(*errors), kept=kept if len(kept) < layer.channels else None)
+
+
+def can_be_solved_anew(layer: Layer) -> bool:
+    """Return whether a layer that keeps its shape can have its weights solved for the inputs that it gets now.
+
+    Not where that takes long, or where its weight is stored with others or in few bits, which would be lost.
+    """
+    small = layer.groups == 1 and layer.weight[0].size <= _MAX_INPUTS
+    return small and not layer.shared_with and layer.compressed is None
+
+
+def measure_width_losses(layer: Layer, targets: TargetResponses) -> WidthLosses | None:
+    """Measure what leaving out channels of a layer's input costs, the others solved to make good for them.
+
+    Args:
+        layer: the original layer, without groups.
+        targets: its responses in the original network, with input patches of some of them.
+
+    Returns:
+        The errors on held-out rows; None where there are too few rows.
+    """
+    probe = targets.probe
+    if probe is None or len(probe.rows) < MIN_ROWS:
+        return None
+    inputs, responses = _rows(probe.patches), on_host(targets.responses)[probe.rows].astype(np.float32)
+    residual = 0.0 if targets.residual is None else on_host(targets.residual)[probe.rows]
+    weight = _matrix(layer)
+    regression = WidthRegression(inputs, responses, weight)
+    order = _best_order(layer, regression, weight)
+    rows = regression.held_out_rows
+    inputs, offset = inputs[rows], residual if isinstance(residual, float) else residual[rows]
+    wanted = layer.activation(responses[rows] + offset)
+    size = float(np.sum((wanted - wanted.mean(axis=0)) ** 2)) or 1.0
+    widths = np.unique([max(1, round(share * len(order))) for share in WIDTH_SHARES])
+    errors = []
+    for width in widths[:-1].tolist():
+        stay = _inputs_of(layer, np.sort(order[len(order) - width :]))
+        solved = regression.select(stay)
+        delivered = layer.activation((inputs[:, stay] @ solved.weight + solved.bias).astype(np.float32) + offset)
+        errors.append(float(np.sum((delivered - wanted) ** 2)) / size)
+    falling = np.minimum.accumulate([*errors, 0.0])
+    return WidthLosses(order, widths, np.minimum(falling, 1.0))
+
+
+def _best_order(layer: Layer, regression: WidthRegression, weight: Floats) -> NDArray[np.int64]:
+    """Return the order of elimination, with the damping that does best on held-out rows with half of the channels."""
+    train, block = regression.train, layer.weight[0, 0].size
+    if block > 1:  # takes long
+        return elimination_order(train.gram, train.cross.T, weight, block)
+    orders = [elimination_order(train.gram, train.cross.T, weight, block, damping) for damping in DAMPINGS]
+
+    def error(order: NDArray[np.int64]) -> float:
+        return regression.select(_inputs_of(layer, np.sort(order[len(order) // 2 :]))).error
+
+    return min(orders, key=error)
+
+
+def _rows(patches: Patches) -> NDArray[np.float32]:
+    """Return patches as rows, channel by channel, shape (n, c * kh * kw)."""
+    every = patches[0 : len(patches)]
+    return np.ascontiguousarray(every.reshape(len(every), -1), np.float32)
+
+
+def _matrix(layer: Layer) -> Floats:
+    """Return the layer's weight as a map of rows, shape (c * kh * kw, d)."""
+    return np.asarray(layer.weight, np.float64).reshape(layer.filters, -1).T
+
+
+def _inputs_of(layer: Layer, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the inputs of a row that belong to channels, ascending."""
+    block = layer.weight[0, 0].size
+    inputs: NDArray[np.int64] = (channels[:, None] * block + np.arange(block)).ravel()
+    return inputs
+
+
+def _activated_error(layer: Layer, targets: TargetResponses, responses: Floats) -> float:
+    """Return the relative error of responses after the activation."""
+    offset = 0.0 if targets.residual is None else on_host(targets.residual)
+    wanted = layer.activation(on_host(targets.responses) + offset)
+    difference = layer.activation(responses + offset) - wanted
+    return relative_error(float(np.sum(difference**2)), float(np.sum(wanted**2)))
