@@ -73,6 +73,7 @@ class Case:
         agreement: of what the outputs mean.
         share: of that, at least.
         solver: of its layers.
+        samples: that it is calibrated with.
     """
 
     file: str
@@ -87,6 +88,7 @@ class Case:
     agreement: Callable[[Array, Array], float]
     share: float
     solver: Solver = "linear"
+    samples: int = 32
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -132,6 +134,7 @@ CASES = {
         error=0.25,
         agreement=same_class,
         share=0.94,
+        samples=96,  # with 32 the error is .19 to .31, as the seed has it
     ),
 }
 
@@ -148,8 +151,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(scope="module")
 def converted(case: Case) -> Result:
-    images = case.images(0, 40, **case.size)
-    few = Settings(samples=32, positions=150, refine="none", solver=case.solver, bench=False)  # to be quick
+    images = case.images(0, case.samples + 8, **case.size)
+    few = Settings(samples=case.samples, positions=150, refine="none", solver=case.solver, bench=False)  # to be quick
     return convert(case.model, {"x": images}, few, speedup=case.speedup)
 
 
