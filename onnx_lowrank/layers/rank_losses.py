@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
-from onnx_lowrank.layers.width_losses import WidthLosses
-
-_NEGLIGIBLE_ERROR = 1e-7  # relative and squared; keeps the logarithm finite
+from onnx_lowrank.layers.width_losses import NEGLIGIBLE_ERROR, WidthLosses
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +37,13 @@ class RankLosses:
             channel: channel ranks, any shape.
             spatial: spatial ranks, of a shape that broadcasts with it.
         """
-        logarithms = np.log(np.maximum(self.errors, _NEGLIGIBLE_ERROR))
+        logarithms = np.log(np.maximum(self.errors, NEGLIGIBLE_ERROR))
         # Rank 0 keeps nothing.
         grid = (np.append(0, self.channel), np.append(0, self.spatial))
         table = RegularGridInterpolator(grid, np.pad(logarithms, ((1, 0), (1, 0))))
         pairs = np.stack(np.broadcast_arrays(channel, spatial), axis=-1)
         errors = np.exp(table(pairs)).reshape(pairs.shape[:-1])
-        return np.where(errors <= 2 * _NEGLIGIBLE_ERROR, 0.0, np.minimum(errors, 1.0))
+        return np.where(errors <= 2 * NEGLIGIBLE_ERROR, 0.0, np.minimum(errors, 1.0))
 
 
 def energy_shares(eigenvalues: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_NEGLIGIBLE_ERROR = 1e-7  # relative and squared; keeps the logarithm finite
+NEGLIGIBLE_ERROR = 1e-7  # relative and squared; keeps the logarithm finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class WidthLosses:
         if not measured.size:
             kept_whole: NDArray[np.float64] = np.where(np.asarray(widths) < channels, 1.0, 0.0)
             return kept_whole
-        logarithms = np.log(self.errors[:-1].clip(_NEGLIGIBLE_ERROR, 1.0))
+        logarithms = np.log(self.errors[:-1].clip(NEGLIGIBLE_ERROR, 1.0))
         errors: NDArray[np.float64] = np.exp(np.interp(widths, np.append(0, measured), np.append(0.0, logarithms)))
         left_out = (channels - np.asarray(widths)) / (channels - measured[-1])
         errors *= np.minimum(left_out, 1.0)

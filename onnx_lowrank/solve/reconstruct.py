@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FEW_RIDGES = (0.001, 0.01, 0.1, 1.0)  # for a solution that is refined afterwards
-_ROWS_PER_HELD_OUT_ROW = 5
-MIN_ROWS = 2 * _ROWS_PER_HELD_OUT_ROW  # with fewer there is nothing to solve on
+ROWS_PER_HELD_OUT_ROW = 5
+MIN_ROWS = 2 * ROWS_PER_HELD_OUT_ROW  # with fewer there is nothing to solve on
 _ROUNDING_ERROR = 1e-5  # relative error of an exact solution in float32
 _ALL_TURNS, _NO_TURNS = (MAX_TURNS,) * len(PENALTIES), (0,) * len(PENALTIES)
 
@@ -68,7 +68,7 @@ class RidgeSelection:
     """
 
     def __init__(self, rows: Rows, prior: Array, rank: int) -> None:
-        cut = len(rows) - len(rows) // _ROWS_PER_HELD_OUT_ROW
+        cut = len(rows) - len(rows) // ROWS_PER_HELD_OUT_ROW
         self.rows, self.train, self.held_out = rows, rows.part(slice(0, cut)), rows.part(slice(cut, None))
         self._prior, self._rank = in_float64(prior, rows.inputs), rank
         self._train_moments = Moments.of(self.train.inputs, self.train.responses)

@@ -11,7 +11,7 @@ first looks for what the original layer would deliver, the second for what it sh
 | code     | meaning                                                          | shape  |
 |----------|------------------------------------------------------------------|--------|
 | inputs   | delivered by the converted prefix, of all channels               | (n, m) |
-| rows     | responses of the original network                                | (n, d) |
+| targets  | y, responses of the original network                             | (n, d) |
 | gram     | G, centred second moments of the inputs                          | (m, m) |
 | cross    | R^T, of targets with inputs                                      | (d, m) |
 | S        | the inputs that stay                                             | (k,)   |
@@ -37,15 +37,14 @@ from onnx_lowrank.linalg.arrays import on_host
 from onnx_lowrank.linalg.elimination import elimination_order
 from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.solve.reconstruct import MIN_ROWS, ROWS_PER_HELD_OUT_ROW
 
 Floats = NDArray[np.float64]
 
 RIDGES = tuple(10.0**power for power in range(-4, 5))  # relative to the mean diagonal of G; late layers want 0.1 to 10
+WIDTH_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1.0)  # losses are measured at
 _MAX_INPUTS = 1300  # of a layer that is solved anew for nothing but accuracy
-WIDTH_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1.0)  # measured
 DAMPINGS = (1e-3, 1e-1, 1.0)  # that channels are ranked with
-_ROWS_PER_HELD_OUT_ROW = 5
-MIN_ROWS = 2 * _ROWS_PER_HELD_OUT_ROW
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ class _Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Selection:
+class WidthSelection:
     """Ridges that do best on held-out rows.
 
     Attributes:
@@ -97,11 +96,11 @@ class WidthRegression:
         weight: the original's, shape (m, d).
 
     Attributes:
-        train: moments of the rows that are solved on.
+        held_out_rows: slice of the rows that ridges are judged by.
     """
 
     def __init__(self, inputs: NDArray[np.float32], targets: NDArray[np.float32], weight: Floats) -> None:
-        cut = len(inputs) - len(inputs) // _ROWS_PER_HELD_OUT_ROW
+        cut = len(inputs) - len(inputs) // ROWS_PER_HELD_OUT_ROW
         self._weight = weight
         self._train, self._held_out = _Part.of(inputs[:cut], targets[:cut]), _Part.of(inputs[cut:], targets[cut:])
         self.held_out_rows = slice(cut, None)
@@ -111,7 +110,7 @@ class WidthRegression:
         """Moments of the rows that ridges are not judged by."""
         return self._train.moments
 
-    def select(self, stay: NDArray[np.int64]) -> Selection:
+    def select(self, stay: NDArray[np.int64]) -> WidthSelection:
         """Select both ridges for the inputs that stay, and solve on the rows that they are not judged by."""
         moments = self.train
         mean, target_mean = moments.input_mean[stay], moments.target_mean
@@ -124,7 +123,7 @@ class WidthRegression:
         second: list[tuple[float, float | None, Floats]] = [(least, None, prior)]
         second += [(error(weight), each, weight) for each, weight in _regressed(moments, prior, stay)]
         least, second_ridge, weight = min(second, key=lambda each: each[0])
-        return Selection(ridge, second_ridge, weight, target_mean - mean @ weight, least)
+        return WidthSelection(ridge, second_ridge, weight, target_mean - mean @ weight, least)
 
     def solve(self, stay: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Return weight (k, d) and bias (d,) for the inputs that stay, solved on all rows with the ridges selected."""
