@@ -15,6 +15,7 @@
     options.py   options that commands share, and how their values are read
     loader.py    --data-loader file.py:function
     files.py     checks of files, plans and reports
+    tables.py    where tables are printed, and how wide
     watch.py     progress and log lines on stderr
     messages.py  flags in messages of the library, which name settings as Python does
 """

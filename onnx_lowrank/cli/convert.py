@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan
@@ -29,6 +28,7 @@ from onnx_lowrank.cli.options import (
     run_options,
 )
 from onnx_lowrank.cli.program import MainCommand
+from onnx_lowrank.cli.tables import table_console
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.report import headline, labelled, layer_table
 from onnx_lowrank.report.files import OutputFiles
@@ -102,8 +102,8 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
 
 
 def _show(result: Result) -> None:
-    console = Console(highlight=False)
-    console.print(layer_table(result.report))
+    console, columns = table_console()
+    console.print(layer_table(result.report, columns))
     console.print()
     for line in headline(result.report):
         console.print(line, markup=False, soft_wrap=True)

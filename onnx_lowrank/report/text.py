@@ -11,26 +11,26 @@ from rich.text import Text
 
 from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
+from onnx_lowrank.report.names import fit_names
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
 from onnx_lowrank.verify.fidelity import is_close
 
-_NAME_WIDTH = 20
 _LINE_WIDTH = 100
 
 
-def layer_table(report: Report) -> Table:
-    """Return a table for a terminal of 80 columns: one row per layer.
+def layer_table(report: Report, columns: int | None = None) -> Table:
+    """Return a table for a terminal: one row per layer.
 
     Args:
         report: of a conversion.
+        columns: of the terminal, which names are cut to fit into; None where lines may have any length.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", no_wrap=True)
-    table.add_column("method", no_wrap=True)
-    for title in ("rank", "MACs", "after", "energy", "error"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for layer in report.layers:
-        table.add_row(*map(Text, _row(layer)))  # as text, not markup: names may hold brackets
+    titles = ["layer", "method", "rank", "MACs", "after", "energy", "error"]
+    for title in titles:
+        table.add_column(title, justify="left" if title in titles[:2] else "right", no_wrap=True)
+    for row in fit_names([titles, *map(_row, report.layers)], columns)[1:]:
+        table.add_row(*map(Text, row))  # as text, not markup: names may hold brackets
     return table
 
 
@@ -245,20 +245,11 @@ def share_text(share: float) -> str:
     return ">99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
-def short_name(name: str, width: int = _NAME_WIDTH) -> str:
-    """Return the end of a long name: exporters put the common part of all names at the start.
-
-    >>> short_name("model/backbone/stage1/conv1", 12)
-    '...ge1/conv1'
-    """
-    return name if len(name) <= width else f"...{name[3 - width :]}"
-
-
 def _row(layer: LayerReport) -> list[str]:
     ranks = "+".join(str(rank) for rank in (layer.spatial, layer.channel, layer.width) if rank is not None)
     kept = layer.method == "kept"
     return [
-        short_name(layer.name),
+        layer.name,
         layer.method,
         ranks,
         short_number(layer.macs[0]),

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import onnx
@@ -30,6 +39,43 @@ def test_names_with_brackets_are_shown_as_they_are(folder: Path) -> None:
     converted = call("odd.onnx", "--dry-run", "--data", "data.npy", "--speedup", "2")
     assert converted.exit_code == 0, converted.output
     assert "[/x]:star:" in converted.stdout
+
+
+def in_a_terminal(columns: int, *words: str) -> str:
+    """What a command shows in a terminal of so many columns."""
+    shown, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    unset = {"COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"}
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "onnx_lowrank", *words]
+    process = subprocess.Popen(command, stdout=terminal, stderr=subprocess.DEVNULL, env=environment)
+    os.close(terminal)
+    text = b""
+    with contextlib.suppress(OSError), open(shown, "rb", buffering=0) as stream:  # Linux ends a terminal by an error
+        while part := stream.read(4096):
+            text += part
+    assert process.wait() == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).replace("\r", "")
+
+
+def test_names_are_whole_where_there_is_room_and_differ_where_there_is_none(folder: Path) -> None:
+    model = network()
+    names = [f"/backbone/stage{number}/block10/expansion/convolution/Conv" for number in range(3)]
+    for node, name in zip([node for node in model.graph.node if node.op_type == "Conv"], names, strict=True):
+        node.name = name
+    onnx.save(model, "long.onnx")
+    piped = works("inspect", "long.onnx").stdout
+    assert [line.split()[0] for line in piped.splitlines()[1:4]] == names
+    converted = works("long.onnx", "--dry-run", "--data", "data.npy", "--speedup", "2", "--quiet", "--report", "r.md")
+    assert converted.stdout == ""
+    assert all(name in Path("r.md").read_text() for name in names)
+    wide = in_a_terminal(160, "inspect", "long.onnx")
+    assert [line.split()[0] for line in wide.splitlines()[1:4]] == names
+    narrow = in_a_terminal(80, "inspect", "long.onnx").splitlines()
+    assert max(map(len, narrow[:-1])) <= 80  # the sentence below the table is not broken into lines
+    shown = [line.split()[0] for line in narrow if "..." in line]
+    assert len(set(shown)) == 3
+    assert all(name.startswith("/backbone/stage") and name.endswith("/Conv") for name in shown)
 
 
 def test_shapes_in_every_notation(folder: Path) -> None:
