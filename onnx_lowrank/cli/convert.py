@@ -110,4 +110,4 @@ def _show(result: Result) -> None:
     if result.report.output:
         console.print(f"written     {result.report.output}", markup=False, soft_wrap=True)
     for warning in result.report.warnings:
-        console.print(labelled("warning", warning), markup=False, soft_wrap=True)
+        console.print(labelled("warning", warning.text), markup=False, soft_wrap=True)

@@ -46,6 +46,7 @@ from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve.device import solver_device
 from onnx_lowrank.verify import CachedSession, Comparison
 from onnx_lowrank.verify.conversion import open_for_comparison
+from onnx_lowrank.verify.fidelity import limits
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
@@ -320,6 +321,7 @@ def _curve(
         points=with_front(points, settings.cost),
         seconds=0.0,
         peak_memory_bytes=peak_memory_bytes(),
+        limits=limits(settings),
     )
 
 

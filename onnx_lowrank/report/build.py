@@ -16,6 +16,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
+from onnx_lowrank.layers.warning import ReportWarning
 from onnx_lowrank.ranks.search import Search
 from onnx_lowrank.report.figures import ReportFigures
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
@@ -27,7 +28,7 @@ from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison
-from onnx_lowrank.verify.fidelity import fidelity_warnings
+from onnx_lowrank.verify.fidelity import fidelity_warnings, limits
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ def build_report(
         latency=None if latency is None else latency.to_dict(),
         max_drop=_max_drop(settings, measurements),
         warnings=() if comparison is None else _warnings(comparison, used, settings),
+        limits=limits(settings),
     )
 
 
@@ -131,7 +133,7 @@ def calibration_report(network: Network, calibration: CalibrationSet) -> Calibra
     )
 
 
-def _warnings(comparison: Comparison, calibration: Calibration, settings: Settings) -> tuple[str, ...]:
+def _warnings(comparison: Comparison, calibration: Calibration, settings: Settings) -> tuple[ReportWarning, ...]:
     return fidelity_warnings(comparison, held_out_text(comparison.images, calibration), settings.max_drop)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from onnx_lowrank.layers.warning import ReportWarning
 from onnx_lowrank.report.report import Calibration, Report
 
 MEASURES = {"accuracy": "top-1", "agreement": "same top class", "relative_error": "relative error"}
@@ -45,7 +46,7 @@ class CurvePoint:
     on_front: bool = False
     error: str | None = None
     latency: Mapping[str, Any] | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[ReportWarning, ...] = ()
 
     @staticmethod
     def of_report(report: Report, accuracy: Mapping[str, float] | None, seconds: float) -> CurvePoint:
@@ -105,7 +106,8 @@ class CurvePoint:
             "on_front": self.on_front,
             "error": self.error,
             "latency": self.latency,
-            "warnings": list(self.warnings),
+            "warnings": [warning.to_dict() for warning in self.warnings],
+            "passed": self.error is None and not self.warnings,
         }
 
 
@@ -129,7 +131,9 @@ class CurveReport:
                      "seconds": x, "model": path | null, "on_front": bool,
                      "error": text | null,                       # null with an error: all but requested and seconds
                      "latency": {"ratio": x, "interval": [a, b], "steady": bool} | null,
-                     "warnings": [text]}],                       # why nobody would want this point
+                     "warnings": [{"code", "text"}],             # why nobody would want this point
+                     "passed": bool}],                           # met, verified, and nothing to warn of
+         "limits": {"warn": {...}, "refuse": {...}},             # what outputs are judged by
          "seconds": x, "peak_memory_bytes": int}
 
     Attributes:
@@ -149,6 +153,7 @@ class CurveReport:
         points: results by rising target.
         seconds: of the whole sweep.
         peak_memory_bytes: peak resident memory of the process.
+        limits: what outputs were judged by.
     """
 
     version: str
@@ -167,6 +172,7 @@ class CurveReport:
     points: tuple[CurvePoint, ...]
     seconds: float
     peak_memory_bytes: int
+    limits: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @property
     def met(self) -> list[CurvePoint]:
@@ -197,6 +203,7 @@ class CurveReport:
             },
             "latency": self.latency,
             "points": [point.to_dict() for point in self.points],
+            "limits": self.limits,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
         }

@@ -28,7 +28,7 @@ def to_markdown(report: Report) -> str:
 
 def _body(report: Report) -> Iterator[str]:
     for warning in report.warnings:
-        yield f"**Warning**: {_cell(warning)}.\n"
+        yield f"**Warning**: {_cell(warning.text)}.\n"
     if report.calibration.synthetic:
         yield "**Calibrated with synthetic images**: real images give better results.\n"
     yield from _table(["", "before", "after", "ratio"], _totals(report))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.warning import ReportWarning
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class Report:
         max_drop: the allowed loss, the loss of the result and all trials of the search; None if a speedup was given.
         file_bytes: sizes of the original and the converted file, with external data; None where nothing was written.
         warnings: why nobody would want the converted network, and what to do; none where it is close to the original.
+        limits: what outputs were judged by, see `onnx_lowrank.verify.fidelity.limits`.
     """
 
     version: str
@@ -168,7 +171,13 @@ class Report:
     latency: dict[str, Any] | None = None
     max_drop: dict[str, Any] | None = None
     file_bytes: tuple[int | None, int | None] = (None, None)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[ReportWarning, ...] = ()
+    limits: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the network was verified and there is nothing to warn of; None where it was not, after a dry run."""
+        return None if self.verification is None else not self.warnings
 
     @property
     def speedup(self) -> float:
@@ -202,7 +211,9 @@ class Report:
             "verification": self.verification,
             "latency": self.latency,
             "max_drop": self.max_drop,
-            "warnings": list(self.warnings),
+            "warnings": [warning.to_dict() for warning in self.warnings],
+            "passed": self.passed,
+            "limits": self.limits,
             "forward_passes": self.forward_passes,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -28,10 +28,10 @@ from onnx_lowrank.verify import (
 )
 from onnx_lowrank.verify.cached_session import Runnable
 from onnx_lowrank.verify.comparable import open_comparable
+from onnx_lowrank.verify.fidelity import WORST_ERROR
 
 log = logging.getLogger(__name__)
 
-WORST_ERROR = 1.0  # relative; an output of zeros would be as close
 _PICKS = "NonMaxSuppression"
 _MAX_PICTURES = 12  # held-out images that the page shows with the predictions of both models
 _LONGER = 32  # by which open axes are stretched: networks halve their maps up to five times

@@ -51,7 +51,7 @@ def in_a_terminal(columns: int, *words: str) -> str:
     process = subprocess.Popen(command, stdout=terminal, stderr=subprocess.DEVNULL, env=environment)
     os.close(terminal)
     text = b""
-    with contextlib.suppress(OSError), open(shown, "rb", buffering=0) as stream:  # Linux ends a terminal by an error
+    with contextlib.suppress(OSError), os.fdopen(shown, "rb", buffering=0) as stream:  # how a terminal ends
         while part := stream.read(4096):
             text += part
     assert process.wait() == 0

@@ -13,6 +13,7 @@ from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.report import Calibration, LayerReport, Report, headline, layer_table, short_number
 from tests.example_layers import conv_layer
 
+LIMITS = {"warn": {"agreement": 0.95, "relative_error": 0.3}, "refuse": {"agreement": None, "relative_error": 1.0}}
 LAYER = conv_layer(64, 32, (3, 3), (10, 10), name="c1")
 SKIPPED = SkippedLayer("fc", "Gemm", "fully connected layers are not factorized", 1_280, 1_290)
 REPORT = Report(
@@ -38,6 +39,7 @@ REPORT = Report(
     seconds={"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
     peak_memory_bytes=123,
     file_bytes=(80_000, 41_000),
+    limits=LIMITS,
     latency={"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
 )
 
@@ -107,6 +109,11 @@ def test_json_has_the_fields_that_scripts_read() -> None:
         "latency": {"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
         "max_drop": None,
         "warnings": [],
+        "passed": True,
+        "limits": {
+            "warn": {"agreement": 0.95, "relative_error": 0.3},
+            "refuse": {"agreement": None, "relative_error": 1.0},
+        },
         "forward_passes": {"original": 1.25, "converted": 1.5},
         "seconds": {"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
         "peak_memory_bytes": 123,
