@@ -272,9 +272,8 @@ def rank_losses(
     with monitor.measure("ranks"):
         if settings.selection == "energy":
             return [energy_losses(layer, targets[layer.name].responses) for layer in layers.eligible]
-        if device.one_by_one:
-            return [measure(layer) for layer in layers.eligible]
-        return side_by_side(measure, layers.eligible)
+        measured = map(measure, layers.eligible) if device.one_by_one else side_by_side(measure, layers.eligible)
+        return list(monitor.track(measured, "ranks", len(layers.eligible)))
 
 
 def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to by then)

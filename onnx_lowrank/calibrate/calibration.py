@@ -29,6 +29,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network, Shape
+from onnx_lowrank.runtime.progress import track_samples
 from onnx_lowrank.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -76,8 +77,8 @@ class CalibrationSet:
 
     def batches(self, indices: NDArray[np.int64], monitor: Monitor, stage: str) -> Iterator[dict[str, Any]]:
         """Iterate over samples in batches, counted as progress of a stage."""
-        total = ceil(len(indices) / self.split.batch_size)
-        return monitor.track(iterate_batches(self.samples, indices, self.split.batch_size), stage, total)
+        batches = iterate_batches(self.samples, indices, self.split.batch_size)
+        return track_samples(monitor, batches, stage, len(indices))
 
     def several(self) -> dict[str, NDArray[Any]]:
         """Return a batch of two samples, or of one where the network takes no more, or as many as it takes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
@@ -26,11 +26,14 @@ def one_thread() -> AbstractContextManager[Any]:
     return limited
 
 
-def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Return ``work(item)`` of every item, on as many threads as the linear algebra may use; it then uses one."""
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield ``work(item)`` of every item, on as many threads as the linear algebra may use; it then uses one.
+
+    Read it to its end: until then the linear algebra stays at one thread.
+    """
     allowed = [int(library["num_threads"]) for library in _controller().info() if library["user_api"] == "blas"]
     with one_thread(), ThreadPoolExecutor(min(_MAX_WORKERS, max(allowed, default=1))) as pool:
-        return list(pool.map(work, items))
+        yield from pool.map(work, items)
 
 
 def threads_text(count: int | None) -> str:

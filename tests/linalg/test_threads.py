@@ -25,13 +25,13 @@ def test_side_by_side(allowed: int) -> None:
         return item * item
 
     with threadpool_limits(allowed):
-        assert side_by_side(work, range(6)) == [0, 1, 4, 9, 16, 25]
+        assert list(side_by_side(work, range(6))) == [0, 1, 4, 9, 16, 25]
         assert blas_threads() == allowed
     assert inside == {1}
 
 
 def test_nothing_to_do() -> None:
-    assert side_by_side(str, []) == []
+    assert list(side_by_side(str, [])) == []
 
 
 def test_errors_come_through() -> None:
@@ -39,4 +39,4 @@ def test_errors_come_through() -> None:
         raise ValueError(f"item {item}")
 
     with pytest.raises(ValueError, match="item 0"):
-        side_by_side(fails, range(3))
+        list(side_by_side(fails, range(3)))
