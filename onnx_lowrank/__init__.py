@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from onnx_lowrank.commands.bench import Benchmark, ModelTiming, bench
     from onnx_lowrank.commands.compare import compare
     from onnx_lowrank.commands.inspect import Inspection, inspect
-    from onnx_lowrank.commands.sweep import Sweep, sweep
+    from onnx_lowrank.commands.sweep import sweep
+    from onnx_lowrank.commands.sweep_points import Sweep
     from onnx_lowrank.layers.plan import LayerPlan, RankPlan
     from onnx_lowrank.pipeline import convert
     from onnx_lowrank.report.result import Result
@@ -46,7 +47,8 @@ _HOMES = {
     **dict.fromkeys(["LayerPlan", "RankPlan"], "layers.plan"),
     "Result": "report.result",
     "Settings": "settings",
-    **dict.fromkeys(["Sweep", "sweep"], "commands.sweep"),
+    "Sweep": "commands.sweep_points",
+    "sweep": "commands.sweep",
     "Pace": "runtime.timing",
     "__version__": "version",
 }

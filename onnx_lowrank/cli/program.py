@@ -78,8 +78,8 @@ def _exit_codes(words: dict[str, str], *, debug: bool) -> Iterator[None]:
         yield
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
         raise  # click ends with these
-    except KeyboardInterrupt:
-        _end("interrupted: nothing was written", INTERRUPTED, debug=debug)
+    except KeyboardInterrupt as interruption:  # with a text where something stays
+        _end(f"interrupted: {str(interruption) or 'nothing was written'}", INTERRUPTED, debug=debug)
     except VerificationError as error:
         _end(with_flags(str(error), words), _NOT_VERIFIED, debug=debug)
     except LowRankError as error:

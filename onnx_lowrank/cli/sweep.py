@@ -30,7 +30,7 @@ from onnx_lowrank.cli.options import (
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands import sweep as sweeps
-from onnx_lowrank.commands.sweep import SweepFiles
+from onnx_lowrank.commands.sweep_points import SweepFiles
 from onnx_lowrank.report import CurveReport, curve_notes, curve_table, quick_text
 from onnx_lowrank.settings import REFINEMENTS, Settings
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -135,12 +135,11 @@ def write_texts(texts: Mapping[Path, str]) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, names: Sequence[str]) -> Iterator[None]:
-    """Make a folder where there is none; it goes away again where the block fails.
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder where there is none; it goes away again where the block fails with nothing in it.
 
     Args:
         folder: to make.
-        names: of the files in it that go away with it.
 
     Raises:
         OutputError: it cannot be made.
@@ -154,9 +153,7 @@ def new_folder(folder: Path, names: Sequence[str]) -> Iterator[None]:
         yield
     except BaseException:
         if new:
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                for name in names:
-                    (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds something
                 folder.rmdir()
         raise
 

@@ -134,6 +134,7 @@ class CurveReport:
                      "warnings": [{"code", "text"}],             # why nobody would want this point
                      "passed": bool}],                           # met, verified, and nothing to warn of
          "limits": {"warn": {...}, "refuse": {...}},             # what outputs are judged by
+         "complete": bool,                                       # not, if written before the last target was done
          "seconds": x, "peak_memory_bytes": int}
 
     Attributes:
@@ -154,6 +155,7 @@ class CurveReport:
         seconds: of the whole sweep.
         peak_memory_bytes: peak resident memory of the process.
         limits: what outputs were judged by.
+        complete: whether all targets have been tried and latencies measured; what is written on the way is not.
     """
 
     version: str
@@ -173,6 +175,7 @@ class CurveReport:
     seconds: float
     peak_memory_bytes: int
     limits: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    complete: bool = True
 
     @property
     def met(self) -> list[CurvePoint]:
@@ -204,6 +207,7 @@ class CurveReport:
             "latency": self.latency,
             "points": [point.to_dict() for point in self.points],
             "limits": self.limits,
+            "complete": self.complete,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
         }

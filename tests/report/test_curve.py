@@ -54,7 +54,7 @@ def test_json_has_every_field() -> None:
     found = json.loads(curve().to_json())
     assert list(found) == [
         *["schema", "version", "seed", "input", "cost", "calibration", "solved", "held_out", "original", "latency"],
-        *["points", "limits", "seconds", "peak_memory_bytes"],
+        *["points", "limits", "complete", "seconds", "peak_memory_bytes"],
     ]
     assert [each["on_front"] for each in found["points"]] == [True, True, False, True, False]
     assert found["points"][0] == {
