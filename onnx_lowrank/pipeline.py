@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
-from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES
+from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES
 from onnx_lowrank.graph import (
     check_apart,
     check_writable,
@@ -50,6 +50,7 @@ from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.ranks import energy_losses
 from onnx_lowrank.ranks.choose import choose_ranks
+from onnx_lowrank.ranks.estimate import estimate_losses, largest_within, log_prediction
 from onnx_lowrank.ranks.search import largest_speedup
 from onnx_lowrank.report.build import Measurements, build_figures, build_report, warn_of_lost_quantization
 from onnx_lowrank.report.files import OutputFiles
@@ -67,7 +68,7 @@ from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.device import SolverDevice, solver_device
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
-from onnx_lowrank.solve.width import can_be_solved_anew, measure_width_losses
+from onnx_lowrank.solve.width import FULL_EFFORT, QUICK_EFFORT, WidthEffort, can_be_solved_anew, measure_width_losses
 from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable
 from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few, warn_if_lost
 from onnx_lowrank.verify.fidelity import check_bounds
@@ -111,7 +112,8 @@ def convert(
     References:
         Zhang, Zou, He, Sun 2015, arXiv:1505.06798.
     """
-    settings, files, monitor = replace(settings or Settings(), **changes), OutputFiles.of(output), Monitor(progress)
+    settings = replace(settings or Settings(), **changes).resolved()
+    files, monitor = OutputFiles.of(output), Monitor(progress)
     for path in files.paths(dry_run=dry_run):
         check_writable(path, force=True)
     with threadpool_limits(settings.threads):
@@ -123,16 +125,20 @@ def convert(
         losses = rank_losses(layers, targets, settings, device, monitor)
         targets = calibration.rows_of(targets)  # without the probes, which have served
         choose = partial(choose_ranks, layers, losses, timer=timer)
+        if settings.predicted_error is not None:
+            settings = with_picked_speedup(choose, settings, monitor)
         solve = partial(solve_network, network, layers, losses, device=device)
         if settings.max_drop is not None:
             converted = search_speedup(choose, solve, network, layers, calibration, targets, settings, monitor)
         else:
             with monitor.measure("ranks"):
                 converted = ConvertedNetwork(settings, choose(settings))
+            log_prediction(converted.plan, settings)
             if not dry_run:
                 converted = solve(converted.plan, calibration, targets, settings, monitor)
         if dry_run:
-            result = report_on(replace(converted, model=None), network, layers, losses, calibration, timer, monitor)
+            converted = replace(converted, model=None).with_measurements(estimates=estimate_losses(choose, settings))
+            result = report_on(converted, network, layers, losses, calibration, timer, monitor)
             write_texts(files.texts(result))
             return result
         original = CachedSession(open_for_comparison(network, network.model))
@@ -211,6 +217,8 @@ def find_layers_on_data(
     provider = choose_provider(settings.provider, settings.threads)
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs, settings.samples_axis)
     network, data = with_sample_axes(network, data)
+    if settings.preview:
+        max_held_out = min(max_held_out, MAX_PREVIEW_SAMPLES)
     calibration = calibration_set(network, data, preprocessing, settings, max_held_out)
     layers = layers_of_one_size(network, network.layers(calibration.one_batch), calibration.one_by_one())
     layers = layers_by_samples(network, layers, calibration.several(), calibration.two)
@@ -267,13 +275,25 @@ def rank_losses(
         losses = device.run(partial(measure_rank_losses, layer), targets[layer.name])
         if not settings.leaves_channels_out(layer):
             return losses
-        return replace(losses, widths=measure_width_losses(layer, targets[layer.name]))
+        return replace(losses, widths=measure_width_losses(layer, targets[layer.name], _effort(settings)))
 
     with monitor.measure("ranks"):
         if settings.selection == "energy":
             return [energy_losses(layer, targets[layer.name].responses) for layer in layers.eligible]
         measured = map(measure, layers.eligible) if device.one_by_one else side_by_side(measure, layers.eligible)
         return list(monitor.track(measured, "ranks", len(layers.eligible)))
+
+
+def with_picked_speedup(choose: Callable[[Settings], RankPlan], settings: Settings, monitor: Monitor) -> Settings:
+    """Return the settings with the largest speedup that is predicted to lose no more than they allow."""
+    most = settings.predicted_error or 0.0
+    with monitor.measure("ranks"):
+        speedup = largest_within(choose, settings, most)
+    log.info(
+        "speedup %g is picked: the largest up to %g with a predicted error of at most %g; `speedup=%g` takes that one",
+        speedup, settings.speedup, most, settings.speedup,
+    )  # fmt: skip
+    return replace(settings, speedup=speedup)
 
 
 def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to by then)
@@ -364,7 +384,12 @@ def _solve(
     settings: Settings,
     targets: TargetResponses,
 ) -> FactorChain:
-    return solve_layer(layer, LayerSamples(targets, patches), ranks, settings.solver, settings.refine, kept)
+    rows = LayerSamples(targets, patches)
+    return solve_layer(layer, rows, ranks, settings.solver, settings.refine, kept, _effort(settings))
+
+
+def _effort(settings: Settings) -> WidthEffort:
+    return QUICK_EFFORT if settings.preview else FULL_EFFORT
 
 
 def _add_metadata(model: onnx.ModelProto, plan: RankPlan, settings: Settings) -> None:

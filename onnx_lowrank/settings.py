@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, isfinite, prod
 from os import PathLike
 from pathlib import Path
@@ -31,6 +31,8 @@ Learn = Literal["original", "labels", "both"]
 Precision = Literal["auto", "fp32", "bf16"]
 TrainingProvider = Literal["auto", "cpu", "cuda"]
 LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS = get_args(Learn), get_args(Precision), get_args(TrainingProvider)
+
+PREVIEW_POSITIONS = 100
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,14 @@ class Settings:
         labels: judge by the class folders of the data.
         min_agreement: refuse a result that has the original's top class on a smaller share of the held-out samples.
         max_error: refuse a result with a larger relative error on the held-out samples, in any output.
+        preview: a first look in a fraction of the time: few samples and positions unless ``samples`` and ``positions``
+            say how many, closed forms only, coarser choices, no latencies, whatever ``refine`` and ``bench`` say.
+        predicted_error: ``speedup``, or the largest one below it whose outputs are predicted to have no larger relative
+            error, see `onnx_lowrank.ranks.estimate`. None for ``speedup`` whatever it loses.
 
     Raises:
         BudgetError: ``speedup`` is not a number above 1, ``max_drop`` or ``min_agreement`` none between 0 and 1, or
-            ``max_error`` none above 0.
+            ``max_error`` or ``predicted_error`` none above 0.
         ValueError: another field is out of its range.
     """
 
@@ -108,15 +114,14 @@ class Settings:
     labels: bool = False
     min_agreement: float | None = None
     max_error: float | None = None
+    preview: bool = False
+    predicted_error: float | None = None
 
     def __post_init__(self) -> None:
         if not isfinite(self.speedup) or self.speedup <= 1:
             raise BudgetError(f"speedup: got {self.speedup:g}, wanted a number above 1: try `speedup=4`")
         self._check_bounds()
-        if self.max_drop is not None and self.plan is not None:
-            raise ValueError(
-                "max_drop is searched for by choosing ranks, which a plan has fixed: leave one of them out"
-            )
+        self._check_targets()
         for name in ("samples", "positions", "batch_size", "threads", "rank_multiple"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -134,6 +139,12 @@ class Settings:
         if self.selection == "energy" and self.method != "channel":
             raise ValueError(f"selection 'energy' knows channel ranks only, got method {self.method!r}: use 'channel'")
 
+    def resolved(self) -> Settings:
+        """Return the same settings with those changed that a preview goes without."""
+        if not self.preview:
+            return self
+        return replace(self, refine="none", bench=False, positions=self.positions or PREVIEW_POSITIONS)
+
     def leaves_channels_out(self, layer: Layer) -> bool:
         """Return whether a layer may come to read fewer channels.
 
@@ -145,6 +156,17 @@ class Settings:
             return any(entry.name == layer.name and entry.width is not None for entry in self.plan)
         return self.method == "width" or (self.method == "auto" and prod(layer.kernel) == 1)
 
+    def _check_targets(self) -> None:
+        """Raise for settings that say twice how far to go."""
+        if self.max_drop is not None and self.plan is not None:
+            raise ValueError(
+                "max_drop is searched for by choosing ranks, which a plan has fixed: leave one of them out"
+            )
+        if self.predicted_error is not None and (self.plan is not None or self.max_drop is not None):
+            raise ValueError("predicted_error picks a speedup, which plan and max_drop do too: leave one of them out")
+        if self.preview and (self.cost == "latency" or self.max_drop is not None):
+            raise ValueError("a preview measures neither latencies nor a loss to search by: leave one of them out")
+
     def _check_bounds(self) -> None:
         """Raise for bounds of what may be lost that are out of their range."""
         if self.max_drop is not None and not 0 < self.max_drop < 1:
@@ -154,6 +176,10 @@ class Settings:
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise BudgetError(
                 f"`min_agreement`: got {self.min_agreement:g}, wanted a share from 0 to 1: try `min_agreement=0.95`"
+            )
+        if self.predicted_error is not None and not 0 < self.predicted_error < inf:
+            raise BudgetError(
+                f"`predicted_error`: got {self.predicted_error:g}, wanted a number above 0: try `predicted_error=0.25`"
             )
         if self.max_error is not None and not 0 < self.max_error < inf:
             raise BudgetError(f"`max_error`: got {self.max_error:g}, wanted a number above 0: try `max_error=0.3`")

@@ -15,7 +15,9 @@ from onnx_lowrank.calibrate.data.preprocess import Preprocessing
 from onnx_lowrank.calibrate.data.samples import Samples, iterate_batches, open_samples, synthetic_samples
 from onnx_lowrank.calibrate.positions import Ints, draw_positions, layer_positions
 from onnx_lowrank.calibrate.split import (
+    MAX_CALIBRATION_SAMPLES,
     MAX_HELD_OUT_SAMPLES,
+    MAX_PREVIEW_SAMPLES,
     MAX_SEARCH_SAMPLES,
     MAX_VERIFICATION_SAMPLES,
     Split,
@@ -117,8 +119,13 @@ class CalibrationSet:
         images -= images % self.smallest_batch
         if images < _MIN_QUICK_IMAGES or any(too_few_rows(layer, images) for layer in layers):
             return self
-        split = replace(self.split, calibration=self.split.calibration[:images])
-        return replace(self, split=split, positions={name: drawn[:images] for name, drawn in self.positions.items()})
+        return self.first_images(images)
+
+    def first_images(self, images: int) -> CalibrationSet:
+        """Return the first calibration images, no more than ``images``, in whole batches and at least one."""
+        count = max(images - images % self.smallest_batch, self.smallest_batch)
+        split = replace(self.split, calibration=self.split.calibration[:count])
+        return replace(self, split=split, positions={name: drawn[:count] for name, drawn in self.positions.items()})
 
     def rows_of(self, targets: Mapping[str, TargetResponses]) -> dict[str, TargetResponses]:
         """Return the rows that belong to the calibration images, which come first, without probes, in a new dictionary.
@@ -152,7 +159,8 @@ def calibration_set(
     generator = np.random.default_rng(settings.seed)
     limits = (max_held_out, 0) if settings.max_drop is None else (MAX_VERIFICATION_SAMPLES, MAX_SEARCH_SAMPLES)
     batch_size = settings.batch_size or default_batch(network.sampled, network.provider.batch_elements)
-    split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *limits)
+    most = MAX_PREVIEW_SAMPLES if settings.preview else MAX_CALIBRATION_SAMPLES
+    split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *limits, most)
     one_batch = samples.read(split.calibration[: network.fixed_batch or 1])
     two = None
     if not network.fixed_batch and split.batch_size > 1 and len(split.calibration) > 1:

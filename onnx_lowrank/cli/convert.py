@@ -30,7 +30,8 @@ from onnx_lowrank.cli.options import (
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.tables import table_console
 from onnx_lowrank.cli.watch import watching
-from onnx_lowrank.report import headline, labelled, layer_table
+from onnx_lowrank.ranks.estimate import SMALL_ERROR
+from onnx_lowrank.report import estimate_lines, headline, labelled, layer_table
 from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.settings import REFINEMENTS, Settings
@@ -42,7 +43,8 @@ from onnx_lowrank.version import __version__
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.onnx", required=False)
-@option("--speedup", metavar="X", show_default=f"{Settings.speedup:g}",
+@option("--speedup", metavar="[X]", is_flag=False, flag_value=f"{Settings.speedup:g}",
+        show_default=f"up to {Settings.speedup:g}",
         help="How many times cheaper.")  # fmt: skip
 @option("--max-drop", metavar="D", help="Or: the largest that loses D at most (1%).")
 @option("--labels", is_flag=True, help="Count that loss in top-1; folders are classes.")
@@ -57,6 +59,7 @@ from onnx_lowrank.version import __version__
         help="Write .json, .md or .html; repeatable.")  # fmt: skip
 @off_switch("--no-bench", advanced=True, help="Do not measure latency.")
 @option("--dry-run", is_flag=True, help="Choose ranks, show them and stop.")
+@option("--preview", is_flag=True, help="Take a first look, with few samples.")
 @option("--force", is_flag=True, help="Overwrite OUT.onnx.")
 @run_options
 @click.version_option(__version__, prog_name="onnx-lowrank", help="Show the version and exit.")
@@ -89,6 +92,8 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     data = read_data(options.pop("data"), options.pop("data_loader"), model)
     if (speedup := options.pop("speedup")) is not None:
         options["speedup"] = read_speedup(speedup)
+    elif options["max_drop"] is None and plan_file is None:
+        options["predicted_error"] = SMALL_ERROR
     options["max_drop"] = read_share(options["max_drop"], "--max-drop")
     plan = read_plan(plan_file) if plan_file else None
     settings = Settings(plan=plan, **read_inputs(options), **read_bounds(options), **options)
@@ -106,6 +111,8 @@ def _show(result: Result) -> None:
     console.print(layer_table(result.report, columns))
     console.print()
     for line in headline(result.report):
+        console.print(line, markup=False, soft_wrap=True)
+    for line in estimate_lines(result.report.estimates):
         console.print(line, markup=False, soft_wrap=True)
     if result.report.output:
         console.print(f"written     {result.report.output}", markup=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands import inspect as command
 from onnx_lowrank.graph.eligible import min_images
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
-from onnx_lowrank.report import fit_names, short_number
+from onnx_lowrank.report import estimate_lines, fit_names, short_number
 
 _LAST_COLUMNS = 30  # that reasons have at least, where names are long
 
@@ -70,6 +70,9 @@ def _show(inspection: command.Inspection) -> None:
         markup=False,
         soft_wrap=True,
     )
+    no_data = ["what a speedup would lose is predicted with --data"] if inspection.source is None else []
+    for line in [*no_data, *estimate_lines(inspection.estimates)]:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _show_energies(inspection: command.Inspection) -> None:

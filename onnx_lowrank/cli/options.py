@@ -176,6 +176,9 @@ def check_target(options: Mapping[str, Any], plan: Path | None) -> None:
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise click.UsageError(f"{' and '.join(names)} exclude each other: each says how far to go")
+    if options["preview"] and (options["cost"] == "latency" or options["max_drop"] is not None):
+        other = "--max-drop" if options["cost"] != "latency" else "--cost latency"
+        raise click.UsageError(f"--preview and {other} exclude each other: a preview measures as little as it can")
     if options["labels"] and options["max_drop"] is None:
         raise click.UsageError("--labels goes with --max-drop: it says what is lost of")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,20 @@ from onnx_lowrank.calibrate.data.sample_axes import samples_on_first_axis
 from onnx_lowrank.graph.eligible import layers_that_pay, min_images
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.layer_set import LayerSet, parameters_of
-from onnx_lowrank.pipeline import collect, find_layers_on_data, open_conversion
+from onnx_lowrank.pipeline import collect, conversion_timer, find_layers_on_data, open_conversion, rank_losses
 from onnx_lowrank.ranks import ranks_keeping, response_energies
+from onnx_lowrank.ranks.choose import choose_ranks
+from onnx_lowrank.ranks.estimate import LossEstimate, estimate_losses
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.sample_maps import layers_by_samples, layers_of_one_size
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import Constants, ProviderName, Settings
+from onnx_lowrank.solve.device import solver_device
 
 SHARES = (0.9, 0.95, 0.99, 0.999)  # of the energy, whose ranks are said
+_ESTIMATE_IMAGES = 64  # more move the prediction by hundredths
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,14 @@ class Inspection:
         source: of the samples that reasons and energies come from; None where there were none: then only the model
             was looked at, and what depends on data is open.
         with_energies: whether energies were asked for.
+        estimates: what common speedups are predicted to lose; none without samples, and with energies.
     """
 
     rows: tuple[Layer | SkippedLayer, ...]
     energies: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     source: str | None = None
     with_energies: bool = False
+    estimates: tuple[LossEstimate, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -70,7 +77,11 @@ class Inspection:
         for row in found["layers"] if self.with_energies else ():
             ranks = self.ranks(row["name"])
             row["energy_ranks"] = None if ranks is None else {f"{share:g}": rank for share, rank in ranks.items()}
-        return found if self.source is None else found | {"source": self.source}
+        if self.source is not None:
+            found["source"] = self.source
+        if self.estimates:
+            found["estimates"] = [estimate.to_dict() for estimate in self.estimates]
+        return found
 
 
 def inspect(  # noqa: PLR0913  (the options of the command, each with its default)
@@ -121,7 +132,8 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
             if energy:
                 return _with_energies(model, data, settings, preprocessing, progress)
             network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings)
-            return Inspection(tuple(network.in_order(layers.every)), source=_source(calibration))
+            estimates = _estimates(network, layers, calibration, settings, Monitor(progress))
+            return Inspection(tuple(network.in_order(layers.every)), source=_source(calibration), estimates=estimates)
     network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs, samples_axis or {})
     if not samples_on_first_axis(network):
         network = network.with_samples_first({network.sampled[0].name: None})
@@ -140,6 +152,21 @@ def _layers_without_data(network: Network) -> LayerSet:
         shapes = network.shapes_of_two(one, two)
         return layers if shapes is None else layers_by_samples(network, layers, two, shapes)
     return layers
+
+
+def _estimates(
+    network: Network, layers: LayerSet, calibration: CalibrationSet, settings: Settings, monitor: Monitor
+) -> tuple[LossEstimate, ...]:
+    """Predict what common speedups lose, from some of the samples, with the coarse choices of a preview."""
+    if not layers.eligible:
+        return ()
+    settings = replace(settings, method="auto", preview=True).resolved()
+    some = calibration.first_images(_ESTIMATE_IMAGES).with_positions(layers.eligible, settings)
+    losses = rank_losses(
+        layers, collect(network, layers, some, monitor), settings, solver_device(network.provider), monitor
+    )
+    timer = conversion_timer(network, some, settings, monitor)
+    return estimate_losses(partial(choose_ranks, layers, losses, timer=timer), settings)
 
 
 def _with_energies(

@@ -248,7 +248,7 @@ def _best(options: Sequence[Sequence[Option]], budget: _Budget, coupling: Coupli
     except BudgetError:
         return narrowed
     losses = [sum(1 - option.plan.energy for option in chosen) for chosen in (narrowed, by_ranks)]
-    log.info("errors of all layers: %.3g with fewer channels, %.3g by ranks alone", *losses)
+    log.debug("errors of all layers: %.3g with fewer channels, %.3g by ranks alone", *losses)
     return narrowed if losses[0] < _CLEARLY_LESS * losses[1] else select(factorized, left, weights)
 
 

@@ -8,7 +8,15 @@ from onnx_lowrank.report.names import fit_names
 from onnx_lowrank.report.page import to_html
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
 from onnx_lowrank.report.template import check_page_packages
-from onnx_lowrank.report.text import curve_notes, curve_table, headline, labelled, layer_table, short_number
+from onnx_lowrank.report.text import (
+    curve_notes,
+    curve_table,
+    estimate_lines,
+    headline,
+    labelled,
+    layer_table,
+    short_number,
+)
 
 __all__ = [
     "Calibration",
@@ -21,6 +29,7 @@ __all__ = [
     "curve_notes",
     "curve_table",
     "curve_to_html",
+    "estimate_lines",
     "fit_names",
     "headline",
     "labelled",

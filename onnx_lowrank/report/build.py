@@ -17,6 +17,7 @@ from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.warning import ReportWarning
+from onnx_lowrank.ranks.estimate import LossEstimate, predicted_error
 from onnx_lowrank.ranks.search import Search
 from onnx_lowrank.report.figures import ReportFigures
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
@@ -48,6 +49,7 @@ class Measurements:
         comparison: of the written file with the original.
         latency: of both; None where it was not measured.
         search: for the speedup; None where that was given.
+        estimates: what other speedups would lose; for a dry run only.
         loss: of the network that a search ended with, on samples that nothing was searched with; None likewise, and
             for a dry run.
     """
@@ -58,6 +60,7 @@ class Measurements:
     comparison: Comparison | None = None
     latency: Latency | None = None
     search: Search[Any, AccuracyLoss] | None = None
+    estimates: tuple[LossEstimate, ...] = ()
     loss: AccuracyLoss | None = None
 
 
@@ -119,6 +122,9 @@ def build_report(
         max_drop=_max_drop(settings, measurements),
         warnings=() if comparison is None else _warnings(comparison, used, settings),
         limits=limits(settings),
+        predicted_error=None if settings.selection == "energy" else predicted_error(plan),
+        estimates=measurements.estimates,
+        preview=settings.preview,
     )
 
 

@@ -31,6 +31,8 @@ def _body(report: Report) -> Iterator[str]:
         yield f"**Warning**: {_cell(warning.text)}.\n"
     if report.calibration.synthetic:
         yield "**Calibrated with synthetic images**: real images give better results.\n"
+    if report.preview:
+        yield "**A preview**: the whole conversion takes longer and loses less.\n"
     yield from _table(["", "before", "after", "ratio"], _totals(report))
     yield ""
     source, images = _cell(report.calibration.source), report.calibration.images

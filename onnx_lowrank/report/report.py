@@ -11,6 +11,7 @@ from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.warning import ReportWarning
+from onnx_lowrank.ranks.estimate import LossEstimate
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,10 @@ class Report:
         file_bytes: sizes of the original and the converted file, with external data; None where nothing was written.
         warnings: why nobody would want the converted network, and what to do; none where it is close to the original.
         limits: what outputs were judged by, see `onnx_lowrank.verify.fidelity.limits`.
+        predicted_error: of the outputs, by what rank selection measured, see `onnx_lowrank.ranks.estimate`; None where
+            ranks were selected by energy.
+        estimates: what other speedups would lose; for a dry run only.
+        preview: whether it was a first look, which loses more than a conversion.
     """
 
     version: str
@@ -173,6 +178,9 @@ class Report:
     file_bytes: tuple[int | None, int | None] = (None, None)
     warnings: tuple[ReportWarning, ...] = ()
     limits: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    predicted_error: float | None = None
+    estimates: tuple[LossEstimate, ...] = ()
+    preview: bool = False
 
     @property
     def passed(self) -> bool | None:
@@ -214,6 +222,9 @@ class Report:
             "warnings": [warning.to_dict() for warning in self.warnings],
             "passed": self.passed,
             "limits": self.limits,
+            "predicted_error": self.predicted_error,
+            "estimates": [estimate.to_dict() for estimate in self.estimates],
+            "preview": self.preview,
             "forward_passes": self.forward_passes,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -10,12 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.linalg.threads import threads_text
+from onnx_lowrank.ranks.estimate import LossEstimate, verdict
 from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
 from onnx_lowrank.report.names import fit_names
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
 from onnx_lowrank.verify.fidelity import is_close
 
 _LINE_WIDTH = 100
+_ESTIMATE_NOTE = (
+    "predicted from the errors of single layers before anything is solved: an output's relative error is at most about "
+    "that, as found in networks of thin layers (1 x 1, depthwise), and often much less where kernels are large"
+)
 
 
 def layer_table(report: Report, columns: int | None = None) -> Table:
@@ -55,6 +60,11 @@ def headline(report: Report) -> list[str]:
         separator = "," if is_steady(latency) else ""  # behind a question mark
         lines.append(f"latency     {before:.3g} -> {after:.3g} ms ({faster}{separator} {conditions})")
     lines.append(f"calibrated  {calibration_text(report.calibration)}")
+    if report.preview:
+        lines.append("preview     a first look: the whole conversion takes longer and loses less")
+    if report.verification is None and report.predicted_error is not None:
+        word = verdict(report.predicted_error)
+        lines.append(f"predicted   relative error of at most about {report.predicted_error:.2f} ({word})")
     if report.verification is not None:
         for name, fidelity in report.verification["outputs"].items():
             agreement = "" if fidelity["agreement"] is None else f", same top class {fidelity['agreement']:.1%}"
@@ -66,6 +76,22 @@ def headline(report: Report) -> list[str]:
     if report.max_drop is not None:
         lines.append(f"max-drop    {report.max_drop['wanted']:.4g}: {drop_text(report.max_drop)}")
     return [*lines, f"seconds     {seconds_text(report.seconds)}"]
+
+
+def estimate_lines(estimates: Sequence[LossEstimate]) -> list[str]:
+    """Return what speedups are predicted to lose, with what the prediction is; nothing where there is none.
+
+    Args:
+        estimates: of a dry run, or of an inspection with data.
+    """
+    if not estimates:
+        return []
+    lines = ["", "speedup  predicted error"]
+    for each in estimates:
+        error = "" if each.error is None else f"{each.error:.2f} "
+        worst = "" if each.worst_layer is None else f"; most in {each.worst_layer}: {each.worst_error:.2f}"
+        lines.append(f"{f'{each.speedup:g}x':<9}{error}({each.verdict}){worst}")
+    return [*lines, _ESTIMATE_NOTE]
 
 
 def size_change(before: int | None, after: int | None, times: str = "x") -> str:

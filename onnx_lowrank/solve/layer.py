@@ -15,7 +15,7 @@ from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import namespace, squares
 from onnx_lowrank.solve.channel import solve_channel
 from onnx_lowrank.solve.spatial_channel import solve_spatial
-from onnx_lowrank.solve.width import solve_width
+from onnx_lowrank.solve.width import FULL_EFFORT, WidthEffort, solve_width
 
 
 def solve_layer(
@@ -25,6 +25,7 @@ def solve_layer(
     solver: str = "auto",
     refinement: str = "fast",
     kept: NDArray[np.int64] | None = None,
+    effort: WidthEffort = FULL_EFFORT,
 ) -> FactorChain:
     """Solve one layer as planned.
 
@@ -37,14 +38,15 @@ def solve_layer(
         solver: see `onnx_lowrank.solve.reconstruct`.
         refinement: ``none``, ``fast`` or ``full``, of spatial and spatial-channel chains.
         kept: channels that stay where the method is ``width``, ascending.
+        effort: how much is tried there, and for a layer that is solved anew as it is.
 
     Raises:
         ValueError: the plan's method does not factorize.
     """
     if plan.method == "kept":
-        return solve_width(layer, responses, np.arange(layer.channels))
+        return solve_width(layer, responses, np.arange(layer.channels), effort)
     if plan.method == "width" and kept is not None:
-        return solve_width(layer, responses, kept)
+        return solve_width(layer, responses, kept, effort)
     if layer.groups > 1:
         return _grouped(layer, responses, plan, solver, refinement)
     if plan.method == "channel" and plan.channel is not None:

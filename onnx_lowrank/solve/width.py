@@ -47,6 +47,25 @@ _MAX_INPUTS = 1300  # of a layer that is solved anew for nothing but accuracy
 DAMPINGS = (1e-3, 1e-1, 1.0)  # that channels are ranked with
 
 
+@dataclass(frozen=True)
+class WidthEffort:
+    """How much is tried.
+
+    Attributes:
+        ridges: relative to the mean diagonal of G.
+        shares: of the channels, that losses are measured at.
+        dampings: that channels are ranked with.
+    """
+
+    ridges: tuple[float, ...] = RIDGES
+    shares: tuple[float, ...] = WIDTH_SHARES
+    dampings: tuple[float, ...] = DAMPINGS
+
+
+FULL_EFFORT = WidthEffort()
+QUICK_EFFORT = WidthEffort((1e-2, 1.0, 1e2), (1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 1.0), (1e-1,))  # for a preview
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """Moments of some rows, with what the squared error of a map on them takes."""
@@ -94,14 +113,21 @@ class WidthRegression:
         inputs: rows of the layer's input, shape (n, m), ordered by image.
         targets: responses wanted of it, shape (n, d).
         weight: the original's, shape (m, d).
+        ridges: to select from.
 
     Attributes:
         held_out_rows: slice of the rows that ridges are judged by.
     """
 
-    def __init__(self, inputs: NDArray[np.float32], targets: NDArray[np.float32], weight: Floats) -> None:
+    def __init__(
+        self,
+        inputs: NDArray[np.float32],
+        targets: NDArray[np.float32],
+        weight: Floats,
+        ridges: tuple[float, ...] = RIDGES,
+    ) -> None:
         cut = len(inputs) - len(inputs) // ROWS_PER_HELD_OUT_ROW
-        self._weight = weight
+        self._weight, self._ridges = weight, ridges
         self._train, self._held_out = _Part.of(inputs[:cut], targets[:cut]), _Part.of(inputs[cut:], targets[cut:])
         self.held_out_rows = slice(cut, None)
 
@@ -118,10 +144,11 @@ class WidthRegression:
         def error(weight: Floats) -> float:
             return self._held_out.squared_error(stay, weight, mean, target_mean)
 
-        first = [(error(weight), ridge, weight) for ridge, weight in _compensated(moments, self._weight, stay)]
+        compensated = _compensated(moments, self._weight, stay, self._ridges)
+        first = [(error(weight), ridge, weight) for ridge, weight in compensated]
         least, ridge, prior = min(first, key=lambda each: each[0])
         second: list[tuple[float, float | None, Floats]] = [(least, None, prior)]
-        second += [(error(weight), each, weight) for each, weight in _regressed(moments, prior, stay)]
+        second += [(error(weight), each, weight) for each, weight in _regressed(moments, prior, stay, self._ridges)]
         least, second_ridge, weight = min(second, key=lambda each: each[0])
         return WidthSelection(ridge, second_ridge, weight, target_mean - mean @ weight, least)
 
@@ -136,7 +163,7 @@ class WidthRegression:
 
 
 def _compensated(
-    moments: Moments, weight: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...] = RIDGES
+    moments: Moments, weight: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...]
 ) -> Iterator[tuple[float, Floats]]:
     """Yield ridges and the maps that deliver what the original layer does with all of its inputs."""
     gram = moments.gram[np.ix_(stay, stay)]
@@ -145,7 +172,7 @@ def _compensated(
 
 
 def _regressed(
-    moments: Moments, prior: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...] = RIDGES
+    moments: Moments, prior: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...]
 ) -> Iterator[tuple[float, Floats]]:
     """Yield ridges and the maps that deliver the targets, pulled toward a prior."""
     gram = moments.gram[np.ix_(stay, stay)]
@@ -161,13 +188,16 @@ def _ridge(
         yield ridge, prior + cho_solve(factor, missing, check_finite=False)
 
 
-def solve_width(layer: Layer, responses: LayerSamples, kept: NDArray[np.int64]) -> FactorChain:
+def solve_width(
+    layer: Layer, responses: LayerSamples, kept: NDArray[np.int64], effort: WidthEffort = FULL_EFFORT
+) -> FactorChain:
     """Solve a layer that reads only some of its channels.
 
     Args:
         layer: the original layer, without groups.
         responses: its sampled rows.
         kept: the channels that stay, ascending, shape (k,); all of them to solve a layer anew that keeps its shape.
+        effort: how many ridges are tried.
 
     Returns:
         One convolution of the layer's shape, zero for all other channels; its errors with the original's weight on
@@ -179,7 +209,7 @@ def solve_width(layer: Layer, responses: LayerSamples, kept: NDArray[np.int64]) 
     inputs, targets = _rows(responses.patches), on_host(responses.targets.responses).astype(np.float32)
     weight, stay = _matrix(layer), _inputs_of(layer, kept)
     if len(inputs) >= MIN_ROWS:
-        solved, bias = WidthRegression(inputs, targets, weight).solve(stay)
+        solved, bias = WidthRegression(inputs, targets, weight, effort.ridges).solve(stay)
     else:
         solved, bias = weight[stay], np.asarray(layer.bias, np.float64)
     errors = [
@@ -201,12 +231,15 @@ def can_be_solved_anew(layer: Layer) -> bool:
     return small and not layer.shared_with and layer.compressed is None
 
 
-def measure_width_losses(layer: Layer, targets: TargetResponses) -> WidthLosses | None:
+def measure_width_losses(
+    layer: Layer, targets: TargetResponses, effort: WidthEffort = FULL_EFFORT
+) -> WidthLosses | None:
     """Measure what leaving out channels of a layer's input costs, the others solved to make good for them.
 
     Args:
         layer: the original layer, without groups.
         targets: its responses in the original network, with input patches of some of them.
+        effort: how much is tried.
 
     Returns:
         The errors on held-out rows; None where there are too few rows.
@@ -217,13 +250,13 @@ def measure_width_losses(layer: Layer, targets: TargetResponses) -> WidthLosses 
     inputs, responses = _rows(probe.patches), on_host(targets.responses)[probe.rows].astype(np.float32)
     residual = 0.0 if targets.residual is None else on_host(targets.residual)[probe.rows]
     weight = _matrix(layer)
-    regression = WidthRegression(inputs, responses, weight)
-    order = _best_order(layer, regression, weight)
+    regression = WidthRegression(inputs, responses, weight, effort.ridges)
+    order = _best_order(layer, regression, weight, effort.dampings)
     rows = regression.held_out_rows
     inputs, offset = inputs[rows], residual if isinstance(residual, float) else residual[rows]
     wanted = layer.activation(responses[rows] + offset)
     size = float(np.sum((wanted - wanted.mean(axis=0)) ** 2)) or 1.0
-    widths = np.unique([max(1, round(share * len(order))) for share in WIDTH_SHARES])
+    widths = np.unique([max(1, round(share * len(order))) for share in effort.shares])
     errors = []
     for width in widths[:-1].tolist():
         stay = _inputs_of(layer, np.sort(order[len(order) - width :]))
@@ -234,12 +267,14 @@ def measure_width_losses(layer: Layer, targets: TargetResponses) -> WidthLosses 
     return WidthLosses(order, widths, np.minimum(falling, 1.0))
 
 
-def _best_order(layer: Layer, regression: WidthRegression, weight: Floats) -> NDArray[np.int64]:
+def _best_order(
+    layer: Layer, regression: WidthRegression, weight: Floats, dampings: tuple[float, ...]
+) -> NDArray[np.int64]:
     """Return the order of elimination, with the damping that does best on held-out rows with half of the channels."""
     train, block = regression.train, layer.weight[0, 0].size
-    if block > 1:  # takes long
-        return elimination_order(train.gram, train.cross.T, weight, block)
-    orders = [elimination_order(train.gram, train.cross.T, weight, block, damping) for damping in DAMPINGS]
+    if block > 1 or len(dampings) == 1:  # the former takes long
+        return elimination_order(train.gram, train.cross.T, weight, block, dampings[0])
+    orders = [elimination_order(train.gram, train.cross.T, weight, block, damping) for damping in dampings]
 
     def error(order: NDArray[np.int64]) -> float:
         return regression.select(_inputs_of(layer, np.sort(order[len(order) // 2 :]))).error

@@ -37,7 +37,11 @@ def test_help_all_shows_every_option(name: str) -> None:
 
 def test_help_shows_the_defaults_of_the_settings() -> None:
     text = " ".join(works("--help-all").stdout.split())
-    for shown in ("[default: (4)]", "[default: macs]", "How long factors are refined. [default: fast]"):
+    for shown in (
+        "--speedup [X] How many times cheaper. [default: (up to 4)]",
+        "[default: macs]",
+        "How long factors are refined. [default: fast]",
+    ):
         assert shown in text
     assert "--no-bench Do not measure latency. --dry-run" in text
 

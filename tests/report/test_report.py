@@ -10,7 +10,8 @@ from rich.console import Console
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.layer import SkippedLayer
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.report import Calibration, LayerReport, Report, headline, layer_table, short_number
+from onnx_lowrank.ranks.estimate import LossEstimate
+from onnx_lowrank.report import Calibration, LayerReport, Report, estimate_lines, headline, layer_table, short_number
 from tests.example_layers import conv_layer
 
 LIMITS = {"warn": {"agreement": 0.95, "relative_error": 0.3}, "refuse": {"agreement": None, "relative_error": 1.0}}
@@ -40,6 +41,8 @@ REPORT = Report(
     peak_memory_bytes=123,
     file_bytes=(80_000, 41_000),
     limits=LIMITS,
+    predicted_error=0.25,
+    estimates=(LossEstimate(2.0, 0.25, "c1", 0.2), LossEstimate(4.0)),
     latency={"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
 )
 
@@ -110,10 +113,16 @@ def test_json_has_the_fields_that_scripts_read() -> None:
         "max_drop": None,
         "warnings": [],
         "passed": True,
-        "limits": {
-            "warn": {"agreement": 0.95, "relative_error": 0.3},
-            "refuse": {"agreement": None, "relative_error": 1.0},
-        },
+        "limits": LIMITS,
+        "predicted_error": 0.25,
+        "estimates": [
+            {"speedup": 2.0, "predicted_error": 0.25, "verdict": "little", "worst_layer": "c1", "worst_error": 0.2},
+            {
+                **{"speedup": 4.0, "predicted_error": None, "verdict": "out of reach"},
+                **{"worst_layer": None, "worst_error": 0.0},
+            },
+        ],
+        "preview": False,
         "forward_passes": {"original": 1.25, "converted": 1.5},
         "seconds": {"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
         "peak_memory_bytes": 123,
@@ -158,7 +167,19 @@ def test_headline_says_what_it_comes_to() -> None:
 
 
 def test_headline_of_a_dry_run_claims_no_verification() -> None:
-    assert not any("verified" in line for line in headline(replace(REPORT, verification=None)))
+    lines = headline(replace(REPORT, verification=None))
+    assert not any("verified" in line for line in lines)
+    assert "predicted   relative error of at most about 0.25 (little)" in lines
+    assert not any("predicted" in line for line in headline(REPORT))
+
+
+def test_estimates_in_lines() -> None:
+    assert estimate_lines(()) == []
+    blank, title, first, second, note = estimate_lines(REPORT.estimates)
+    assert (blank, title) == ("", "speedup  predicted error")
+    assert first == "2x       0.25 (little); most in c1: 0.20"
+    assert second == "4x       (out of reach)"
+    assert note.startswith("predicted from the errors of single layers before anything is solved")
 
 
 @pytest.mark.parametrize(
