@@ -84,6 +84,7 @@ def convert(
     *,
     preprocessing: Preprocessing | None = None,
     output: str | Path | OutputFiles | None = None,
+    force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
     **changes: Any,
@@ -95,9 +96,10 @@ def convert(
         data: sample inputs: path of an image folder, archive, ``.npy`` or ``.npz``; ``{input name: path}``; or an
             iterable of batches ``{input name: array}``, first axis = samples. None: synthetic images.
         settings: how to convert.
-        preprocessing: of images; pixels / 255 if not given.
-        output: where to write the result, once it is verified; an existing file is replaced. `OutputFiles` to write
-            reports and the plan too. None writes nothing.
+        preprocessing: of images, as in ``Preprocessing(mean=127, std=128)``; pixels / 255 if not given.
+        output: where to write the result, once it is verified. `OutputFiles` to write reports and the plan too, which
+            replace older ones. None writes nothing.
+        force: overwrite an existing model.
         dry_run: write no model; stop after choosing ranks, or after the search where ``max_drop`` asks for one.
         progress: watches the stages.
         **changes: fields of `Settings` to change, as in ``convert(model, data, speedup=4)``.
@@ -112,10 +114,10 @@ def convert(
     References:
         Zhang, Zou, He, Sun 2015, arXiv:1505.06798.
     """
-    settings = replace(settings or Settings(), **changes).resolved()
+    settings = (settings or Settings()).changed(changes).resolved()
     files, monitor = OutputFiles.of(output), Monitor(progress)
     for path in files.paths(dry_run=dry_run):
-        check_writable(path, force=True)
+        check_writable(path, force=force or path != files.model)
     with threadpool_limits(settings.threads):
         network, layers, calibration = open_conversion(model, data, preprocessing, settings)
         if files.model is not None:

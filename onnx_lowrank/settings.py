@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import inf, isfinite, prod
 from os import PathLike
 from pathlib import Path
@@ -138,6 +138,18 @@ class Settings:
             raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
         if self.selection == "energy" and self.method != "channel":
             raise ValueError(f"selection 'energy' knows channel ranks only, got method {self.method!r}: use 'channel'")
+
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """Return the settings with fields changed.
+
+        Raises:
+            TypeError: there is no such field; where to give it instead if it is one of the preprocessing.
+        """
+        for name in changes.keys() - {known.name for known in fields(self)}:
+            of_images = name in {"mean", "std", "scale", "channel_order", "resize"}
+            remedy = f": pass `preprocessing=Preprocessing({name}=...)`" if of_images else ""
+            raise TypeError(f"no setting '{name}'{remedy}")
+        return replace(self, **changes)
 
     def resolved(self) -> Settings:
         """Return the same settings with those changed that a preview goes without."""

@@ -22,6 +22,7 @@ from onnx_lowrank.layers.plan import largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.pipeline import open_conversion
 from onnx_lowrank.ranks import choose, depth_weights
+from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.verify import Comparison, OutputFidelity
 from tests import networks as small
@@ -334,7 +335,10 @@ def test_late_layers_count_more_but_not_as_in_the_paper(monkeypatch: pytest.Monk
     monkeypatch.setattr(choose, "select", spy)
     converted(network(), dry_run=True)
     converted(network(), dry_run=True, method="channel", selection="energy")
-    assert weights == [depth_weights(4), None]
+    *others, last = weights
+    assert others == [depth_weights(4)] * len(others)  # the plan, and what other speedups would lose
+    assert len(others) > 1
+    assert last is None
 
 
 def test_refinement_lowers_the_error_on_the_calibration_rows() -> None:
@@ -552,8 +556,31 @@ def test_saving_later(tmp_path: Path) -> None:
     result = converted(network())
     result.save(tmp_path / "later.onnx")
     assert onnx.load(tmp_path / "later.onnx") == result.model
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="folder .*nowhere' does not exist: make it first"):
         result.save(tmp_path / "nowhere" / "later.onnx")
+
+
+def test_nothing_is_overwritten_unless_it_is_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
+    out.write_bytes(b"mine")
+    plan.write_bytes(b"old")
+    result, exists = (
+        converted(network()),
+        r"out\.onnx: exists already: choose another name, or overwrite it with `force`",
+    )
+    with pytest.raises(OutputError, match=exists):
+        result.save(out)
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "collect_targets", lambda *_: pytest.fail("collected before"))
+        with pytest.raises(OutputError, match=exists):
+            converted(network(), output=out)
+    assert out.read_bytes() == b"mine"
+    converted(network(), output=OutputFiles(out, plan=plan), force=True)  # plans and reports replace older ones
+    assert onnx.load(out).graph == result.model.graph if result.model else False
+    assert RankPlan.from_json(plan.read_text()).to_json() == result.plan.to_json()
+    out.write_bytes(b"mine")
+    result.save(out, force=True)
+    onnx.checker.check_model(out)
 
 
 # Which layers
@@ -629,8 +656,10 @@ def test_a_speedup_out_of_reach_names_the_largest_that_is_not() -> None:
 
 
 def test_unknown_settings() -> None:
-    with pytest.raises(TypeError, match="speed_up"):
+    with pytest.raises(TypeError, match=r"no setting 'speed_up'$"):
         converted(network(), speed_up=2)
+    with pytest.raises(TypeError, match=r"no setting 'mean': pass `preprocessing=Preprocessing\(mean=...\)`"):
+        converted(network(), mean=127)
     with pytest.raises(ValueError, match="cost must be one of macs, latency, params, got 'joules'"):
         converted(network(), cost="joules")
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
@@ -680,7 +709,7 @@ def test_a_model_that_is_far_off_is_refused_and_leaves_no_file(tmp_path: Path, m
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out.onnx").write_bytes(b"old")
     with pytest.raises(VerificationError):
-        converted(network(), output=tmp_path / "out.onnx")
+        converted(network(), output=tmp_path / "out.onnx", force=True)
     assert (tmp_path / "out.onnx").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -100,7 +100,14 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     files = OutputFiles(output, reports, save_plan)
     with watching(quiet=quiet) as watch:
         result = pipeline.convert(
-            model, data, settings, preprocessing=preprocessing, output=files, dry_run=dry_run, progress=watch
+            model,
+            data,
+            settings,
+            preprocessing=preprocessing,
+            output=files,
+            force=force,
+            dry_run=dry_run,
+            progress=watch,
         )
     if not quiet:
         _show(result)

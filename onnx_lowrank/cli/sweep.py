@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from onnx_lowrank.cli.files import check_folder, check_outputs
+from onnx_lowrank.cli.files import check_outputs
 from onnx_lowrank.cli.help import off_switch, option
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
@@ -81,7 +81,7 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     options.pop("debug")
     check_cost(options)
     files = SweepFiles.of(folder, model, speedups if models else ())
-    check_folder(folder, files.names, force=force)
+    files.check(force=force)
     if model.is_file() and folder.is_dir():
         check_outputs(
             model,
@@ -100,7 +100,7 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     with watching(quiet=quiet) as watch:
         found = sweeps.sweep(
             model, data, speedups, settings, preprocessing=preprocessing, models=models, quick=quick, output=folder,
-            progress=watch,
+            force=force, progress=watch,
         )  # fmt: skip
     if not quiet:
         _show(_in_flags(found.report), folder)

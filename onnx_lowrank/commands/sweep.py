@@ -54,6 +54,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
     models: bool = False,
     quick: bool | None = None,
     output: str | Path | None = None,
+    force: bool = False,
     progress: Progress | None = None,
     **changes: Any,
 ) -> Sweep:
@@ -72,6 +73,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
             networks that are looked at and thrown away. None for that unless ``models`` are asked for.
         output: folder to write ``sweep.json`` and ``sweep.html`` into, made if need be, and the converted networks with
             a report each where ``models`` are asked for. None writes nothing.
+        force: overwrite existing files.
         progress: watches the stages.
         **changes: fields of `Settings` to change, as in ``sweep(model, data, labels=True)``.
 
@@ -82,12 +84,13 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         LowRankError: anything the user can fix; that of the smallest speedup where none can be met.
         TypeError, ValueError: wrong settings.
     """
-    settings, monitor = replace(settings or Settings(), **changes), Monitor(progress)
+    settings, monitor = (settings or Settings()).changed(changes), Monitor(progress)
     _check(speedups, settings)
     speedups = sorted(set(speedups))
     with threadpool_limits(settings.threads), contextlib.ExitStack() as stack:
         files = None if output is None else SweepFiles.of(Path(output), model, speedups if models else ()).checked()
         if files is not None:
+            files.check(force=force)
             stack.enter_context(new_folder(files.folder))
         held_out = max(
             MAX_HELD_OUT_SAMPLES, _HELD_OUT_PER_CALIBRATION_IMAGE * (settings.samples or MAX_CALIBRATION_SAMPLES)

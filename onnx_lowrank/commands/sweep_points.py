@@ -11,8 +11,8 @@ from typing import Any
 
 import onnx
 
-from onnx_lowrank.errors import LowRankError, MissingDependencyError
-from onnx_lowrank.graph import write_texts
+from onnx_lowrank.errors import LowRankError, MissingDependencyError, OutputError
+from onnx_lowrank.graph import check_writable, write_texts
 from onnx_lowrank.report import Calibration, CurvePoint, CurveReport, check_page_packages, curve_to_html, with_front
 from onnx_lowrank.report.curve import MEASURES
 from onnx_lowrank.report.result import Result
@@ -94,6 +94,23 @@ class SweepFiles:
         """Names of all files that may be written."""
         reports = [path.with_suffix(".json") for path in self.models.values()]
         return [path.name for path in (self.json, self.html, *self.models.values(), *reports)]
+
+    def check(self, *, force: bool) -> None:
+        """Raise for a folder that files could not be written into.
+
+        Args:
+            force: overwrite existing files.
+
+        Raises:
+            OutputError: not a folder, cannot be made, or holds one of the files already.
+        """
+        if self.folder.is_dir():
+            for name in self.names:
+                check_writable(self.folder / name, force=force)
+        elif self.folder.exists():
+            raise OutputError(f"{self.folder}: is a file, wanted a folder: choose another name")
+        else:
+            check_writable(self.folder, force=False)
 
     def checked(self) -> SweepFiles:
         """Return the same without a page where none can be made here, with a warning."""
