@@ -147,7 +147,7 @@ class Settings:
         """
         for name in changes.keys() - {known.name for known in fields(self)}:
             of_images = name in {"mean", "std", "scale", "channel_order", "resize"}
-            remedy = f": pass `preprocessing=Preprocessing({name}=...)`" if of_images else ""
+            remedy = f": pass preprocessing=Preprocessing({name}=...)" if of_images else ""
             raise TypeError(f"no setting '{name}'{remedy}")
         return replace(self, **changes)
 
@@ -191,7 +191,7 @@ class Settings:
             )
         if self.predicted_error is not None and not 0 < self.predicted_error < inf:
             raise BudgetError(
-                f"`predicted_error`: got {self.predicted_error:g}, wanted a number above 0: try `predicted_error=0.25`"
+                f"predicted_error: got {self.predicted_error:g}, wanted a number above 0: try predicted_error=0.25"
             )
         if self.max_error is not None and not 0 < self.max_error < inf:
             raise BudgetError(f"`max_error`: got {self.max_error:g}, wanted a number above 0: try `max_error=0.3`")

@@ -658,7 +658,7 @@ def test_a_speedup_out_of_reach_names_the_largest_that_is_not() -> None:
 def test_unknown_settings() -> None:
     with pytest.raises(TypeError, match=r"no setting 'speed_up'$"):
         converted(network(), speed_up=2)
-    with pytest.raises(TypeError, match=r"no setting 'mean': pass `preprocessing=Preprocessing\(mean=...\)`"):
+    with pytest.raises(TypeError, match=r"no setting 'mean': pass preprocessing=Preprocessing\(mean=...\)"):
         converted(network(), mean=127)
     with pytest.raises(ValueError, match="cost must be one of macs, latency, params, got 'joules'"):
         converted(network(), cost="joules")

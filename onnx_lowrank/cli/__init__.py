@@ -8,6 +8,7 @@
     compare.py   onnx-lowrank compare A.onnx B.onnx
     bench.py     onnx-lowrank bench A.onnx B.onnx
     sweep.py     onnx-lowrank sweep IN.onnx OUT_DIR
+    samples.py   onnx-lowrank samples IN.onnx OUT.npz
     finetune.py  onnx-lowrank finetune A.onnx B.onnx OUT.onnx
     export_torch.py  onnx-lowrank export-torch B.onnx OUT.pt2
     extra.py     imports the part that needs PyTorch
@@ -33,11 +34,12 @@ from onnx_lowrank.cli.export_torch import export_torch
 from onnx_lowrank.cli.finetune import finetune
 from onnx_lowrank.cli.inspect import inspect
 from onnx_lowrank.cli.program import Program
+from onnx_lowrank.cli.samples import samples
 from onnx_lowrank.cli.sweep import sweep
 
 __all__ = ["main", "program"]
 
-program = Program(convert, [inspect, compare, bench_command, sweep, finetune, export_torch])
+program = Program(convert, [inspect, compare, bench_command, sweep, samples, finetune, export_torch])
 
 
 def main() -> None:

@@ -68,6 +68,22 @@ def staged(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file to write; it is renamed to ``path`` when the block succeeds, removed when it fails.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with _explained(path):
+            yield temporary
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def check_apart(model: onnx.ModelProto, path: Path) -> None:
     """Check that the data file of ``path`` is not one that the model's own weights are read from.
 

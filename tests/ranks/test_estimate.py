@@ -119,7 +119,7 @@ def test_a_speedup_is_picked_in_python_where_an_error_is_given() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_errors_that_are_none(value: float) -> None:
-    with pytest.raises(BudgetError, match=r"`predicted_error`: got .*, wanted a number above 0: try `predicted_error="):
+    with pytest.raises(BudgetError, match=r"predicted_error: got .*, wanted a number above 0: try predicted_error="):
         Settings(predicted_error=value)
 
 
