@@ -95,9 +95,10 @@ def estimate_losses(choose: Callable[[Settings], RankPlan], settings: Settings) 
         settings: how to convert; their speedup plays no part.
 
     Returns:
-        One for every speedup; none where ranks are selected by energy, which is no error.
+        One for every speedup; none where ranks are selected by energy, which is no error, or given by a plan, for which
+        not all losses are measured.
     """
-    if settings.selection == "energy":
+    if settings.selection == "energy" or settings.plan is not None:
         return ()
     return tuple(_estimate(choose, _counted(settings, speedup)) for speedup in COMMON_SPEEDUPS)
 
@@ -143,7 +144,7 @@ def _counted(settings: Settings, speedup: float) -> Settings:
     """Return the settings for a speedup that is counted, not measured."""
     return replace(
         settings, speedup=speedup, bench=False, cost="params" if settings.cost == "params" else "macs",
-        latency_table=None, plan=None,
+        latency_table=None,
     )  # fmt: skip
 
 

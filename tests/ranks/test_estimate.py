@@ -58,7 +58,8 @@ def test_common_speedups_with_the_layer_that_loses_most() -> None:
     assert LossEstimate(2, 0.51).verdict == "much"
 
 
-def test_nothing_is_predicted_from_energies() -> None:
+def test_nothing_is_predicted_from_energies_or_beside_a_plan() -> None:
+    assert estimate_losses(chooser(lambda _: 0.1), Settings(plan=RankPlan(()))) == ()
     assert estimate_losses(chooser(lambda _: 0.1), Settings(selection="energy", method="channel")) == ()
 
 
