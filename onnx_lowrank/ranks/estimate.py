@@ -5,8 +5,8 @@ together as if they were independent and reached the output unchanged::
 
     predicted = sqrt( sum_l error_l^2 )
 
-Networks of thin layers come out at about that, others at a fraction of it: measured ranks are truncated, not solved, and
-layers make good for those before them. Figures are in tools/docs/choosing.md.
+Networks of thin layers come out at about that, others at a fraction of it: what is measured is truncated, not solved,
+and layers make good for those before them. Figures are in tools/docs/choosing.md.
 """
 
 from __future__ import annotations
