@@ -79,7 +79,8 @@ class Settings:
         preview: a first look in a fraction of the time: few samples and positions unless ``samples`` and ``positions``
             say how many, closed forms only, coarser choices, no latencies, whatever ``refine`` and ``bench`` say.
         predicted_error: ``speedup``, or the largest one below it whose outputs are predicted to have no larger relative
-            error, see `onnx_lowrank.ranks.estimate`. None for ``speedup`` whatever it loses.
+            error, see `onnx_lowrank.ranks.estimate`. With cost ``latency`` it is predicted for as many times fewer
+            multiply-adds. None for ``speedup`` whatever it loses.
 
     Raises:
         BudgetError: ``speedup`` is not a number above 1, ``max_drop`` or ``min_agreement`` none between 0 and 1, or
