@@ -100,7 +100,7 @@ def _signature(name: str, found: Any) -> str:
             continue
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in parts and not any(p.startswith("*") for p in parts):
             parts.append("*")
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        stars = "*" * (parameter.kind is parameter.VAR_POSITIONAL) + "**" * (parameter.kind is parameter.VAR_KEYWORD)
         note = "" if parameter.annotation is parameter.empty else f": {_type_text(parameter.annotation)}"
         default = "" if parameter.default is parameter.empty else f" = {_default_text(parameter.default)}"
         parts.append(f"{stars}{parameter.name}{note}{default}")

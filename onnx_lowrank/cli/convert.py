@@ -43,7 +43,7 @@ from onnx_lowrank.version import __version__
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.onnx", required=False)
-@option("--speedup", metavar="[X]", is_flag=False, flag_value=f"{Settings.speedup:g}",
+@option("--speedup", metavar="[X]", bare=f"{Settings.speedup:g}",
         show_default=f"up to {Settings.speedup:g}",
         help="How many times cheaper.")  # fmt: skip
 @option("--max-drop", metavar="D", help="Or: the largest that loses D at most (1%).")

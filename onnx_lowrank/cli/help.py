@@ -20,11 +20,13 @@ class Option(click.Option):
 
     Args:
         advanced: show it with ``--help-all`` only.
+        bare: value of the option where none follows; None for an option that needs one. Unlike click's optional values,
+            this leaves negative numbers to the option.
     """
 
-    def __init__(self, *args: Any, advanced: bool = False, **attributes: Any) -> None:
+    def __init__(self, *args: Any, advanced: bool = False, bare: str | None = None, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        self.advanced = advanced
+        self.advanced, self.bare = advanced, bare
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the option's row of the help, or None to leave it out."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from onnx_lowrank.cli.help import help_all
+from onnx_lowrank.cli.help import Option, help_all
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.errors import LowRankError, VerificationError
 from onnx_lowrank.runtime.library import silence
@@ -25,6 +25,16 @@ class Command(click.Command):
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.params.append(help_all())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words, with the values of options that have none after them filled in."""
+        options = [option for option in self.params if isinstance(option, Option) and option.bare is not None]
+        bare = {name: option.bare for option in options for name in option.opts}
+        words: list[str] = []
+        for word, following in zip(args, [*args[1:], "--"], strict=False):
+            value = bare.get(word) if following.startswith("--") else None
+            words += [word] if value is None else [word, value]
+        return super().parse_args(ctx, words)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; errors end the process with their exit code."""
