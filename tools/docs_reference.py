@@ -94,7 +94,7 @@ def _methods(owner: type) -> Iterator[tuple[str, Any]]:
 def _signature(name: str, found: Any) -> str:
     """Return a signature with annotations as they are written, over several lines where it is long."""
     signature = inspect.signature(found)
-    parts = []
+    parts: list[str] = []
     for parameter in signature.parameters.values():
         if parameter.name == "self":
             continue
