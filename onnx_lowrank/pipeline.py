@@ -49,12 +49,12 @@ from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.ranks import energy_losses
-from onnx_lowrank.ranks.choose import choose_ranks
+from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
 from onnx_lowrank.ranks.search import largest_speedup
 from onnx_lowrank.report.build import Measurements, build_figures, build_report, warn_of_lost_quantization
 from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.result import Result
-from onnx_lowrank.runtime.device import free_on_device
+from onnx_lowrank.runtime.device import free_on_device, rank_block
 from onnx_lowrank.runtime.latency import ConversionTimer, time_file
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.memory import budget_bytes
@@ -69,7 +69,7 @@ from onnx_lowrank.solve.device import SolverDevice, solver_device
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from onnx_lowrank.solve.width import can_be_solved_anew, measure_width_losses
 from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable
-from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few, warn_if_lost
+from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few
 from onnx_lowrank.verify.fidelity import check_bounds
 from onnx_lowrank.version import __version__
 
@@ -118,6 +118,7 @@ def convert(
         network, layers, calibration = open_conversion(model, data, preprocessing, settings)
         if files.model is not None:
             check_apart(network.original, files.model)
+        check_reachable(layers, settings, rank_block(network.provider))
         timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
         targets = collect(network, layers, calibration, monitor)
         losses = rank_losses(layers, targets, settings, device, monitor)
@@ -139,8 +140,8 @@ def convert(
         output_file = written_and_verified(converted, files.model, original, network, layers, calibration, monitor)
         with output_file as (file, checked):
             with monitor.measure("bench"):
-                latency = time_file(file, network, layers, converted.plan, converted.settings, timer)
-            finished = checked.with_measurements(latency=latency)
+                latency, slow = time_file(file, network, layers, converted.plan, converted.settings, timer)
+            finished = checked.with_measurements(latency=latency, slow=slow)
             result = report_on(finished, network, layers, losses, calibration, timer, monitor, file)
             result = result.written_to(files.model)
             for warning in result.report.warnings:
@@ -437,7 +438,6 @@ def written_and_verified(
             if converted.settings.max_drop is not None:
                 batches = calibration.batches(held_out, monitor, "judge")
                 loss = loss_of(network, read_model(file), original, batches, truth)
-                warn_if_lost(loss, converted.settings.max_drop)
         yield file, converted.with_measurements(comparison=comparison, loss=loss)
 
 

@@ -59,8 +59,8 @@ class Settings:
             ``.npz`` file with one. An input that is a weight of a layer becomes part of the written model.
         samples_axis: axis that counts samples by input name, where it is not the first one.
         plan: ranks to use instead of choosing them.
-        bench: measure latency: leave layers alone that would run slower, and report the speedup; without it a
-            conversion with cost ``macs`` comes out the same every time.
+        bench: measure the latency of the original and of the converted network; with cost ``macs`` and ``params``
+            that changes nothing in what is converted, and warns where it runs slower than it should.
         latency_table: file of measured latencies to read and to add to, for cost ``latency``; None for the user's
             cache.
         refine: ``none``, ``fast`` or ``full``: how long all factors of a layer are refined after the closed form.

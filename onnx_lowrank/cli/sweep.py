@@ -120,8 +120,8 @@ def _show(report: CurveReport, folder: Path) -> None:
     if report.quick:
         console.print(f"quick       {quick_text(report)}", markup=False, soft_wrap=True)
     for line in (
-        f"verified    on {report.held_out} held-out samples; * on the front: no other target beats it in both"
-        + ("; ! not close" if any(point.warnings for point in report.points) else ""),
+        f"compared    on {report.held_out} held-out samples; * on the front: no other target beats it in both"
+        + ("; ! not close" if any(point.not_close for point in report.points) else ""),
         f"seconds     {report.seconds:.1f} for {len(report.points)} targets",
         f"written     {folder}",
         *curve_notes(report),

@@ -163,7 +163,7 @@ def test_a_conversion_ends_with_its_latency(clock: MadeUpClock, folder: Path) ->
     (line,) = (line for line in result.stdout.splitlines() if line.startswith("latency"))
     latency = report["latency"]
     assert line == (
-        f"latency     {latency['before_ms']:.3g} -> {latency['after_ms']:.3g} ms ({latency['speedup']:.2f}x faster, "
+        f"latency     {latency['before_ms']:.4g} -> {latency['after_ms']:.4g} ms ({latency['speedup']:.2f}x faster, "
         "batch 1, 1 thread)"
     )
     assert report["speedup"]["latency"] == latency["speedup"]
