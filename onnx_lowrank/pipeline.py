@@ -68,7 +68,7 @@ from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.device import SolverDevice, solver_device
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from onnx_lowrank.solve.width import can_be_solved_anew, measure_width_losses
-from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable
+from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable, scored_classes
 from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few
 from onnx_lowrank.verify.fidelity import check_bounds
 from onnx_lowrank.version import __version__
@@ -194,7 +194,8 @@ def open_conversion(
 
     Raises:
         ModelError: the model cannot be read or run, or there is nothing in it to factorize.
-        CalibrationError: the data cannot be used, or have no class folders where labels are wanted.
+        CalibrationError: the data cannot be used, or have no class folders where labels are wanted, or those of other
+            classes than the network scores.
     """
     network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings, max_held_out)
     check_any_eligible(layers)
@@ -213,6 +214,7 @@ def find_layers_on_data(
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs, settings.samples_axis)
     network, data = with_sample_axes(network, data)
     calibration = calibration_set(network, data, preprocessing, settings, max_held_out)
+    _check_labels(network, calibration)
     layers = layers_of_one_size(network, network.layers(calibration.one_batch), calibration.one_by_one())
     layers = layers_by_samples(network, layers, calibration.several(), calibration.two)
     _warn_if_random(network, calibration)
@@ -221,6 +223,14 @@ def find_layers_on_data(
         if settings.cost == "params":
             layers = layers_with_own_weights(layers)
     return network, wanted_layers(layers, settings.include, settings.exclude), calibration
+
+
+def _check_labels(network: Network, calibration: CalibrationSet) -> None:
+    """Raise CalibrationError where outputs are judged by labels of other classes than the network scores."""
+    if calibration.labels:
+        scores = scored_classes(open_for_comparison(network, network.model), calibration.one_batch)
+        if scores is not None:
+            calibration.samples.check_labels(*scores)
 
 
 def _warn_if_random(network: Network, calibration: CalibrationSet) -> None:
