@@ -35,7 +35,7 @@ from onnx_lowrank.errors import OutputError
 @click.argument("output", type=FilePath(), metavar="OUT.npz")
 @data_options
 @option("--force", is_flag=True, help="Overwrite OUT.npz.")
-@run_options
+@run_options("up to 256")
 def samples(model: Path, output: Path, **options: Any) -> None:
     """Write samples after preprocessing: one array per input, first axis = samples."""
     quiet, force = options.pop("quiet"), options.pop("force")

@@ -28,9 +28,10 @@ from onnx_lowrank.pipeline import (
     solve_network,
     written_and_verified,
 )
-from onnx_lowrank.ranks.choose import choose_ranks
-from onnx_lowrank.report.build import calibration_report
-from onnx_lowrank.runtime.latency import ConversionTimer, Latency, warn_if_slow
+from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
+from onnx_lowrank.report.build import calibration_report, report_warnings
+from onnx_lowrank.runtime.device import rank_block
+from onnx_lowrank.runtime.latency import ConversionTimer, slow_warnings
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.progress import Progress
@@ -41,6 +42,7 @@ from onnx_lowrank.verify.conversion import open_for_comparison
 
 log = logging.getLogger(__name__)
 
+_LEFT_OUT = "target %gx is left out: %s"
 _HELD_OUT_PER_CALIBRATION_IMAGE = 2  # 100 held-out samples tell agreements of 95 and of 97 % apart badly
 
 
@@ -98,6 +100,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         network, layers, calibration = open_conversion(model, data, preprocessing, settings, held_out)
         for path in files.models.values() if files else ():
             check_apart(network.original, path)
+        impossible = _impossible(speedups, layers, settings, rank_block(network.provider))
         timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
         targets = collect(network, layers, calibration, monitor)
         losses = rank_losses(layers, targets, settings, device, monitor)
@@ -111,6 +114,9 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         for speedup in speedups:
             aim, place = replace(settings, speedup=speedup), files.models.get(speedup) if files else None
             own_monitor = monitor.restarted()
+            if speedup in impossible:
+                record.add(SweepPoint(speedup, own_monitor.total, error=impossible[speedup]))
+                continue
             log.info("target %gx", speedup)
             try:
                 plan, rows = choose_ranks(layers, losses, aim, timer), solve_on.rows_of(targets)
@@ -121,7 +127,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
                     result = result.written_to(place)
                     write_texts(model_reports([result]))
             except (BudgetError, CalibrationError, VerificationError) as error:
-                log.warning("target %gx is left out: %s", speedup, error)
+                log.warning(_LEFT_OUT, speedup, error)
                 record.add(SweepPoint(speedup, own_monitor.total, error=error))
             else:
                 for warning in result.report.warnings:
@@ -129,9 +135,9 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
                 networks[speedup] = converted
                 record.add(SweepPoint(speedup, own_monitor.total, result, converted.measurements.comparison))
         _raise_where_all_failed(record.points)
-        latencies = _latencies(networks, network, layers, settings, timer)
+        timed = _timed(networks, network, layers, settings, timer)
         record.points = [
-            point.timed(latencies[point.speedup]) if point.speedup in latencies else point for point in record.points
+            _with_latency(point, timed[point.speedup]) if point.speedup in timed else point for point in record.points
         ]
         return record.write(complete=True)
 
@@ -146,6 +152,27 @@ def _check(speedups: Sequence[float], settings: Settings) -> None:
         replace(settings, speedup=speedup)  # raises for an invalid value
 
 
+def _impossible(
+    speedups: Sequence[float], layers: LayerSet, settings: Settings, block: int
+) -> dict[float, BudgetError]:
+    """Return the errors of speedups that the sizes of the layers rule out, with a warning for each.
+
+    Raises:
+        BudgetError: that of the smallest, where none is left.
+    """
+    errors = {}
+    for speedup in speedups:
+        try:
+            check_reachable(layers, replace(settings, speedup=speedup), block)
+        except BudgetError as error:
+            errors[speedup] = error
+    if len(errors) == len(speedups):
+        raise errors[min(errors)]
+    for speedup, reason in errors.items():
+        log.warning(_LEFT_OUT, speedup, reason)
+    return errors
+
+
 def _raise_where_all_failed(points: Sequence[SweepPoint]) -> None:
     """Raise the error of the smallest speedup where none could be met; one out of reach does not stop the others."""
     errors = [point.error for point in points if point.error is not None]
@@ -153,17 +180,32 @@ def _raise_where_all_failed(points: Sequence[SweepPoint]) -> None:
         raise errors[0]
 
 
-def _latencies(
+def _timed(
     converted: Mapping[float, ConvertedNetwork],
     network: Network,
     layers: LayerSet,
     settings: Settings,
     timer: ConversionTimer,
-) -> dict[float, Latency]:
+) -> dict[float, ConvertedNetwork]:
     """Measure latencies by speedup in turns, so that all networks stand against the same original."""
     if not settings.bench or timer.layer_timer.foreign:
         return {}
     latencies = timer.time_all([network.as_run(each.solved) for each in converted.values()])
-    for each, latency in zip(converted.values(), latencies, strict=True):
-        warn_if_slow(latency, layers, each.plan, each.settings, timer)
-    return dict(zip(converted, latencies, strict=True))
+    return {
+        speedup: each.with_measurements(
+            latency=latency, slow=slow_warnings(latency, layers, each.plan, each.settings, timer)
+        )
+        for (speedup, each), latency in zip(converted.items(), latencies, strict=True)
+    }
+
+
+def _with_latency(point: SweepPoint, timed: ConvertedNetwork) -> SweepPoint:
+    """Return a point with the latency of its network, and log what that gives reason to warn of."""
+    if point.result is None or timed.measurements.latency is None:
+        return point
+    report = replace(point.result.report, latency=timed.measurements.latency.to_dict())
+    report = replace(report, warnings=report_warnings(report, timed.settings, timed.measurements))
+    for warning in report.warnings:
+        if warning not in point.result.report.warnings:
+            log.warning("target %gx: %s", point.speedup, warning)
+    return replace(point, latency=timed.measurements.latency, result=replace(point.result, report=report))

@@ -155,11 +155,6 @@ class SweepPoint:
     latency: Latency | None = None
     error: LowRankError | None = None
 
-    def timed(self, latency: Latency) -> SweepPoint:
-        """Return the point with measured latencies, in its report too."""
-        result = self.result and replace(self.result, report=replace(self.result.report, latency=latency.to_dict()))
-        return replace(self, latency=latency, result=result)
-
     @property
     def line(self) -> CurvePoint:
         """Its entry in the report."""

@@ -10,7 +10,7 @@ class ReportWarning:
     """What nobody should overlook in a result.
 
     Attributes:
-        code: the kind of warning, for scripts: ``not-close``.
+        code: the kind of warning, for scripts: ``not-close``, ``missed-target`` or ``slow``.
         text: a sentence for people: what was found, what is wrong with it, what to do.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from onnx_lowrank.ranks.estimate import LossEstimate, predicted_error
 from onnx_lowrank.ranks.search import Search
 from onnx_lowrank.report.figures import ReportFigures
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
+from onnx_lowrank.report.targets import missed_targets
 from onnx_lowrank.report.text import held_out_text
 from onnx_lowrank.runtime.latency import Latency
 from onnx_lowrank.runtime.layer_latency import LayerTimer
@@ -29,7 +30,7 @@ from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison
-from onnx_lowrank.verify.fidelity import fidelity_warnings, limits
+from onnx_lowrank.verify.fidelity import fidelity_warnings, is_close, limits
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Measurements:
         passes: of the converted network over the calibration set.
         comparison: of the written file with the original.
         latency: of both; None where it was not measured.
+        slow: warnings that it takes longer than its multiply-adds promise.
         search: for the speedup; None where that was given.
         estimates: what other speedups would lose; for a dry run only.
         loss: of the network that a search ended with, on samples that nothing was searched with; None likewise, and
@@ -59,6 +61,7 @@ class Measurements:
     passes: float = 0.0
     comparison: Comparison | None = None
     latency: Latency | None = None
+    slow: tuple[str, ...] = ()
     search: Search[Any, AccuracyLoss] | None = None
     estimates: tuple[LossEstimate, ...] = ()
     loss: AccuracyLoss | None = None
@@ -100,7 +103,7 @@ def build_report(
     ]
     rows += map(LayerReport.of_skipped, layers.skipped, macs[len(layers.eligible) :])
     used = calibration_report(network, calibration)
-    return Report(
+    report = Report(
         version=__version__,
         seed=settings.seed,
         input=network.name,
@@ -110,7 +113,7 @@ def build_report(
         parameters=(layers.parameters, layers.planned_parameters(plan)),
         calibration=used,
         layers=tuple(network.in_order(rows)),
-        verification=None if comparison is None else _verification(comparison),
+        verification=None if comparison is None else _verification(comparison, settings.max_drop),
         forward_passes={
             # One more batch to observe the shapes of tensors.
             "original": (calibration.images + calibration.smallest_batch) / calibration.images,
@@ -120,12 +123,12 @@ def build_report(
         peak_memory_bytes=peak_memory_bytes(),
         latency=None if latency is None else latency.to_dict(),
         max_drop=_max_drop(settings, measurements),
-        warnings=() if comparison is None else _warnings(comparison, used, settings),
         limits=limits(settings),
         predicted_error=None if settings.selection == "energy" else predicted_error(plan),
         estimates=measurements.estimates,
         preview=settings.preview,
     )
+    return replace(report, warnings=report_warnings(report, settings, measurements))
 
 
 def calibration_report(network: Network, calibration: CalibrationSet) -> Calibration:
@@ -139,12 +142,32 @@ def calibration_report(network: Network, calibration: CalibrationSet) -> Calibra
     )
 
 
-def _warnings(comparison: Comparison, calibration: Calibration, settings: Settings) -> tuple[ReportWarning, ...]:
-    return fidelity_warnings(comparison, held_out_text(comparison.images, calibration), settings.max_drop)
+def report_warnings(report: Report, settings: Settings, measurements: Measurements) -> tuple[ReportWarning, ...]:
+    """Return the warnings of a report: outputs that are not close, targets that were missed, layers that run slower.
+
+    Args:
+        report: of a conversion; its warnings may be missing still.
+        settings: what was asked for.
+        measurements: of the converted network.
+    """
+    comparison = measurements.comparison
+    poor: tuple[ReportWarning, ...] = ()
+    if comparison is not None:
+        samples = held_out_text(comparison.images, report.calibration)
+        poor = fidelity_warnings(comparison, samples, settings.max_drop)
+    missed = missed_targets(report, settings, measurements.latency, measurements.loss)
+    return (
+        *poor,
+        *(ReportWarning("missed-target", text) for text in missed),
+        *(ReportWarning("slow", text) for text in measurements.slow),
+    )
 
 
-def _verification(comparison: Comparison) -> dict[str, Any]:
-    return {"images": comparison.images, "outputs": comparison.to_dict()["outputs"]}
+def _verification(comparison: Comparison, max_drop: float | None) -> dict[str, Any]:
+    outputs = comparison.to_dict()["outputs"]
+    for name, fidelity in outputs.items():  # of outputs that differ from run to run nothing can be said
+        fidelity["close"] = None if name in comparison.random else is_close(fidelity, max_drop)
+    return {"images": comparison.images, "outputs": outputs}
 
 
 def _max_drop(settings: Settings, measurements: Measurements) -> dict[str, Any] | None:

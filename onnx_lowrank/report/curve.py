@@ -31,7 +31,7 @@ class CurvePoint:
         error: why the target was not met.
         latency: ``ratio`` of the measured latencies, its ``interval`` and whether it is ``steady``; None also if
             nothing was measured.
-        warnings: why nobody would want the network.
+        warnings: as in `Report`.
     """
 
     requested: float
@@ -84,6 +84,11 @@ class CurvePoint:
         return "relative_error", outputs[0]["relative_error"] if outputs else None
 
     @property
+    def not_close(self) -> bool:
+        """Whether an output is not close to the original's, see `onnx_lowrank.verify.fidelity`."""
+        return any(output.get("close") is False for output in (self.outputs or {}).values())
+
+    @property
     def loss(self) -> float:
         """The fidelity as a loss: the smaller, the better."""
         kind, number = self.fidelity
@@ -126,12 +131,12 @@ class CurveReport:
          "latency": {"batch": int, "threads": int | null} | null,
          "points": [{"speedup": {"requested": x, "macs": x, "params": x, "latency": x | null},
                      "macs": int, "params": int, "milliseconds": x | null,
-                     "outputs": {name: {"relative_error", "cosine", "agreement"}},
+                     "outputs": {name: {"relative_error", "cosine", "agreement", "close"}},
                      "accuracy": {"top1": x, "top5": x} | null,
                      "seconds": x, "model": path | null, "on_front": bool,
                      "error": text | null,                       # null with an error: all but requested and seconds
                      "latency": {"ratio": x, "interval": [a, b], "steady": bool} | null,
-                     "warnings": [{"code", "text"}],             # why nobody would want this point
+                     "warnings": [{"code", "text"}],             # as in the report of a conversion
                      "passed": bool}],                           # met, verified, and nothing to warn of
          "limits": {"warn": {...}, "refuse": {...}},             # what outputs are judged by
          "complete": bool,                                       # not, if written before the last target was done
