@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 def a_layer(channels: int, filters: int, kernel: tuple[int, int] = (1, 1)) -> Layer:
     layer = conv_layer(filters, channels, kernel, (9, 9))
-    return replace(layer, activation=identity(), reads=ChannelGroup(channels, ("maker",)))
+    return replace(layer, activation=identity(), reads=(ChannelGroup(channels, ("maker",)),))
 
 
 def samples(layer: Layer, patches: Floats, residual: Floats | None = None) -> LayerSamples:
