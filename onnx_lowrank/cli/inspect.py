@@ -59,11 +59,12 @@ def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
 def _show(inspection: command.Inspection) -> None:
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, justify in (("layer", "left"), ("op", "left"), ("MACs", "right"), ("params", "right"), ("", "left")):
-        table.add_column(title, justify=justify, no_wrap=bool(title))  # type: ignore[arg-type]
+    for title in ("layer", "op", "MACs", "params", "width", ""):
+        numeric = title in {"MACs", "params", "width"}
+        table.add_column(title, justify="right" if numeric else "left", no_wrap=bool(title))
     for row in inspection.rows:
         table.add_row(
-            *map(Text, _cells(row, on_data=inspection.source is not None))
+            *map(Text, _cells(row, inspection.narrowed_by, on_data=inspection.source is not None))
         )  # as text, not markup: names may hold brackets
     console.print(table)
     with_data = "" if inspection.source is None else f" with {inspection.source}"
@@ -74,6 +75,22 @@ def _show(inspection: command.Inspection) -> None:
         markup=False,
         soft_wrap=True,
     )
+    _show_widths(console, inspection)
+
+
+def _show_widths(console: Console, inspection: command.Inspection) -> None:
+    """Say what the column of widths means, and why other layers read all of their channels."""
+    layers = [row for row in inspection.rows if isinstance(row, Layer)]
+    follow = {name for row in layers for group in row.read_groups for name in group.followers}
+    if choosing := sum(row.narrowable for row in layers):
+        text = f"\nwidth: how many channels {choosing} layers may come to read; *: loses some where others read fewer"
+        console.print(text, markup=False, soft_wrap=True)
+    by_reason: dict[str, list[str]] = {}
+    for row in layers:
+        if isinstance(row.reads, str) and row.name not in follow:
+            by_reason.setdefault(row.reads, []).append(row.name)
+    for reason, names in by_reason.items():
+        console.print(f"all channels stay that {', '.join(names)} read: {reason}", markup=False, soft_wrap=True)
 
 
 def _show_energies(inspection: command.Inspection) -> None:
@@ -102,8 +119,10 @@ def _stays(reason: str) -> str:
     return f"stays: {with_flags(reason, flags(click.get_current_context()))}"
 
 
-def _cells(row: Layer | SkippedLayer, *, on_data: bool) -> list[str]:
-    common = [short_name(row.name), row.op, short_number(row.macs), short_number(row.parameters)]
+def _cells(row: Layer | SkippedLayer, narrowed_by: Mapping[str, list[str]], *, on_data: bool) -> list[str]:
+    width = f"{row.min_width}-{row.channels}" if isinstance(row, Layer) and row.narrowable else ""
+    width += "*" if row.name in narrowed_by else ""
+    common = [short_name(row.name), row.op, short_number(row.macs), short_number(row.parameters), width]
     if isinstance(row, SkippedLayer):
         return [*common, _stays(row.reason)]
     kernel = "" if row.channels_last else f"{'x'.join(map(str, row.kernel))}, "

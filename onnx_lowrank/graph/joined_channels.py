@@ -115,7 +115,7 @@ class ChannelCounts:
         read = self.known.get(node.input[0])
         if node.op_type in NORMALIZATIONS:
             return read
-        carried = carry(self._tensors, node, read) if read is not None and node.op_type not in DIVIDING else None
+        carried = None if read is None or node.op_type in {"Concat", "Split"} else carry(self._tensors, node, read)
         return None if carried is None or read is None else Channels(carried.axis, read.count)
 
     def _concat(self, node: onnx.NodeProto) -> Division | None:

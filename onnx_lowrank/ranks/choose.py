@@ -16,7 +16,7 @@ from onnx_lowrank.errors import BudgetError, RankError
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
-from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, RankPlan, largest_ranks
+from onnx_lowrank.layers.plan import LayerPlan, RankPlan, largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.width_losses import WidthLosses
 from onnx_lowrank.ranks.chain_latency import ChainLatency
@@ -158,7 +158,7 @@ def _under_latency(
     layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, timer: ConversionTimer
 ) -> RankPlan:
     """Stay within a budget of measured milliseconds, corrected until the whole network meets it."""
-    methods, block = _methods(settings), timer.layer_timer.machine.block
+    methods, block = settings.methods, timer.layer_timer.machine.block
     latencies = [ChainLatency(layer, allowed_methods(layer, methods), block) for layer in layers.eligible]
     pairs = list(zip(layers.eligible, latencies, strict=True))
     timer.measure([(layer, plan) for layer, latency in pairs for plan in latency.to_measure()])
@@ -259,7 +259,7 @@ def _best(options: Sequence[Sequence[Option]], budget: _Budget, coupling: Coupli
     if factorized == options:
         return select(options, left, weights)
     narrowed = select_coupled(options, left + carried, coupling)
-    if settings.method == "width":
+    if settings.methods == ("width",):
         return narrowed
     try:
         by_ranks = select_coupled(factorized, left + carried, coupling)
@@ -278,7 +278,7 @@ def _options(
     block: int,
 ) -> list[list[Option]]:
     multiple = settings.rank_multiple or block
-    methods = _methods(settings)
+    methods = settings.methods
     return [
         with_scaled_costs(layer, layer_options(layer, each, cost, methods, multiple))
         for layer, each, cost in zip(layers, losses, costs, strict=True)
@@ -316,11 +316,6 @@ def _lost_with(layer: Layer) -> Iterator[tuple[str, float, bool]]:
             yield name, share / group.filters_of(name).total, True
         for name in group.followers:
             yield name, share / group.inputs_of(name).total, False
-
-
-def _methods(settings: Settings) -> Sequence[str]:
-    """Return what is allowed."""
-    return (*FACTORIZATIONS, "width") if settings.method == "auto" else (settings.method,)
 
 
 def _with_energy(layer: Layer, entry: LayerPlan, losses: RankLosses) -> LayerPlan:

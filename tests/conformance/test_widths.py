@@ -246,3 +246,31 @@ def test_the_full_width_of_all_changes_nothing(network: str) -> None:
 def test_channels_that_excluded_layers_make_or_read_stay() -> None:
     with pytest.raises(RankError, match=r"\('s1' makes or reads them: excluded by 's1'\), got method 'width'"):
         convert(gated(), {"x": DATA}, plan=RankPlan((LayerPlan("p1", "width", width=24),)), exclude=("s1",), **HOW)
+
+
+@pytest.mark.parametrize(
+    ("method", "found"),
+    [
+        (("width", "channel"), {"width", "channel"}),
+        (("channel", "width", "width"), {"width", "channel"}),
+        (("width",), {"width"}),
+        (("spatial", "channel"), {"spatial", "channel"}),
+    ],
+)
+def test_several_methods(method: tuple[Any, ...], found: set[str]) -> None:
+    """With a first layer of low rank and a second one of channels that depend on each other both forms pay."""
+    mixing = np.abs(normal(5, 48, 6))
+    weights = {
+        "wa": np.einsum("dr,rchw->dchw", normal(1, 32, 4), filters(2, 4, 3, 3, 3)),
+        "wb": np.einsum("dr,rc->dc", mixing, normal(3, 6, 32) / 6)[..., None, None],
+        "wc": filters(4, 12, 48, 1, 1),
+    }
+    weights = {name: weight.astype(np.float32) for name, weight in weights.items()}
+    body = "a = Conv<pads=[1,1,1,1]>(x, wa)  b = Conv(a, wb)  y = Conv(b, wc)"
+    model = build(f"g (float[N,3,12,12] x) => (float[N,12,12,12] y) {{ {body} }}", weights)
+    result = convert(model, {"x": DATA}, method=method, speedup=1.6, **HOW)
+    used = {layer.method for layer in result.report.layers} - {"kept"}
+    assert used
+    assert used <= found
+    if "width" in method and len(set(method)) == 1:
+        assert used == {"width"}
