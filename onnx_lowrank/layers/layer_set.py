@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from onnx_lowrank.layers.channel_group import left_out
+from onnx_lowrank.layers.channel_group import ChannelGroup, left_out
 from onnx_lowrank.layers.cost import UNCUT, Cut, chain_macs, chain_parameters
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import RankPlan
@@ -99,15 +99,19 @@ def _shares(layers: Sequence[Layer], plan: RankPlan) -> dict[str, Cut]:
 
 def following(layers: LayerSet, plan: RankPlan) -> list[Layer]:
     """Return the layers that lose channels of their input which another layer leaves out as planned."""
-    pairs = zip(layers.eligible, plan, strict=True)
-    names = {
-        name
-        for layer, entry in pairs
-        if entry.width is not None
-        for group in layer.read_groups
-        for name in group.followers
-    }
+    names = {name for group in _narrowed(layers, plan) for name in group.followers}
     return [layer for layer in layers.sampled if layer.name in names]
+
+
+def narrowed_makers(layers: LayerSet, plan: RankPlan) -> set[str]:
+    """Return the names of the layers that lose filters as planned, eligible or not."""
+    return {name for group in _narrowed(layers, plan) for name in group.makers}
+
+
+def _narrowed(layers: LayerSet, plan: RankPlan) -> list[ChannelGroup]:
+    """Return the groups that lose channels as planned."""
+    pairs = zip(layers.eligible, plan, strict=True)
+    return [group for layer, entry in pairs if entry.width is not None for group in layer.read_groups]
 
 
 def parameters_of(layers: Iterable[Layer | SkippedLayer]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from onnx_lowrank import convert
+from onnx_lowrank.errors import BudgetError, ModelError
 from onnx_lowrank.graph import narrow_channels
 from onnx_lowrank.layers.channel_group import in_turns
 from onnx_lowrank.layers.layer import Layer
@@ -18,7 +21,11 @@ from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from tests.conformance.random_networks import CHANNEL_STEPS, SIZE, Array, networks
 from tests.conftest import examples
 from tests.helpers import find, normal, run
+from tests.networks import images
 
+IMAGES = images(24, size=SIZE)
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+REASONS = ("cannot be reached, the largest that can is", "no layer can be factorized")
 X = normal(0, 2, 3, SIZE, SIZE)
 
 
@@ -42,9 +49,7 @@ def make_zero(model: onnx.ModelProto, layer: Layer, channels: Array) -> None:
     tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
 
 
-@settings(
-    max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
 @given(networks(CHANNEL_STEPS, newest=4), st.data())
 def test_channels_that_nothing_weighs(model: onnx.ModelProto, data: st.DataObject) -> None:
     layers, skipped = find(model, {"x": X})
@@ -80,3 +85,29 @@ def test_channels_that_nothing_weighs(model: onnx.ModelProto, data: st.DataObjec
     assert sum(LayerSet(layers, skipped).planned_macs(RankPlan(tuple(plans)))) == counted(narrow)
     if not kept:
         assert narrow == model
+
+
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=SLOW)
+@given(networks(CHANNEL_STEPS, newest=4), st.sampled_from(["width", ("width", "channel"), "auto"]))
+def test_conversions(model: onnx.ModelProto, method: Any) -> None:
+    """Conversions, which are verified before they are handed out, cost what they say."""
+    try:
+        result = convert(
+            model, {"x": IMAGES}, method=method, speedup=1.1, rank_multiple=1, refine="none", bench=False, threads=1
+        )
+    except (BudgetError, ModelError) as error:
+        reason = next((each for each in REASONS if each in str(error)), None)
+        if reason is None:
+            raise
+        event(reason)
+        return
+    assert result.model is not None
+    onnx.checker.check_model(result.model, full_check=True)
+    folded = "BatchNormalization"
+    forms = {layer.method for layer in result.report.layers} - {"kept"}
+    event(", ".join(sorted(forms)))
+    assert result.report.macs == (counted(model), counted(result.model))
+    assert result.report.speedup >= 1.1
+    if forms <= {"width"}:  # normalizations are folded into layers that are solved
+        kinds = [[node.op_type for node in each.graph.node if node.op_type != folded] for each in (model, result.model)]
+        assert kinds[0] == kinds[1]

@@ -274,3 +274,20 @@ def test_several_methods(method: tuple[Any, ...], found: set[str]) -> None:
     assert used <= found
     if "width" in method and len(set(method)) == 1:
         assert used == {"width"}
+
+
+def test_a_transposed_convolution_makes_good_for_channels() -> None:
+    """Of channels in pairs, of which one is the other but for its scale, half are enough; so are four and their sum."""
+    weights = {"wa": filters(0, 6, 3, 3, 3), "wt": filters(1, 12, 5, 3, 3), "wb": filters(2, 4, 5, 1, 1)}
+    weights["wa"] = np.concatenate([weights["wa"], 2 * weights["wa"]])
+    weights["wt"][:, 4] = weights["wt"][:, :4].sum(axis=1)
+    body = """a = Conv<pads=[1,1,1,1]>(x, wa)  r = Relu(a)
+        t = ConvTranspose<strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]>(r, wt)  y = Conv(t, wb)"""
+    model = build(f"g (float[N,3,12,12] x) => (float[N,4,24,24] y) {{ {body} }}", weights)
+    plan = RankPlan((LayerPlan("t", "width", width=6), LayerPlan("y", "width", width=4)))
+    result = convert(model, {"x": DATA}, plan=plan, **HOW)
+    assert result.model is not None
+    assert names(result.model) == names(model)
+    shapes = [list(tensor.dims) for tensor in result.model.graph.initializer if len(tensor.dims) == 4]
+    assert sorted(shapes) == sorted([[6, 3, 3, 3], [6, 4, 3, 3], [4, 4, 1, 1]])
+    assert relative(run(model, {"x": UNSEEN})["y"], run(result.model, {"x": UNSEEN})["y"]) < 2e-3

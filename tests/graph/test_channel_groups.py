@@ -342,6 +342,11 @@ STAYS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"scale": normal(3, M)},
         "LayerNormalization 'l' mixes channels",
     ),
+    "GroupNormalization": (
+        "z = GroupNormalization<num_groups=3>(a, scale, offset)",
+        {"scale": normal(3, 3), "offset": normal(4, 3)},
+        "GroupNormalization 'z' mixes channels",
+    ),
     "normalization over channels": (
         "l = ReduceMean<axes=[1]>(a)  z = Sub(a, l)",
         {},
