@@ -12,6 +12,7 @@
 | stored              | where the file holds weights, and which nodes share them                                   |
 | tensor_axes         | how many axes tensors have, and which have size 1                                          |
 | channel_members     | operators that keep channels apart                                                         |
+| channel_graph       | a graph as walks along channels see it, and the tensors and nodes around a group of them   |
 | channel_walk        | what makes, carries and reads the channels of a tensor, or what else depends on them       |
 | channel_groups      | the channels that a layer reads and may leave out, or why all of them stay                 |
 | joined_channels     | which channels of a tensor come through Concat, Split and Slice                            |

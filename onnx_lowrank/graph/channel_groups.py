@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from onnx_lowrank.graph.channel_walk import (
-    ChannelGraph,
-    Closure,
-    Names,
-    channels_read,
-    find_closures,
-    said,
-    why_not_read_alike,
-)
+from onnx_lowrank.graph.channel_graph import ChannelGraph, Closure, Names, channels_read, said, why_not_read_alike
+from onnx_lowrank.graph.channel_walk import find_closures
 from onnx_lowrank.graph.index import node_key
 from onnx_lowrank.layers.channel_group import ChannelGroup, Run
 

@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.activations import find_activation
+from onnx_lowrank.graph.channel_graph import ChannelGraph
 from onnx_lowrank.graph.channel_groups import channel_groups
-from onnx_lowrank.graph.channel_walk import ChannelGraph
 from onnx_lowrank.graph.fold import SUM_OPERATORS, ChannelAxis, Folded, fold_affine
 from onnx_lowrank.graph.index import (
     CONVOLUTIONS,

@@ -17,14 +17,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.channel_graph import ChannelGraph, Closure, channels_read, why_not_read_alike
 from onnx_lowrank.graph.channel_members import Channels
-from onnx_lowrank.graph.channel_walk import (
-    ChannelGraph,
-    Closure,
-    channels_read,
-    find_closures,
-    why_not_read_alike,
-)
+from onnx_lowrank.graph.channel_walk import find_closures
 from onnx_lowrank.graph.extract import MIN_FREE_INITIALIZERS_IR, initializer_input, remove_orphans
 from onnx_lowrank.graph.find_layers import LAYER_OPERATORS, node_names
 from onnx_lowrank.graph.index import GraphIndex, attribute, fresh_name, names_in_use, node_key, tensors_read

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnx_lowrank.graph import node_names
+from onnx_lowrank.graph.channel_graph import ChannelGraph
 from onnx_lowrank.graph.channel_groups import channel_groups
-from onnx_lowrank.graph.channel_walk import ChannelGraph
 from onnx_lowrank.graph.index import GraphIndex, node_key
 from onnx_lowrank.layers.channel_group import ChannelGroup, Run
 from tests.helpers import Array, build, filters, find, normal
