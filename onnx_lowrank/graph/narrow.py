@@ -22,7 +22,7 @@ from onnx_lowrank.graph.channel_members import Channels
 from onnx_lowrank.graph.channel_walk import find_closures
 from onnx_lowrank.graph.extract import MIN_FREE_INITIALIZERS_IR, initializer_input, remove_orphans
 from onnx_lowrank.graph.find_layers import LAYER_OPERATORS, node_names
-from onnx_lowrank.graph.index import GraphIndex, attribute, fresh_name, names_in_use, node_key, tensors_read
+from onnx_lowrank.graph.index import GraphIndex, attribute, fresh_name, names_in_use, node_key, opset, tensors_read
 from onnx_lowrank.graph.joined_channels import Division
 from onnx_lowrank.graph.tensor_axes import stored_constant
 from onnx_lowrank.graph.tensors import put_inside, values
@@ -167,15 +167,21 @@ def _resize(model: onnx.ModelProto, division: Division, gone: set[int]) -> None:
     for place in reversed(range(len(node.attribute))):
         if node.attribute[place].name in {"split", "num_outputs"}:
             del node.attribute[place]
-    if max(each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}) < _SPLIT_BY_INPUT_OPSET:
+    if opset(model) < _SPLIT_BY_INPUT_OPSET:
         node.attribute.append(onnx.helper.make_attribute("split", sizes))
         return
     before = list(node.input[1:])
     name = fresh_name(f"{node.output[0]}/sizes", names_in_use(model))
     del node.input[1:]
     node.input.append(name)
-    model.graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
+    _add(model, [numpy_helper.from_array(np.array(sizes, np.int64), name)])
     remove_orphans(model, before)
+
+
+def _add(model: onnx.ModelProto, tensors: Sequence[onnx.TensorProto]) -> None:
+    model.graph.initializer.extend(tensors)
+    if model.ir_version < MIN_FREE_INITIALIZERS_IR:
+        model.graph.input.extend(initializer_input(tensor) for tensor in tensors)
 
 
 def _replace_constants(
@@ -197,9 +203,7 @@ def _replace_constants(
             added.append(tensor)
             for node, position in uses:
                 node.input[position] = tensor.name
-    model.graph.initializer.extend(added)
-    if model.ir_version < MIN_FREE_INITIALIZERS_IR:
-        model.graph.input.extend(initializer_input(tensor) for tensor in added)
+    _add(model, added)
     remove_orphans(model, edits)
 
 
