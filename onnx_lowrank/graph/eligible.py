@@ -18,6 +18,8 @@ MIN_GROUP_CHANNELS = 32
 _MIN_ROWS_PER_FILTER = 10  # with fewer, the solver fits noise
 _MAX_NAMES = 2  # of layers in a message that has the same to say of several
 _MAX_REASONS = 3
+_MAX_FURTHER_READERS = 4  # of the same channels; in a dense block dozens read them, each of which is measured
+_MAX_INPUTS = 1300  # of each of them: equations of that size are solved for every width that is measured
 
 ReasonToStay = Callable[[Layer], str | None]  # None where it need not
 
@@ -64,11 +66,17 @@ def _with_channels_kept(layers: LayerSet, reason: Callable[[str], str | None]) -
 
 def layers_that_follow(layers: LayerSet) -> LayerSet:
     """Return the layers with the groups of channels that all further readers can be solved without, and with these."""
-    solvable = {layer.name for layer in layers.sampled}
+    solvable = {layer.name: layer for layer in layers.sampled}
 
     def why_not(group: ChannelGroup) -> str | None:
-        stays = next((name for name in group.followers if name not in solvable), None)
-        return None if stays is None else f"also read by '{stays}', which cannot be solved anew"
+        if len(group.readers) > _MAX_FURTHER_READERS:
+            return f"also read by {_named(group.readers)}: more than {_MAX_FURTHER_READERS} take long to solve anew"
+        for name in group.followers:
+            if name not in solvable:
+                return f"also read by '{name}', which cannot be solved anew"
+            if solvable[name].weight[0].size > _MAX_INPUTS:
+                return f"also read by '{name}', which is too large to be solved anew"
+        return None
 
     eligible = [_with_groups(layer, why_not) for layer in layers.eligible]
     names = {name for layer in eligible for group in layer.read_groups for name in group.followers}

@@ -114,3 +114,21 @@ def test_what_a_layer_reads_that_cannot_be_solved_anew_stays() -> None:
     layers = gated()
     layers = layers_that_follow(replace(layers, eligible=layers.eligible[:3]))
     assert layers.eligible[1].reads == "also read by 'gate.squeeze', which cannot be solved anew"
+
+
+def test_what_many_or_large_layers_read_stays() -> None:
+    layers = gated()
+    readers = tuple(f"branch.{number}" for number in range(5))
+    for count, reads in (
+        (5, "also read by 'branch.0', 'branch.1' and 3 others: more than 4 take long to solve anew"),
+        (4, (group := replace(GROUP, readers=readers[:4]),)),
+    ):
+        chooser = replace(layers.eligible[1], reads=(replace(GROUP, readers=readers[:count]),))
+        branches = [conv_layer(4, 4, (1, 1), (8, 8), name=name) for name in readers]
+        found = layers_that_follow(LayerSet([chooser, *branches, layers.eligible[3]], SKIPPED))
+        assert found.eligible[0].reads == reads
+    large = conv_layer(4, 145, (3, 3), (8, 8), name="branch.0")
+    found = layers_that_follow(
+        LayerSet([replace(chooser, reads=(group,)), large, *branches[1:], layers.eligible[3]], [])
+    )
+    assert found.eligible[0].reads == "also read by 'branch.0', which is too large to be solved anew"
