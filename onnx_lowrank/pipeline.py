@@ -34,6 +34,7 @@ from onnx_lowrank.graph import (
 )
 from onnx_lowrank.graph.eligible import (
     check_any_eligible,
+    layers_that_follow,
     layers_that_pay,
     layers_with_enough_rows,
     layers_with_own_weights,
@@ -43,7 +44,7 @@ from onnx_lowrank.graph.extract import descendants
 from onnx_lowrank.graph.tensors import stored_bytes
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.layer_set import LayerSet
+from onnx_lowrank.layers.layer_set import LayerSet, following
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
@@ -67,6 +68,7 @@ from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.device import SolverDevice, solver_device
+from onnx_lowrank.solve.further_readers import kept_by
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from onnx_lowrank.solve.width import FULL_EFFORT, QUICK_EFFORT, WidthEffort, can_be_solved_anew, measure_width_losses
 from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable, scored_classes
@@ -207,7 +209,7 @@ def open_conversion(
     """
     network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings, max_held_out)
     check_any_eligible(layers)
-    return network, layers, calibration.with_positions(layers.eligible, settings)
+    return network, layers, calibration.with_positions(layers.sampled, settings)
 
 
 def find_layers_on_data(
@@ -232,7 +234,8 @@ def find_layers_on_data(
         layers = layers_with_enough_rows(layers_that_pay(layers), calibration.images)
         if settings.cost == "params":
             layers = layers_with_own_weights(layers)
-    return network, wanted_layers(layers, settings.include, settings.exclude), calibration
+    wanted = wanted_layers(layers, settings.include, settings.exclude)
+    return network, layers_that_follow(wanted), calibration
 
 
 def _check_labels(network: Network, calibration: CalibrationSet) -> None:
@@ -272,7 +275,7 @@ def collect(
     with monitor.measure("collect"):
         batches = calibration.batches(calibration.split.calibration, monitor, "collect")
         positions, probes = calibration.positions, calibration.probes
-        return collect_targets(network.model, layers.eligible, positions, batches, network.provider, probes)
+        return collect_targets(network.model, layers.sampled, positions, batches, network.provider, probes)
 
 
 def rank_losses(
@@ -288,7 +291,9 @@ def rank_losses(
         losses = device.run(partial(measure_rank_losses, layer), targets[layer.name])
         if not settings.leaves_channels_out(layer):
             return losses
-        return replace(losses, widths=measure_width_losses(layer, targets[layer.name], _effort(settings)))
+        readers = {name for group in layer.read_groups for name in group.readers}
+        others = [(each, targets[each.name]) for each in layers.sampled if each.name in readers]
+        return replace(losses, widths=measure_width_losses(layer, targets[layer.name], others, _effort(settings)))
 
     with monitor.measure("ranks"):
         if settings.selection == "energy":
@@ -328,8 +333,8 @@ def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to
     converted.CopyFrom(network.model)
     prefix = converted if settings.asymmetric else network.model  # what feeds the layers
     plan = _with_layers_solved_anew(plan, network, layers, settings)
-    chains = plan.solved(layers.eligible)
     kept = _kept_channels(layers, losses, plan)
+    chains = _chains(network, layers, plan)
     later = [layer for layer, _ in chains]
     with closing(_propagation(network, calibration, targets, settings)) as propagation:
         for layer, ranks in monitor.track(chains, "solve", len(chains)):
@@ -367,6 +372,8 @@ def _with_layers_solved_anew(plan: RankPlan, network: Network, layers: LayerSet,
 
     Where channels are left out; chains of low rank leave few layers as they are.
     """
+    follow = {layer.name for layer in following(layers, plan)}
+    plan = RankPlan(tuple(replace(each, resolved=each.method == "kept" and each.name in follow) for each in plan))
     if settings.solver != "auto" or not settings.asymmetric or all(entry.width is None for entry in plan):
         return plan
     changed = descendants(
@@ -374,19 +381,35 @@ def _with_layers_solved_anew(plan: RankPlan, network: Network, layers: LayerSet,
     )
     return RankPlan(
         tuple(
-            replace(entry, resolved=entry.method == "kept" and layer.input in changed and can_be_solved_anew(layer))
+            entry
+            if entry.method != "kept" or entry.resolved
+            else replace(entry, resolved=layer.input in changed and can_be_solved_anew(layer))
             for layer, entry in zip(layers.eligible, plan, strict=True)
         )
     )
 
 
+def _chains(network: Network, layers: LayerSet, plan: RankPlan) -> list[tuple[Layer, LayerPlan]]:
+    """Return all layers that get other weights, each with its plan, in the order of the network."""
+    planned = {layer.name: (layer, entry) for layer, entry in plan.solved(layers.eligible)}
+    for layer in following(layers, plan):  # few images may be enough for them
+        planned.setdefault(layer.name, (layer, LayerPlan(layer.name, resolved=True)))
+    return [planned[layer.name] for layer in network.in_order([layer for layer, _ in planned.values()])]
+
+
 def _kept_channels(layers: LayerSet, losses: Sequence[RankLosses], plan: RankPlan) -> dict[str, NDArray[np.int64]]:
     """Return the channels that stay by the name of the layer that reads them, where some are left out."""
-    return {
-        layer.name: each.widths.kept(entry.width)
-        for layer, each, entry in zip(layers.eligible, losses, plan, strict=True)
-        if entry.width is not None and each.widths is not None
-    }
+    kept = {layer.name: np.arange(layer.channels) for layer in layers.sampled}
+    for layer, each, entry in zip(layers.eligible, losses, plan, strict=True):
+        if entry.width is None or each.widths is None:
+            continue
+        stay = each.widths.kept(entry.width)
+        kept[layer.name] = np.intersect1d(kept[layer.name], stay)
+        names = {name for group in layer.read_groups for name in group.followers}
+        for other in layers.sampled:
+            if other.name in names:
+                kept[other.name] = np.intersect1d(kept[other.name], kept_by(layer, stay, other))
+    return {layer.name: kept[layer.name] for layer in layers.sampled if len(kept[layer.name]) < layer.channels}
 
 
 def _solve(

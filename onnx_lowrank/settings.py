@@ -16,12 +16,13 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import Factorization, RankPlan
 
 Cost = Literal["macs", "latency", "params"]
-Method = Literal["auto", Factorization, "width"]
+Form = Literal[Factorization, "width"]
+Method = Literal["auto", Form]
 Refinement = Literal["none", "fast", "full"]
 Solver = Literal["auto", "nonlinear", "linear", "weights", "paper"]
 Selection = Literal["error", "energy"]
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
-COSTS, METHODS, REFINEMENTS = get_args(Cost), get_args(Method), get_args(Refinement)
+COSTS, FORMS, REFINEMENTS = get_args(Cost), get_args(Form), get_args(Refinement)
 SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
 
 Constants: TypeAlias = Mapping[str, Sequence[float] | NDArray[Any] | str | PathLike[str]]
@@ -45,8 +46,8 @@ class Settings:
         speedup: whole-model target, original cost / converted cost; above 1.
         cost: what ``speedup`` counts: ``macs``, ``params``, or measured ``latency``.
         method: ``auto``, ``spatial-channel``, ``channel`` or ``spatial``: the factorizations allowed; or ``width``: no
-            factorization, but fewer channels between layers. ``auto`` allows all of these, the last one for what 1 x 1
-            convolutions and fully connected layers read.
+            factorization, but fewer channels between layers; or several of these, as in ``("channel", "width")``.
+            ``auto`` allows all of them, the last one for what 1 x 1 convolutions and fully connected layers read.
         samples: calibration images; None for as many as are worth it.
         positions: positions per image and layer; None for as many as the solver needs.
         memory: gigabytes of tensors kept in memory: responses to solve for, tensors between layers, input patches of
@@ -94,7 +95,7 @@ class Settings:
 
     speedup: float = 4.0
     cost: Cost = "macs"
-    method: Method = "auto"
+    method: Method | Sequence[Form] = "auto"
     samples: int | None = None
     positions: int | None = None
     memory: float | None = None
@@ -134,18 +135,27 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.memory is not None and not 0 <= self.memory < inf:
             raise ValueError(f"memory must be a number of gigabytes, got {self.memory}")
-        choices = {"cost": COSTS, "method": METHODS, "refine": REFINEMENTS, "solver": SOLVERS, "selection": SELECTIONS}
+        choices = {"cost": COSTS, "refine": REFINEMENTS, "solver": SOLVERS, "selection": SELECTIONS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not self.methods or not set(self.methods) <= set(FORMS):
+            raise ValueError(f"method must be auto, or one or several of {', '.join(FORMS)}, got {self.method!r}")
         if self.cost == "latency" and not self.bench:
             raise ValueError("cost 'latency' has to be measured: leave bench on")
         if self.class_names is not None and not self.labels:
             raise ValueError("class_names says what the labels are called: set labels too")
         if self.latency_table is not None and self.cost != "latency":
             raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
-        if self.selection == "energy" and self.method != "channel":
+        if self.selection == "energy" and self.methods != ("channel",):
             raise ValueError(f"selection 'energy' knows channel ranks only, got method {self.method!r}: use 'channel'")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What is allowed: factorizations, and ``width``."""
+        if self.method == "auto":
+            return FORMS
+        return (self.method,) if isinstance(self.method, str) else tuple(dict.fromkeys(self.method))
 
     def changed(self, changes: Mapping[str, Any]) -> Settings:
         """Return the settings with fields changed.
@@ -168,13 +178,13 @@ class Settings:
     def leaves_channels_out(self, layer: Layer) -> bool:
         """Return whether a layer may come to read fewer channels.
 
-        By default only 1 x 1 convolutions and fully connected layers: larger kernels gain more from factorization.
+        By ``auto`` only 1 x 1 convolutions and fully connected layers: larger kernels gain more from factorization.
         """
         if not layer.narrowable:
             return False
         if self.plan is not None:
             return any(entry.name == layer.name and entry.width is not None for entry in self.plan)
-        return self.method == "width" or (self.method == "auto" and prod(layer.kernel) == 1)
+        return "width" in self.methods and (self.method != "auto" or prod(layer.kernel) == 1)
 
     def _check_targets(self) -> None:
         """Raise for settings that say twice how far to go."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -769,7 +770,6 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
     ("setting", "allowed"),
     [
         ("solver", "auto, nonlinear, linear, weights, paper"),
-        ("method", "auto, channel, spatial, spatial-channel, width"),
         ("refine", "none, fast, full"),
         ("selection", "error, energy"),
     ],
@@ -777,6 +777,13 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
 def test_choices_there_are_not(setting: str, allowed: str) -> None:
     with pytest.raises(ValueError, match=f"{setting} must be one of {allowed}, got 'magic'"):
         convert(small.network(), small.images(), **{setting: "magic"})
+
+
+@pytest.mark.parametrize("method", ["magic", "channel,width", ("channel", "magic"), ("auto", "width"), ()])
+def test_methods_there_are_not(method: Any) -> None:
+    wanted = "method must be auto, or one or several of channel, spatial, spatial-channel, width"
+    with pytest.raises(ValueError, match=re.escape(f"{wanted}, got {method!r}")):
+        Settings(method=method)
 
 
 @pytest.mark.parametrize("method", ["auto", "spatial"])

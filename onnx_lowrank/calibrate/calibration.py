@@ -106,7 +106,10 @@ class CalibrationSet:
             settings: number of positions, seed, and whether spatial ranks come into question.
         """
         positions = layer_positions(layers, self.images, settings.positions, settings.seed)
-        rows = {layer.name: _probed_rows(layer, settings) for layer in layers}
+        narrowed = [layer for layer in layers if settings.leaves_channels_out(layer)]
+        readers = {name for layer in narrowed for group in layer.read_groups for name in group.readers}
+        readers.update(layer.name for layer in narrowed)
+        rows = {each.name: _probed_rows(each, settings, for_width=each.name in readers) for each in layers}
         probes = probe_positions(layers, positions, rows, settings.seed)
         return replace(self, positions=positions, probes=probes)
 
@@ -171,11 +174,11 @@ def calibration_set(
     return CalibrationSet(samples, split, one_batch, two, settings.labels)
 
 
-def _probed_rows(layer: Layer, settings: Settings) -> int:
-    """Return how many rows of a layer have their input patch kept for rank selection."""
-    spatial = settings.plan is not None or settings.method not in {"channel", "width"}
+def _probed_rows(layer: Layer, settings: Settings, *, for_width: bool) -> int:
+    """Return how many rows of a layer have their input patch kept, to choose ranks, and widths where asked for."""
+    spatial = settings.plan is not None or not set(settings.methods) <= {"channel", "width"}
     rows = _PROBED_ROWS if spatial and layer.separable else 0
-    if settings.leaves_channels_out(layer):
+    if for_width:
         affordable = min(_MAX_WIDTH_ROWS, _MAX_WIDTH_BYTES // (4 * layer.weight[0].size))
         rows = max(rows, affordable, _MIN_ROWS_PER_CHANNEL * layer.channels)
     return rows

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -60,8 +61,8 @@ def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
 
 def _show(inspection: command.Inspection) -> None:
     console, columns = table_console()
-    cells = [_cells(row, on_data=inspection.source is not None) for row in inspection.rows]
-    console.print(_table(["layer", "op", "MACs", "params", ""], cells, columns))
+    cells = [_cells(row, inspection.narrowed_by, on_data=inspection.source is not None) for row in inspection.rows]
+    console.print(_table(["layer", "op", "MACs", "params", "width", ""], cells, columns))
     with_data = "" if inspection.source is None else f" with {inspection.source}"
     console.print(
         f"\n{short_number(inspection.macs)} MACs per image, {short_number(inspection.parameters)} parameters, "
@@ -70,9 +71,25 @@ def _show(inspection: command.Inspection) -> None:
         markup=False,
         soft_wrap=True,
     )
+    _show_widths(console, inspection)
     no_data = ["what a speedup would lose is predicted with --data"] if inspection.source is None else []
     for line in [*no_data, *estimate_lines(inspection.estimates)]:
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _show_widths(console: Console, inspection: command.Inspection) -> None:
+    """Say what the column of widths means, and why other layers read all of their channels."""
+    layers = [row for row in inspection.rows if isinstance(row, Layer)]
+    follow = {name for row in layers for group in row.read_groups for name in group.followers}
+    if choosing := sum(row.narrowable for row in layers):
+        text = f"\nwidth: how many channels {choosing} layers may come to read; *: loses some where others read fewer"
+        console.print(text, markup=False, soft_wrap=True)
+    by_reason: dict[str, list[str]] = {}
+    for row in layers:
+        if isinstance(row.reads, str) and row.name not in follow:
+            by_reason.setdefault(row.reads, []).append(row.name)
+    for reason, names in by_reason.items():
+        console.print(f"all channels stay that {', '.join(names)} read: {reason}", markup=False, soft_wrap=True)
 
 
 def _show_energies(inspection: command.Inspection) -> None:
@@ -106,8 +123,10 @@ def _stays(reason: str) -> str:
     return f"stays: {with_flags(reason, flags(click.get_current_context()))}"
 
 
-def _cells(row: Layer | SkippedLayer, *, on_data: bool) -> list[str]:
-    common = [row.name, row.op, short_number(row.macs), short_number(row.parameters)]
+def _cells(row: Layer | SkippedLayer, narrowed_by: Mapping[str, list[str]], *, on_data: bool) -> list[str]:
+    width = f"{row.min_width}-{row.channels}" if isinstance(row, Layer) and row.narrowable else ""
+    width += "*" if row.name in narrowed_by else ""
+    common = [row.name, row.op, short_number(row.macs), short_number(row.parameters), width]
     if isinstance(row, SkippedLayer):
         return [*common, _stays(row.reason)]
     kernel = "" if row.channels_last else f"{'x'.join(map(str, row.kernel))}, "

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from onnx_lowrank.calibrate import Preprocessing, default_batch
 from onnx_lowrank.calibrate.calibration import CalibrationSet
 from onnx_lowrank.calibrate.data.sample_axes import samples_on_first_axis
-from onnx_lowrank.graph.eligible import layers_that_pay, min_images
+from onnx_lowrank.graph.eligible import layers_that_follow, layers_that_pay, min_images
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.layer_set import LayerSet, parameters_of
 from onnx_lowrank.pipeline import collect, conversion_timer, find_layers_on_data, open_conversion, rank_losses
@@ -57,6 +57,17 @@ class Inspection:
     estimates: tuple[LossEstimate, ...] = ()
 
     @property
+    def narrowed_by(self) -> dict[str, list[str]]:
+        """By name of a layer that makes, carries or reads channels, those that choose how many of them are left."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            for group in row.read_groups if isinstance(row, Layer) else ():
+                for name in (*group.makers, *group.carried, *group.followers):
+                    if row.name not in found.setdefault(name, []):
+                        found[name].append(row.name)
+        return found
+
+    @property
     def macs(self) -> int:
         """Multiply-adds per image."""
         return sum(row.macs for row in self.rows)
@@ -73,7 +84,8 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of ``inspect --json``; with data also their source, with energies the ranks that keep shares."""
-        found: dict[str, Any] = {"macs": self.macs, "params": self.parameters, "layers": list(map(_row, self.rows))}
+        layers = [_row(row) | _width(row, self.narrowed_by.get(row.name, [])) for row in self.rows]
+        found: dict[str, Any] = {"macs": self.macs, "params": self.parameters, "layers": layers}
         for row in found["layers"] if self.with_energies else ():
             ranks = self.ranks(row["name"])
             row["energy_ranks"] = None if ranks is None else {f"{share:g}": rank for share, rank in ranks.items()}
@@ -137,7 +149,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
     network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs, samples_axis or {})
     if not samples_on_first_axis(network):
         network = network.with_samples_first({network.sampled[0].name: None})
-    layers = layers_that_pay(_layers_without_data(network))
+    layers = layers_that_follow(layers_that_pay(_layers_without_data(network)))
     return Inspection(tuple(network.in_order(layers.every)))
 
 
@@ -161,7 +173,7 @@ def _estimates(
     if not layers.eligible:
         return ()
     settings = replace(settings, method="auto", preview=True).resolved()
-    some = calibration.first_images(_ESTIMATE_IMAGES).with_positions(layers.eligible, settings)
+    some = calibration.first_images(_ESTIMATE_IMAGES).with_positions(layers.sampled, settings)
     losses = rank_losses(
         layers, collect(network, layers, some, monitor), settings, solver_device(network.provider), monitor
     )
@@ -199,4 +211,27 @@ def _row(row: Layer | SkippedLayer) -> dict[str, Any]:
         "groups": row.groups,
         "residual": row.residual,
         "min_samples": min_images(row),
+    }
+
+
+def _width(row: Layer | SkippedLayer, narrowed_by: list[str]) -> dict[str, Any]:
+    """Return which channels that a layer reads may be left out, or why not, and who else leaves out some of its own."""
+    if isinstance(row, SkippedLayer):
+        return {"width": None, "width_reason": None, "channel_groups": [], "narrowed_by": narrowed_by}
+    groups = [
+        {
+            "start": group.start,
+            "channels": group.channels,
+            "makers": list(group.makers),
+            "carried": list(group.carried),
+            "squeezed": list(group.squeezed),
+            "readers": list(group.readers),
+        }
+        for group in row.read_groups
+    ]
+    return {
+        "width": {"min": row.min_width, "max": row.channels} if row.narrowable else None,
+        "width_reason": row.reads if isinstance(row.reads, str) else None,
+        "channel_groups": groups,
+        "narrowed_by": narrowed_by,
     }

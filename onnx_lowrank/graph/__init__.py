@@ -12,7 +12,10 @@
 | stored              | where the file holds weights, and which nodes share them                                   |
 | tensor_axes         | how many axes tensors have, and which have size 1                                          |
 | channel_members     | operators that keep channels apart                                                         |
-| channel_groups      | channels that one layer reads and nothing else: what makes them, what carries them         |
+| channel_graph       | a graph as walks along channels see it, and the tensors and nodes around a group of them   |
+| channel_walk        | what makes, carries and reads the channels of a tensor, or what else depends on them       |
+| channel_groups      | the channels that a layer reads and may leave out, or why all of them stay                 |
+| joined_channels     | which channels of a tensor come through Concat, Split and Slice                            |
 | narrow              | leave channels of a group out                                                              |
 | fold                | fold BatchNormalization, bias and scale after a layer into its weight and bias             |
 | activations         | recognize the activation after a layer; its function is in layers/activation.py            |

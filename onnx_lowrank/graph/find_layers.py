@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.activations import find_activation
-from onnx_lowrank.graph.channel_groups import ChannelGraph, channel_group
+from onnx_lowrank.graph.channel_graph import ChannelGraph
+from onnx_lowrank.graph.channel_groups import channel_groups
 from onnx_lowrank.graph.fold import SUM_OPERATORS, ChannelAxis, Folded, fold_affine
 from onnx_lowrank.graph.index import (
     CONVOLUTIONS,
@@ -31,7 +32,6 @@ from onnx_lowrank.graph.stored import stored_tensor, with_storage
 from onnx_lowrank.graph.transposed import fixes_output, reversed_weight, transposed_geometry
 from onnx_lowrank.graph.work import inner_shapes, is_counted, multiply_adds, varying_inside, weights_of
 from onnx_lowrank.layers.activation import Activation, identity
-from onnx_lowrank.layers.channel_group import ChannelGroup
 from onnx_lowrank.layers.layer import Geometry, Layer, SkippedLayer, pointwise
 
 Shape = tuple[int, ...]
@@ -85,8 +85,7 @@ def find_layers(
         if node.op_type in LAYER_OPERATORS:
             result = _layer_or_reason(index, node, name, shapes, samples)
             if isinstance(result, Layer):
-                group = channel_group(channels, by_key, node)
-                reads = group if isinstance(group, ChannelGroup) else None
+                reads = channel_groups(channels, by_key, node)
                 layers.append(with_storage(index, replace(result, reads=reads), node, by_key))
             else:
                 skipped.append(_skipped(index, node, name, result, index.varying, known, samples))

@@ -133,9 +133,7 @@ class Network:
                     "leave the layer out with `exclude`, or convert the float32 model",
                     layer.op, layer.name, loss, layer.weight.dtype,
                 )  # fmt: skip
-        for layer, (_, factors) in zip(layers, solved, strict=True):
-            if factors.kept is not None:
-                narrow_channels(model, layer.input, factors.kept)
+        narrow_channels(model, {layer.input: each.kept for layer, each in solved if each.kept is not None})
         return model
 
     def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:

@@ -22,21 +22,23 @@ Use it where a layer is thin or 1 x 1 already: low rank adds a layer there, fewe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from onnx_lowrank.layers.channel_group import in_turns
 from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
+from onnx_lowrank.layers.responses import LayerSamples, Patches, PatchProbe, TargetResponses
 from onnx_lowrank.layers.width_losses import WidthLosses
 from onnx_lowrank.linalg.arrays import on_host
 from onnx_lowrank.linalg.elimination import elimination_order
 from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.solve.further_readers import further_weights, kept_by
 from onnx_lowrank.solve.reconstruct import MIN_ROWS, ROWS_PER_HELD_OUT_ROW
 
 Floats = NDArray[np.float64]
@@ -231,50 +233,85 @@ def can_be_solved_anew(layer: Layer) -> bool:
     return small and not layer.shared_with and layer.compressed is None
 
 
+class _HeldOutErrors:
+    """Errors of a layer after the activation where channels of its input are left out, on rows not solved on."""
+
+    def __init__(self, layer: Layer, targets: TargetResponses, probe: PatchProbe, ridges: tuple[float, ...]) -> None:
+        inputs, responses = _rows(probe.patches), on_host(targets.responses)[probe.rows].astype(np.float32)
+        self.regression = WidthRegression(inputs, responses, _matrix(layer), ridges)
+        rows = self.regression.held_out_rows
+        self._layer, self._inputs = layer, inputs[rows]
+        self._offset = 0.0 if targets.residual is None else on_host(targets.residual)[probe.rows][rows]
+        self._wanted = layer.activation(responses[rows] + self._offset)
+        self._size = float(np.sum((self._wanted - self._wanted.mean(axis=0)) ** 2)) or 1.0
+
+    def __call__(self, kept: NDArray[np.int64]) -> float:
+        """Return the relative squared error with the channels kept, ascending."""
+        stay = _inputs_of(self._layer, kept)
+        solved = self.regression.select(stay)
+        responses = (self._inputs[:, stay] @ solved.weight + solved.bias).astype(np.float32) + self._offset
+        return float(np.sum((self._layer.activation(responses) - self._wanted) ** 2)) / self._size
+
+
 def measure_width_losses(
-    layer: Layer, targets: TargetResponses, effort: WidthEffort = FULL_EFFORT
+    layer: Layer,
+    targets: TargetResponses,
+    others: Sequence[tuple[Layer, TargetResponses]] = (),
+    effort: WidthEffort = FULL_EFFORT,
 ) -> WidthLosses | None:
     """Measure what leaving out channels of a layer's input costs, the others solved to make good for them.
 
     Args:
         layer: the original layer, without groups.
         targets: its responses in the original network, with input patches of some of them.
+        others: the further readers of the same channels, but for those for a gate; what they lose counts too.
         effort: how much is tried.
 
     Returns:
-        The errors on held-out rows; None where there are too few rows.
+        The errors on held-out rows, those of all readers added up; None where there are too few rows.
     """
-    probe = targets.probe
-    if probe is None or len(probe.rows) < MIN_ROWS:
+    probes = [each.probe for each in (targets, *(theirs for _, theirs in others))]
+    if any(probe is None or len(probe.rows) < MIN_ROWS for probe in probes):
         return None
-    inputs, responses = _rows(probe.patches), on_host(targets.responses)[probe.rows].astype(np.float32)
-    residual = 0.0 if targets.residual is None else on_host(targets.residual)[probe.rows]
-    weight = _matrix(layer)
-    regression = WidthRegression(inputs, responses, weight, effort.ridges)
-    order = _best_order(layer, regression, weight, effort.dampings)
-    rows = regression.held_out_rows
-    inputs, offset = inputs[rows], residual if isinstance(residual, float) else residual[rows]
-    wanted = layer.activation(responses[rows] + offset)
-    size = float(np.sum((wanted - wanted.mean(axis=0)) ** 2)) or 1.0
-    widths = np.unique([max(1, round(share * len(order))) for share in effort.shares])
+    probe, *further = [probe for probe in probes if probe is not None]
+    own = _HeldOutErrors(layer, targets, probe, effort.ridges)
+    columns = [further_weights(layer, other) for other, _ in others]
+    order = in_turns(layer.read_groups, _best_order(layer, own.regression, _matrix(layer), columns, effort.dampings))
+    errors_of = [
+        (other, _HeldOutErrors(other, theirs, each, effort.ridges))
+        for (other, theirs), each in zip(others, further, strict=True)
+    ]
+    widths = np.unique([max(layer.min_width, round(share * len(order))) for share in effort.shares])
     errors = []
     for width in widths[:-1].tolist():
-        stay = _inputs_of(layer, np.sort(order[len(order) - width :]))
-        solved = regression.select(stay)
-        delivered = layer.activation((inputs[:, stay] @ solved.weight + solved.bias).astype(np.float32) + offset)
-        errors.append(float(np.sum((delivered - wanted) ** 2)) / size)
+        kept = np.sort(order[len(order) - width :])
+        errors.append(own(kept) + sum(error(kept_by(layer, kept, other)) for other, error in errors_of))
     falling = np.minimum.accumulate([*errors, 0.0])
     return WidthLosses(order, widths, np.minimum(falling, 1.0))
 
 
 def _best_order(
-    layer: Layer, regression: WidthRegression, weight: Floats, dampings: tuple[float, ...]
+    layer: Layer,
+    regression: WidthRegression,
+    weight: Floats,
+    others: Sequence[Floats],
+    dampings: tuple[float, ...],
 ) -> NDArray[np.int64]:
-    """Return the order of elimination, with the damping that does best on held-out rows with half of the channels."""
-    train, block = regression.train, layer.weight[0, 0].size
+    """Return the order of elimination, with the damping that does best on held-out rows with half of the channels.
+
+    ``others`` are the weights that further readers have for the same inputs, shape (m, e) each.
+    """
+    train, block, cross = regression.train, layer.weight[0, 0].size, regression.train.cross.T
+    if others:
+        every = [(cross, weight), *((train.gram @ each, each) for each in others)]
+        sizes = [float(np.sum(each * (train.gram @ each))) ** 0.5 or 1.0 for _, each in every]
+        cross, weight = (
+            np.concatenate([pair[part] / size for pair, size in zip(every, sizes, strict=True)], axis=1)
+            for part in (0, 1)
+        )
     if block > 1 or len(dampings) == 1:  # the former takes long
-        return elimination_order(train.gram, train.cross.T, weight, block, dampings[0])
-    orders = [elimination_order(train.gram, train.cross.T, weight, block, damping) for damping in dampings]
+        return elimination_order(train.gram, cross, weight, block, dampings[0])
+    orders = [elimination_order(train.gram, cross, weight, block, damping) for damping in dampings]
 
     def error(order: NDArray[np.int64]) -> float:
         return regression.select(_inputs_of(layer, np.sort(order[len(order) // 2 :]))).error

@@ -71,8 +71,9 @@ def test_names_are_whole_where_there_is_room_and_differ_where_there_is_none(fold
     wide = in_a_terminal(160, "inspect", "long.onnx")
     assert [line.split()[0] for line in wide.splitlines()[1:4]] == names
     narrow = in_a_terminal(80, "inspect", "long.onnx").splitlines()
-    assert max(map(len, narrow[:-1])) <= 80  # the sentence below the table is not broken into lines
-    shown = [line.split()[0] for line in narrow if "..." in line]
+    table = narrow[: narrow.index("")]  # sentences below it are not broken into lines
+    assert max(map(len, table)) <= 80
+    shown = [line.split()[0] for line in table if "..." in line]
     assert len(set(shown)) == 3
     assert all(name.startswith("/backbone/stage") and name.endswith("/Conv") for name in shown)
 
@@ -98,3 +99,39 @@ def test_what_depends_on_the_number_of_samples_is_said_and_settled_on_data(folde
     found = json.loads(works("inspect", "in.onnx", "--data", "data.npy", "--json", "--quiet").stdout)
     assert found["source"] == "48 samples of data.npy (60 samples)"
     assert [layer.get("min_samples") for layer in found["layers"]] == [1, 1, 1, None]
+
+
+def test_widths(folder: Path) -> None:
+    body = """a = Conv(x, wa)  p = GlobalAveragePool(a)  s = Conv(p, ws)  t = Conv(s, wt)  g = Sigmoid(t)  m = Mul(a, g)
+        b = Conv(m, wb)  c = Conv(b, wc)  y = Add(b, c)"""
+    weights = {"wa": filters(0, 8, 3, 1, 1), "ws": filters(1, 4, 8, 1, 1), "wt": filters(2, 8, 4, 1, 1)}
+    weights |= {"wb": filters(3, 6, 8, 1, 1), "wc": filters(4, 6, 6, 1, 1)}
+    onnx.save(build(f"g (float[N,3,5,5] x) => (float[N,6,5,5] y) {{ {body} }}", weights), "gate.onnx")
+    found = {row["name"]: row for row in json.loads(works("inspect", "gate.onnx", "--json").stdout)["layers"]}
+    assert {name: row["width"] for name, row in found.items()} == {
+        **{"a": None, "s": None, "t": {"min": 1, "max": 4}, "b": {"min": 1, "max": 8}, "c": None},
+    }
+    assert {name: row["narrowed_by"] for name, row in found.items()} == {
+        **{"a": ["b"], "s": ["t", "b"], "t": ["b"], "b": [], "c": []},
+    }
+    assert found["b"]["channel_groups"] == [
+        {"start": 0, "channels": 8, "makers": ["a", "t"], "carried": [], "squeezed": ["s"], "readers": []}
+    ]
+    reasons = {name: row["width_reason"] for name, row in found.items() if row["width_reason"]}
+    assert reasons == {
+        "a": "made by the network's input 'x'",
+        "s": "left out with those that Conv 'b' reads",
+        "c": "a shortcut shares its channels",
+    }
+    text = works("inspect", "gate.onnx").stdout
+    rows = [line for line in text.splitlines() if line[1:2] == " "]
+    assert [re.findall(r"(?<= )[\d]*[-*]+[-*\d]*(?=  )", line) for line in rows] == [
+        ["*"],
+        ["*"],
+        ["1-4*"],
+        ["1-8"],
+        [],
+    ]
+    assert "width: how many channels 2 layers may come to read; *: loses some where others read fewer" in text
+    assert "all channels stay that c read: a shortcut shares its channels" in text
+    assert "left out with" not in text

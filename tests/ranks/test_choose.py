@@ -140,7 +140,7 @@ def test_layers_that_run_slower_are_named_with_the_remedy(
     assert set(dear) <= set(slower)
     assert found[5] in slower
     assert warnings(caplog) == [warning.text]
-    assert result.to_dict()["warnings"] == [warning]
+    assert result.to_dict()["warnings"] == [warning.to_dict()]
 
 
 def is_slower(layer: dict[str, Any]) -> bool:

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 def a_layer(channels: int, filters: int, kernel: tuple[int, int] = (1, 1)) -> Layer:
     layer = conv_layer(filters, channels, kernel, (9, 9))
-    return replace(layer, activation=identity(), reads=ChannelGroup(channels, ("maker",)))
+    return replace(layer, activation=identity(), reads=(ChannelGroup(channels, ("maker",)),))
 
 
 def samples(layer: Layer, patches: Floats, residual: Floats | None = None) -> LayerSamples:
@@ -126,7 +126,7 @@ def test_coarse_choices_lose_little() -> None:
     layer = replace(a_layer(48, 8), activation=relu())
     patches = mixed_patches(1500, layer, rank=30, noise=0.3)
     targets = TargetResponses(respond(layer, patches), None, PatchProbe(patches, np.arange(len(patches))))
-    full, quick = (measure_width_losses(layer, targets, effort) for effort in (FULL_EFFORT, QUICK_EFFORT))
+    full, quick = (measure_width_losses(layer, targets, effort=effort) for effort in (FULL_EFFORT, QUICK_EFFORT))
     assert full is not None
     assert quick is not None
     assert quick.widths.tolist() == [6, 12, 24, 36, 42, 48]
