@@ -234,8 +234,10 @@ def find_layers_on_data(
         layers = layers_with_enough_rows(layers_that_pay(layers), calibration.images)
         if settings.cost == "params":
             layers = layers_with_own_weights(layers)
-    wanted = wanted_layers(layers, settings.include, settings.exclude)
-    return network, layers_that_follow(wanted), calibration
+    layers = layers_that_follow(wanted_layers(layers, settings.include, settings.exclude))
+    if not any(settings.leaves_channels_out(layer) for layer in layers.eligible):
+        layers = replace(layers, carriers=())
+    return network, layers, calibration
 
 
 def _check_labels(network: Network, calibration: CalibrationSet) -> None:
@@ -334,7 +336,7 @@ def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to
     prefix = converted if settings.asymmetric else network.model  # what feeds the layers
     plan = _with_layers_solved_anew(plan, network, layers, settings)
     kept = _kept_channels(layers, losses, plan)
-    chains = _chains(network, layers, plan)
+    chains = _chains(network, layers, plan, settings)
     later = [layer for layer, _ in chains]
     with closing(_propagation(network, calibration, targets, settings)) as propagation:
         for layer, ranks in monitor.track(chains, "solve", len(chains)):
@@ -373,26 +375,27 @@ def _with_layers_solved_anew(plan: RankPlan, network: Network, layers: LayerSet,
     Where channels are left out; chains of low rank leave few layers as they are.
     """
     follow = {layer.name for layer in following(layers, plan)}
-    plan = RankPlan(tuple(replace(each, resolved=each.method == "kept" and each.name in follow) for each in plan))
+    follow |= {layer.name for layer in _with_other_inputs(layers.eligible, plan, network, layers, settings)}
+    return RankPlan(tuple(replace(each, resolved=each.method == "kept" and each.name in follow) for each in plan))
+
+
+def _with_other_inputs(
+    some: Sequence[Layer], plan: RankPlan, network: Network, layers: LayerSet, settings: Settings
+) -> list[Layer]:
+    """Return those of some layers that get other inputs than in the original, and can make good for it."""
     if settings.solver != "auto" or not settings.asymmetric or all(entry.width is None for entry in plan):
-        return plan
+        return []
     changed = descendants(
         network.model, [name for layer, _ in plan.factorized(layers.eligible) for name in layer.nodes]
     )
-    return RankPlan(
-        tuple(
-            entry
-            if entry.method != "kept" or entry.resolved
-            else replace(entry, resolved=layer.input in changed and can_be_solved_anew(layer))
-            for layer, entry in zip(layers.eligible, plan, strict=True)
-        )
-    )
+    return [layer for layer in some if layer.input in changed and can_be_solved_anew(layer)]
 
 
-def _chains(network: Network, layers: LayerSet, plan: RankPlan) -> list[tuple[Layer, LayerPlan]]:
+def _chains(network: Network, layers: LayerSet, plan: RankPlan, settings: Settings) -> list[tuple[Layer, LayerPlan]]:
     """Return all layers that get other weights, each with its plan, in the order of the network."""
     planned = {layer.name: (layer, entry) for layer, entry in plan.solved(layers.eligible)}
-    for layer in following(layers, plan):  # few images may be enough for them
+    carriers = _with_other_inputs(layers.carriers, plan, network, layers, settings)
+    for layer in (*following(layers, plan), *carriers):  # few images may be enough for the former
         planned.setdefault(layer.name, (layer, LayerPlan(layer.name, resolved=True)))
     return [planned[layer.name] for layer in network.in_order([layer for layer, _ in planned.values()])]
 

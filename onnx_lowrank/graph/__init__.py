@@ -36,7 +36,7 @@ What the rest of the package needs most is re-exported here; lookups and cuts ar
 """
 
 from onnx_lowrank.graph.extract import with_outputs
-from onnx_lowrank.graph.find_layers import find_layers, node_names, weighted_tensors
+from onnx_lowrank.graph.find_layers import find_depthwise, find_layers, node_names, weighted_tensors
 from onnx_lowrank.graph.inline import inline_functions
 from onnx_lowrank.graph.input_statistics import read_input_statistics
 from onnx_lowrank.graph.layer_model import input_shape, layer_model
@@ -64,6 +64,7 @@ __all__ = [
     "check_apart",
     "check_writable",
     "counted_tensors",
+    "find_depthwise",
     "find_layers",
     "in_single_precision",
     "inline_functions",

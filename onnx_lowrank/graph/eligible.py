@@ -48,7 +48,9 @@ def wanted_layers(layers: LayerSet, include: Sequence[str], exclude: Sequence[st
         return None if is_included else "not among the included layers"
 
     if excluded:
-        layers = _with_channels_kept(_without(layers, lambda layer: excluding(layer.name)), excluding)
+        carriers = [layer for layer in layers.carriers if excluding(layer.name) is None]
+        layers = _without(replace(layers, carriers=carriers), lambda layer: excluding(layer.name))
+        layers = _with_channels_kept(layers, excluding)
     return _without(layers, not_included, follow=True)
 
 
@@ -120,7 +122,7 @@ def layers_before_draws(layers: LayerSet, drawn: Mapping[str, str]) -> LayerSet:
     def reason(layer: Layer) -> str | None:
         return f"its input is random: '{drawn[layer.input]}' draws numbers" if layer.input in drawn else None
 
-    return _without(layers, reason)
+    return _without(replace(layers, carriers=[each for each in layers.carriers if reason(each) is None]), reason)
 
 
 def layers_with_enough_rows(layers: LayerSet, images: int) -> LayerSet:
@@ -171,7 +173,9 @@ def _without(layers: LayerSet, reason: ReasonToStay, *, follow: bool = False) ->
     eligible = [layer for layer in layers.eligible if reasons[layer.name] is None]
     stay = [layer.stays(text) for layer in layers.eligible if (text := reasons[layer.name]) is not None]
     followers = [layer for layer in layers.eligible if reasons[layer.name] is not None] if follow else []
-    return LayerSet(eligible, [*layers.skipped, *stay], [*layers.followers, *followers])
+    return replace(
+        layers, eligible=eligible, skipped=[*layers.skipped, *stay], followers=[*layers.followers, *followers]
+    )
 
 
 def _named(names: Sequence[str]) -> str:

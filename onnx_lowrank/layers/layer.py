@@ -196,6 +196,11 @@ class Layer:
         return len(self.kernel) == 2 and max(self.kernel) > 1
 
     @property
+    def depthwise(self) -> bool:
+        """Whether each of its filters reads one channel, and no two the same."""
+        return self.groups > 1 and self.groups == self.channels == self.filters
+
+    @property
     def narrowable(self) -> bool:
         """Whether some of the channels that it reads can be left out."""
         return self.min_width < self.channels

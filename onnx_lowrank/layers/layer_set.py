@@ -20,16 +20,18 @@ class LayerSet:
         eligible: layers that may be factorized, in the order they are converted.
         skipped: layers that stay, each with its reason.
         followers: those of the skipped ones that are solved anew where eligible ones leave out channels of their input.
+        carriers: depthwise convolutions, skipped too, that are solved anew where their input is not what it was.
     """
 
     eligible: Sequence[Layer]
     skipped: Sequence[SkippedLayer]
     followers: Sequence[Layer] = ()
+    carriers: Sequence[Layer] = ()
 
     @property
     def sampled(self) -> list[Layer]:
-        """Eligible layers, then followers: all that may be solved."""
-        return [*self.eligible, *self.followers]
+        """Eligible layers, then followers and carriers: all that may be solved."""
+        return [*self.eligible, *self.followers, *self.carriers]
 
     @property
     def every(self) -> list[Layer | SkippedLayer]:

@@ -15,6 +15,7 @@ from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import namespace, squares
 from onnx_lowrank.solve.channel import solve_channel
+from onnx_lowrank.solve.depthwise import solve_depthwise
 from onnx_lowrank.solve.spatial_channel import solve_spatial
 from onnx_lowrank.solve.width import FULL_EFFORT, WidthEffort, solve_width
 
@@ -44,6 +45,8 @@ def solve_layer(
     Raises:
         ValueError: the plan's method does not factorize.
     """
+    if plan.method == "kept" and layer.groups > 1:
+        return solve_depthwise(layer, responses)
     if plan.method in {"kept", "width"}:
         return solve_width(layer, responses, np.arange(layer.channels) if kept is None else kept, effort)
     if kept is not None:

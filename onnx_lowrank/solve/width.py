@@ -38,13 +38,16 @@ from onnx_lowrank.linalg.arrays import on_host
 from onnx_lowrank.linalg.elimination import elimination_order
 from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.solve.activated_map import AffineMap, refined_map
 from onnx_lowrank.solve.further_readers import further_weights, kept_by
+from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import MIN_ROWS, ROWS_PER_HELD_OUT_ROW
 
 Floats = NDArray[np.float64]
 
 RIDGES = tuple(10.0**power for power in range(-4, 5))  # relative to the mean diagonal of G; late layers want 0.1 to 10
 WIDTH_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1.0)  # losses are measured at
+_REFINING_RIDGE = 1.0  # where the linear solution has none
 _MAX_INPUTS = 1300  # of a layer that is solved anew for nothing but accuracy
 DAMPINGS = (1e-3, 1e-1, 1.0)  # that channels are ranked with
 
@@ -154,14 +157,21 @@ class WidthRegression:
         least, second_ridge, weight = min(second, key=lambda each: each[0])
         return WidthSelection(ridge, second_ridge, weight, target_mean - mean @ weight, least)
 
-    def solve(self, stay: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """Return weight (k, d) and bias (d,) for the inputs that stay, solved on all rows with the ridges selected."""
+    def solve(self, stay: NDArray[np.int64], rows: Rows) -> AffineMap:
+        """Return the map of the inputs that stay, solved on all rows with the ridges selected, and then refined.
+
+        Args:
+            stay: the inputs that stay, shape (k,).
+            rows: all rows, with these inputs.
+        """
         selected = self.select(stay)
         moments = self.train + self._held_out.moments
         ((_, weight),) = _compensated(moments, self._weight, stay, (selected.ridge,))
         if selected.second is not None:
             ((_, weight),) = _regressed(moments, weight, stay, (selected.second,))
-        return weight, moments.target_mean - moments.input_mean[stay] @ weight
+        linear = AffineMap(weight, moments.target_mean - moments.input_mean[stay] @ weight)
+        gram = moments.gram[np.ix_(stay, stay)]
+        return refined_map(linear, rows, gram, _REFINING_RIDGE if selected.second is None else selected.second)
 
 
 def _compensated(
@@ -210,18 +220,17 @@ def solve_width(
     """
     inputs, targets = _rows(responses.patches), on_host(responses.targets.responses).astype(np.float32)
     weight, stay = _matrix(layer), _inputs_of(layer, kept)
+    rows = Rows.of(_on_host(responses.targets), inputs[:, stay], layer.activation)
+    original = AffineMap(weight[stay], np.asarray(layer.bias, np.float64))
+    solved = original
     if len(inputs) >= MIN_ROWS:
-        solved, bias = WidthRegression(inputs, targets, weight, effort.ridges).solve(stay)
-    else:
-        solved, bias = weight[stay], np.asarray(layer.bias, np.float64)
-    errors = [
-        _activated_error(layer, responses.targets, inputs[:, stay] @ each + offset)
-        for each, offset in ((weight[stay], layer.bias), (solved, bias))
-    ]
+        solved = WidthRegression(inputs, targets, weight, effort.ridges).solve(stay, rows)
+    size = float(np.sum(rows.targets.astype(np.float64) ** 2))
+    errors = SolveErrors(*(relative_error(each.error(rows), size) for each in (original, solved)))
     full = np.zeros_like(weight)
-    full[stay] = solved
-    convolution = Convolution(full.T.reshape(layer.weight.shape), bias, layer.geometry)
-    return FactorChain((convolution,), SolveErrors(*errors), kept=kept if len(kept) < layer.channels else None)
+    full[stay] = solved.weight
+    convolution = Convolution(full.T.reshape(layer.weight.shape), solved.bias, layer.geometry)
+    return FactorChain((convolution,), errors, kept=kept if len(kept) < layer.channels else None)
 
 
 def can_be_solved_anew(layer: Layer) -> bool:
@@ -229,7 +238,7 @@ def can_be_solved_anew(layer: Layer) -> bool:
 
     Not where that takes long, or where its weight is stored with others or in few bits, which would be lost.
     """
-    small = layer.groups == 1 and layer.weight[0].size <= _MAX_INPUTS
+    small = layer.depthwise or (layer.groups == 1 and layer.weight[0].size <= _MAX_INPUTS)
     return small and not layer.shared_with and layer.compressed is None
 
 
@@ -337,9 +346,7 @@ def _inputs_of(layer: Layer, channels: NDArray[np.int64]) -> NDArray[np.int64]:
     return inputs
 
 
-def _activated_error(layer: Layer, targets: TargetResponses, responses: Floats) -> float:
-    """Return the relative error of responses after the activation."""
-    offset = 0.0 if targets.residual is None else on_host(targets.residual)
-    wanted = layer.activation(on_host(targets.responses) + offset)
-    difference = layer.activation(responses + offset) - wanted
-    return relative_error(float(np.sum(difference**2)), float(np.sum(wanted**2)))
+def _on_host(targets: TargetResponses) -> TargetResponses:
+    """Return the targets in NumPy, without the probe."""
+    residual = None if targets.residual is None else on_host(targets.residual).astype(np.float32)
+    return TargetResponses(on_host(targets.responses).astype(np.float32), residual)

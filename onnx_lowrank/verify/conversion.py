@@ -83,7 +83,7 @@ def verify_conversion(
     except ModelError as error:
         raise VerificationError(f"written model: cannot be read back: {error}") from error
     check_structure(network.original, written)
-    changed = [*(layer for layer, _ in plan.factorized(layers.eligible)), *following(layers, plan)]
+    changed = [*(layer for layer, _ in plan.factorized(layers.eligible)), *following(layers, plan), *layers.carriers]
     replaced = {name for layer in changed for name in layer.nodes}
     makers, nodes = narrowed_makers(layers, plan), network.original.graph.node
     named = zip(node_names(network.original), nodes, strict=True)

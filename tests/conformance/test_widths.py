@@ -123,6 +123,29 @@ def test_a_network_keeps_its_nodes_and_has_fewer_channels() -> None:
     assert relative(run(model, {"x": UNSEEN})["y"], run(result.model, {"x": UNSEEN})["y"]) < 0.2
 
 
+def test_depthwise_layers_are_solved_for_the_inputs_that_they_get() -> None:
+    """What feeds the first one is what it was, but for channels that are gone; what feeds the second is not."""
+    model = inverted_residuals()
+    result = convert(model, {"x": DATA}, plan=plan_of(24), **HOW)
+    assert result.model is not None
+    before, after = weights_of(model), weights_of(result.model)
+
+    def as_it_was(layer: str) -> list[bool]:
+        return [bool((before[layer] == kernel).all(axis=(1, 2, 3)).any()) for kernel in after[layer]]
+
+    assert as_it_was("d1") == [True] * 24
+    assert as_it_was("d2") == [False] * 24
+
+
+def test_an_excluded_depthwise_layer_stays() -> None:
+    model = inverted_residuals()
+    plan = RankPlan((LayerPlan("p1", "width", width=24),))
+    result = convert(model, {"x": DATA}, plan=plan, exclude=("d2",), **HOW)
+    assert result.model is not None
+    before, after = ({each.name: each for each in network.graph.initializer} for network in (model, result.model))
+    assert before["wd2"] == after["wd2"]
+
+
 def test_the_last_layer_of_a_branch_makes_good_for_the_shortcut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a shortcut of rank 2 the branch, which reads the same input, can give back all that is lost."""
     body = "s = Conv(x, ws)  c = Conv(x, wc)  y = Add(c, s)"
