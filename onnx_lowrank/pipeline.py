@@ -394,7 +394,8 @@ def _with_other_inputs(
 def _chains(network: Network, layers: LayerSet, plan: RankPlan, settings: Settings) -> list[tuple[Layer, LayerPlan]]:
     """Return all layers that get other weights, each with its plan, in the order of the network."""
     planned = {layer.name: (layer, entry) for layer, entry in plan.solved(layers.eligible)}
-    carriers = _with_other_inputs(layers.carriers, plan, network, layers, settings)
+    solvable = () if settings.preview else layers.carriers  # which take most of the time
+    carriers = _with_other_inputs(solvable, plan, network, layers, settings)
     for layer in (*following(layers, plan), *carriers):  # few images may be enough for the former
         planned.setdefault(layer.name, (layer, LayerPlan(layer.name, resolved=True)))
     return [planned[layer.name] for layer in network.in_order([layer for layer, _ in planned.values()])]

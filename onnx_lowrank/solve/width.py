@@ -60,15 +60,19 @@ class WidthEffort:
         ridges: relative to the mean diagonal of G.
         shares: of the channels, that losses are measured at.
         dampings: that channels are ranked with.
+        refined: whether maps are refined on the error after the activation.
     """
 
     ridges: tuple[float, ...] = RIDGES
     shares: tuple[float, ...] = WIDTH_SHARES
     dampings: tuple[float, ...] = DAMPINGS
+    refined: bool = True
 
 
 FULL_EFFORT = WidthEffort()
-QUICK_EFFORT = WidthEffort((1e-2, 1.0, 1e2), (1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 1.0), (1e-1,))  # for a preview
+QUICK_EFFORT = WidthEffort(
+    (1e-2, 1.0, 1e2), (1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 1.0), (1e-1,), refined=False
+)  # for a preview
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +161,13 @@ class WidthRegression:
         least, second_ridge, weight = min(second, key=lambda each: each[0])
         return WidthSelection(ridge, second_ridge, weight, target_mean - mean @ weight, least)
 
-    def solve(self, stay: NDArray[np.int64], rows: Rows) -> AffineMap:
+    def solve(self, stay: NDArray[np.int64], rows: Rows, *, refined: bool = True) -> AffineMap:
         """Return the map of the inputs that stay, solved on all rows with the ridges selected, and then refined.
 
         Args:
             stay: the inputs that stay, shape (k,).
             rows: all rows, with these inputs.
+            refined: whether to refine it on the error after the activation.
         """
         selected = self.select(stay)
         moments = self.train + self._held_out.moments
@@ -170,6 +175,8 @@ class WidthRegression:
         if selected.second is not None:
             ((_, weight),) = _regressed(moments, weight, stay, (selected.second,))
         linear = AffineMap(weight, moments.target_mean - moments.input_mean[stay] @ weight)
+        if not refined:
+            return linear
         gram = moments.gram[np.ix_(stay, stay)]
         return refined_map(linear, rows, gram, _REFINING_RIDGE if selected.second is None else selected.second)
 
@@ -209,7 +216,7 @@ def solve_width(
         layer: the original layer, without groups.
         responses: its sampled rows.
         kept: the channels that stay, ascending, shape (k,); all of them to solve a layer anew that keeps its shape.
-        effort: how many ridges are tried.
+        effort: how many ridges are tried, and whether the map is refined.
 
     Returns:
         One convolution of the layer's shape, zero for all other channels; its errors with the original's weight on
@@ -224,7 +231,7 @@ def solve_width(
     original = AffineMap(weight[stay], np.asarray(layer.bias, np.float64))
     solved = original
     if len(inputs) >= MIN_ROWS:
-        solved = WidthRegression(inputs, targets, weight, effort.ridges).solve(stay, rows)
+        solved = WidthRegression(inputs, targets, weight, effort.ridges).solve(stay, rows, refined=effort.refined)
     size = float(np.sum(rows.targets.astype(np.float64) ** 2))
     errors = SolveErrors(*(relative_error(each.error(rows), size) for each in (original, solved)))
     full = np.zeros_like(weight)
