@@ -25,6 +25,7 @@ from scipy.linalg import cholesky, solve_triangular
 
 from onnx_lowrank.linalg.arrays import Array, squares
 from onnx_lowrank.linalg.lbfgs import minimize
+from onnx_lowrank.linalg.moments import row_blocks
 from onnx_lowrank.linalg.symmetric import mean_diagonal, with_ridge
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import ROWS_PER_HELD_OUT_ROW
@@ -86,36 +87,41 @@ def _rescaled(start: AffineMap, rows: Rows) -> AffineMap:
     responses -= mean.astype(np.float32)
     numbers = np.stack([np.ones_like(mean), mean + start.bias])  # gain, shift
     best, least = numbers, np.full(len(mean), np.inf)
+    damping = _SCALE_DAMPING * np.stack([_summed(responses, responses), np.full(len(mean), float(len(rows)))])
     for _ in range(1 + _RESCALING_STEPS):
-        error, step = _step_of_scales(numbers, responses, rows)
+        error, step = _step_of_scales(numbers, responses, rows, damping + np.finfo(np.float32).tiny)
         best, least = np.where(error < least, numbers, best), np.minimum(error, least)
         numbers = numbers + step
     gain, shift = best
     return AffineMap(start.weight * gain, shift - gain * mean)
 
 
-def _step_of_scales(numbers: Floats, responses: NDArray[np.float32], rows: Rows) -> tuple[Floats, Floats]:
+def _step_of_scales(
+    numbers: Floats, responses: NDArray[np.float32], rows: Rows, damping: Floats
+) -> tuple[Floats, Floats]:
     """Return the squared error of every output (d,), and the Gauss-Newton step of its gain and its shift (2, d).
 
     Args:
         numbers: gain and shift of every output, shape (2, d).
         responses: without their means, shape (n, d).
         rows: targets and activation.
+        damping: added to the curvature of each number, shape (2, d); an output may be cut off everywhere.
     """
     gain, shift = numbers.astype(np.float32)
-    current = responses * gain + shift
+    current = responses * gain
+    current += shift
     value, slope = rows.activation.with_slope(current if rows.offset is None else current + rows.offset)
     missing, by_gain = rows.targets - value, slope * responses
+    a, b, c = _summed(by_gain, by_gain) + damping[0], _summed(by_gain, slope), _summed(slope, slope) + damping[1]
+    u, v = _summed(by_gain, missing), _summed(slope, missing)
+    return _summed(missing, missing), np.stack([c * u - b * v, a * v - b * u]) / (a * c - b * b)
 
-    def summed(each: NDArray[np.float32]) -> Floats:
-        return np.asarray(np.sum(each, axis=0, dtype=np.float64))
 
-    damping = _SCALE_DAMPING * len(rows)  # an output may be cut off everywhere
-    a = summed(by_gain * by_gain) + damping * responses.var(axis=0, dtype=np.float64) + np.finfo(np.float32).tiny
-    b, c = summed(by_gain * slope), summed(slope * slope) + damping
-    u, v = summed(by_gain * missing), summed(slope * missing)
-    step = np.stack([c * u - b * v, a * v - b * u]) / (a * c - b * b)
-    return summed(missing * missing), step
+def _summed(one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
+    """Return the sums of products over all rows, shape (d,), a block at a time in float64."""
+    sums = [np.einsum("nd,nd->d", one[part], other[part]) for part in row_blocks(one)]
+    total: Floats = np.sum(sums, axis=0, dtype=np.float64)
+    return total
 
 
 def _refined(start: AffineMap, rows: Rows, gram: Floats, ridge: float) -> AffineMap:
@@ -155,7 +161,7 @@ def _slopes(current: AffineMap, rows: Rows) -> Floats:
     for block in rows.blocks():
         responses = block.inputs @ current.weight.astype(np.float32) + current.bias.astype(np.float32)
         _, slope = block.activation.with_slope(responses if block.offset is None else responses + block.offset)
-        total += np.sum(slope * slope, axis=0, dtype=np.float64)
+        total += _summed(slope, slope)
     return np.maximum(np.sqrt(total / len(rows)), _MIN_SLOPE)
 
 

@@ -74,11 +74,13 @@ class _Channels:
     residual: NDArray[np.float32] | float
     activation: Activation
     start: Floats
+    scale: Floats
 
     def squared_error(self, weights: Floats, rows: slice) -> float:
         """Return the squared error behind the activation with weights (c, t)."""
         activated, _ = self._activated(weights, rows)
-        return float(np.sum((activated - self.wanted[:, rows]) ** 2, dtype=np.float64))
+        difference = (activated - self.wanted[:, rows]).ravel()
+        return float(difference @ difference)
 
     def equations(self, weights: Floats | None, rows: slice) -> _Equations:
         """Return the equations of a Gauss-Newton step from weights (c, t), or of least squares on the responses."""
@@ -92,8 +94,7 @@ class _Channels:
         scaled = (inputs * slope[..., None]).transpose(0, 2, 1)
         gram = (scaled @ scaled.transpose(0, 2, 1)).astype(np.float64)
         cross = (scaled @ missing[..., None]).astype(np.float64)
-        scale = inputs[..., :-1].var(axis=1, dtype=np.float64).mean(axis=1)
-        return _Equations(self.start, gram, cross, inputs.shape[1] * scale)
+        return _Equations(self.start, gram, cross, inputs.shape[1] * self.scale)
 
     def _responses(self, weights: Floats, rows: slice) -> NDArray[np.float32]:
         responses: NDArray[np.float32] = (self.inputs[:, rows] @ weights.astype(np.float32)[..., None])[..., 0]
@@ -144,7 +145,8 @@ def _channel_blocks(layer: Layer, responses: LayerSamples, start: Floats) -> Ite
         offset = 0.0 if added is None else np.ascontiguousarray(added[:, channels].T, np.float32)
         activation = layer.activation.part(channels)
         activated = activation((wanted + offset).T).T
-        yield _Channels(inputs, wanted, activated, offset, activation, start[channels])
+        scale = taps.var(axis=1, dtype=np.float64).mean(axis=1)
+        yield _Channels(inputs, wanted, activated, offset, activation, start[channels], scale)
 
 
 def _selected(parts: list[_Channels], cut: int) -> Floats:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.linalg.arrays import Array, in_float64
 from onnx_lowrank.linalg.moments import Moments
+from onnx_lowrank.linalg.search import lowest
 from onnx_lowrank.solve.nonlinear import MAX_TURNS, PENALTIES, Rows, activated_error, solve_nonlinear
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver, fit_with
 
@@ -99,25 +100,15 @@ class RidgeSelection:
         return solution.factors, SolveErrors(activated_error(self.rows, linear), solution.error)
 
     def _best_ridge(self, ridges: Sequence[float]) -> tuple[float, RankFactors]:
-        """Return the ridge whose linear solution does best on held-out rows, and that solution.
+        """Return the ridge whose linear solution does best on held-out rows, and that solution."""
 
-        The error falls and rises again along the ridges, so it is followed downhill from the middle.
-        """
-        tried: dict[int, tuple[float, RankFactors]] = {}
+        def attempt(ridge: float) -> tuple[float, RankFactors]:
+            regression = ReducedRankSolver(self._train_moments.gram, ridge, self._prior)
+            solution = fit_with(regression, self._train_moments, self._rank)
+            return activated_error(self.held_out, solution), solution
 
-        def error(position: int) -> float:
-            if position not in tried:
-                regression = ReducedRankSolver(self._train_moments.gram, ridges[position], self._prior)
-                solution = fit_with(regression, self._train_moments, self._rank)
-                tried[position] = activated_error(self.held_out, solution), solution
-            return tried[position][0]
-
-        best = len(ridges) // 2
-        for direction in (-1, 1):
-            while 0 <= best + direction < len(ridges) and error(best + direction) < error(best):
-                best += direction
-        error(best)
-        return ridges[best], tried[best][1]
+        found = lowest(attempt, ridges)
+        return found.value, found.result
 
 
 @dataclass(frozen=True, eq=False)

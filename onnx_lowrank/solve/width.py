@@ -22,8 +22,9 @@ Use it where a layer is thin or 1 x 1 already: low rank adds a layer there, fewe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ from onnx_lowrank.linalg.arrays import on_host
 from onnx_lowrank.linalg.elimination import elimination_order
 from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.linalg.search import lowest
 from onnx_lowrank.solve.activated_map import AffineMap, refined_map
 from onnx_lowrank.solve.further_readers import further_weights, kept_by
 from onnx_lowrank.solve.nonlinear import Rows
@@ -145,21 +147,35 @@ class WidthRegression:
         """Moments of the rows that ridges are not judged by."""
         return self._train.moments
 
-    def select(self, stay: NDArray[np.int64]) -> WidthSelection:
-        """Select both ridges for the inputs that stay, and solve on the rows that they are not judged by."""
+    def select(self, stay: NDArray[np.int64], near: WidthSelection | None = None) -> WidthSelection:
+        """Select both ridges for the inputs that stay, and solve on the rows that they are not judged by.
+
+        The error falls and rises again along the ridges, so it is followed downhill.
+
+        Args:
+            stay: the inputs that stay, shape (k,).
+            near: selected for about as many inputs, to begin with; None begins in the middle.
+        """
         moments = self.train
         mean, target_mean = moments.input_mean[stay], moments.target_mean
+        gram = moments.gram[np.ix_(stay, stay)]
 
-        def error(weight: Floats) -> float:
-            return self._held_out.squared_error(stay, weight, mean, target_mean)
+        def tried(prior: Floats, missing: Floats, ridge: float) -> tuple[float, Floats]:
+            weight = _ridge(moments, gram, prior, missing, ridge)
+            return self._held_out.squared_error(stay, weight, mean, target_mean), weight
 
-        compensated = _compensated(moments, self._weight, stay, self._ridges)
-        first = [(error(weight), ridge, weight) for ridge, weight in compensated]
-        least, ridge, prior = min(first, key=lambda each: each[0])
-        second: list[tuple[float, float | None, Floats]] = [(least, None, prior)]
-        second += [(error(weight), each, weight) for each, weight in _regressed(moments, prior, stay, self._ridges)]
-        least, second_ridge, weight = min(second, key=lambda each: each[0])
-        return WidthSelection(ridge, second_ridge, weight, target_mean - mean @ weight, least)
+        own = self._weight[stay]
+        missing = moments.gram[stay] @ self._weight - gram @ own
+        first = lowest(partial(tried, own, missing), self._ridges, None if near is None else near.ridge)
+        prior = first.result
+        missing = moments.cross[:, stay].T - gram @ prior
+        second = lowest(
+            partial(tried, prior, missing), self._ridges, None if near is None else near.second or self._ridges[-1]
+        )
+        if first.error <= second.error:
+            return WidthSelection(first.value, None, prior, target_mean - mean @ prior, first.error)
+        weight = second.result
+        return WidthSelection(first.value, second.value, weight, target_mean - mean @ weight, second.error)
 
     def solve(self, stay: NDArray[np.int64], rows: Rows, *, refined: bool = True) -> AffineMap:
         """Return the map of the inputs that stay, solved on all rows with the ridges selected, and then refined.
@@ -171,40 +187,22 @@ class WidthRegression:
         """
         selected = self.select(stay)
         moments = self.train + self._held_out.moments
-        ((_, weight),) = _compensated(moments, self._weight, stay, (selected.ridge,))
+        gram, weight = moments.gram[np.ix_(stay, stay)], self._weight[stay]
+        weight = _ridge(moments, gram, weight, moments.gram[stay] @ self._weight - gram @ weight, selected.ridge)
         if selected.second is not None:
-            ((_, weight),) = _regressed(moments, weight, stay, (selected.second,))
+            weight = _ridge(moments, gram, weight, moments.cross[:, stay].T - gram @ weight, selected.second)
         linear = AffineMap(weight, moments.target_mean - moments.input_mean[stay] @ weight)
         if not refined:
             return linear
-        gram = moments.gram[np.ix_(stay, stay)]
         return refined_map(linear, rows, gram, _REFINING_RIDGE if selected.second is None else selected.second)
 
 
-def _compensated(
-    moments: Moments, weight: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...]
-) -> Iterator[tuple[float, Floats]]:
-    """Yield ridges and the maps that deliver what the original layer does with all of its inputs."""
-    gram = moments.gram[np.ix_(stay, stay)]
-    missing = moments.gram[stay] @ weight - gram @ weight[stay]
-    yield from _ridge(moments, gram, weight[stay], missing, ridges)
-
-
-def _regressed(
-    moments: Moments, prior: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...]
-) -> Iterator[tuple[float, Floats]]:
-    """Yield ridges and the maps that deliver the targets, pulled toward a prior."""
-    gram = moments.gram[np.ix_(stay, stay)]
-    yield from _ridge(moments, gram, prior, moments.cross[:, stay].T - gram @ prior, ridges)
-
-
-def _ridge(
-    moments: Moments, gram: Floats, prior: Floats, missing: Floats, ridges: tuple[float, ...]
-) -> Iterator[tuple[float, Floats]]:
+def _ridge(moments: Moments, gram: Floats, prior: Floats, missing: Floats, ridge: float) -> Floats:
+    """Return ``prior + (G_SS + r I)^-1 missing``, the ridge relative to the mean diagonal of G."""
     scale = float(np.trace(moments.gram)) / len(moments.gram) or 1.0
-    for ridge in ridges:
-        factor = cho_factor(gram + ridge * scale * np.eye(len(gram)), overwrite_a=True, check_finite=False)
-        yield ridge, prior + cho_solve(factor, missing, check_finite=False)
+    factor = cho_factor(gram + ridge * scale * np.eye(len(gram)), overwrite_a=True, check_finite=False)
+    solved: Floats = prior + cho_solve(factor, missing, check_finite=False)
+    return solved
 
 
 def solve_width(
@@ -260,11 +258,12 @@ class _HeldOutErrors:
         self._offset = 0.0 if targets.residual is None else on_host(targets.residual)[probe.rows][rows]
         self._wanted = layer.activation(responses[rows] + self._offset)
         self._size = float(np.sum((self._wanted - self._wanted.mean(axis=0)) ** 2)) or 1.0
+        self._last: WidthSelection | None = None
 
     def __call__(self, kept: NDArray[np.int64]) -> float:
-        """Return the relative squared error with the channels kept, ascending."""
+        """Return the relative squared error with the channels kept, ascending; ridges are sought near the last ones."""
         stay = _inputs_of(self._layer, kept)
-        solved = self.regression.select(stay)
+        solved = self._last = self.regression.select(stay, self._last)
         responses = (self._inputs[:, stay] @ solved.weight + solved.bias).astype(np.float32) + self._offset
         return float(np.sum((self._layer.activation(responses) - self._wanted) ** 2)) / self._size
 
