@@ -22,7 +22,6 @@
 from __future__ import annotations
 
 import io
-import signal
 import sys
 
 from onnx_lowrank.cli.bench import bench_command
@@ -41,8 +40,6 @@ program = Program(convert, [inspect, compare, bench_command, sweep, finetune, ex
 
 def main() -> None:
     """Run the program on this process's arguments and exit."""
-    # When terminated, by a job's time limit for example, clean up as after an error.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold letters that the stream cannot encode
             stream.reconfigure(errors="backslashreplace")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -10,9 +12,10 @@ from typing import Any
 
 import click
 
+from onnx_lowrank import interruption
 from onnx_lowrank.cli.help import help_all
 from onnx_lowrank.cli.messages import flags, with_flags
-from onnx_lowrank.errors import LowRankError, VerificationError
+from onnx_lowrank.errors import LowRankError, OutputError, VerificationError
 from onnx_lowrank.runtime.library import silence
 
 _FIXABLE, _NOT_VERIFIED, INTERRUPTED = 1, 3, 130
@@ -28,7 +31,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; errors end the process with their exit code."""
-        with _exit_codes(flags(ctx), debug=ctx.params["debug"]):
+        interruption.begin()
+        with _exit_codes(flags(ctx), debug=ctx.params["debug"]), _flushed_output():
             silence()
             return super().invoke(ctx)
 
@@ -78,8 +82,11 @@ def _exit_codes(words: dict[str, str], *, debug: bool) -> Iterator[None]:
         yield
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
         raise  # click ends with these
-    except KeyboardInterrupt:
-        _end("interrupted: nothing was written", INTERRUPTED, debug=debug)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, interruption.Interrupted) else signal.SIGINT
+        if interruption.take_line():
+            _end(interruption.message(number), 128 + number, debug=debug)
+        sys.exit(128 + number)
     except VerificationError as error:
         _end(with_flags(str(error), words), _NOT_VERIFIED, debug=debug)
     except LowRankError as error:
@@ -89,6 +96,39 @@ def _exit_codes(words: dict[str, str], *, debug: bool) -> Iterator[None]:
     except Exception as error:  # a bug, which --debug is for
         text = f"unexpected {type(error).__name__}: {error}"
         _end(text if debug else f"{text}: run again with --debug and report what it says", _FIXABLE, debug=debug)
+
+
+@contextmanager
+def _flushed_output() -> Iterator[None]:
+    """Flush standard output after the block; where that cannot be written, a file that was written counts nonetheless.
+
+    Raises:
+        OutputError: nothing but standard output was to hold the result.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # whoever read it has seen enough
+    except OSError as error:
+        if not _cannot_flush():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again as it ends
+        if not interruption.anything_written():
+            raise OutputError(
+                f"standard output: cannot be written ({error.strerror}), and holds all that was asked for: free some "
+                "space or choose another place"
+            ) from error
+        click.echo(f"warning: standard output: cannot be written ({error.strerror}); the files are complete", err=True)
+
+
+def _cannot_flush() -> bool:
+    """Return whether standard output still fails, so that an error is likely its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _end(message: str, code: int, *, debug: bool) -> None:
