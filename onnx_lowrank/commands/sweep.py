@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing
 from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES, MAX_HELD_OUT_SAMPLES
@@ -21,7 +20,7 @@ from onnx_lowrank.errors import (
     MissingDependencyError,
     VerificationError,
 )
-from onnx_lowrank.graph import check_apart, new_folder, write_texts
+from onnx_lowrank.graph import Publication, add_texts, check_apart, new_folder
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.pipeline import (
     ConvertedNetwork,
@@ -40,6 +39,7 @@ from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.latency import ConversionTimer, warn_if_slow
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network
+from onnx_lowrank.runtime.processors import linear_algebra_threads
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.settings import Settings
@@ -181,10 +181,11 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
     settings, monitor = replace(settings or Settings(), **changes), Monitor(progress)
     _check(speedups, settings)
     speedups = sorted(set(speedups))
-    with threadpool_limits(settings.threads), contextlib.ExitStack() as stack:
+    with linear_algebra_threads(settings.threads), contextlib.ExitStack() as stack:
         files = None if output is None else SweepFiles.of(Path(output), model, speedups if models else ()).checked()
         if files is not None:
             stack.enter_context(new_folder(files.folder, files.names))
+        publication = stack.enter_context(Publication())
         held_out = max(
             MAX_HELD_OUT_SAMPLES, _HELD_OUT_PER_CALIBRATION_IMAGE * (settings.samples or MAX_CALIBRATION_SAMPLES)
         )
@@ -205,8 +206,9 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
             try:
                 plan, rows = choose_ranks(layers, losses, aim, timer), solve_on.rows_of(targets)
                 converted = solve_network(network, layers, losses, plan, solve_on, rows, aim, attempt.monitor, device)
-                checked = written_and_verified(converted, place, original, network, layers, solve_on, attempt.monitor)
-                file, converted = stack.enter_context(checked)
+                file, converted = written_and_verified(
+                    converted, place, original, network, layers, solve_on, attempt.monitor, publication
+                )
             except (BudgetError, CalibrationError, VerificationError) as error:
                 log.warning("target %gx is left out: %s", speedup, error)
                 attempts.append(replace(attempt, seconds=attempt.monitor.total, error=error))
@@ -224,7 +226,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         report = _curve(attempts, results, settings, calibration_report(network, calibration), solve_on.images)
         finished = Sweep(replace(report, seconds=monitor.total), tuple(results.values()) if models else ())
         if files is not None:
-            write_texts(files.texts(finished))
+            add_texts(files.texts(finished), publication)
         return finished
 
 
