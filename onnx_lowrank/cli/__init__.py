@@ -16,6 +16,7 @@
     loader.py    --data-loader file.py:function
     files.py     checks of files, plans and reports
     watch.py     progress and log lines on stderr
+    standard_output.py  what happens where standard output cannot be written
     messages.py  flags in messages of the library, which name settings as Python does
 """
 
@@ -31,6 +32,7 @@ from onnx_lowrank.cli.export_torch import export_torch
 from onnx_lowrank.cli.finetune import finetune
 from onnx_lowrank.cli.inspect import inspect
 from onnx_lowrank.cli.program import Program
+from onnx_lowrank.cli.standard_output import replace_standard_output
 from onnx_lowrank.cli.sweep import sweep
 
 __all__ = ["main", "program"]
@@ -40,7 +42,7 @@ program = Program(convert, [inspect, compare, bench_command, sweep, finetune, ex
 
 def main() -> None:
     """Run the program on this process's arguments and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names may hold letters that the stream cannot encode
-            stream.reconfigure(errors="backslashreplace")
+    replace_standard_output()
+    if isinstance(sys.stderr, io.TextIOWrapper):  # names may hold letters that it cannot encode
+        sys.stderr.reconfigure(errors="backslashreplace")
     program(prog_name="onnx-lowrank")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import traceback
@@ -15,7 +14,8 @@ import click
 from onnx_lowrank import interruption
 from onnx_lowrank.cli.help import help_all
 from onnx_lowrank.cli.messages import flags, with_flags
-from onnx_lowrank.errors import LowRankError, OutputError, VerificationError
+from onnx_lowrank.cli.standard_output import flushed
+from onnx_lowrank.errors import LowRankError, VerificationError
 from onnx_lowrank.runtime.library import silence
 
 _FIXABLE, _NOT_VERIFIED, INTERRUPTED = 1, 3, 130
@@ -32,7 +32,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run; errors end the process with their exit code."""
         interruption.begin()
-        with _exit_codes(flags(ctx), debug=ctx.params["debug"]), _flushed_output():
+        with _exit_codes(flags(ctx), debug=ctx.params["debug"]), flushed():
             silence()
             return super().invoke(ctx)
 
@@ -96,39 +96,6 @@ def _exit_codes(words: dict[str, str], *, debug: bool) -> Iterator[None]:
     except Exception as error:  # a bug, which --debug is for
         text = f"unexpected {type(error).__name__}: {error}"
         _end(text if debug else f"{text}: run again with --debug and report what it says", _FIXABLE, debug=debug)
-
-
-@contextmanager
-def _flushed_output() -> Iterator[None]:
-    """Flush standard output after the block; where that cannot be written, a file that was written counts nonetheless.
-
-    Raises:
-        OutputError: nothing but standard output was to hold the result.
-    """
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise  # whoever read it has seen enough
-    except OSError as error:
-        if not _cannot_flush():
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again as it ends
-        if not interruption.anything_written():
-            raise OutputError(
-                f"standard output: cannot be written ({error.strerror}), and holds all that was asked for: free some "
-                "space or choose another place"
-            ) from error
-        click.echo(f"warning: standard output: cannot be written ({error.strerror}); the files are complete", err=True)
-
-
-def _cannot_flush() -> bool:
-    """Return whether standard output still fails, so that an error is likely its own."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
 
 
 def _end(message: str, code: int, *, debug: bool) -> None:
