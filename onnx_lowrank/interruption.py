@@ -22,6 +22,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +55,7 @@ class _State:
 
     Attributes:
         number: of the signal that `check` raises for; None without one.
+        heard: whether a signal has come.
         running: whether the command has begun, and looks at the flag.
         patient: whether Ctrl-C is left to the command, however long it takes.
         ending: whether the process is being ended by force.
@@ -65,6 +67,7 @@ class _State:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.heard = False
         self.running = self.patient = self.ending = False
         self.lines = [object()]
         self.written: list[Path] = []
@@ -94,9 +97,9 @@ def install() -> None:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_listen, args=(reader, writer, frozenset(heard)), daemon=True).start()
-    for number in heard:
+    for number in heard:  # those that come before the listener runs wait for it
         signal.signal(number, _leave_to_the_listener)
+    threading.Thread(target=_listen, args=(reader, writer, frozenset(heard)), daemon=True).start()
 
 
 def begin() -> None:
@@ -121,6 +124,22 @@ def message(number: int) -> str:
     if not _state.written:
         return f"{what}: nothing was written"
     return f"{what}: complete and written before that: {', '.join(map(str, _state.written))}"
+
+
+def leave(code: int) -> None:
+    """End the process where a signal has come; do nothing without one.
+
+    At once: libraries may take seconds to tidy up as Python ends, PyTorch for one.
+
+    Args:
+        code: exit code.
+    """
+    if not _state.heard:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def take_line() -> bool:
@@ -187,6 +206,7 @@ def _listen(reader: socket.socket, writer: socket.socket, heard: frozenset[int])
         for number in (each for each in (reader.recv(64) if ready else b"") if each in heard):
             if not first:
                 first = _state.number = number
+                _state.heard = True
                 patient = _state.patient and number == signal.SIGINT
                 deadline = inf if patient else now + (GRACE_S if _state.running else 0)
             elif now - latest > _SAME_S:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import io
 import sys
 
+from onnx_lowrank import interruption
 from onnx_lowrank.cli.bench import bench_command
 from onnx_lowrank.cli.compare import compare
 from onnx_lowrank.cli.convert import convert
@@ -45,4 +46,8 @@ def main() -> None:
     replace_standard_output()
     if isinstance(sys.stderr, io.TextIOWrapper):  # names may hold letters that it cannot encode
         sys.stderr.reconfigure(errors="backslashreplace")
-    program(prog_name="onnx-lowrank")
+    try:
+        program(prog_name="onnx-lowrank")
+    except SystemExit as end:
+        interruption.leave(end.code if isinstance(end.code, int) else 1)
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,16 @@ def start(folder: Path, *words: str, environment: dict[str, str] | None = None) 
             stderr=errors,
             text=True,
         )
+
+
+def wait_until_it_listens(process: subprocess.Popen[str]) -> None:
+    """Wait until a process has handlers for signals; before, Python itself ends, as any program does."""
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        caught = next((line for line in status.read_text().splitlines() if line.startswith("SigCgt:")), "SigCgt: 0")
+        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.001)
 
 
 def temporary(folder: Path) -> Path:

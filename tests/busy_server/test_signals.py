@@ -12,7 +12,15 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.busy_server.commands import COMMANDS, fill, last_line, left, seconds_until_the_end, start
+from tests.busy_server.commands import (
+    COMMANDS,
+    fill,
+    last_line,
+    left,
+    seconds_until_the_end,
+    start,
+    wait_until_it_listens,
+)
 
 LONGEST_SECONDS = 2.0
 DAY, NIGHT = 10, 200  # signals
@@ -52,12 +60,13 @@ def test_a_signal_at_any_moment(folder: Path, command: str, count: int) -> None:
     seconds_until_the_end(whole)
     whole_seconds = time.monotonic() - begin
     assert whole.returncode == 0, last_line(folder)
-    moments = np.random.default_rng(count).uniform(0.1, whole_seconds, count)
+    moments = np.random.default_rng(count).uniform(0, whole_seconds, count)
     numbers = random.Random(count).choices([signal.SIGINT, signal.SIGTERM], k=count)
     longest, ended = 0.0, []
     for moment, number in zip(moments, numbers, strict=True):
         clear(folder)
         process = start(folder, *COMMANDS[command])
+        wait_until_it_listens(process)
         time.sleep(moment)
         process.send_signal(number)
         longest = max(longest, seconds_until_the_end(process))
