@@ -127,13 +127,16 @@ def message(number: int) -> str:
 
 
 def leave(code: int) -> None:
-    """End the process where a signal has come; do nothing without one.
+    """End the process at once where a signal has come; else let Python end it, and signals come too late.
 
-    At once: libraries may take seconds to tidy up as Python ends, PyTorch for one.
+    Libraries may take seconds to tidy up as Python ends, PyTorch for one. Python itself takes its handlers away then, so
+    that a signal would make a success look like a failure.
 
     Args:
         code: exit code.
     """
+    for number in _NAMES:
+        signal.signal(number, signal.SIG_IGN)
     if not _state.heard:
         return
     for stream in (sys.stdout, sys.stderr):

@@ -181,6 +181,37 @@ interruption.check()
     assert end(process)[:2] == (0, [])
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_signal_while_python_ends_changes_nothing(code: int) -> None:
+    process = start(f"""
+import atexit
+atexit.register(time.sleep, 1)
+interruption.leave({code})
+print("ready", flush=True)
+sys.exit({code})
+""")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert end(process)[:2] == (code, [])
+
+
+def test_after_a_signal_nobody_tidies_up() -> None:
+    process = start("""
+import atexit
+atexit.register(time.sleep, 30)
+print("ready", flush=True)
+while not interruption._state.heard:
+    time.sleep(0.01)
+print("said", end="")
+interruption.leave(130)
+""")
+    process.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    assert process.communicate(timeout=60)[0] == "said"
+    assert process.returncode == 130
+    assert time.monotonic() - begin < 2
+
+
 def test_nothing_is_installed_where_nobody_asks_for_it() -> None:
     """In a program of someone else's, on any thread."""
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -56,7 +56,6 @@ from onnx_lowrank.graph.write import (
     set_metadata,
     staged,
     write_model,
-    write_text,
     write_texts,
 )
 
@@ -92,6 +91,5 @@ __all__ = [
     "with_samples_on_scores",
     "with_values",
     "write_model",
-    "write_text",
     "write_texts",
 ]

@@ -34,9 +34,13 @@ class Publication:
     """Files that become final together when the block ends without an error, and vanish when it fails.
 
     A path that is a link is written through: the file that it leads to is replaced, and the link stays.
+
+    Args:
+        is_result: whether somebody asked for the files, and is told of them after an interruption.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_result: bool = True) -> None:
+        self._is_result = is_result
         self._folders: dict[Path, Path] = {}  # own ones, by the folder that they are in
         self._files: list[tuple[Path, Path, Path]] = []  # where it is written, its final place, how messages call it
         self._temporary = 0  # so many
@@ -96,18 +100,19 @@ class Publication:
             with explained(path), file.open("r+b") as stream:
                 os.fsync(stream.fileno())
         interruption.check()
-        begun: list[tuple[Path, Path, Path | None]] = []
+        begun: list[tuple[Path, Path, Path]] = []
         with interruption.together():
             try:
                 for number, (file, place, path) in enumerate(self._files):
                     with explained(path):
-                        old = _kept(place, file.parent / f"old {number}") if len(self._files) > 1 else None
-                        begun.append((file, place, old))
+                        begun.append((file, place, file.with_name(f"old {number}")))
+                        if len(self._files) > 1 and place.is_file():
+                            _keep(*begun[-1][1:])
                         file.replace(place)
             except BaseException:
                 _put_back(begun)
                 raise
-            for _, _, path in self._files:
+            for _, _, path in self._files if self._is_result else ():
                 interruption.note_written(path)
 
     def _clean(self) -> None:
@@ -147,22 +152,19 @@ def remove_leftovers(folder: Path) -> None:
                         shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _kept(place: Path, backup: Path) -> Path | None:
-    """Keep what is in the place of a file, which stays there until it is replaced; None where nothing is."""
-    if not place.is_file():
-        return None
+def _keep(place: Path, backup: Path) -> None:
+    """Keep what is in the place of a file, which stays there until it is replaced."""
     try:
         backup.hardlink_to(place)
     except OSError:  # a file system without links, or a file of someone else's
         place.rename(backup)
-    return backup
 
 
-def _put_back(begun: list[tuple[Path, Path, Path | None]]) -> None:
+def _put_back(begun: list[tuple[Path, Path, Path]]) -> None:
     """Undo renamings, the last one first; the last may not have happened."""
     for file, place, old in reversed(begun):
         with contextlib.suppress(OSError):
-            if old is not None:
+            if old.exists():
                 old.replace(place)
             elif not file.exists():
                 place.unlink()

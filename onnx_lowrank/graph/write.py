@@ -121,15 +121,6 @@ def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
             model.metadata_props.add(key=key, value=value)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    write_texts({path: text})
-
-
 def write_texts(texts: Mapping[Path, str]) -> None:
     """Write text files of which each is there whole or not at all, and none where one cannot be written.
 

@@ -12,9 +12,9 @@ from typing import Any
 import onnx
 import pytest
 
-from onnx_lowrank import convert
+from onnx_lowrank import convert, interruption
 from onnx_lowrank.errors import OutputError
-from onnx_lowrank.graph import Publication, add_texts, check_writable, publication, staged, write_text
+from onnx_lowrank.graph import Publication, add_texts, check_writable, publication, staged, write_texts
 from tests.networks import images, network
 
 
@@ -62,6 +62,18 @@ def test_a_block_that_fails_leaves_its_own_files_out_alone(tmp_path: Path) -> No
         with pytest.raises(OutputError, match="nowhere/c: cannot be written"), together.left_out_on_error():
             add_texts({tmp_path / "b": "2", tmp_path / "nowhere" / "c": "3"}, together)
     assert content(tmp_path) == {"a": "1"}
+
+
+@pytest.mark.parametrize("is_result", [True, False])
+def test_what_somebody_asked_for_is_named_after_an_interruption(tmp_path: Path, is_result: bool) -> None:
+    interruption.begin()
+    with Publication(is_result=is_result) as together:
+        add_texts({tmp_path / "a": "1"}, together)
+    assert interruption.anything_written() == is_result
+    named = f"complete and written before that: {tmp_path / 'a'}" if is_result else "nothing was written"
+    assert interruption.message(signal.SIGINT) == f"interrupted: {named}"
+    interruption.begin()
+    assert not interruption.anything_written()
 
 
 def test_a_model_whose_place_becomes_a_folder_brings_no_report(tmp_path: Path) -> None:
@@ -121,16 +133,16 @@ def test_a_link_to_the_model_that_is_read_is_refused(tmp_path: Path) -> None:
 WRITERS = """
 import sys
 from pathlib import Path
-from onnx_lowrank.graph import write_text
+from onnx_lowrank.graph import write_texts
 for number in range(int(sys.argv[2])):
-    write_text(Path(sys.argv[1]), f"{number % 10}" * 20_000)
+    write_texts({Path(sys.argv[1]): f"{number % 10}" * 20_000})
 """
 
 
 def test_two_processes_may_write_the_same_file(tmp_path: Path) -> None:
     """A reader finds a whole file at any time, and neither of them an error."""
     path = tmp_path / "latency.json"
-    write_text(path, "0" * 20_000)
+    write_texts({path: "0" * 20_000})
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITERS, str(path), "300"], stderr=subprocess.PIPE) for _ in range(2)
     ]
@@ -165,7 +177,7 @@ def killed(path: Path) -> Path:
 
 def test_what_a_killed_process_left_goes_away_with_the_next_one(tmp_path: Path) -> None:
     assert killed(tmp_path / "a").is_dir()
-    write_text(tmp_path / "b", "text")
+    write_texts({tmp_path / "b": "text"})
     assert content(tmp_path) == {"b": "text"}
 
 
@@ -185,7 +197,7 @@ def test_what_may_be_in_use_or_is_not_ours_stays(tmp_path: Path, part: str, valu
     name = f".onnx-lowrank-{scope}-{pid}-{began}-{rest}"
     name = name + value if part == "suffix" else value + name if part == "prefix" else name
     renamed = left.rename(tmp_path / name)
-    write_text(tmp_path / "b", "text")
+    write_texts({tmp_path / "b": "text"})
     assert (renamed / "a").read_text() == "half"
 
 
@@ -194,7 +206,7 @@ def test_a_number_that_another_process_has_by_now_is_no_hindrance(tmp_path: Path
     own = left.name.split("-")
     own[3:5] = [str(os.getppid()), "1"]  # it did not start with the machine
     left.rename(tmp_path / "-".join(own))
-    write_text(tmp_path / "b", "text")
+    write_texts({tmp_path / "b": "text"})
     assert content(tmp_path) == {"b": "text"}
 
 
@@ -202,7 +214,7 @@ def test_nothing_is_removed_where_processes_cannot_be_seen(tmp_path: Path, monke
     left = killed(tmp_path / "a")
     renamed = left.rename(tmp_path / left.name.replace(left.name.split("-")[2], "0"))
     monkeypatch.setattr(publication, "_scope", lambda: "0")
-    write_text(tmp_path / "b", "text")
+    write_texts({tmp_path / "b": "text"})
     assert renamed.is_dir()
 
 

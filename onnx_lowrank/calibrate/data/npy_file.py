@@ -45,6 +45,7 @@ class NpyFile:
         if size < wanted:
             raise EOFError(f"it has {size} bytes, {wanted} are wanted")
         self._file = ArrayFile(stream)
+        self._all: NDArray[Any] | None = None
 
     @property
     def ndim(self) -> int:
@@ -64,8 +65,9 @@ class NpyFile:
         Raises:
             CalibrationError: they are not in the file any more.
         """
-        if self._columns_first:
-            return self.whole()[rows]
+        if self._columns_first:  # the numbers of a row are all over the file
+            self._all = self.whole() if self._all is None else self._all
+            return self._all[rows]
         numbers = np.arange(len(self))[rows]
         array: NDArray[Any] = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         row_bytes = array[:1].nbytes if len(numbers) else 0
