@@ -129,8 +129,8 @@ def message(number: int) -> str:
 def leave(code: int) -> None:
     """End the process at once where a signal has come; else let Python end it, and signals come too late.
 
-    Libraries may take seconds to tidy up as Python ends, PyTorch for one. Python itself takes its handlers away then, so
-    that a signal would make a success look like a failure.
+    Libraries may take seconds to tidy up as Python ends, PyTorch for one. Python takes its handlers away before, so that a
+    signal would make a success look like a failure.
 
     Args:
         code: exit code.
