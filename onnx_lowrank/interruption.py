@@ -129,7 +129,7 @@ def message(number: int) -> str:
 def leave(code: int) -> None:
     """End the process at once where a signal has come; else let Python end it, and signals come too late.
 
-    Libraries may take seconds to tidy up as Python ends, PyTorch for one. Python takes its handlers away before, so that a
+    Libraries may take seconds to tidy up as Python ends, PyTorch for one. Python takes its handlers away before, and a
     signal would make a success look like a failure.
 
     Args:
