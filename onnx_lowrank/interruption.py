@@ -43,11 +43,12 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         number: of the signal.
+        found: what stays, where it is not for `message` to say.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
+    def __init__(self, number: int, found: str = "") -> None:
+        super().__init__(found)
+        self.number, self.found = number, found
 
 
 class _State:
@@ -118,9 +119,21 @@ def acknowledge() -> None:
     _state.number = None
 
 
-def message(number: int) -> str:
-    """Return the line that a command ends with after a signal."""
+def with_text(error: KeyboardInterrupt, found: str) -> KeyboardInterrupt:
+    """Return an interruption by the same signal that says what stays."""
+    return Interrupted(error.number if isinstance(error, Interrupted) else signal.SIGINT, found)
+
+
+def message(number: int, found: str = "") -> str:
+    """Return the line that a command ends with after a signal.
+
+    Args:
+        number: of the signal.
+        found: what stays; empty for what was written.
+    """
     what = _NAMES[signal.Signals(number)]
+    if found:
+        return f"{what}: {found}"
     if not _state.written:
         return f"{what}: nothing was written"
     return f"{what}: complete and written before that: {', '.join(map(str, _state.written))}"

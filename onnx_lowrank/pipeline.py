@@ -279,7 +279,7 @@ def rank_losses(
             return [energy_losses(layer, targets[layer.name].responses) for layer in layers.eligible]
         if device.one_by_one:
             return [measure(layer) for layer in layers.eligible]
-        return side_by_side(measure, layers.eligible)
+        return list(side_by_side(measure, layers.eligible))
 
 
 def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to by then)

@@ -85,7 +85,7 @@ def _exit_codes(words: dict[str, str], *, debug: bool) -> Iterator[None]:
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, interruption.Interrupted) else signal.SIGINT
         if interruption.take_line():
-            _end(interruption.message(number), 128 + number, debug=debug)
+            _end(interruption.message(number, str(error)), 128 + number, debug=debug)
         sys.exit(128 + number)
     except VerificationError as error:
         _end(with_flags(str(error), words), _NOT_VERIFIED, debug=debug)

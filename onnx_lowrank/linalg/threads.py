@@ -9,11 +9,12 @@ who waits for it waits in C.
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, Generic, TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
@@ -26,41 +27,35 @@ _MAX_WORKERS = 4  # items that are worked on at a time: each takes memory
 _LONGEST_WAIT_S = 0.1  # in one piece: on Windows, waiting for a lock holds Ctrl-C up
 
 
-class Background(Generic[Result]):
+class Background:
     """A call on a thread of its own, which signals do not reach.
 
     Args:
-        call: what to do.
+        call: what to do; it must not raise.
     """
 
-    def __init__(self, call: Callable[[], Result]) -> None:
+    def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
-        self._outcome: Callable[[], Result] | None = None
+        self._is_over = False
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
         _thread.start_new_thread(self._run, ())
 
     def wait(self) -> None:
-        """Wait for the call to end, however it does."""
-        while self._outcome is None:
+        """Wait for the call to end."""
+        while not self._is_over:
             self._ended.acquire(timeout=_LONGEST_WAIT_S)
-
-    def result(self) -> Result:
-        """Wait for the call to end and return its result, or raise its exception."""
-        self.wait()
-        assert self._outcome is not None
-        return self._outcome()
 
     def _run(self) -> None:
         try:
-            self._outcome = _returning(self._call())
-        except BaseException as error:  # raised again by `result`
-            self._outcome = _raising(error)
-        self._ended.release()
+            self._call()
+        finally:
+            self._is_over = True
+            self._ended.release()
 
 
-def on_threads(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> list[Result]:
-    """Return ``work(item)`` of every item, on several threads.
+def on_threads(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
+    """Yield ``work(item)`` of every item, in order, on several threads.
 
     Args:
         work: what to do.
@@ -70,25 +65,31 @@ def on_threads(work: Callable[[Item], Result], items: Iterable[Item], count: int
     Raises:
         BaseException: what ``work`` raises; items that have not been begun by then are left out.
     """
-    abandoned = False
+    results: SimpleQueue[Callable[[], Result] | None] = SimpleQueue()  # written in C; None comes last
+    is_wanted = True
 
     def work_on(item: Item) -> Result:
         interruption.check()
-        if abandoned:
-            raise InterruptedError  # nobody waits for it any more
+        if not is_wanted:
+            raise InterruptedError  # which nobody sees
         return work(item)
 
-    def work_on_all() -> list[Result]:
-        with ThreadPoolExecutor(count) as pool:
-            return list(pool.map(work_on, items))
+    def work_on_all() -> None:
+        try:
+            with ThreadPoolExecutor(count) as pool:
+                for result in pool.map(work_on, items):
+                    results.put(_returning(result))
+        except BaseException as error:  # raised where the result is waited for
+            results.put(_raising(error))
+        results.put(None)
 
     background = Background(work_on_all)
     try:
-        return background.result()
-    except BaseException:
-        abandoned = True
+        while (result := results.get()) is not None:
+            yield result()
+    finally:
+        is_wanted = False
         background.wait()
-        raise
 
 
 def one_thread() -> AbstractContextManager[Any]:
@@ -101,11 +102,14 @@ def one_thread() -> AbstractContextManager[Any]:
     return limited
 
 
-def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Return ``work(item)`` of every item, on as many threads as the linear algebra may use; it then uses one."""
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield ``work(item)`` of every item, on as many threads as the linear algebra may use; it then uses one.
+
+    Read it to its end: until then the linear algebra stays at one thread.
+    """
     allowed = [int(library["num_threads"]) for library in _controller().info() if library["user_api"] == "blas"]
     with one_thread():
-        return on_threads(work, items, min(_MAX_WORKERS, max(allowed, default=1)))
+        yield from on_threads(work, items, min(_MAX_WORKERS, max(allowed, default=1)))
 
 
 def threads_text(count: int | None) -> str:

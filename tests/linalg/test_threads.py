@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from onnx_lowrank.linalg.threads import side_by_side
+from onnx_lowrank.linalg.threads import on_threads, side_by_side
 
 
 def blas_threads() -> int:
@@ -25,13 +26,13 @@ def test_side_by_side(allowed: int) -> None:
         return item * item
 
     with threadpool_limits(allowed):
-        assert side_by_side(work, range(6)) == [0, 1, 4, 9, 16, 25]
+        assert list(side_by_side(work, range(6))) == [0, 1, 4, 9, 16, 25]
         assert blas_threads() == allowed
     assert inside == {1}
 
 
 def test_nothing_to_do() -> None:
-    assert side_by_side(str, []) == []
+    assert list(side_by_side(str, [])) == []
 
 
 def test_errors_come_through() -> None:
@@ -39,4 +40,21 @@ def test_errors_come_through() -> None:
         raise ValueError(f"item {item}")
 
     with pytest.raises(ValueError, match="item 0"):
-        side_by_side(fails, range(3))
+        list(side_by_side(fails, range(3)))
+
+
+def test_what_nobody_waits_for_is_not_begun() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.01)
+        return item
+
+    results = on_threads(work, range(1_000), 2)
+    assert next(results) == 0
+    results.close()
+    count = len(begun)
+    assert count < 100
+    time.sleep(0.1)
+    assert len(begun) == count

@@ -16,7 +16,7 @@ def interrupt(number, frame):
     raise KeyboardInterrupt
 
 def shared_out():
-    assert side_by_side(lambda item: item * item, range(8)) == [item * item for item in range(8)]
+    assert list(side_by_side(lambda item: item * item, range(8))) == [item * item for item in range(8)]
 
 def read_ahead():
     assert list(prefetch(lambda key: key + 1, range(8), ahead=2)) == list(range(1, 9))

@@ -155,7 +155,7 @@ class ImageSource:
                 return False
             return True
 
-        return np.array(on_threads(is_decodable, indices, DECODING_THREADS), dtype=bool)
+        return np.array(list(on_threads(is_decodable, indices, DECODING_THREADS)), dtype=bool)
 
     def read(self, indices: Indices) -> NDArray[Any]:
         """Decode and preprocess images.
@@ -175,7 +175,7 @@ class ImageSource:
                     f"{self.files.source}: {self.files.names[index]} cannot be decoded ({error}): remove it"
                 ) from error
 
-        return np.stack(on_threads(load, indices, DECODING_THREADS))
+        return np.stack(list(on_threads(load, indices, DECODING_THREADS)))
 
     def with_fixed_size(self) -> ImageSource:
         """Return a source whose open height and width are those of the first decodable image.

@@ -87,7 +87,7 @@ class SyntheticSource:
             image = picture.convert("L") if self.layout.channels == 1 else picture
             return image_array(image, self.layout, self.preprocessing)
 
-        images = np.stack(on_threads(synthesize, indices, DECODING_THREADS))
+        images = np.stack(list(on_threads(synthesize, indices, DECODING_THREADS)))
         return images if self.colours is None else self.colours(images, channels_first=self.layout.channels_first)
 
     def with_fitted_colours(self, first: InputStatistics) -> SyntheticSource:
