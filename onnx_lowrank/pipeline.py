@@ -50,12 +50,12 @@ from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.ranks import energy_losses
-from onnx_lowrank.ranks.choose import choose_ranks
+from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
 from onnx_lowrank.ranks.search import largest_speedup
 from onnx_lowrank.report.build import Measurements, build_figures, build_report, warn_of_lost_quantization
 from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.result import Result
-from onnx_lowrank.runtime.device import free_on_device
+from onnx_lowrank.runtime.device import free_on_device, rank_block
 from onnx_lowrank.runtime.latency import ConversionTimer, time_file
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.memory import budget_bytes
@@ -70,8 +70,8 @@ from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.device import SolverDevice, solver_device
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from onnx_lowrank.solve.width import can_be_solved_anew, measure_width_losses
-from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable
-from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few, warn_if_lost
+from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable, scored_classes
+from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few
 from onnx_lowrank.verify.fidelity import check_bounds
 from onnx_lowrank.version import __version__
 
@@ -121,6 +121,7 @@ def convert(
         network, layers, calibration = open_conversion(model, data, preprocessing, settings)
         if files.model is not None:
             check_apart(network.original, files.model)
+        check_reachable(layers, settings, rank_block(network.provider))
         timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
         targets = collect(network, layers, calibration, monitor)
         losses = rank_losses(layers, targets, settings, device, monitor)
@@ -144,8 +145,8 @@ def convert(
                 converted, files.model, original, network, layers, calibration, monitor, publication
             )
             with monitor.measure("bench"):
-                latency = time_file(file, network, layers, converted.plan, converted.settings, timer)
-            finished = checked.with_measurements(latency=latency)
+                latency, slow = time_file(file, network, layers, converted.plan, converted.settings, timer)
+            finished = checked.with_measurements(latency=latency, slow=slow)
             result = report_on(finished, network, layers, losses, calibration, timer, monitor, file)
             result = result.written_to(files.model)
             for warning in result.report.warnings:
@@ -198,7 +199,8 @@ def open_conversion(
 
     Raises:
         ModelError: the model cannot be read or run, or there is nothing in it to factorize.
-        CalibrationError: the data cannot be used, or have no class folders where labels are wanted.
+        CalibrationError: the data cannot be used, or have no class folders where labels are wanted, or those of other
+            classes than the network scores.
     """
     network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings, max_held_out)
     check_any_eligible(layers)
@@ -217,6 +219,7 @@ def find_layers_on_data(
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs, settings.samples_axis)
     network, data = with_sample_axes(network, data)
     calibration = calibration_set(network, data, preprocessing, settings, max_held_out)
+    _check_labels(network, calibration)
     layers = layers_of_one_size(network, network.layers(calibration.one_batch), calibration.one_by_one())
     layers = layers_by_samples(network, layers, calibration.several(), calibration.two)
     _warn_if_random(network, calibration)
@@ -225,6 +228,14 @@ def find_layers_on_data(
         if settings.cost == "params":
             layers = layers_with_own_weights(layers)
     return network, wanted_layers(layers, settings.include, settings.exclude), calibration
+
+
+def _check_labels(network: Network, calibration: CalibrationSet) -> None:
+    """Raise CalibrationError where outputs are judged by labels of other classes than the network scores."""
+    if calibration.labels:
+        scores = scored_classes(open_for_comparison(network, network.model), calibration.one_batch)
+        if scores is not None:
+            calibration.samples.check_labels(*scores)
 
 
 def _warn_if_random(network: Network, calibration: CalibrationSet) -> None:
@@ -439,7 +450,6 @@ def written_and_verified(
         if converted.settings.max_drop is not None:
             batches = calibration.batches(held_out, monitor, "judge")
             loss = loss_of(network, read_model(file), original, batches, truth)
-            warn_if_lost(loss, converted.settings.max_drop)
     return file, converted.with_measurements(comparison=comparison, loss=loss)
 
 

@@ -26,6 +26,8 @@ SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args
 
 Constants: TypeAlias = Mapping[str, Sequence[float] | NDArray[Any] | str | PathLike[str]]
 
+ClassNames: TypeAlias = str | PathLike[str] | Sequence[str]  # a file with one class a line, or the names
+
 # Fine-tuning.
 Learn = Literal["original", "labels", "both"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -59,8 +61,8 @@ class Settings:
             ``.npz`` file with one. An input that is a weight of a layer becomes part of the written model.
         samples_axis: axis that counts samples by input name, where it is not the first one.
         plan: ranks to use instead of choosing them.
-        bench: measure latency: leave layers alone that would run slower, and report the speedup; without it a
-            conversion with cost ``macs`` comes out the same every time.
+        bench: measure the latency of the original and of the converted network; with cost ``macs`` and ``params``
+            that changes nothing in what is converted, and warns where it runs slower than it should.
         latency_table: file of measured latencies to read and to add to, for cost ``latency``; None for the user's
             cache.
         refine: ``none``, ``fast`` or ``full``: how long all factors of a layer are refined after the closed form.
@@ -72,6 +74,8 @@ class Settings:
             found by search. What is lost is top-1 with ``labels``; else it is the share of samples that get another
             class; else, where the network scores no classes, the relative error.
         labels: judge by the class folders of the data.
+        class_names: names of the classes in the order of the scores, or a text file with one a line, where the sorted
+            order of the class folders is another; without class folders, files begin with them.
         min_agreement: refuse a result that has the original's top class on a smaller share of the held-out samples.
         max_error: refuse a result with a larger relative error on the held-out samples, in any output.
 
@@ -106,6 +110,7 @@ class Settings:
     asymmetric: bool = True
     max_drop: float | None = None
     labels: bool = False
+    class_names: ClassNames | None = None
     min_agreement: float | None = None
     max_error: float | None = None
 
@@ -129,6 +134,8 @@ class Settings:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.cost == "latency" and not self.bench:
             raise ValueError("cost 'latency' has to be measured: leave bench on")
+        if self.class_names is not None and not self.labels:
+            raise ValueError("class_names says what the labels are called: set labels too")
         if self.latency_table is not None and self.cost != "latency":
             raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
         if self.selection == "energy" and self.method != "channel":
@@ -166,6 +173,7 @@ class FinetuneSettings:
     Attributes:
         learn: what to learn from: ``original``: the outputs of the original network, without labels; ``labels``: the
             class folders of the data; ``both``.
+        class_names: names of the classes, as in `Settings`.
         epochs: passes over the training samples.
         batch_size: samples per step, over all processes. A batch size that is fixed in the model takes precedence.
         learning_rate: peak length of a step relative to a weight; None to find it by short trials. It is warmed up for
@@ -190,6 +198,7 @@ class FinetuneSettings:
     """
 
     learn: Learn = "original"
+    class_names: ClassNames | None = None
     epochs: int = 10
     batch_size: int = 128
     learning_rate: float | None = None

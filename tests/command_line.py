@@ -32,3 +32,16 @@ def fails(folder: Path, *words: str, code: int = 1) -> str:
     assert len(errors) == 1
     assert "Traceback" not in result.stderr
     return errors[0]
+
+
+def misused(folder: Path, *words: str) -> str:
+    """Run a command line that is wrong in itself: exit code 2, and the folder as it was. Returns what is wrong."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    result = call(*words)
+    assert result.exit_code == 2, result.output
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert result.stdout == ""
+    usage, _, error = result.stderr.partition("Error: ")
+    assert usage.startswith("Usage: onnx-lowrank")
+    assert "Traceback" not in result.stderr
+    return error.strip()

@@ -198,9 +198,9 @@ def probe_positions(
 def _open(network: Network, data: Any, preprocessing: Preprocessing | None, settings: Settings) -> Samples:
     """Open the data, or make synthetic images where there are none, with a warning."""
     if data is not None:
-        samples = open_samples(data, network.inputs, preprocessing, network.held)
-        if settings.labels and samples.labels is None:
-            raise CalibrationError(f"data {samples.source}: no class folders, which `labels` reads: drop `labels`")
+        samples = open_samples(data, network.inputs, preprocessing, network.held, settings.class_names)
+        if settings.labels:
+            samples.check_has_labels()
         return samples
     if settings.labels:
         raise CalibrationError("data: none given, `labels` reads their class folders: pass `data` or drop `labels`")

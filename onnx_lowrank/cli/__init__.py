@@ -13,6 +13,7 @@
     extra.py     imports the part that needs PyTorch
     help.py      --help for newcomers, --help-all for every option
     options.py   options that commands share, and how their values are read
+    presets.py   what the presets of preprocessing stand for
     loader.py    --data-loader file.py:function
     files.py     checks of files, plans and reports
     watch.py     progress and log lines on stderr

@@ -28,8 +28,8 @@ from onnx_lowrank.runtime.timing import Pace
     help="Samples per run.",
 )
 @shape_options
-@setting("--rounds", Pace, type=click.IntRange(1), metavar="N", help="How often the models take turns.")
-@setting("--repeats", Pace, type=click.IntRange(1), metavar="N", help="Runs of a model per round, at least.")
+@setting("--rounds", Pace, type=click.IntRange(1), metavar="N", help="Turns of each model.")
+@setting("--repeats", Pace, type=click.IntRange(1), metavar="N", help="Runs per round at least.")
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @provider_options
 @debug_option

@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from onnx_lowrank.cli.help import option
-from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
+from onnx_lowrank.cli.options import (
+    FilePath,
+    check_class_names,
+    label_options,
+    needed_data_options,
+    read_data,
+    read_inputs,
+    read_preprocessing,
+    run_options,
+)
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands import compare as command
@@ -24,15 +33,16 @@ from onnx_lowrank.verify import Comparison
 )
 @click.argument("first", type=FilePath(), metavar="A.onnx")
 @click.argument("second", type=FilePath(), metavar="B.onnx")
-@data_options
-@option("--labels", is_flag=True, help="Measure accuracy; folders are classes.")
-@option("--tensor", "tensors", multiple=True, metavar="NAME", help="Compare an inner tensor too; repeatable.")
+@needed_data_options
+@label_options("Measure accuracy by class folders.")
+@option("--tensor", "tensors", multiple=True, metavar="NAME", help="Compare an inner tensor; repeatable.")
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
-@run_options
+@run_options("all")
 def compare(first: Path, second: Path, **options: Any) -> None:
     """Measure the fidelity of B to A on data; with --labels the accuracy of both."""
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
     options.pop("debug")
+    check_class_names(options)
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"), first)
     inputs = read_inputs(options)

@@ -11,13 +11,17 @@ from rich.console import Console
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan
 from onnx_lowrank.cli.help import off_switch, option, setting
+from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
     FilePath,
     bound_options,
+    check_class_names,
     check_cost,
     check_target,
+    checked_values,
     data_files,
     data_options,
+    label_options,
     layer_options,
     method_options,
     read_bounds,
@@ -42,23 +46,23 @@ from onnx_lowrank.version import __version__
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.onnx", required=False)
-@option("--speedup", metavar="X", show_default=f"{Settings.speedup:g}",
-        help="How many times cheaper.")  # fmt: skip
-@option("--max-drop", metavar="D", help="Or: the largest that loses D at most (1%).")
-@option("--labels", is_flag=True, help="Count that loss in top-1; folders are classes.")
+@option("--speedup", metavar="X", show_default=f"{Settings.speedup:g}", help="Original cost / converted cost.")
+@option("--max-drop", metavar="D", help="Instead, the largest loss, like 1%.")
+@label_options("Count top-1 by class folders.")
 @bound_options
 @method_options
-@setting("--refine", type=click.Choice(REFINEMENTS), advanced=True, help="How long factors are refined.")
+@setting("--refine", type=click.Choice(REFINEMENTS), metavar="LEVEL", advanced=True,
+         help="Refine factors: none, fast or full.")  # fmt: skip
 @data_options
 @layer_options
 @option("--plan", type=FilePath(), metavar="FILE", advanced=True, help="Use the ranks of a rank plan (JSON).")
 @option("--save-plan", type=FilePath(), metavar="FILE", advanced=True, help="Write the rank plan (JSON).")
 @option("--report", "reports", type=FilePath(), multiple=True, metavar="FILE",
-        help="Write .json, .md or .html; repeatable.")  # fmt: skip
+        help="Write a .json, .md or .html report.")  # fmt: skip
 @off_switch("--no-bench", advanced=True, help="Do not measure latency.")
 @option("--dry-run", is_flag=True, help="Choose ranks, show them and stop.")
 @option("--force", is_flag=True, help="Overwrite OUT.onnx.")
-@run_options
+@run_options("up to 256")
 @click.version_option(__version__, prog_name="onnx-lowrank", help="Show the version and exit.")
 def convert(model: Path, output: Path | None, **options: Any) -> None:
     """Make a CNN in ONNX faster by low-rank factorization, without training.
@@ -73,6 +77,7 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         raise click.UsageError("Missing argument 'OUT.onnx'.")
     output = None if dry_run else output
     check_target(options, plan_file)
+    check_class_names(options)
     for report in reports:
         check_report_ending(report)
     check_cost(options)
@@ -87,11 +92,12 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         )
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"), model)
-    if (speedup := options.pop("speedup")) is not None:
-        options["speedup"] = read_speedup(speedup)
-    options["max_drop"] = read_share(options["max_drop"], "--max-drop")
     plan = read_plan(plan_file) if plan_file else None
-    settings = Settings(plan=plan, **read_inputs(options), **read_bounds(options), **options)
+    with checked_values():
+        if (speedup := options.pop("speedup")) is not None:
+            options["speedup"] = read_speedup(speedup)
+        options["max_drop"] = read_share(options["max_drop"], "--max-drop")
+        settings = Settings(plan=plan, **read_inputs(options), **read_bounds(options), **options)
     files = OutputFiles(output, reports, save_plan)
     with watching(quiet=quiet) as watch:
         result = pipeline.convert(
@@ -99,6 +105,8 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         )
     if not quiet:
         _show(result)
+    elif dry_run:  # which would be for nothing otherwise
+        click.echo(result.plan.to_json(), nl=False)
 
 
 def _show(result: Result) -> None:
@@ -109,5 +117,6 @@ def _show(result: Result) -> None:
         console.print(line, markup=False, soft_wrap=True)
     if result.report.output:
         console.print(f"written     {result.report.output}", markup=False, soft_wrap=True)
+    words = flags(click.get_current_context())
     for warning in result.report.warnings:
-        console.print(labelled("warning", warning), markup=False, soft_wrap=True)
+        console.print(labelled("warning", with_flags(warning, words)), markup=False, soft_wrap=True)

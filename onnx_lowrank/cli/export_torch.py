@@ -10,7 +10,7 @@ import click
 from onnx_lowrank.cli.extra import torch_part
 from onnx_lowrank.cli.files import check_outputs
 from onnx_lowrank.cli.help import option
-from onnx_lowrank.cli.options import FilePath, InputShape, by_name, show_options
+from onnx_lowrank.cli.options import FilePath, by_name, input_shapes_option, show_options
 from onnx_lowrank.cli.program import Command
 
 
@@ -22,13 +22,7 @@ from onnx_lowrank.cli.program import Command
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.pt2")
-@option(
-    "--input-shapes",
-    type=InputShape(),
-    multiple=True,
-    metavar="NAME:1,3,H,W",
-    help="Shape of an input whose axes are open.",
-)
+@input_shapes_option
 @option("--force", is_flag=True, help="Overwrite OUT.pt2.")
 @show_options
 def export_torch(model: Path, output: Path, **options: Any) -> None:

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
 from onnx_lowrank.errors import OutputError, RankError
 from onnx_lowrank.graph import check_writable
 from onnx_lowrank.layers.plan import RankPlan
@@ -76,12 +78,12 @@ def check_report_ending(path: Path) -> None:
     """Raise for a report whose format is unknown, or cannot be made here.
 
     Raises:
-        OutputError: unknown file name ending.
+        click.UsageError: unknown file name ending.
         MissingDependencyError: a package that pages need is not installed.
     """
     if path.suffix.lower() not in _REPORT_ENDINGS:
         found = f"ends in '{path.suffix}'" if path.suffix else "has no ending"
-        raise OutputError(
+        raise click.UsageError(
             f"--report {path}: {found}, {', '.join(_REPORT_ENDINGS[:-1])} or {_REPORT_ENDINGS[-1]} is wanted: rename it"
         )
     if path.suffix.lower() == ".html":

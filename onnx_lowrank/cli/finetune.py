@@ -14,8 +14,10 @@ from onnx_lowrank.cli.files import check_outputs
 from onnx_lowrank.cli.help import off_switch, option, setting
 from onnx_lowrank.cli.options import (
     FilePath,
+    checked_values,
+    class_names_option,
     data_files,
-    data_options,
+    needed_data_options,
     read_data,
     read_inputs,
     read_preprocessing,
@@ -23,7 +25,6 @@ from onnx_lowrank.cli.options import (
 )
 from onnx_lowrank.cli.program import INTERRUPTED, Command
 from onnx_lowrank.cli.watch import watching
-from onnx_lowrank.errors import OutputError
 from onnx_lowrank.graph import Publication, add_texts, write_model
 from onnx_lowrank.settings import LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS, FinetuneSettings
 
@@ -40,29 +41,31 @@ _CHECKPOINT = ".checkpoint"  # appended to the name of OUT
 @click.argument("original", type=FilePath(), metavar="ORIGINAL.onnx")
 @click.argument("converted", type=FilePath(), metavar="CONVERTED.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.onnx")
-@data_options
-@tuning("--learn", type=click.Choice(LEARN_CHOICES), help="What from; labels are class folders.")
+@needed_data_options
+@tuning("--learn", type=click.Choice(LEARN_CHOICES), metavar="FROM", help="Of original, labels or both.")
+@class_names_option
 @tuning("--epochs", type=click.IntRange(1), metavar="N", help="Passes over the samples at most.")
-@tuning("--patience", type=click.IntRange(1), metavar="N", help="Stop after N epochs without improvement.")
+@tuning("--patience", type=click.IntRange(1), metavar="N", help="Epochs without gain to stop after.")
 @tuning("--batch-size", type=click.IntRange(1), metavar="B", advanced=True, help="Samples per step.")
 @tuning("--learning-rate", type=click.FloatRange(0, min_open=True), metavar="X", advanced=True,
-        show_default="found in short trials", help="Length of a step.")  # fmt: skip
-@tuning("--temperature", type=click.FloatRange(0), metavar="T", advanced=True,
-        help="Softens the scores of classifiers before they are compared.")  # fmt: skip
-@tuning("--match", type=click.FloatRange(0), metavar="W", advanced=True,
-        help="Weight of the differences at the converted layers.")  # fmt: skip
+        show_default="found in trials", help="Length of a step.")  # fmt: skip
+@tuning("--temperature", type=click.FloatRange(0), metavar="T", advanced=True, help="Softening of compared scores.")
+@tuning("--match", type=click.FloatRange(0), metavar="W", advanced=True, help="Weight of inner differences.")
 @off_switch("--no-normalize", advanced=True, help="Train without batch normalization.")
 @off_switch("--no-augment", advanced=True, help="Do not flip and shift images.")
-@tuning("--samples", type=click.IntRange(1), metavar="N", help="How many samples to use.")
+@tuning("--samples", type=click.IntRange(1), metavar="N", show_default="all", help="Samples to use.")
 @tuning("--held-out", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
-        help="Share of them to judge by.")  # fmt: skip
-@option("--validation", multiple=True, metavar="[NAME=]PATH", help="Judge by these instead; none are held out.")
-@option("--resume", is_flag=True, help="Go on from OUT.onnx.checkpoint, if it exists.")
-@option("--report", type=FilePath(), metavar="FILE.json", help="Write a report.")
+        help="Share of samples to judge by.")  # fmt: skip
+@option("--validation", multiple=True, metavar="PATH", values="PATH; or NAME=PATH for each of several inputs",
+        help="Judge by these, hold out none.")  # fmt: skip
+@option("--resume", is_flag=True, help="Go on from OUT.onnx.checkpoint.")
+@option("--report", type=FilePath(), metavar="FILE", help="Write a .json report.")
 @option("--force", is_flag=True, help="Overwrite OUT.onnx.")
-@tuning("--provider", type=click.Choice(TRAINING_PROVIDERS), help="Where to train.")
-@tuning("--precision", type=click.Choice(PRECISIONS), advanced=True, help="Precision of forward passes.")
-@tuning("--threads", type=click.IntRange(1, 256), metavar="N", advanced=True, help="Threads of PyTorch.")
+@tuning("--provider", type=click.Choice(TRAINING_PROVIDERS), metavar="NAME", help="Train on cpu or cuda.")
+@tuning("--precision", type=click.Choice(PRECISIONS), metavar="NAME", advanced=True,
+        help="Forward passes in fp32 or bf16.")  # fmt: skip
+@tuning("--threads", type=click.IntRange(1, 256), metavar="N", advanced=True, show_default="all",
+        help="Threads of PyTorch.")  # fmt: skip
 @tuning("--seed", type=click.IntRange(0), metavar="S", advanced=True, help="Seed of all randomness.")
 @show_options
 def finetune(original: Path, converted: Path, output: Path, **options: Any) -> None:
@@ -87,18 +90,16 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
         force=force or (resume and checkpoint.is_file()),
     )
     if report and report.suffix.lower() != ".json":
-        raise OutputError(f"--report {report}: .json is wanted: rename it")
+        raise click.UsageError(f"--report {report}: .json is wanted: rename it")
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"), original)
     validation = read_data(options.pop("validation"), None, original)
     part = torch_part()
-    try:
-        inputs = read_inputs(options)
-        if inputs.pop("samples_axis"):
-            raise click.UsageError("--samples-axis: fine-tuning takes samples on the first axis of all inputs only")
+    inputs = read_inputs(options)
+    if inputs.pop("samples_axis"):
+        raise click.UsageError("--samples-axis: fine-tuning takes samples on the first axis of all inputs only")
+    with checked_values():
         settings = FinetuneSettings(**inputs, **options)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
     with watching(quiet=quiet) as watch:
         result = part.finetune(
             original, converted, data, settings,

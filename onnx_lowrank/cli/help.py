@@ -16,19 +16,37 @@ ALL_OPTIONS = "onnx_lowrank.all_options"  # in the meta of a context whose help 
 
 
 class Option(click.Option):
-    """An option that ``--help`` may leave out. The shell completes it all the same, unlike a hidden one of click.
+    """An option with a row of its own in the help, its default at the end.
+
+    ``--help`` may leave it out. The shell completes it all the same, unlike a hidden one of click.
 
     Args:
         advanced: show it with ``--help-all`` only.
+        values: what it takes, where that does not fit its row; `Command` shows them below the options.
     """
 
-    def __init__(self, *args: Any, advanced: bool = False, **attributes: Any) -> None:
+    def __init__(self, *args: Any, advanced: bool = False, values: str = "", **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        self.advanced = advanced
+        self.advanced, self.values = advanced, values
+
+    def shown(self, ctx: click.Context) -> bool:
+        """Return whether the help that is asked for has the option."""
+        return not self.advanced or ALL_OPTIONS in ctx.meta
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the option's row of the help, or None to leave it out."""
-        return None if self.advanced and ALL_OPTIONS not in ctx.meta else super().get_help_record(ctx)
+        record = super().get_help_record(ctx) if self.shown(ctx) else None
+        return record and (record[0], f"{self.help}  [default: {self._default_text(ctx)}]")
+
+    def _default_text(self, ctx: click.Context) -> str:
+        if isinstance(self.show_default, str):
+            return self.show_default
+        default = self.get_default(ctx, call=False)
+        if self.is_flag:
+            return "off"
+        if isinstance(default, float):
+            return f"{default:g}"
+        return str(default) if isinstance(default, str | int) else "none"  # click has several words for none
 
 
 def option(*names: str, **attributes: Any) -> Callable[[Function], Function]:
@@ -52,7 +70,7 @@ def setting(flag: str, settings: type = Settings, **attributes: Any) -> Callable
 def off_switch(flag: str, **attributes: Any) -> Callable[[Function], Function]:
     """Return a decorator for a flag that turns a setting off: ``--no-bench`` makes ``bench`` false."""
     name = flag.removeprefix("--no-").replace("-", "_")
-    return option(flag, name, is_flag=True, flag_value=False, default=True, show_default=False, **attributes)
+    return option(flag, name, is_flag=True, flag_value=False, default=True, **attributes)
 
 
 def help_all() -> click.Option:

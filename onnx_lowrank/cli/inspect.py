@@ -30,10 +30,10 @@ from onnx_lowrank.report import short_name, short_number
     epilog="Example: onnx-lowrank inspect model.onnx",
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
-@option("--energy", is_flag=True, help="Show the ranks that keep shares of the responses to --data.")
+@option("--energy", is_flag=True, help="Show the ranks that keep energy.")
 @data_options
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
-@run_options
+@run_options("up to 256")
 def inspect(model: Path, *, as_json: bool, **options: Any) -> None:
     """List every Conv, ConvTranspose, Gemm and MatMul: what can be factorized, and why the others stay."""
     quiet, energy = options.pop("quiet"), options.pop("energy")

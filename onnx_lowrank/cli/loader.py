@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
+
 from onnx_lowrank.errors import CalibrationError
 
 
@@ -21,12 +23,13 @@ def load_batches(reference: str) -> Iterator[Any]:
         What the function yields; an exception from it becomes a `CalibrationError`.
 
     Raises:
+        click.UsageError: no function is named.
         CalibrationError: no such file or function, importing or calling it fails, or it yields nothing.
     """
     file, colon, name = reference.rpartition(":")
     path = Path(file)
     if not (colon and name):
-        raise _error(reference, "no function named", "write it as file.py:function")
+        raise click.UsageError(f"--data-loader {reference}: no function named: write it as file.py:function")
     if not _guarded(path.is_file, reference, "looking for it"):
         raise _error(reference, f"no such file '{path}'", "check the path")
     function = _function(path, name, reference)

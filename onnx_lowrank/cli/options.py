@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,8 @@ from onnx_lowrank.calibrate import Preprocessing, preset
 from onnx_lowrank.calibrate.data.preprocess import PRESETS, ChannelOrder, Resize
 from onnx_lowrank.cli.help import Function, option, setting
 from onnx_lowrank.cli.loader import load_batches
-from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.cli.messages import flags, with_flags
+from onnx_lowrank.errors import BudgetError, CalibrationError
 from onnx_lowrank.graph import input_names
 from onnx_lowrank.runtime.constants import ARRAY_FILES
 from onnx_lowrank.settings import COSTS, METHODS, PROVIDERS
@@ -113,6 +115,20 @@ class SamplesAxis(click.ParamType):
         return name, int(axis)
 
 
+class Regex(click.ParamType):
+    """A regular expression."""
+
+    name = "regex"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check that the text compiles."""
+        try:
+            re.compile(value)
+        except re.error as error:
+            self.fail(f"'{value}' is not a regular expression ({error})", param, ctx)
+        return str(value)
+
+
 class RankMultiple(click.ParamType):
     """A number, or ``auto``."""
 
@@ -122,7 +138,7 @@ class RankMultiple(click.ParamType):
         """Convert text to a number; None for ``auto``."""
         if value == "auto":
             return None
-        if not value.isdigit() or int(value) < 1:
+        if not (value.isascii() and value.isdigit()) or int(value) < 1:
             self.fail(f"'{value}' is neither a number above 0 nor auto", param, ctx)
         return int(value)
 
@@ -138,10 +154,11 @@ def method_options(function: Function) -> Function:
     """Add what a speedup counts, and how layers may be factorized."""
     return _with(
         function,
-        setting("--cost", type=click.Choice(COSTS), help="What speedup counts."),
-        setting("--latency-table", type=FilePath(), metavar="FILE", advanced=True,
-                help="Measured latencies to read and add to, for --cost latency."),
-        setting("--method", type=click.Choice(METHODS), advanced=True, help="Factorizations allowed."),
+        setting("--cost", type=click.Choice(COSTS), metavar="KIND", help="Count macs, params or latency."),
+        setting("--latency-table", type=FilePath(), metavar="FILE", advanced=True, show_default="cache",
+                help="Latencies to read and add to."),
+        setting("--method", type=click.Choice(METHODS), metavar="NAME", advanced=True, values=", ".join(METHODS),
+                help="Factorizations allowed, see below."),
     )  # fmt: skip
 
 
@@ -149,16 +166,16 @@ def layer_options(function: Function) -> Function:
     """Add which layers are factorized, and how they are sampled."""
     return _with(
         function,
-        setting("--include", multiple=True, metavar="REGEX", advanced=True,
-                help="Factorize only layers whose name matches; repeatable."),
-        setting("--exclude", multiple=True, metavar="REGEX", advanced=True,
-                help="Leave layers whose name matches; repeatable."),
-        option("--rank-multiple", type=RankMultiple(), default="auto", metavar="K|auto", advanced=True,
+        setting("--include", multiple=True, type=Regex(), metavar="REGEX", advanced=True, show_default="all",
+                help="Layers to factorize; repeatable."),
+        setting("--exclude", multiple=True, type=Regex(), metavar="REGEX", advanced=True,
+                help="Layers to leave; repeatable."),
+        option("--rank-multiple", type=RankMultiple(), default="auto", metavar="K", advanced=True,
                help="Make ranks multiples of K."),
-        setting("--positions", type=click.IntRange(1), metavar="P", advanced=True,
-                help="Positions sampled per image and layer."),
-        setting("--memory", type=click.FloatRange(0), metavar="GB", advanced=True,
-                help="Memory for cached tensors; the rest goes to disk."),
+        setting("--positions", type=click.IntRange(1), metavar="P", advanced=True, show_default="auto",
+                help="Positions per image and layer."),
+        setting("--memory", type=click.FloatRange(0), metavar="GB", advanced=True, show_default="half of free",
+                help="Memory for cached tensors."),
     )  # fmt: skip
 
 
@@ -180,6 +197,15 @@ def check_target(options: Mapping[str, Any], plan: Path | None) -> None:
         raise click.UsageError("--labels goes with --max-drop: it says what is lost of")
 
 
+@contextmanager
+def checked_values() -> Iterator[None]:
+    """Turn what the library says of a wrong value of an option into a usage error."""
+    try:
+        yield
+    except (BudgetError, CalibrationError, ValueError) as error:
+        raise click.UsageError(with_flags(str(error), flags(click.get_current_context()))) from error
+
+
 def read_speedup(text: str) -> float:
     """Read a number; `Settings` checks that it is above 1."""
     try:
@@ -198,14 +224,37 @@ def read_share(text: str | None, option: str, examples: str = "0.01 or 1%") -> f
         raise BudgetError(f"{option}: got '{text}', wanted a share: try {option} {examples}") from None
 
 
+def label_options(help: str) -> Callable[[Function], Function]:  # noqa: A002  (what the option is called too)
+    """Return a decorator that adds labels, and what their classes are called.
+
+    Args:
+        help: what labels are for.
+    """
+
+    def add(function: Function) -> Function:
+        return _with(function, option("--labels", is_flag=True, help=help), class_names_option)
+
+    return add
+
+
+class_names_option = option(
+    "--class-names", type=FilePath(), metavar="FILE", advanced=True, show_default="folders",
+    help="Order of classes, one a line.",
+)  # fmt: skip
+
+
+def check_class_names(options: Mapping[str, Any]) -> None:
+    """Raise for names of classes without labels."""
+    if options["class_names"] is not None and not options["labels"]:
+        raise click.UsageError("--class-names goes with --labels: it says what they are called")
+
+
 def bound_options(function: Function) -> Function:
     """Add what a result has to be on held-out samples not to be refused."""
     return _with(
         function,
-        option("--min-agreement", metavar="X",
-               help="Refuse less of the same top class (95%)."),
-        option("--max-error", metavar="X",
-               help="Refuse a larger relative error (0.3)."),
+        option("--min-agreement", metavar="X", help="Refuse a lower agreement, like 95%."),
+        option("--max-error", metavar="X", help="Refuse a larger error, like 0.3."),
     )  # fmt: skip
 
 
@@ -218,36 +267,54 @@ def read_bounds(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def data_options(function: Function) -> Function:
-    """Add where samples come from and how images are prepared."""
+    """Add where samples come from and how images are prepared; without data they are synthetic."""
+    return _data_options(function, "synthetic")
+
+
+def needed_data_options(function: Function) -> Function:
+    """Add the same for a command that has no use for synthetic images."""
+    return _data_options(function, "none")
+
+
+def _data_options(function: Function, no_data: str) -> Function:
     return _with(
         function,
-        option("--data", multiple=True, metavar="PATH",
-               help="Images: folder, .zip, .tar. Arrays: .npy, .npz. Or NAME=PATH for each input."),
-        option("--data-loader", metavar="FILE:FUNC", advanced=True,
-               help="A Python function that yields batches; this runs your code."),
-        option("--preset", "preset_name", type=click.Choice(PRESETS), default="zero-one",
-               help="How pixels are scaled."),
-        option("--scale", type=float, metavar="X", advanced=True, help="As in (pixel * scale - mean) / std."),
-        option("--mean", type=Numbers(), metavar="M,...", advanced=True, help="One number, or one per channel."),
-        option("--std", type=Numbers(), metavar="S,...", advanced=True, help="One number, or one per channel."),
-        option("--channel-order", type=click.Choice(get_args(ChannelOrder)), advanced=True,
-               help="Order of the model's channels."),
-        option("--resize", type=click.Choice(get_args(Resize)), advanced=True,
-               help="How images get the size of the input."),
+        option("--data", multiple=True, metavar="PATH", show_default=no_data,
+               values="PATH; or NAME=PATH for each of several inputs",
+               help="Folder, .zip, .tar, .npy, .npz."),
+        option("--data-loader", metavar="FILE:FN", advanced=True,
+               help="Run a Python function for batches."),
+        option("--preset", "preset_name", type=click.Choice(PRESETS), default="zero-one", metavar="NAME",
+               help="Scaling of pixels, see below."),
+        option("--scale", type=float, metavar="X", advanced=True, show_default="preset",
+               help="In (pixel * scale - mean) / std."),
+        option("--mean", type=Numbers(), metavar="M,...", advanced=True, show_default="preset",
+               help="One number, or one per channel."),
+        option("--std", type=Numbers(), metavar="S,...", advanced=True, show_default="preset",
+               help="One number, or one per channel."),
+        option("--channel-order", type=click.Choice(get_args(ChannelOrder)), metavar="X", advanced=True,
+               show_default="preset", help="Order of channels: rgb or bgr."),
+        option("--resize", type=click.Choice(get_args(Resize)), metavar="HOW", advanced=True,
+               show_default="preset", help="Fit images: crop, stretch or pad."),
         shape_options,
     )  # fmt: skip
+
+
+input_shapes_option = option(
+    "--input-shapes", type=InputShape(), multiple=True, metavar="SHAPE", advanced=True, show_default="data",
+    values="NAME:1,3,224,224; 1x3x224x224 for the only input", help="Shape of inputs with open axes.",
+)  # fmt: skip
 
 
 def shape_options(function: Function) -> Function:
     """Add shapes that neither the model nor the data give, and constants."""
     return _with(
         function,
-        option("--input-shapes", type=InputShape(), multiple=True, metavar="NAME:1,3,H,W", advanced=True,
-               help="Shape of an input whose axes are open."),
+        input_shapes_option,
         option("--input", "constant_inputs", type=Constant(), multiple=True, metavar="NAME=VALUE", advanced=True,
-               help="Feed an input always the same; VALUE may be a .npy or .npz file."),
-        option("--samples-axis", type=SamplesAxis(), multiple=True, metavar="NAME:AXIS", advanced=True,
-               help="Axis of an input that counts samples, if not 0."),
+               help="Feed the same: numbers, FILE.npy."),
+        option("--samples-axis", type=SamplesAxis(), multiple=True, metavar="AXIS", advanced=True, show_default="0",
+               values="NAME:1, the first being 0; 1 for the only input", help="Axis that counts samples."),
     )  # fmt: skip
 
 
@@ -264,9 +331,10 @@ def provider_options(function: Function) -> Function:
     """Add where things run."""
     return _with(
         function,
-        setting("--provider", type=click.Choice(PROVIDERS), help="Where to run."),
-        setting("--threads", type=click.IntRange(1, 256), metavar="N", advanced=True, help="Threads to use."),
-    )
+        setting("--provider", type=click.Choice(PROVIDERS), metavar="NAME", help="Run on cpu, cuda or tensorrt."),
+        setting("--threads", type=click.IntRange(1, 256), metavar="N", advanced=True, show_default="all",
+                help="Threads to use."),
+    )  # fmt: skip
 
 
 def show_options(function: Function) -> Function:
@@ -281,16 +349,25 @@ def show_options(function: Function) -> Function:
 debug_option = option("--debug", is_flag=True, advanced=True, help="Print tracebacks.")
 
 
-def run_options(function: Function) -> Function:
-    """Add where and how things run, and how much is shown."""
-    return _with(
-        function,
-        setting("--samples", type=click.IntRange(1), metavar="N", help="How many samples to use."),
-        setting("--batch-size", type=click.IntRange(1), metavar="B", advanced=True, help="Samples per forward pass."),
-        provider_options,
-        setting("--seed", type=click.IntRange(0), metavar="S", advanced=True, help="Seed of all randomness."),
-        show_options,
-    )
+def run_options(samples: str) -> Callable[[Function], Function]:
+    """Return a decorator that adds where and how things run, and how much is shown.
+
+    Args:
+        samples: how many are used by default.
+    """
+
+    def add(function: Function) -> Function:
+        return _with(
+            function,
+            setting("--samples", type=click.IntRange(1), metavar="N", show_default=samples, help="Samples to use."),
+            setting("--batch-size", type=click.IntRange(1), metavar="B", advanced=True, show_default="auto",
+                    help="Samples per forward pass."),
+            provider_options,
+            setting("--seed", type=click.IntRange(0), metavar="S", advanced=True, help="Seed of all randomness."),
+            show_options,
+        )  # fmt: skip
+
+    return add
 
 
 def read_data(data: Sequence[str], loader: str | None, model: Path) -> Any:
@@ -361,7 +438,8 @@ def read_preprocessing(options: dict[str, Any]) -> Preprocessing:
     """Take the preprocessing out of ``options``: a preset, with the fields that were given."""
     base = preset(options.pop("preset_name"))
     fields = {name: options.pop(name) for name in ("mean", "std", "scale", "channel_order", "resize")}
-    return replace(base, **{name: value for name, value in fields.items() if value is not None})
+    with checked_values():
+        return replace(base, **{name: value for name, value in fields.items() if value is not None})
 
 
 def _with(function: Function, *options: Callable[[Function], Function]) -> Function:

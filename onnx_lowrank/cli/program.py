@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import click
 
 from onnx_lowrank import interruption
-from onnx_lowrank.cli.help import help_all
+from onnx_lowrank.cli.help import ALL_OPTIONS, Option, help_all
 from onnx_lowrank.cli.messages import flags, with_flags
+from onnx_lowrank.cli.presets import preset_rows
 from onnx_lowrank.cli.standard_output import flushed
 from onnx_lowrank.errors import LowRankError, VerificationError
 from onnx_lowrank.runtime.library import silence
@@ -35,6 +38,18 @@ class Command(click.Command):
         with _exit_codes(flags(ctx), debug=ctx.params["debug"]), flushed():
             silence()
             return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the rows of the options, then values that have no room there, and what presets stand for."""
+        super().format_options(ctx, formatter)
+        options = [option for option in self.params if isinstance(option, Option) and option.shown(ctx)]
+        values = [(option.opts[0], option.values) for option in options if option.values]
+        if values and ALL_OPTIONS in ctx.meta:
+            with formatter.section("Values"):
+                formatter.write_dl(values)
+        if any(option.name == "preset_name" for option in options):
+            with formatter.section("Presets: (pixel * scale - mean) / std, pixels from 0 to 255"):
+                formatter.write_dl(preset_rows())
 
 
 class _Unnamed(click.Context):
@@ -69,7 +84,17 @@ class Program(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the name of the default command where the user left it out; no words at all ask for help."""
         words = args or ["--help"]
-        return super().parse_args(ctx, words if words[0] in self.commands else [_CONVERT, *words])
+        if words[0] in self.commands:
+            return super().parse_args(ctx, words)
+        self._check_no_command_was_meant(ctx, words[0])
+        return super().parse_args(ctx, [_CONVERT, *words])
+
+    def _check_no_command_was_meant(self, ctx: click.Context, word: str) -> None:
+        """Raise a usage error for a word that is nearly a command, and neither an option nor like a file's name."""
+        if ctx.resilient_parsing or word.startswith("-") or "." in word or "/" in word or os.path.lexists(word):
+            return
+        if meant := get_close_matches(word.lower(), self.commands, n=1):
+            raise click.UsageError(f"no command '{word}', nor a file of that name: did you mean '{meant[0]}'?", ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Look up a command."""

@@ -16,9 +16,12 @@ from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
     FilePath,
     bound_options,
+    check_class_names,
     check_cost,
+    checked_values,
     data_files,
     data_options,
+    label_options,
     layer_options,
     method_options,
     read_bounds,
@@ -60,17 +63,17 @@ class Speedups(click.ParamType):
 @click.argument("folder", type=FilePath(), metavar="OUT_DIR")
 @option("--speedups", type=Speedups(), default=_SPEEDUPS, metavar="X,X,...", help="Targets.")
 @option("--models", is_flag=True, help="Write the converted models too.")
-@option("--labels", is_flag=True, help="Measure accuracy; folders are classes.")
+@label_options("Measure accuracy by class folders.")
 @bound_options
 @method_options
-@option("--refine", type=click.Choice(REFINEMENTS), advanced=True,
-        show_default=f"{Settings.refine}, with half of the samples",
-        help="How long factors are refined; once set, and with --models, on all samples.")  # fmt: skip
+@option("--refine", type=click.Choice(REFINEMENTS), metavar="LEVEL", advanced=True, show_default=Settings.refine,
+        values="none, fast or full; without it and without --models, fast on half of the samples",
+        help="How long factors are refined.")  # fmt: skip
 @data_options
 @layer_options
 @off_switch("--no-bench", advanced=True, help="Do not measure latency.")
 @option("--force", is_flag=True, help="Overwrite files.")
-@run_options
+@run_options("up to 256")
 def sweep(model: Path, folder: Path, **options: Any) -> None:
     """Convert to several targets from one calibration and show what each costs.
 
@@ -80,6 +83,7 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     force = options.pop("force")
     options.pop("debug")
     check_cost(options)
+    check_class_names(options)
     files = SweepFiles.of(folder, model, speedups if models else ())
     check_folder(folder, files.names, force=force)
     if model.is_file() and folder.is_dir():
@@ -96,7 +100,10 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     quick = not models and options["refine"] is None
     if options["refine"] is None:
         del options["refine"]
-    settings = Settings(**read_inputs(options), **read_bounds(options), **options)
+    with checked_values():
+        settings = Settings(**read_inputs(options), **read_bounds(options), **options)
+        for speedup in speedups:
+            replace(settings, speedup=speedup)  # raises for one that is none
     with watching(quiet=quiet) as watch:
         found = sweeps.sweep(
             model, data, speedups, settings, preprocessing=preprocessing, models=models, quick=quick, output=folder,
@@ -107,10 +114,19 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
 
 
 def _in_flags(report: CurveReport) -> CurveReport:
-    """Return a report that says with flags why a target was not met."""
+    """Return a report that says with flags why a target was not met, and what to do about warnings."""
     words = flags(click.get_current_context())
-    points = (replace(point, error=point.error and with_flags(point.error, words)) for point in report.points)
-    return replace(report, points=tuple(points))
+    return replace(
+        report,
+        points=tuple(
+            replace(
+                point,
+                error=point.error and with_flags(point.error, words),
+                warnings=tuple(with_flags(warning, words) for warning in point.warnings),
+            )
+            for point in report.points
+        ),
+    )
 
 
 def _show(report: CurveReport, folder: Path) -> None:
@@ -120,8 +136,8 @@ def _show(report: CurveReport, folder: Path) -> None:
     if report.quick:
         console.print(f"quick       {quick_text(report)}", markup=False, soft_wrap=True)
     for line in (
-        f"verified    on {report.held_out} held-out samples; * on the front: no other target beats it in both"
-        + ("; ! not close" if any(point.warnings for point in report.points) else ""),
+        f"compared    on {report.held_out} held-out samples; * on the front: no other target beats it in both"
+        + ("; ! not close" if any(point.not_close for point in report.points) else ""),
         f"seconds     {report.seconds:.1f} for {len(report.points)} targets",
         f"written     {folder}",
         *curve_notes(report),

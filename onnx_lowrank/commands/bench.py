@@ -29,7 +29,7 @@ class ModelTiming:
         path: of the model, or ``<model>`` for one in memory.
         inputs: shape by input name.
         timing: all its runs.
-        ratio_to_first: how many times as fast as the first model; median over rounds.
+        ratio_to_first: how many times as fast as the first model: the ratio of the medians.
         interval: bounds of that ratio, see `Timing.speedup_interval`; None after a single round.
     """
 

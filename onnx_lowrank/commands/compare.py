@@ -20,8 +20,8 @@ from onnx_lowrank.graph import with_outputs, with_samples_on_scores
 from onnx_lowrank.runtime.network import Network, open_networks
 from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.runtime.session import choose_provider
-from onnx_lowrank.settings import Constants
-from onnx_lowrank.verify import Comparison, compare_outputs
+from onnx_lowrank.settings import ClassNames, Constants
+from onnx_lowrank.verify import Comparison, compare_outputs, scored_classes
 from onnx_lowrank.verify.comparable import open_comparable
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     data: Any,
     *,
     labels: bool = False,
+    class_names: ClassNames | None = None,
     tensors: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
     samples: int | None = None,
@@ -52,6 +53,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         b: the model to judge.
         data: sample inputs, as for `convert`.
         labels: judge accuracy by the class folders of the data.
+        class_names: names of the classes in the order of the scores, or a text file with one a line, see `Settings`.
         tensors: inner tensors of both graphs to compare beside the outputs.
         preprocessing: of images; pixels / 255 if not given.
         samples: compare on this many, drawn with ``seed``; None for all.
@@ -66,8 +68,12 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
 
     Raises:
         ModelError: a model cannot be read or run, a tensor is unknown, or the models do not take the same inputs.
-        CalibrationError: there are no data, they cannot be used, or have no class folders to take labels from.
+        CalibrationError: there are no data, they cannot be used, have no class folders to take labels from, or those of
+            other classes than the models score.
+        ValueError: there are names of classes, but no labels are wanted.
     """
+    if class_names is not None and not labels:
+        raise ValueError("class_names says what the labels are called: set labels too")
     where = choose_provider(provider, threads)
     networks = open_networks((a, b), where, input_shapes or {}, constant_inputs or {}, samples_axis or {})
     first, second = networks
@@ -79,14 +85,16 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         )
     first, data = with_sample_axes(first, data)
     networks = [first, networks[1].with_samples_first(first.axes)]
-    opened = open_samples(data, first.inputs, preprocessing, networks[0].held or networks[1].held)
-    if labels and opened.labels is None:
-        raise CalibrationError(f"data {opened.source}: no class folders, which `labels` reads: drop `labels`")
+    opened = open_samples(data, first.inputs, preprocessing, networks[0].held or networks[1].held, class_names)
+    if labels:
+        opened.check_has_labels()
     batch_size = batch_size or default_batch(first.sampled, where.batch_elements)
     indices, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
     batch_size = _batch_that_fits(first, opened, indices, batch_size)
     models = [_with_tensors(_with_comparable_scores(each), tensors, each.name) for each in networks]
     sessions = [open_comparable(model, where, each.name) for model, each in zip(models, networks, strict=True)]
+    if labels and (scores := scored_classes(sessions[0], opened.read(indices[: first.fixed_batch or 1]))):
+        opened.check_labels(*scores)
     total = ceil(len(indices) / batch_size)
     batches = (progress or Silent()).track(iterate_batches(opened, indices, batch_size), "compare", total)
     truth = opened.labels[indices] if labels and opened.labels is not None else None

@@ -32,11 +32,12 @@ from onnx_lowrank.pipeline import (
     solve_network,
     written_and_verified,
 )
-from onnx_lowrank.ranks.choose import choose_ranks
+from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
 from onnx_lowrank.report import Calibration, CurvePoint, CurveReport, check_page_packages, curve_to_html, with_front
 from onnx_lowrank.report.build import calibration_report
 from onnx_lowrank.report.result import Result
-from onnx_lowrank.runtime.latency import ConversionTimer, warn_if_slow
+from onnx_lowrank.runtime.device import rank_block
+from onnx_lowrank.runtime.latency import ConversionTimer, slow_warnings
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.processors import linear_algebra_threads
@@ -50,6 +51,7 @@ from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
 
+_LEFT_OUT = "target %gx is left out: %s"
 _HELD_OUT_PER_CALIBRATION_IMAGE = 2  # 100 held-out samples tell agreements of 95 and of 97 % apart badly
 
 
@@ -192,6 +194,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         network, layers, calibration = open_conversion(model, data, preprocessing, settings, held_out)
         for path in files.models.values() if files else ():
             check_apart(network.original, path)
+        impossible = _impossible(speedups, layers, settings, rank_block(network.provider))
         timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
         targets = collect(network, layers, calibration, monitor)
         losses = rank_losses(layers, targets, settings, device, monitor)
@@ -201,7 +204,10 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         attempts = []
         for speedup in speedups:
             aim, place = replace(settings, speedup=speedup), files.models.get(speedup) if files else None
-            attempt = _Attempt(speedup, monitor.restarted())
+            attempt = _Attempt(speedup, monitor.restarted(), error=impossible.get(speedup))
+            if attempt.error is not None:
+                attempts.append(attempt)
+                continue
             log.info("target %gx", speedup)
             try:
                 plan, rows = choose_ranks(layers, losses, aim, timer), solve_on.rows_of(targets)
@@ -210,7 +216,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
                     converted, place, original, network, layers, solve_on, attempt.monitor, publication
                 )
             except (BudgetError, CalibrationError, VerificationError) as error:
-                log.warning("target %gx is left out: %s", speedup, error)
+                log.warning(_LEFT_OUT, speedup, error)
                 attempts.append(replace(attempt, seconds=attempt.monitor.total, error=error))
             else:
                 attempts.append(replace(attempt, seconds=attempt.monitor.total, file=file, converted=converted))
@@ -238,6 +244,27 @@ def _check(speedups: Sequence[float], settings: Settings) -> None:
         raise ValueError("a sweep chooses ranks for its speedups: leave plan and max_drop out")
     for speedup in sorted(set(speedups)):
         replace(settings, speedup=speedup)  # raises for an invalid value
+
+
+def _impossible(
+    speedups: Sequence[float], layers: LayerSet, settings: Settings, block: int
+) -> dict[float, BudgetError]:
+    """Return the errors of speedups that the sizes of the layers rule out, with a warning for each.
+
+    Raises:
+        BudgetError: that of the smallest, where none is left.
+    """
+    errors = {}
+    for speedup in speedups:
+        try:
+            check_reachable(layers, replace(settings, speedup=speedup), block)
+        except BudgetError as error:
+            errors[speedup] = error
+    if len(errors) == len(speedups):
+        raise errors[min(errors)]
+    for speedup, reason in errors.items():
+        log.warning(_LEFT_OUT, speedup, reason)
+    return errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,8 +307,8 @@ def _timed(
     for attempt in attempts:
         if (converted := attempt.converted) is not None:
             latency = next(latencies)
-            warn_if_slow(latency, layers, converted.plan, converted.settings, timer)
-            timed.append(replace(attempt, converted=converted.with_measurements(latency=latency)))
+            slow = slow_warnings(latency, layers, converted.plan, converted.settings, timer)
+            timed.append(replace(attempt, converted=converted.with_measurements(latency=latency, slow=slow)))
         else:
             timed.append(attempt)
     return timed

@@ -1,7 +1,6 @@
 """Method and ranks of every layer, within a budget of multiply-adds, parameters or measured milliseconds.
 
-Multiply-adds are checked against the clock: where they would slow the network down, layers that run slower for having
-fewer of them stay.
+Only a budget of milliseconds looks at a clock: counts give the same ranks whatever a machine is busy with.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, RankPlan, largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses
+from onnx_lowrank.layers.width_losses import WidthLosses
 from onnx_lowrank.ranks.chain_latency import ChainLatency
 from onnx_lowrank.ranks.coupled import Coupling, select_coupled, smallest_cost
 from onnx_lowrank.ranks.options import Cost, allowed_methods, layer_options, with_scaled_costs
@@ -37,7 +37,6 @@ _CLEARLY_LESS = 0.8  # of the loss, since that of ranks is estimated before anyt
 
 _STEP_LIMITS = (0.6, 1.6)  # factors that the budget changes by, at most
 _MAX_TRIES = 6
-_CLEAR_SPEEDUP = 1.05  # of a whole network that needs no second look
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,46 @@ def choose_ranks(
         return RankPlan(tuple(_with_energy(layer, entry, each) for layer, entry, each in given))
     if settings.cost == "latency":
         return _under_latency(layers, losses, settings, timer)
-    return _under_count(layers, losses, settings, timer)
+    budget, options, coupling = _counted(layers, losses, settings, timer.layer_timer.machine.block)
+    return _select(options, budget, coupling, settings)
 
 
-def _under_count(
-    layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, timer: ConversionTimer
-) -> RankPlan:
-    """Stay within a budget of multiply-adds or parameters; save no multiply-adds where that only takes longer.
+def check_reachable(layers: LayerSet, settings: Settings, block: int) -> None:
+    """Raise for a target that the sizes of the layers rule out, before any sample is run.
+
+    Milliseconds are not known by then, and a search for ``max_drop`` tries what can be reached.
+
+    Args:
+        layers: the network's.
+        settings: the target, what it counts, and what is allowed.
+        block: channels that the provider's kernels process at a time.
+
+    Raises:
+        BudgetError: no choice of ranks reaches the target.
+    """
+    if settings.plan is not None or settings.max_drop is not None or settings.cost == "latency":
+        return
+    lossless = [_no_losses(layer, settings) for layer in layers.eligible]
+    budget, options, coupling = _counted(layers, lossless, settings, block)
+    if budget.smallest(options, coupling) > budget.total:
+        raise _out_of_reach(options, budget, coupling, settings)
+
+
+def _no_losses(layer: Layer, settings: Settings) -> RankLosses:
+    """Return losses of 0 whatever the ranks, for the options that a layer has before any of them is measured."""
+    largest = largest_ranks(layer)
+    channel, spatial = (np.array([largest[kind]], np.int64) for kind in ("channel", "spatial"))
+    widths = None
+    if layer.reads is not None and settings.leaves_channels_out(layer):
+        channels = layer.reads.channels
+        widths = WidthLosses(np.arange(channels, dtype=np.int64), np.array([channels], np.int64), np.zeros(1))
+    return RankLosses(channel, spatial, np.zeros((1, 1)), widths=widths)
+
+
+def _counted(
+    layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, block: int
+) -> tuple[_Budget, list[list[Option]], Coupling]:
+    """Return a budget of multiply-adds or parameters, and what every layer may be within it.
 
     Parameters are weighed by their bytes, since quantized weights take fewer than the factors that would replace them.
     """
@@ -98,48 +130,9 @@ def _under_count(
     itemsize = layers.eligible[0].weight.itemsize
     fixed = sum(layer.macs for layer in layers.skipped) if counts_macs else layers.fixed_storage(itemsize)
     total = sum(whole) + fixed
-    budget = _Budget(total / settings.speedup, total, fixed)
     stays = {layer.name: float(layer.macs if counts_macs else layer.parameters) for layer in layers.skipped}
-    coupling = _coupling(layers.eligible, stays)
-    options = _options(layers.eligible, losses, [measure] * len(layers.eligible), settings, timer)
-    select_within = partial(_select, coupling=coupling, settings=settings)
-    plan = select_within(options, budget=budget)
-    if not (counts_macs and settings.bench) or not _slows_down(layers.eligible, plan, timer):
-        return plan
-    slow: dict[int, LayerPlan] = {}
-    while slower := {
-        n: kept for n, kept in _layers_that_slow_down(layers.eligible, plan, timer).items() if n not in slow
-    }:
-        slow |= slower
-        for number, kept in slower.items():
-            options[number] = [Option(kept, whole[number], whole[number])]
-        try:  # the other layers may make up for them
-            plan = select_within(options, budget=budget)
-        except BudgetError:  # they cannot: the plan costs more than the budget
-            plan = RankPlan(tuple(slow.get(number, entry) for number, entry in enumerate(plan)))
-    if slow:
-        log.warning(
-            "%d of %d layers would run slower for having fewer multiply-adds and stay", len(slow), len(layers.eligible)
-        )
-    return plan
-
-
-def _slows_down(layers: Sequence[Layer], plan: RankPlan, timer: ConversionTimer) -> bool:
-    """Whether the network might come out slower than it is; one that takes no time to speak of is not judged."""
-    latency = timer.time_plan(layers, plan)
-    return latency.telling and latency.best_speedup < _CLEAR_SPEEDUP
-
-
-def _layers_that_slow_down(layers: Sequence[Layer], plan: RankPlan, timer: ConversionTimer) -> dict[int, LayerPlan]:
-    """Find the layers whose chains take longer than they do, by number; kept, with the reason."""
-    timer.measure_layers(layers, plan)
-    slower = {}
-    for number, (layer, entry) in enumerate(zip(layers, plan, strict=True)):
-        kept = LayerPlan(layer.name)
-        before, after = (timer.layer_timer.milliseconds(layer, each) for each in (kept, entry))
-        if entry.method != "kept" and after >= before:
-            slower[number] = replace(kept, reason=f"factorized it would take {after:.3g} ms instead of {before:.3g}")
-    return slower
+    options = _options(layers.eligible, losses, [measure] * len(layers.eligible), settings, block)
+    return _Budget(total / settings.speedup, total, fixed), options, _coupling(layers.eligible, stays)
 
 
 def _under_latency(
@@ -152,7 +145,7 @@ def _under_latency(
     timer.measure([(layer, plan) for layer, latency in pairs for plan in latency.to_measure()])
     for layer, latency in pairs:
         latency.learn(partial(timer.layer_timer.milliseconds, layer))
-    options = _options(layers.eligible, losses, latencies, settings, timer)
+    options = _options(layers.eligible, losses, latencies, settings, block)
     whole = timer.original_ms()
     fixed = whole - sum(layer[0].cost for layer in options)  # the first option keeps the layer
     budget = _Budget(whole / (_AIMED_SHARE * settings.speedup), whole, fixed)
@@ -220,13 +213,19 @@ def _select(
     try:
         chosen = _best(options, budget, coupling, settings)
     except BudgetError as error:
-        unit = "ms" if settings.cost == "latency" else settings.cost
-        raise BudgetError(
-            f"speedup {settings.speedup:g} cannot be reached, the largest that can is "
-            f"{budget.whole / budget.smallest(options, coupling):.2f} "
-            f"({budget.whole:.4g} {unit}, of which {max(0, budget.fixed):.4g} are in layers that stay): lower `speedup`"
-        ) from error
+        raise _out_of_reach(options, budget, coupling, settings) from error
     return RankPlan(tuple(option.plan for option in chosen))
+
+
+def _out_of_reach(
+    options: Sequence[Sequence[Option]], budget: _Budget, coupling: Coupling, settings: Settings
+) -> BudgetError:
+    unit = "ms" if settings.cost == "latency" else settings.cost
+    return BudgetError(
+        f"speedup {settings.speedup:g} cannot be reached, the largest that can is "
+        f"{budget.whole / budget.smallest(options, coupling):.2f} "
+        f"({budget.whole:.4g} {unit}, of which {max(0, budget.fixed):.4g} are in layers that stay): lower `speedup`"
+    )
 
 
 def _best(options: Sequence[Sequence[Option]], budget: _Budget, coupling: Coupling, settings: Settings) -> list[Option]:
@@ -257,9 +256,9 @@ def _options(
     losses: Sequence[RankLosses],
     costs: Sequence[Cost],
     settings: Settings,
-    timer: ConversionTimer,
+    block: int,
 ) -> list[list[Option]]:
-    multiple = settings.rank_multiple or timer.layer_timer.machine.block
+    multiple = settings.rank_multiple or block
     methods = _methods(settings)
     return [
         with_scaled_costs(layer, layer_options(layer, each, cost, methods, multiple))

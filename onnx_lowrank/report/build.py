@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.search import Search
 from onnx_lowrank.report.figures import ReportFigures
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
+from onnx_lowrank.report.targets import missed_targets
 from onnx_lowrank.report.text import held_out_text
 from onnx_lowrank.runtime.latency import Latency
 from onnx_lowrank.runtime.layer_latency import LayerTimer
@@ -27,7 +28,7 @@ from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison
-from onnx_lowrank.verify.fidelity import fidelity_warnings
+from onnx_lowrank.verify.fidelity import fidelity_warnings, is_close
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Measurements:
         passes: of the converted network over the calibration set.
         comparison: of the written file with the original.
         latency: of both; None where it was not measured.
+        slow: warnings that it takes longer than its multiply-adds promise.
         search: for the speedup; None where that was given.
         loss: of the network that a search ended with, on samples that nothing was searched with; None likewise, and
             for a dry run.
@@ -56,6 +58,7 @@ class Measurements:
     passes: float = 0.0
     comparison: Comparison | None = None
     latency: Latency | None = None
+    slow: tuple[str, ...] = ()
     search: Search[Any, AccuracyLoss] | None = None
     loss: AccuracyLoss | None = None
 
@@ -96,7 +99,7 @@ def build_report(
     ]
     rows += map(LayerReport.of_skipped, layers.skipped, macs[len(layers.eligible) :])
     used = calibration_report(network, calibration)
-    return Report(
+    report = Report(
         version=__version__,
         seed=settings.seed,
         input=network.name,
@@ -106,7 +109,7 @@ def build_report(
         parameters=(layers.parameters, layers.planned_parameters(plan)),
         calibration=used,
         layers=tuple(network.in_order(rows)),
-        verification=None if comparison is None else _verification(comparison),
+        verification=None if comparison is None else _verification(comparison, settings.max_drop),
         forward_passes={
             # One more batch to observe the shapes of tensors.
             "original": (calibration.images + calibration.smallest_batch) / calibration.images,
@@ -116,8 +119,8 @@ def build_report(
         peak_memory_bytes=peak_memory_bytes(),
         latency=None if latency is None else latency.to_dict(),
         max_drop=_max_drop(settings, measurements),
-        warnings=() if comparison is None else _warnings(comparison, used, settings),
     )
+    return replace(report, warnings=_warnings(report, settings, measurements))
 
 
 def calibration_report(network: Network, calibration: CalibrationSet) -> Calibration:
@@ -131,12 +134,20 @@ def calibration_report(network: Network, calibration: CalibrationSet) -> Calibra
     )
 
 
-def _warnings(comparison: Comparison, calibration: Calibration, settings: Settings) -> tuple[str, ...]:
-    return fidelity_warnings(comparison, held_out_text(comparison.images, calibration), settings.max_drop)
+def _warnings(report: Report, settings: Settings, measurements: Measurements) -> tuple[str, ...]:
+    comparison = measurements.comparison
+    poor: tuple[str, ...] = ()
+    if comparison is not None:
+        samples = held_out_text(comparison.images, report.calibration)
+        poor = fidelity_warnings(comparison, samples, settings.max_drop)
+    return (*poor, *missed_targets(report, settings, measurements.latency, measurements.loss), *measurements.slow)
 
 
-def _verification(comparison: Comparison) -> dict[str, Any]:
-    return {"images": comparison.images, "outputs": comparison.to_dict()["outputs"]}
+def _verification(comparison: Comparison, max_drop: float | None) -> dict[str, Any]:
+    outputs = comparison.to_dict()["outputs"]
+    for name, fidelity in outputs.items():  # of outputs that differ from run to run nothing can be said
+        fidelity["close"] = None if name in comparison.random else is_close(fidelity, max_drop)
+    return {"images": comparison.images, "outputs": outputs}
 
 
 def _max_drop(settings: Settings, measurements: Measurements) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ class CurvePoint:
         error: why the target was not met.
         latency: ``ratio`` of the measured latencies, its ``interval`` and whether it is ``steady``; None also if
             nothing was measured.
-        warnings: why nobody would want the network.
+        warnings: as in `Report`.
     """
 
     requested: float
@@ -83,6 +83,11 @@ class CurvePoint:
         return "relative_error", outputs[0]["relative_error"] if outputs else None
 
     @property
+    def not_close(self) -> bool:
+        """Whether an output is not close to the original's, see `onnx_lowrank.verify.fidelity`."""
+        return any(output.get("close") is False for output in (self.outputs or {}).values())
+
+    @property
     def loss(self) -> float:
         """The fidelity as a loss: the smaller, the better."""
         kind, number = self.fidelity
@@ -124,12 +129,12 @@ class CurveReport:
          "latency": {"batch": int, "threads": int | null} | null,
          "points": [{"speedup": {"requested": x, "macs": x, "params": x, "latency": x | null},
                      "macs": int, "params": int, "milliseconds": x | null,
-                     "outputs": {name: {"relative_error", "cosine", "agreement"}},
+                     "outputs": {name: {"relative_error", "cosine", "agreement", "close"}},
                      "accuracy": {"top1": x, "top5": x} | null,
                      "seconds": x, "model": path | null, "on_front": bool,
                      "error": text | null,                       # null with an error: all but requested and seconds
                      "latency": {"ratio": x, "interval": [a, b], "steady": bool} | null,
-                     "warnings": [text]}],                       # why nobody would want this point
+                     "warnings": [text]}],                       # as in the report of a conversion
          "seconds": x, "peak_memory_bytes": int}
 
     Attributes:

@@ -15,6 +15,7 @@ from onnx_lowrank.report.text import (
     is_steady,
     latency_conditions,
     short_number,
+    shown_faster,
     unsteady_text,
 )
 
@@ -99,7 +100,7 @@ def _columns(report: CurveReport) -> list[Column]:
             *_output_columns(report),
             numbers("seconds", [point.seconds for point in points], ".1f"),
             words("on the front", ["yes" if point.on_front else "" for point in points]),
-            words("fidelity", ["not close" if point.warnings else "" for point in points]),
+            words("fidelity", ["not close" if point.not_close else "" for point in points]),
             words("model", [PurePath(point.model or "").name for point in points]),
             words("reason", [point.error or "" for point in points]),
         ]
@@ -112,7 +113,7 @@ def _faster(point: CurvePoint) -> Cell:
     if speedup is None:
         return Cell()
     unsteady = point.latency is not None and not is_steady(point.latency)
-    text = unsteady_text(point.latency["interval"], "×") if point.latency and unsteady else f"{speedup:.2f}×"
+    text = unsteady_text(point.latency["interval"], "×") if point.latency and unsteady else shown_faster(speedup, "×")
     return Cell(text, repr(float(speedup)))
 
 

@@ -8,11 +8,15 @@ from onnx_lowrank.report.report import LayerReport, Report
 from onnx_lowrank.report.text import (
     drop_text,
     error_text,
+    fewer_text,
     held_out_text,
     is_steady,
     latency_conditions,
     short_number,
+    shown_faster,
+    shown_speedup,
     size_change,
+    times_text,
     unsteady_text,
 )
 
@@ -51,14 +55,19 @@ def _body(report: Report) -> Iterator[str]:
 
 def _totals(report: Report) -> Iterator[Sequence[str]]:
     yield ["multiply-adds", *map(short_number, report.macs), f"{report.speedup:.2f}x"]
-    yield ["parameters", *map(short_number, report.parameters), f"{report.parameter_ratio:.2f}x"]
+    yield ["parameters", *map(short_number, report.parameters), _fewer(report.parameter_ratio)]
     if None not in report.file_bytes:
         sizes = (f"{short_number(size or 0)}B" for size in report.file_bytes)
         yield ["file", *sizes, size_change(*report.file_bytes)]
     if (latency := report.latency) is not None:
-        times = (f"{latency[key]:.3g} ms" for key in ("before_ms", "after_ms"))
-        ratio = f"{latency['speedup']:.2f}x" if is_steady(latency) else unsteady_text(latency["interval"])
+        times = (f"{each} ms" for each in times_text(latency))
+        ratio = shown_faster(shown_speedup(latency)) if is_steady(latency) else unsteady_text(latency["interval"])
         yield [f"latency, {latency_conditions(latency)}", *times, ratio]
+
+
+def _fewer(ratio: float) -> str:
+    """Return a ratio of counts; the word is there where they grow."""
+    return f"{ratio:.2f}x" if round(ratio, 2) >= 1 else fewer_text(ratio)
 
 
 def _output_row(name: str, fidelity: Mapping[str, float | None]) -> Sequence[str]:

@@ -20,16 +20,21 @@ from onnx_lowrank.report.report import LayerReport, Report
 from onnx_lowrank.report.table import rows
 from onnx_lowrank.report.template import check_page_packages, fill_template
 from onnx_lowrank.report.text import (
+    bounds_text,
     calibration_text,
     drop_text,
     error_text,
+    fewer_text,
     held_out_text,
     is_steady,
     latency_conditions,
     seconds_text,
     share_text,
     short_number,
+    shown_speedup,
     size_change,
+    speed_text,
+    times_text,
     unsteady_text,
 )
 
@@ -105,7 +110,7 @@ def _verdict(report: Report) -> str:
     """Return the conversion in a sentence."""
     parts = [f"{report.speedup:.2f}× fewer multiply-adds"]
     if report.latency is not None:
-        speed = f"{report.latency['speedup']:.2f}× faster as measured"
+        speed = f"{speed_text(shown_speedup(report.latency), '×')} as measured"
         parts.append(speed if is_steady(report.latency) else f"speed {unsteady_text(report.latency['interval'], '×')}")
     if report.verification is None:
         return f"{', '.join(parts)}: a plan, nothing was solved or written."
@@ -115,9 +120,9 @@ def _verdict(report: Report) -> str:
 
 
 def _key_figures(report: Report, file_bytes: tuple[int, int | None]) -> Iterator[KeyFigure]:
-    yield KeyFigure("Multiply-adds", f"{report.speedup:.2f}× fewer", _change(*map(short_number, report.macs)))
+    yield KeyFigure("Multiply-adds", fewer_text(report.speedup, "×"), _change(*map(short_number, report.macs)))
     parameters = _change(*map(short_number, report.parameters))
-    yield KeyFigure("Parameters", f"{report.parameter_ratio:.2f}× fewer", parameters)
+    yield KeyFigure("Parameters", fewer_text(report.parameter_ratio, "×"), parameters)
     before, after = file_bytes
     if after is None:
         yield KeyFigure("File", f"{short_number(before)}B", "nothing was written")
@@ -127,12 +132,14 @@ def _key_figures(report: Report, file_bytes: tuple[int, int | None]) -> Iterator
     if (latency := report.latency) is None:
         yield KeyFigure("Latency", "not measured", "")
     else:
-        times = _change(*(f"{latency[key]:.3g} ms" for key in ("before_ms", "after_ms")))
-        faster = f"{latency['speedup']:.2f}× faster" if is_steady(latency) else "unsteady"
+        times = _change(*(f"{each} ms" for each in times_text(latency)))
+        faster = speed_text(shown_speedup(latency), "×") if is_steady(latency) else "unsteady"
         detail = f"{times}; {latency_conditions(latency)}"
-        if (interval := latency.get("interval")) is not None:
-            low, high = (f"{bound:.2f}×" for bound in interval)
-            detail += f"; {low} to {high}" if is_steady(latency) else f"; between {low} and {high}, machine busy?"
+        if not is_steady(latency):
+            low, high = (f"{bound:.2f}×" for bound in latency["interval"])
+            detail += f"; between {low} and {high}, machine busy?"
+        elif bounds := bounds_text(latency, "×"):
+            detail += f"; {bounds}"
         yield KeyFigure("Latency", faster, detail)
     yield _fidelity(report)
 

@@ -142,14 +142,16 @@ class Report:
         parameters: weights and biases of all counted layers before and after.
         calibration: data, positions and provider.
         layers: every Conv, ConvTranspose, Gemm and MatMul, in graph order.
-        verification: number of held-out images and fidelity by output; None for a dry run.
+        verification: number of held-out images and fidelity by output, whether that is ``close`` included; None for a
+            dry run.
         forward_passes: passes of the original and of the converted network over the calibration set.
         seconds: by stage, and in ``total``.
         peak_memory_bytes: peak resident memory of the process.
         latency: milliseconds before and after, speedup with bounds, batch size and threads; None if not measured.
         max_drop: the allowed loss, the loss of the result and all trials of the search; None if a speedup was given.
         file_bytes: sizes of the original and the converted file, with external data; None where nothing was written.
-        warnings: why nobody would want the converted network, and what to do; none where it is close to the original.
+        warnings: outputs that are not close to the original, targets that were not reached, layers that run slower;
+            each with what to do.
     """
 
     version: str

@@ -12,7 +12,6 @@ from rich.text import Text
 from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
-from onnx_lowrank.verify.fidelity import is_close
 
 _NAME_WIDTH = 20
 _LINE_WIDTH = 100
@@ -42,30 +41,42 @@ def headline(report: Report) -> list[str]:
     """
     macs, parameters = report.macs, report.parameters
     lines = [
-        f"MACs        {short_number(macs[0])} -> {short_number(macs[1])} ({report.speedup:.2f}x fewer)",
+        f"MACs        {short_number(macs[0])} -> {short_number(macs[1])} ({fewer_text(report.speedup)})",
         f"parameters  {short_number(parameters[0])} -> {short_number(parameters[1])} "
-        f"({report.parameter_ratio:.2f}x fewer)",
+        f"({fewer_text(report.parameter_ratio)})",
     ]
     if None not in report.file_bytes:
         sizes = " -> ".join(f"{short_number(size or 0)}B" for size in report.file_bytes)
         lines.append(f"file        {sizes} ({size_change(*report.file_bytes)})")
     if (latency := report.latency) is not None:
-        before, after = (latency[key] for key in ("before_ms", "after_ms"))
+        before, after = times_text(latency)
         faster, conditions = faster_text(latency), latency_conditions(latency)
         separator = "," if is_steady(latency) else ""  # behind a question mark
-        lines.append(f"latency     {before:.3g} -> {after:.3g} ms ({faster}{separator} {conditions})")
+        lines.append(f"latency     {before} -> {after} ms ({faster}{separator} {conditions})")
     lines.append(f"calibrated  {calibration_text(report.calibration)}")
     if report.verification is not None:
+        lines.append("verified    the written file: its graph, multiply-adds, shapes and types are as they should be")
         for name, fidelity in report.verification["outputs"].items():
             agreement = "" if fidelity["agreement"] is None else f", same top class {fidelity['agreement']:.1%}"
-            label = "verified " if is_close(fidelity) or not report.warnings else "not close"
             lines.append(
-                f"{label}   {name}: relative error {error_text(fidelity['relative_error'])}{agreement} "
+                f"{closeness(fidelity):<12}{name}: relative error {error_text(fidelity['relative_error'])}{agreement} "
                 f"on {report.verification['images']} held-out samples"
             )
     if report.max_drop is not None:
         lines.append(f"max-drop    {report.max_drop['wanted']:.4g}: {drop_text(report.max_drop)}")
     return [*lines, f"seconds     {seconds_text(report.seconds)}"]
+
+
+def closeness(fidelity: Mapping[str, Any]) -> str:
+    """Return a word for the quality of an output.
+
+    Args:
+        fidelity: its entry in the JSON report.
+
+    >>> closeness({"close": False}), closeness({"close": None})
+    ('not close', 'random')
+    """
+    return {True: "close", False: "not close", None: "random"}[fidelity["close"]]
 
 
 def size_change(before: int | None, after: int | None, times: str = "x") -> str:
@@ -78,6 +89,24 @@ def size_change(before: int | None, after: int | None, times: str = "x") -> str:
     return f"{second / first:.2f}{times} larger" if second > first else f"{first / second:.2f}{times} smaller"
 
 
+def fewer_text(ratio: float, times: str = "x") -> str:
+    """Return how many times fewer there are than before, or more.
+
+    >>> fewer_text(2.0), fewer_text(0.8)
+    ('2.00x fewer', '1.25x more')
+    """
+    return f"{1 / ratio:.2f}{times} more" if ratio and round(ratio, 2) < 1 else f"{ratio:.2f}{times} fewer"
+
+
+def times_text(latency: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the milliseconds before and after, as they are shown.
+
+    Args:
+        latency: the entry ``latency`` of the JSON report.
+    """
+    return f"{latency['before_ms']:.4g}", f"{latency['after_ms']:.4g}"
+
+
 def faster_text(latency: Mapping[str, Any], times: str = "x") -> str:
     """Return how many times as fast the converted network is, with bounds; the bounds alone where it is unsteady.
 
@@ -87,9 +116,47 @@ def faster_text(latency: Mapping[str, Any], times: str = "x") -> str:
     """
     if not is_steady(latency):
         return unsteady_text(latency["interval"], times)
-    low, high = latency.get("interval") or 2 * [latency["speedup"]]
-    bounds = "" if f"{low:.2f}" == f"{high:.2f}" else f", {low:.2f} to {high:.2f}"
-    return f"{latency['speedup']:.2f}{times} faster{bounds}"
+    bounds = bounds_text(latency)
+    return f"{speed_text(shown_speedup(latency), times)}{bounds and f', {bounds}'}"
+
+
+def shown_speedup(latency: Mapping[str, Any]) -> float:
+    """Return the ratio of the milliseconds that are shown, so that readers who divide them find the same."""
+    before, after = map(float, times_text(latency))
+    return before / after
+
+
+def speed_text(ratio: float, times: str = "x") -> str:
+    """Return how many times as fast, or as slow.
+
+    >>> speed_text(1.06), speed_text(0.98), speed_text(1.001)
+    ('1.06x faster', '1.02x slower', 'as fast')
+    """
+    if f"{ratio:.2f}" == "1.00":
+        return "as fast"
+    return f"{ratio:.2f}{times} faster" if ratio > 1 else f"{1 / ratio:.2f}{times} slower"
+
+
+def bounds_text(latency: Mapping[str, Any], times: str = "") -> str:
+    """Return the bounds of a speedup as factors in the direction of the speedup; nothing where they are one number.
+
+    Args:
+        latency: the entry ``latency`` of the JSON report.
+        times: the sign behind a factor.
+
+    >>> bounds_text({"interval": [1.04, 1.08]}), bounds_text({"interval": [0.8, 0.9]}, "x")
+    ('1.04 to 1.08', '1.11x to 1.25x')
+    >>> bounds_text({"interval": [0.98, 1.03]})
+    '1.02x slower to 1.03x faster'
+    """
+    low, high = latency.get("interval") or (1.0, 1.0)
+    if f"{low:.2f}" == f"{high:.2f}":
+        return ""
+    if low >= 1:
+        return f"{low:.2f}{times} to {high:.2f}{times}"
+    if high <= 1:
+        return f"{1 / high:.2f}{times} to {1 / low:.2f}{times}"
+    return f"{speed_text(low, times or 'x')} to {speed_text(high, times or 'x')}"
 
 
 def is_steady(latency: Mapping[str, Any] | None) -> bool:
@@ -192,10 +259,15 @@ def _point_cells(point: CurvePoint) -> list[str]:
         f"{speedups['macs']:.2f}x",
         short_number(point.parameters or 0),
         "" if point.milliseconds is None else f"{point.milliseconds:.3g}",
-        "" if faster is None else f"{faster:.2f}x" if is_steady(point.latency) else "unsteady",
-        f"{'! ' if point.warnings else ''}{fidelity_text(point)}",
+        "" if faster is None else shown_faster(faster) if is_steady(point.latency) else "unsteady",
+        f"{'! ' if point.not_close else ''}{fidelity_text(point)}",
         "*" if point.on_front else "",
     ]
+
+
+def shown_faster(speedup: float, times: str = "x") -> str:
+    """Return a cell of a column of factors by which networks are faster; the word is there where they are not."""
+    return f"{speedup:.2f}{times}" if round(speedup, 2) >= 1 else speed_text(speedup, times)
 
 
 def fidelity_text(point: CurvePoint) -> str:

@@ -89,23 +89,20 @@ class Timing:
         return float(np.percentile(np.concatenate(self.rounds), percent))
 
     def speedup(self, other: Timing) -> float:
-        """Return how many times as fast ``other`` is: the median over rounds of the ratio of the two medians.
+        """Return how many times as fast ``other`` is: the ratio of the two medians.
 
         Args:
             other: the runs of another model, timed in turns with this one.
-
-        Raises:
-            ValueError: the numbers of rounds differ.
         """
-        return median(self._ratios(other))
+        return self.median_ms / other.median_ms
 
     def speedup_interval(self, other: Timing) -> tuple[float, float]:
-        """Return between which bounds the speedup lies: they hold the ratios of rounds and that of the fastest runs.
+        """Return between which bounds the speedup lies: they hold the ratios of rounds, of all and of the fastest runs.
 
         The ratios of rounds are bounded by two of them, which lie around the true median with a probability of at least
         75 %, whatever the distribution: the smallest and the largest of 3 to 5 rounds, the second of either end of 6.
         Other work on the machine may also slow down most runs of every round; then the ratio of the fastest runs,
-        which it spoils least, is another one, and the bounds are widened to hold it too.
+        which it spoils least, is another one, and the bounds are widened to hold it too, and the speedup itself.
 
         Args:
             other: the runs of another model, timed in turns with this one.
@@ -120,9 +117,10 @@ class Timing:
         >>> Timing(((4.0,), (6.0,), (4.2,))).speedup_interval(Timing(((2.0,), (2.0,), (2.0,))))
         (2.0, 3.0)
         """
-        ratios, best = sorted(self._ratios(other)), self.best_ms / other.best_ms
+        ratios = sorted(self._ratios(other))
         left_out = _left_out_per_end(len(ratios))
-        return min(ratios[left_out], best), max(ratios[-1 - left_out], best)
+        others = self.best_ms / other.best_ms, self.speedup(other)
+        return min(ratios[left_out], *others), max(ratios[-1 - left_out], *others)
 
     def joined(self, later: Timing) -> Timing:
         """Return the rounds of both."""

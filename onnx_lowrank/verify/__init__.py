@@ -4,7 +4,7 @@ from onnx_lowrank.verify.accuracy_loss import AccuracyLoss, measure_loss
 from onnx_lowrank.verify.cached_session import CachedSession, Runnable
 from onnx_lowrank.verify.examples import ExamplePrediction
 from onnx_lowrank.verify.intervals import CONFIDENCE, share_interval
-from onnx_lowrank.verify.outputs import Comparison, OutputFidelity, compare_outputs
+from onnx_lowrank.verify.outputs import Comparison, OutputFidelity, compare_outputs, scored_classes
 from onnx_lowrank.verify.structure import check_structure, check_untouched
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "check_untouched",
     "compare_outputs",
     "measure_loss",
+    "scored_classes",
     "share_interval",
 ]

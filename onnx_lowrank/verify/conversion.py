@@ -133,17 +133,6 @@ def warn_if_few(samples: int, max_drop: float) -> None:
         )  # fmt: skip
 
 
-def warn_if_lost(loss: AccuracyLoss, max_drop: float) -> None:
-    """Warn where samples that neither the search nor the solver has seen show more than the loss that is allowed.
-
-    Args:
-        loss: on these samples.
-        max_drop: the loss that is allowed, as a share.
-    """
-    if loss.interval is not None and loss.interval[0] > max_drop:
-        log.warning("max-drop %g is kept on the samples searched with, but not on others: %s", max_drop, loss)
-
-
 def _check_errors(written: onnx.ModelProto, comparison: Comparison) -> None:
     for name, fidelity in comparison.outputs.items():
         # Numbers that count or name something may be far off by size and yet be right as often as can be.

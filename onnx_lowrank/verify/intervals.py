@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 CONFIDENCE = 0.95
+_RARE = 0.01  # probability of as many hits by chance
 _ESTIMATE_MARGIN = 1e-12  # distance from the estimate at which the search for an end of the interval starts
 
 Interval = tuple[float, float]
@@ -37,6 +38,23 @@ def share_interval(hits: int, count: int) -> Interval:
 
     low, high = binomtest(hits, count).proportion_ci(CONFIDENCE, method="wilson")
     return float(low), float(high)
+
+
+def is_guessed(hits: int, count: int, classes: int) -> bool:
+    """Return whether guessing would be right as often: no more than by chance, and not half way to always either.
+
+    Args:
+        hits: number of samples that are right.
+        count: number of all samples, at least 1.
+        classes: that are guessed among, each as often as the others.
+
+    >>> is_guessed(0, 500, 1000), is_guessed(8, 500, 1000), is_guessed(2, 2, 2)
+    (True, False, False)
+    """
+    from scipy.stats import binom  # noqa: PLC0415 - slow to import
+
+    half_way = (1 + 1 / classes) / 2  # a few samples that are all right are no guesses
+    return hits < half_way * count and float(binom.sf(hits - 1, count, 1 / classes)) > _RARE
 
 
 def paired_interval(lost: int, won: int, count: int) -> Interval:

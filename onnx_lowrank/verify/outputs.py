@@ -15,6 +15,7 @@ from onnx_lowrank.linalg.relative_error import relative_error
 from onnx_lowrank.verify.cached_session import Runnable
 from onnx_lowrank.verify.examples import ExampleKeeper, ExamplePrediction, is_scores, scores_images
 from onnx_lowrank.verify.finite_values import finite_values
+from onnx_lowrank.verify.intervals import is_guessed
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def compare_outputs(
         log.info("not compared, since they are no tensors of numbers in both models: %s", ", ".join(others))
     sums = {name: _OutputSums() for name in shared}
     hits: list[NDArray[np.bool_]] = []
-    keeper, images = ExampleKeeper(pictures), 0
+    keeper, images, classes = ExampleKeeper(pictures), 0, 0
     for batch in batches:
         ours, theirs = a.run(batch), b.run(batch)
         count = len(next(iter(batch.values())))
@@ -180,6 +181,7 @@ def compare_outputs(
             truth = labels[images : images + count]
             judged = next((name for name in sums if is_scores(ours[name])), shared[0])
             hits.append(np.stack([top_hits(outputs[judged], truth, judged) for outputs in (ours, theirs)]))
+            classes = ours[judged].shape[1]
         images += count
     if not sums:
         raise ModelError(f"compare: no output has the same shape in both models: {', '.join(shared)}")
@@ -187,7 +189,38 @@ def compare_outputs(
     for name in empty:
         log.warning("output '%s': it has no rows on any of %d images: it is not compared", name, images)
     fidelities = {name: output.result(name) for name, output in sums.items() if name not in empty}
-    return Comparison(fidelities, _accuracy(hits), images, keeper.samples)
+    accuracy = _accuracy(hits)
+    if accuracy is not None:
+        warn_if_guessed(accuracy.top1[0], images, classes)
+    return Comparison(fidelities, accuracy, images, keeper.samples)
+
+
+def warn_if_guessed(top1: float, images: int, classes: int) -> None:
+    """Warn where the original is no better than guessing: a sign of labels or preprocessing that are not its own.
+
+    Args:
+        top1: share of the images that it has right.
+        images: their number.
+        classes: how many there are.
+    """
+    if is_guessed(round(top1 * images), images, classes):
+        log.warning(
+            "top-1 of the original is %.2f%% on %d images, near the %.2g%% of guessing among %d classes: check the "
+            "preprocessing, and that classes are in the order of its scores (`class_names`)",
+            100 * top1, images, 100 / classes, classes,
+        )  # fmt: skip
+
+
+def scored_classes(model: Runnable, batch: Batch) -> tuple[int, str] | None:
+    """Return how many classes a model scores, and the output that does; None where none does.
+
+    Args:
+        model: runs it.
+        batch: inputs by name, first axis = images.
+    """
+    outputs = model.run(batch)
+    name = next((name for name in model.numeric_outputs if is_scores(outputs[name])), None)
+    return None if name is None else (outputs[name].shape[1], name)
 
 
 def top_hits(scores: NDArray[Any], truth: NDArray[np.int64], name: str) -> NDArray[np.bool_]:

@@ -57,6 +57,24 @@ def test_dry_run_writes_nothing_but_what_was_asked_for(folder: Path) -> None:
     assert not (folder / "out.onnx").exists()
 
 
+def test_a_quiet_dry_run_prints_the_plan(folder: Path) -> None:
+    words = ("in.onnx", "--dry-run", "--data", "data.npy", "--speedup", "2", "--quiet")
+    result = works(*words, "--save-plan", "p.json")
+    assert result.stdout == Path("p.json").read_text()
+    assert result.stderr == ""
+    Path("q.json").write_text(works(*words).stdout)
+    works("in.onnx", "a.onnx", "--data", "data.npy", "--plan", "q.json", "--no-bench", "--quiet")
+    works("in.onnx", "b.onnx", "--data", "data.npy", "--speedup", "2", "--no-bench", "--quiet")
+    assert onnx.load("a.onnx").graph == onnx.load("b.onnx").graph
+
+
+def test_measuring_changes_nothing_in_what_is_written(folder: Path) -> None:
+    words = ("--data", "data.npy", "--speedup", "2", "--quiet")
+    works("in.onnx", "a.onnx", *words)
+    works("in.onnx", "b.onnx", *words, "--no-bench")
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+
+
 def test_images_that_cannot_be_decoded_are_left_out_unless_all_are(folder: Path) -> None:
     Path("photos").mkdir()
     for number in range(12):

@@ -23,7 +23,7 @@ from onnx_lowrank.calibrate import preset
 from onnx_lowrank.errors import VerificationError
 from onnx_lowrank.torch import Epoch, Finetuned, FinetuneSettings, Marks
 from onnx_lowrank.torch.training.checkpoint import Checkpoint
-from tests.command_line import call, fails, works
+from tests.command_line import call, fails, misused, works
 from tests.helpers import relative, run
 from tests.networks import images, network
 from tests.torch.pairs import in_onnxruntime_alone, pair, save_classes, weights_of
@@ -170,6 +170,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 OPTIONS: dict[str, tuple[list[str], Any]] = {
     "learn": (["--learn", "both"], "both"),
+    "class_names": (["--class-names", "names.txt"], Path("names.txt")),
     "epochs": (["--epochs", "7"], 7),
     "batch_size": (["--batch-size", "33"], 33),
     "learning_rate": (["--learning-rate", "0.25"], 0.25),
@@ -305,7 +306,7 @@ def test_two_files_do_not_share_a_name(folder: Path, tmp_path: Path) -> None:
 
 def test_a_report_is_json_and_its_name_says_so(folder: Path, tmp_path: Path) -> None:
     """One that ends in .html is a page for the other commands."""
-    error = fails(tmp_path, *words(folder, tmp_path / "out.onnx", report=tmp_path / "report.html"))
+    error = misused(tmp_path, *words(folder, tmp_path / "out.onnx", report=tmp_path / "report.html"))
     assert "report.html" in error
     assert ".json" in error
 

@@ -163,7 +163,7 @@ def test_a_conversion_ends_with_its_latency(clock: MadeUpClock, folder: Path) ->
     (line,) = (line for line in result.stdout.splitlines() if line.startswith("latency"))
     latency = report["latency"]
     assert line == (
-        f"latency     {latency['before_ms']:.3g} -> {latency['after_ms']:.3g} ms ({latency['speedup']:.2f}x faster, "
+        f"latency     {latency['before_ms']:.4g} -> {latency['after_ms']:.4g} ms ({latency['speedup']:.2f}x faster, "
         "batch 1, 1 thread)"
     )
     assert report["speedup"]["latency"] == latency["speedup"]
@@ -195,6 +195,8 @@ def test_a_warning_where_the_time_does_not_follow(clock: MadeUpClock, folder: Pa
     result = works(*CONVERT, "--save-plan", "p.json")
     (warning,) = (line for line in result.stderr.splitlines() if line.startswith("warning: measured"))
     assert re.match(r"warning: measured speedup 1\.\d\d is under 80 % of the 2\.\d\d that multiply-adds", warning)
+    assert " ".join(result.stdout.split()).endswith(" ".join(warning.replace("warning:", "warning").split()))
+    assert "--cost latency spends milliseconds instead, --exclude leaves layers out" in warning
     quiet = works(*CONVERT, "--force", "--quiet")
     assert quiet.stdout == ""
     assert quiet.stderr.startswith("warning: measured speedup")

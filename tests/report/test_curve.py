@@ -62,7 +62,7 @@ def test_json_has_every_field() -> None:
         "macs": MACS // 2,
         "params": 2_000_000,
         "milliseconds": pytest.approx(MS / 2.2, rel=1e-9, abs=0),
-        "outputs": {"scores": {"relative_error": 0.04, "cosine": 0.99, "agreement": None}},
+        "outputs": {"scores": {"relative_error": 0.04, "cosine": 0.99, "agreement": None, "close": True}},
         "accuracy": {"top1": 0.95, "top5": 0.99},
         "seconds": 2.5,
         "model": "out/n-2x.onnx",

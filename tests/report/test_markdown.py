@@ -84,7 +84,7 @@ def test_any_name_stays_in_its_cell(name: str) -> None:
 
 def test_an_error_that_is_no_number() -> None:
     assert REPORT.verification is not None
-    infinite = {"relative_error": None, "cosine": 0.0, "agreement": None}
+    infinite = {"relative_error": None, "cosine": 0.0, "agreement": None, "close": False}
     report = replace(REPORT, verification=REPORT.verification | {"outputs": {"map": infinite}})
     assert tables(to_markdown(report))[1][1] == ["map", "infinite", "0.0000", ""]
     assert any("map: relative error infinite" in line for line in headline(report))

@@ -32,7 +32,7 @@ REPORT = Report(
     ),
     verification={
         "images": 12,
-        "outputs": {"scores": {"relative_error": 0.0625, "cosine": 0.998, "agreement": 0.75}},
+        "outputs": {"scores": {"relative_error": 0.0625, "cosine": 0.998, "agreement": 0.75, "close": False}},
     },
     forward_passes={"original": 1.25, "converted": 1.5},
     seconds={"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
@@ -102,7 +102,7 @@ def test_json_has_the_fields_that_scripts_read() -> None:
         ],
         "verification": {
             "images": 12,
-            "outputs": {"scores": {"relative_error": 0.0625, "cosine": 0.998, "agreement": 0.75}},
+            "outputs": {"scores": {"relative_error": 0.0625, "cosine": 0.998, "agreement": 0.75, "close": False}},
         },
         "latency": {"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
         "max_drop": None,
@@ -143,8 +143,9 @@ def test_headline_says_what_it_comes_to() -> None:
     assert lines[2] == "file        80 kB -> 41 kB (1.95x smaller)"
     assert "30 -> 16 ms (1.88x faster, batch 1, default threads)" in lines[3]
     assert "48 samples of photos (60 images), up to 100 positions each, on cpu" in lines[4]
-    assert "scores: relative error 0.0625, same top class 75.0% on 12 held-out samples" in lines[5]
-    assert "4.0 (collect 1.0, ranks 0.5, solve 2.0, verify 0.2)" in lines[6]
+    assert lines[5].startswith("verified    the written file: its graph, multiply-adds, shapes and types are")
+    assert lines[6] == "not close   scores: relative error 0.0625, same top class 75.0% on 12 held-out samples"
+    assert "4.0 (collect 1.0, ranks 0.5, solve 2.0, verify 0.2)" in lines[7]
 
 
 def test_headline_of_a_dry_run_claims_no_verification() -> None:

@@ -6,6 +6,7 @@
 | `sources`    | `SampleSource`, the samples of one model input: rows of an array, or image files          |
 | `arrays`     | checks arrays against the model's inputs                                                  |
 | `archives`   | lists and reads image files in folders, zip and tar archives                              |
+| `labels`     | the classes of images, by folder, file or names that are given                            |
 | `preprocess` | decodes, resizes and scales images                                                        |
 | `synthetic`  | synthesizes images with the statistics of photographs, for conversions without data       |
 | `colours`    | fits the colours of synthetic images to the network's first BatchNormalization            |

@@ -19,9 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from posixpath import commonpath
 
-import numpy as np
-from numpy.typing import NDArray
-
 from onnx_lowrank.errors import CalibrationError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -46,14 +43,14 @@ class ImageFiles:
     folders: tuple[str, ...]
     read_member: Callable[[str], bytes]
 
-    def class_labels(self) -> NDArray[np.int64] | None:
-        """Return the class of each image: the folder that it lies in.
+    def class_folders(self) -> tuple[list[str], list[str]] | None:
+        """Return the folder that each image lies in, and all such folders.
 
-        Class folders are those directly below the deepest folder that holds all images. They are numbered in the sorted
-        order of their names, including folders without images.
+        Class folders are those directly below the deepest folder that holds all images.
 
         Returns:
-            Number of each image's class folder, shape (images,); None unless every image lies in a class folder.
+            Name of each image's class folder; names of all class folders, also of those without images, sorted. None
+            unless every image lies in a class folder.
         """
         parents = [name.rpartition("/")[0] for name in self.names]
         root = commonpath(set(parents))
@@ -62,8 +59,7 @@ class ImageFiles:
         if not all(classes):
             return None
         empty = {folder[start:] for folder in self.folders if folder.rpartition("/")[0] == root}
-        position = {name: index for index, name in enumerate(sorted(set(classes) | empty))}
-        return np.array([position[name] for name in classes], dtype=np.int64)
+        return classes, sorted(set(classes) | empty)
 
 
 def split_archive_path(path: Path) -> tuple[Path, str]:

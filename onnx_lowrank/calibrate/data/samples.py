@@ -25,6 +25,7 @@ from onnx_lowrank.calibrate.data.arrays import (
     named_arrays,
     without_constants,
 )
+from onnx_lowrank.calibrate.data.labels import LabelRule, image_labels
 from onnx_lowrank.calibrate.data.npy_file import NpyFile
 from onnx_lowrank.calibrate.data.prefetch import prefetch
 from onnx_lowrank.calibrate.data.preprocess import DEFAULT, Preprocessing, image_layout
@@ -33,6 +34,7 @@ from onnx_lowrank.calibrate.data.synthetic import SyntheticSource, synthetic_sou
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layers.input_statistics import InputStatistics
 from onnx_lowrank.runtime.inputs import TensorSpec
+from onnx_lowrank.settings import ClassNames
 
 Loaded = TypeVar("Loaded")
 
@@ -45,14 +47,16 @@ class Samples:
 
     Attributes:
         sources: the samples of each model input, by its name; all of the same length.
-        labels: class of each sample, shape (samples,): the position of its folder in the sorted order of the
-            class folders; None without class folders.
+        labels: class of each sample, shape (samples,), see `onnx_lowrank.calibrate.data.labels`; None where there are
+            none.
         constants: inputs with a constant value, the same in every batch.
+        label_rule: how samples were given their classes; None without labels.
     """
 
     sources: Mapping[str, SampleSource]
     labels: NDArray[np.int64] | None = None
     constants: tuple[TensorSpec, ...] = ()
+    label_rule: LabelRule | None = None
 
     @property
     def source(self) -> str:
@@ -74,6 +78,24 @@ class Samples:
     def __len__(self) -> int:
         """Return the number of samples, usable or not."""
         return len(next(iter(self.sources.values())))
+
+    def check_has_labels(self) -> None:
+        """Raise CalibrationError for samples without labels."""
+        if self.labels is None:
+            raise CalibrationError(
+                f"data {self.source}: no class folders, which `labels` reads: drop `labels`, or where file names begin "
+                "with their class, pass `class_names='FILE'`"
+            )
+
+    def check_labels(self, scored: int, output: str) -> None:
+        """Raise CalibrationError for labels of other classes than an output scores.
+
+        Args:
+            scored: number of classes that it scores.
+            output: its name.
+        """
+        if self.label_rule is not None:
+            self.label_rule.check(scored, output)
 
     def usable(self, indices: Indices) -> NDArray[np.int64]:
         """Leave out samples whose image cannot be decoded, by decoding each once.
@@ -138,6 +160,7 @@ def open_samples(
     inputs: Sequence[TensorSpec],
     preprocessing: Preprocessing | None = None,
     held: Sequence[TensorSpec] = (),
+    class_names: ClassNames | None = None,
 ) -> Samples:
     """Open calibration data of any kind.
 
@@ -150,6 +173,8 @@ def open_samples(
         inputs: the model's inputs; constant ones need no data.
         preprocessing: of images; pixels / 255 if not given.
         held: former inputs whose constants the model holds; data may have the same ones.
+        class_names: names of the classes that the labels of images count, or a file with one a line; None to take them
+            from class folders.
 
     Raises:
         CalibrationError: the data are missing, empty or unreadable, or do not match the inputs in name, shape or type.
@@ -160,7 +185,7 @@ def open_samples(
     if known and isinstance(data, Mapping):
         data = _without_known(data, known)
     sampled = [spec for spec in inputs if spec.value is None]
-    return replace(_open(data, sampled, preprocessing or DEFAULT, known), constants=constants)
+    return replace(_open(data, sampled, preprocessing or DEFAULT, known, class_names), constants=constants)
 
 
 def synthetic_samples(
@@ -203,17 +228,24 @@ def _without_known(data: Mapping[str, Any], constants: Sequence[TensorSpec]) -> 
 
 
 def _open(
-    data: Data, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, constants: Sequence[TensorSpec]
+    data: Data,
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing,
+    constants: Sequence[TensorSpec],
+    class_names: ClassNames | None,
 ) -> Samples:
     if isinstance(data, str | os.PathLike):
-        return _open_path(Path(data), inputs, preprocessing, constants)
+        return _open_path(Path(data), inputs, preprocessing, constants, class_names)
     if isinstance(data, Mapping) and all(isinstance(value, str | os.PathLike) for value in data.values()):
         check_names(data, inputs, "data")
-        opened = {spec.name: _open_path(Path(data[spec.name]), [spec], preprocessing) for spec in inputs}
+        opened = {
+            spec.name: _open_path(Path(data[spec.name]), [spec], preprocessing, class_names=class_names)
+            for spec in inputs
+        }
         check_lengths({name: len(samples) for name, samples in opened.items()}, "data")
         sources = {name: samples.sources[name] for name, samples in opened.items()}
-        labels = (samples.labels for samples in opened.values() if samples.labels is not None)
-        return Samples(sources, next(labels, None))
+        labelled = next((samples for samples in opened.values() if samples.labels is not None), Samples(sources))
+        return Samples(sources, labelled.labels, label_rule=labelled.label_rule)
     if isinstance(data, Mapping) or hasattr(data, "__array__"):
         return Samples(array_sources(named_arrays(data, inputs, "data"), inputs, "data"))
     if isinstance(data, Iterable):
@@ -222,7 +254,11 @@ def _open(
 
 
 def _open_path(
-    path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, constants: Sequence[TensorSpec] = ()
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing,
+    constants: Sequence[TensorSpec] = (),
+    class_names: ClassNames | None = None,
 ) -> Samples:
     try:
         existing, _ = split_archive_path(path)
@@ -245,7 +281,8 @@ def _open_path(
         return Samples(array_sources({name: _load(path, NpyFile)}, inputs, str(path)))
     files = open_image_files(path)
     source = ImageSource(files, inputs[0], image_layout(inputs[0], preprocessing), preprocessing)
-    return Samples({name: source.with_fixed_size()}, files.class_labels())
+    labels, rule = image_labels(files, class_names)
+    return Samples({name: source.with_fixed_size()}, labels, label_rule=rule)
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from onnx_lowrank.calibrate import Samples
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.settings import FinetuneSettings
@@ -15,6 +17,8 @@ from onnx_lowrank.torch.module.to_module import OnnxModule
 from onnx_lowrank.torch.training.dataset import Batch, DistillationData, Shard
 from onnx_lowrank.torch.training.objective import Objective, converted_tensors, ends_in_softmax
 from onnx_lowrank.torch.training.trainer import as_list
+
+log = logging.getLogger(__name__)
 
 _MEASURED_SAMPLES = 256  # at least a batch: samples that statistics of tensors are taken from
 
@@ -35,7 +39,6 @@ def build_objective(
 
     Raises:
         ModelError: the networks have no output in common that can be learned.
-        CalibrationError: the labels do not fit the outputs.
     """
     (original, converted), (teacher, student) = networks, modules
     graph = original.original.graph
@@ -53,8 +56,6 @@ def build_objective(
     student.outputs = tuple(tensors)
     _check_shapes(original, converted, tensors, _tensors(student, dataset)[0])
     scores = tuple(tensors[name].ndim == 2 and tensors[name].shape[1] > 1 for name in outputs)
-    if settings.learn != "original":
-        _check_labels(original.name, dataset, tensors[outputs[0]] if scores[0] else None)
     return Objective(
         outputs=len(outputs),
         scores=scores,
@@ -126,12 +127,39 @@ def _check_shapes(
             )
 
 
-def _check_labels(name: str, dataset: DistillationData, scores: Tensor | None) -> None:
-    """Raise where the first output has no score for every class of the data."""
-    labels = [samples.labels for samples in (dataset.samples, dataset.validation) if samples.labels is not None]
-    classes = max(int(numbers.max()) + 1 for numbers in labels)
-    if scores is None or scores.shape[1] < classes:
-        output = "no row of scores" if scores is None else f"{scores.shape[1]} scores"
-        raise CalibrationError(
-            f"{name}: its first output is {output}, the data have {classes} classes: learn without labels"
-        )
+def with_fitting_labels(
+    name: str, teacher: OnnxModule, dataset: DistillationData, settings: FinetuneSettings
+) -> DistillationData:
+    """Return the data, without labels of classes that the network does not score where these are not learned.
+
+    Args:
+        name: of the original network.
+        teacher: it.
+        dataset: samples to train and evaluate on.
+        settings: how to train.
+
+    Raises:
+        CalibrationError: labels are learned, and do not fit its first output.
+    """
+    both = (dataset.samples, dataset.validation)
+    if all(samples.labels is None for samples in both):
+        return dataset
+    first, scores = next(iter(_per_sample_tensors(teacher, dataset).items()), ("", None))
+    classes = scores.shape[1] if scores is not None and scores.ndim == 2 else 0
+    try:
+        _check_labels(name, both, classes, first)
+    except CalibrationError as error:
+        if settings.learn != "original" or settings.class_names is not None:
+            raise
+        log.info("class folders are not taken for classes: %s", error)
+        samples, validation = (replace(each, labels=None, label_rule=None) for each in both)
+        return replace(dataset, samples=samples, validation=validation if dataset.has_own_validation else samples)
+    return replace(dataset, classes=classes)
+
+
+def _check_labels(name: str, data: Iterable[Samples], classes: int, output: str) -> None:
+    """Raise where the first output does not score the classes of the data."""
+    if classes < 2:
+        raise CalibrationError(f"{name}: its first output is no row of scores: learn without labels")
+    for samples in data:
+        samples.check_labels(classes, output)

@@ -81,6 +81,7 @@ class DistillationData:
         seed: of the order, flips and shifts.
         shard: the part of every batch that this process reads.
         fixed_batch: batch size that the model is bound to; None for any.
+        classes: that the network scores and labels count; 0 without labels.
     """
 
     samples: Samples
@@ -93,6 +94,7 @@ class DistillationData:
     seed: int
     shard: Shard
     fixed_batch: int | None = None
+    classes: int = 0
 
     @property
     def steps(self) -> int:

@@ -24,10 +24,12 @@ from onnx_lowrank.runtime.stopwatch import Stopwatch
 from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.module.from_module import from_torch
 from onnx_lowrank.torch.training.checkpoint import Checkpoint
+from onnx_lowrank.torch.training.dataset import MAX_HELD_OUT
 from onnx_lowrank.torch.training.learning_rate import find_learning_rate
 from onnx_lowrank.torch.training.objective import Metrics
 from onnx_lowrank.torch.training.result import Epoch, Finetuned, best_metrics
 from onnx_lowrank.torch.training.setup import Distillation, prepare_distillation
+from onnx_lowrank.verify.outputs import warn_if_guessed
 
 _NONE_BETTER = "no epoch was better than the network as it came, which is kept: try more data or more epochs"
 _USE_VALIDATION = ", and if the original was trained on these, judge by others: `validation`"
@@ -127,6 +129,8 @@ def _started(distillation: Distillation) -> _State:
     trainer, dataset, settings = distillation.trainer, distillation.dataset, distillation.settings
     before = trainer.evaluate()
     distillation.log_once(logging.INFO, f"before: {before}")
+    if before.original_accuracy is not None and distillation.is_main_process:
+        warn_if_guessed(before.original_accuracy, min(len(dataset.held_out), MAX_HELD_OUT), dataset.classes)
     rate = settings.learning_rate
     if rate is None:
         rate = find_learning_rate(trainer, dataset, settings.epochs * dataset.steps)

@@ -25,7 +25,7 @@ from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.module.to_module import OnnxModule, to_torch
 from onnx_lowrank.torch.training.agreement import CHECKED_SAMPLES, check_module
 from onnx_lowrank.torch.training.balance import balance, factor_pairs
-from onnx_lowrank.torch.training.comparison import build_objective, measured_batches
+from onnx_lowrank.torch.training.comparison import build_objective, measured_batches, with_fitting_labels
 from onnx_lowrank.torch.training.dataset import DistillationData, Shard, split
 from onnx_lowrank.torch.training.normalize import MIN_NORMALIZED_BATCH, NormalizedNetwork, normalized_convolutions
 from onnx_lowrank.torch.training.trainer import Trainer, place_for_training
@@ -68,7 +68,8 @@ class Distillation:
     def identity(self) -> dict[str, Any]:
         """Return the values that a checkpoint must share with a training that resumes it."""
         settings = {key: value for key, value in asdict(self.settings).items() if key not in {"threads", "provider"}}
-        settings |= {"input_shapes": str(settings["input_shapes"]), "constant_inputs": str(settings["constant_inputs"])}
+        settings |= {name: str(settings[name]) for name in ("input_shapes", "constant_inputs")}
+        settings["class_names"] = settings["class_names"] and str(settings["class_names"])
         return settings | dict(self.fingerprints)
 
     def check_same(self, other: Mapping[str, Any], where: Path) -> None:
@@ -123,13 +124,15 @@ def prepare_distillation(
         raise CalibrationError("data: none given, samples to train on are wanted: pass `data`")
     networks, data = _open_networks(original, converted, data, settings)
     inputs, held = networks[0].inputs, networks[0].held or networks[1].held
-    samples = open_samples(data, inputs, preprocessing, held)
+    samples = open_samples(data, inputs, preprocessing, held, settings.class_names)
     models = (
         network.model if network.axes or network.held else model
         for network, model in zip(networks, (original, converted), strict=True)
     )
     teacher, student = (to_torch(model, torch.float32) for model in models)
-    own_validation = None if validation is None else open_samples(validation, inputs, preprocessing, held)
+    own_validation = (
+        None if validation is None else open_samples(validation, inputs, preprocessing, held, settings.class_names)
+    )
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     dataset = split(samples, student.inputs, settings, shard, networks[0].fixed_batch, own_validation)
     for network, module in zip(networks, (teacher, student), strict=True):
@@ -139,6 +142,7 @@ def prepare_distillation(
     balance(student.state_dict(), factor_pairs(graph), student.keys)
     teacher, student = (place_for_training(module, accelerator.device) for module in (teacher, student))
     teacher.requires_grad_(False)
+    dataset = with_fitting_labels(networks[0].name, teacher, dataset, settings)
     objective = build_objective(networks, (teacher, student), dataset, settings)
     normalized = _normalized(student, graph, dataset, settings)
     half = _in_half_precision(settings, accelerator.device)

@@ -88,12 +88,13 @@ def test_labels_want_scores_for_every_class(tmp_path: Path) -> None:
     made = pair("scores")
     with pytest.raises(CalibrationError) as caught:
         finetune(made.original, made.converted, folder, QUICK, learn="both")
-    assert str(caught.value) == ("<model>: its first output is 5 scores, the data have 7 classes: learn without labels")
+    text = f"data {folder} (28 images): 7 class folders found, output 'scores' scores 5 classes: pass `class_names="
+    assert str(caught.value).startswith(text)
     maps = pair("maps")
-    with pytest.raises(CalibrationError, match="its first output is no row of scores, the data have 7 classes"):
+    with pytest.raises(CalibrationError, match="its first output is no row of scores: learn without labels"):
         finetune(maps.original, maps.converted, folder, QUICK, learn="labels")
     unlabelled = finetune(made.original, made.converted, folder, QUICK, epochs=1)  # without labels it goes
-    assert unlabelled.before.accuracy is not None
+    assert unlabelled.before.accuracy is None
 
 
 # Images
