@@ -144,17 +144,23 @@ def test_a_cache_of_another_schema_is_measured_anew(folder: Path, monkeypatch: p
     cache = folder / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     words = ["in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "1.2", "--cost", "latency", "--force", "--quiet"]
-    first = call(*words)
-    assert first.exit_code in {0, 1}, first.output  # so small a network may not get faster
+
+    def convert() -> None:
+        """So small a network may not get faster; nothing else may go wrong."""
+        result = call(*words)
+        assert result.exit_code == 0 or "cannot be reached, the largest that can is" in result.stderr, result.output
+
+    convert()
     (table,) = cache.rglob("latency-*.json")
     stored = json.loads(table.read_text())
     assert stored["milliseconds"]
     table.write_text(json.dumps({"schema": 2, "machine": stored["machine"], "milliseconds": {"of another kind": 1.0}}))
-    second = call(*words)
-    assert second.exit_code == first.exit_code
+    convert()
     again = json.loads(table.read_text())
     assert again["schema"] == stored["schema"]
-    assert again["milliseconds"].keys() == stored["milliseconds"].keys()
+    assert again["machine"] == stored["machine"]
+    assert again["milliseconds"].keys() & stored["milliseconds"].keys()
+    assert "of another kind" not in again["milliseconds"]
 
 
 def test_onnxruntime_leaves_nothing_of_its_own(folder: Path) -> None:
