@@ -11,8 +11,9 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=
 demo: .venv/extras-cpu,demo
 	$(BIN)/python tools/demo.py
 
-# Builds tools/docs/ into a site. Options and docstrings are read from the code, so the package is installed, with extras.
+# Builds tools/docs/ into a site. Options and docstrings are read from the code into two of its pages, which are committed.
 docs: .venv/extras-cpu,docs,torch
+	$(BIN)/python tools/docs_reference.py
 	$(BIN)/mkdocs build --quiet --config-file tools/mkdocs.yml
 	@echo site/index.html
 

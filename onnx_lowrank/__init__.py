@@ -8,7 +8,18 @@ if TYPE_CHECKING:
     from onnx_lowrank.commands.bench import Benchmark, ModelTiming, bench
     from onnx_lowrank.commands.compare import compare
     from onnx_lowrank.commands.inspect import Inspection, inspect
-    from onnx_lowrank.commands.sweep import Sweep, sweep
+    from onnx_lowrank.commands.sweep import sweep
+    from onnx_lowrank.commands.sweep_points import Sweep
+    from onnx_lowrank.errors import (
+        BudgetError,
+        CalibrationError,
+        LowRankError,
+        MissingDependencyError,
+        ModelError,
+        OutputError,
+        RankError,
+        VerificationError,
+    )
     from onnx_lowrank.layers.plan import LayerPlan, RankPlan
     from onnx_lowrank.pipeline import convert
     from onnx_lowrank.report.result import Result
@@ -18,15 +29,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Benchmark",
+    "BudgetError",
+    "CalibrationError",
     "Inspection",
     "LayerPlan",
+    "LowRankError",
+    "MissingDependencyError",
+    "ModelError",
     "ModelTiming",
+    "OutputError",
     "Pace",
     "Preprocessing",
+    "RankError",
     "RankPlan",
     "Result",
     "Settings",
     "Sweep",
+    "VerificationError",
     "__version__",
     "bench",
     "compare",
@@ -46,7 +65,9 @@ _HOMES = {
     **dict.fromkeys(["LayerPlan", "RankPlan"], "layers.plan"),
     "Result": "report.result",
     "Settings": "settings",
-    **dict.fromkeys(["Sweep", "sweep"], "commands.sweep"),
+    **dict.fromkeys([name for name in __all__ if name.endswith("Error")], "errors"),
+    "Sweep": "commands.sweep_points",
+    "sweep": "commands.sweep",
     "Pace": "runtime.timing",
     "__version__": "version",
 }
@@ -60,5 +81,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names too that nobody has asked for yet."""
-    return sorted({*globals(), *__all__})
+    """List the public names, those too that nobody has asked for yet."""
+    return sorted(__all__)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
-from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES
+from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES
 from onnx_lowrank.graph import (
     Publication,
     add_texts,
@@ -35,6 +35,7 @@ from onnx_lowrank.graph import (
 )
 from onnx_lowrank.graph.eligible import (
     check_any_eligible,
+    layers_that_follow,
     layers_that_pay,
     layers_with_enough_rows,
     layers_with_own_weights,
@@ -44,13 +45,14 @@ from onnx_lowrank.graph.extract import descendants
 from onnx_lowrank.graph.tensors import stored_bytes
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.layer_set import LayerSet
+from onnx_lowrank.layers.layer_set import LayerSet, following
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.ranks import energy_losses
 from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
+from onnx_lowrank.ranks.estimate import estimate_losses, largest_within, log_prediction
 from onnx_lowrank.ranks.search import largest_speedup
 from onnx_lowrank.report.build import Measurements, build_figures, build_report, warn_of_lost_quantization
 from onnx_lowrank.report.files import OutputFiles
@@ -68,8 +70,9 @@ from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.device import SolverDevice, solver_device
+from onnx_lowrank.solve.further_readers import kept_by
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
-from onnx_lowrank.solve.width import can_be_solved_anew, measure_width_losses
+from onnx_lowrank.solve.width import FULL_EFFORT, QUICK_EFFORT, WidthEffort, can_be_solved_anew, measure_width_losses
 from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable, scored_classes
 from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few
 from onnx_lowrank.verify.fidelity import check_bounds
@@ -85,6 +88,7 @@ def convert(
     *,
     preprocessing: Preprocessing | None = None,
     output: str | Path | OutputFiles | None = None,
+    force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
     **changes: Any,
@@ -96,9 +100,10 @@ def convert(
         data: sample inputs: path of an image folder, archive, ``.npy`` or ``.npz``; ``{input name: path}``; or an
             iterable of batches ``{input name: array}``, first axis = samples. None: synthetic images.
         settings: how to convert.
-        preprocessing: of images; pixels / 255 if not given.
-        output: where to write the result, once it is verified; an existing file is replaced. `OutputFiles` to write
-            reports and the plan too. None writes nothing.
+        preprocessing: of images, as in ``Preprocessing(mean=127, std=128)``; pixels / 255 if not given.
+        output: where to write the result, once it is verified. `OutputFiles` to write reports and the plan too, which
+            replace older ones. None writes nothing.
+        force: overwrite an existing model.
         dry_run: write no model; stop after choosing ranks, or after the search where ``max_drop`` asks for one.
         progress: watches the stages.
         **changes: fields of `Settings` to change, as in ``convert(model, data, speedup=4)``.
@@ -113,10 +118,11 @@ def convert(
     References:
         Zhang, Zou, He, Sun 2015, arXiv:1505.06798.
     """
-    settings, files, monitor = replace(settings or Settings(), **changes), OutputFiles.of(output), Monitor(progress)
+    settings = (settings or Settings()).changed(changes).resolved()
+    files, monitor = OutputFiles.of(output), Monitor(progress)
     for path in files.paths(dry_run=dry_run):
-        check_writable(path, force=True)
         check_not_read(path, model)
+        check_writable(path, force=force or path != files.model)
     with linear_algebra_threads(settings.threads):
         network, layers, calibration = open_conversion(model, data, preprocessing, settings)
         if files.model is not None:
@@ -127,16 +133,20 @@ def convert(
         losses = rank_losses(layers, targets, settings, device, monitor)
         targets = calibration.rows_of(targets)  # without the probes, which have served
         choose = partial(choose_ranks, layers, losses, timer=timer)
+        if settings.predicted_error is not None:
+            settings = with_picked_speedup(choose, settings, monitor)
         solve = partial(solve_network, network, layers, losses, device=device)
         if settings.max_drop is not None:
             converted = search_speedup(choose, solve, network, layers, calibration, targets, settings, monitor)
         else:
             with monitor.measure("ranks"):
                 converted = ConvertedNetwork(settings, choose(settings))
+            log_prediction(converted.plan, settings)
             if not dry_run:
                 converted = solve(converted.plan, calibration, targets, settings, monitor)
         if dry_run:
-            result = report_on(replace(converted, model=None), network, layers, losses, calibration, timer, monitor)
+            converted = replace(converted, model=None).with_measurements(estimates=estimate_losses(choose, settings))
+            result = report_on(converted, network, layers, losses, calibration, timer, monitor)
             write_texts(files.texts(result))
             return result
         original = CachedSession(open_for_comparison(network, network.model))
@@ -204,7 +214,7 @@ def open_conversion(
     """
     network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings, max_held_out)
     check_any_eligible(layers)
-    return network, layers, calibration.with_positions(layers.eligible, settings)
+    return network, layers, calibration.with_positions(layers.sampled, settings)
 
 
 def find_layers_on_data(
@@ -218,6 +228,8 @@ def find_layers_on_data(
     provider = choose_provider(settings.provider, settings.threads)
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs, settings.samples_axis)
     network, data = with_sample_axes(network, data)
+    if settings.preview:
+        max_held_out = min(max_held_out, MAX_PREVIEW_SAMPLES)
     calibration = calibration_set(network, data, preprocessing, settings, max_held_out)
     _check_labels(network, calibration)
     layers = layers_of_one_size(network, network.layers(calibration.one_batch), calibration.one_by_one())
@@ -227,7 +239,10 @@ def find_layers_on_data(
         layers = layers_with_enough_rows(layers_that_pay(layers), calibration.images)
         if settings.cost == "params":
             layers = layers_with_own_weights(layers)
-    return network, wanted_layers(layers, settings.include, settings.exclude), calibration
+    layers = layers_that_follow(wanted_layers(layers, settings.include, settings.exclude))
+    if not any(settings.leaves_channels_out(layer) for layer in layers.eligible):
+        layers = replace(layers, carriers=())
+    return network, layers, calibration
 
 
 def _check_labels(network: Network, calibration: CalibrationSet) -> None:
@@ -267,7 +282,7 @@ def collect(
     with monitor.measure("collect"):
         batches = calibration.batches(calibration.split.calibration, monitor, "collect")
         positions, probes = calibration.positions, calibration.probes
-        return collect_targets(network.model, layers.eligible, positions, batches, network.provider, probes)
+        return collect_targets(network.model, layers.sampled, positions, batches, network.provider, probes)
 
 
 def rank_losses(
@@ -283,14 +298,27 @@ def rank_losses(
         losses = device.run(partial(measure_rank_losses, layer), targets[layer.name])
         if not settings.leaves_channels_out(layer):
             return losses
-        return replace(losses, widths=measure_width_losses(layer, targets[layer.name]))
+        readers = {name for group in layer.read_groups for name in group.readers}
+        others = [(each, targets[each.name]) for each in layers.sampled if each.name in readers]
+        return replace(losses, widths=measure_width_losses(layer, targets[layer.name], others, _effort(settings)))
 
     with monitor.measure("ranks"):
         if settings.selection == "energy":
             return [energy_losses(layer, targets[layer.name].responses) for layer in layers.eligible]
-        if device.one_by_one:
-            return [measure(layer) for layer in layers.eligible]
-        return list(side_by_side(measure, layers.eligible))
+        measured = map(measure, layers.eligible) if device.one_by_one else side_by_side(measure, layers.eligible)
+        return list(monitor.track(measured, "ranks", len(layers.eligible)))
+
+
+def with_picked_speedup(choose: Callable[[Settings], RankPlan], settings: Settings, monitor: Monitor) -> Settings:
+    """Return the settings with the largest speedup that is predicted to lose no more than they allow."""
+    most = settings.predicted_error or 0.0
+    with monitor.measure("ranks"):
+        speedup = largest_within(choose, settings, most)
+    log.info(
+        "speedup %g is picked: the largest up to %g with a predicted error of at most %g; `speedup=%g` takes that one",
+        speedup, settings.speedup, most, settings.speedup,
+    )  # fmt: skip
+    return replace(settings, speedup=speedup)
 
 
 def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to by then)
@@ -312,8 +340,8 @@ def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to
     converted.CopyFrom(network.model)
     prefix = converted if settings.asymmetric else network.model  # what feeds the layers
     plan = _with_layers_solved_anew(plan, network, layers, settings)
-    chains = plan.solved(layers.eligible)
     kept = _kept_channels(layers, losses, plan)
+    chains = _chains(network, layers, plan, settings)
     later = [layer for layer, _ in chains]
     with closing(_propagation(network, calibration, targets, settings)) as propagation:
         for layer, ranks in monitor.track(chains, "solve", len(chains)):
@@ -351,26 +379,46 @@ def _with_layers_solved_anew(plan: RankPlan, network: Network, layers: LayerSet,
 
     Where channels are left out; chains of low rank leave few layers as they are.
     """
+    follow = {layer.name for layer in following(layers, plan)}
+    follow |= {layer.name for layer in _with_other_inputs(layers.eligible, plan, network, layers, settings)}
+    return RankPlan(tuple(replace(each, resolved=each.method == "kept" and each.name in follow) for each in plan))
+
+
+def _with_other_inputs(
+    some: Sequence[Layer], plan: RankPlan, network: Network, layers: LayerSet, settings: Settings
+) -> list[Layer]:
+    """Return those of some layers that get other inputs than in the original, and can make good for it."""
     if settings.solver != "auto" or not settings.asymmetric or all(entry.width is None for entry in plan):
-        return plan
+        return []
     changed = descendants(
         network.model, [name for layer, _ in plan.factorized(layers.eligible) for name in layer.nodes]
     )
-    return RankPlan(
-        tuple(
-            replace(entry, resolved=entry.method == "kept" and layer.input in changed and can_be_solved_anew(layer))
-            for layer, entry in zip(layers.eligible, plan, strict=True)
-        )
-    )
+    return [layer for layer in some if layer.input in changed and can_be_solved_anew(layer)]
+
+
+def _chains(network: Network, layers: LayerSet, plan: RankPlan, settings: Settings) -> list[tuple[Layer, LayerPlan]]:
+    """Return all layers that get other weights, each with its plan, in the order of the network."""
+    planned = {layer.name: (layer, entry) for layer, entry in plan.solved(layers.eligible)}
+    solvable = () if settings.preview else layers.carriers  # which take most of the time
+    carriers = _with_other_inputs(solvable, plan, network, layers, settings)
+    for layer in (*following(layers, plan), *carriers):  # few images may be enough for the former
+        planned.setdefault(layer.name, (layer, LayerPlan(layer.name, resolved=True)))
+    return [planned[layer.name] for layer in network.in_order([layer for layer, _ in planned.values()])]
 
 
 def _kept_channels(layers: LayerSet, losses: Sequence[RankLosses], plan: RankPlan) -> dict[str, NDArray[np.int64]]:
     """Return the channels that stay by the name of the layer that reads them, where some are left out."""
-    return {
-        layer.name: each.widths.kept(entry.width)
-        for layer, each, entry in zip(layers.eligible, losses, plan, strict=True)
-        if entry.width is not None and each.widths is not None
-    }
+    kept = {layer.name: np.arange(layer.channels) for layer in layers.sampled}
+    for layer, each, entry in zip(layers.eligible, losses, plan, strict=True):
+        if entry.width is None or each.widths is None:
+            continue
+        stay = each.widths.kept(entry.width)
+        kept[layer.name] = np.intersect1d(kept[layer.name], stay)
+        names = {name for group in layer.read_groups for name in group.followers}
+        for other in layers.sampled:
+            if other.name in names:
+                kept[other.name] = np.intersect1d(kept[other.name], kept_by(layer, stay, other))
+    return {layer.name: kept[layer.name] for layer in layers.sampled if len(kept[layer.name]) < layer.channels}
 
 
 def _solve(
@@ -381,7 +429,12 @@ def _solve(
     settings: Settings,
     targets: TargetResponses,
 ) -> FactorChain:
-    return solve_layer(layer, LayerSamples(targets, patches), ranks, settings.solver, settings.refine, kept)
+    rows = LayerSamples(targets, patches)
+    return solve_layer(layer, rows, ranks, settings.solver, settings.refine, kept, _effort(settings))
+
+
+def _effort(settings: Settings) -> WidthEffort:
+    return QUICK_EFFORT if settings.preview else FULL_EFFORT
 
 
 def _add_metadata(model: onnx.ModelProto, plan: RankPlan, settings: Settings) -> None:

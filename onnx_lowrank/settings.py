@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from math import inf, isfinite, prod
 from os import PathLike
 from pathlib import Path
@@ -16,12 +16,13 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import Factorization, RankPlan
 
 Cost = Literal["macs", "latency", "params"]
-Method = Literal["auto", Factorization, "width"]
+Form = Literal[Factorization, "width"]
+Method = Literal["auto", Form]
 Refinement = Literal["none", "fast", "full"]
 Solver = Literal["auto", "nonlinear", "linear", "weights", "paper"]
 Selection = Literal["error", "energy"]
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
-COSTS, METHODS, REFINEMENTS = get_args(Cost), get_args(Method), get_args(Refinement)
+COSTS, FORMS, REFINEMENTS = get_args(Cost), get_args(Form), get_args(Refinement)
 SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
 
 Constants: TypeAlias = Mapping[str, Sequence[float] | NDArray[Any] | str | PathLike[str]]
@@ -34,6 +35,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 TrainingProvider = Literal["auto", "cpu", "cuda"]
 LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS = get_args(Learn), get_args(Precision), get_args(TrainingProvider)
 
+PREVIEW_POSITIONS = 100
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -43,8 +46,8 @@ class Settings:
         speedup: whole-model target, original cost / converted cost; above 1.
         cost: what ``speedup`` counts: ``macs``, ``params``, or measured ``latency``.
         method: ``auto``, ``spatial-channel``, ``channel`` or ``spatial``: the factorizations allowed; or ``width``: no
-            factorization, but fewer channels between layers. ``auto`` allows all of these, the last one for what 1 x 1
-            convolutions and fully connected layers read.
+            factorization, but fewer channels between layers; or several of these, as in ``("channel", "width")``.
+            ``auto`` allows all of them, the last one for what 1 x 1 convolutions and fully connected layers read.
         samples: calibration images; None for as many as are worth it.
         positions: positions per image and layer; None for as many as the solver needs.
         memory: gigabytes of tensors kept in memory: responses to solve for, tensors between layers, input patches of
@@ -78,16 +81,21 @@ class Settings:
             order of the class folders is another; without class folders, files begin with them.
         min_agreement: refuse a result that has the original's top class on a smaller share of the held-out samples.
         max_error: refuse a result with a larger relative error on the held-out samples, in any output.
+        preview: a first look in a fraction of the time: few samples and positions unless ``samples`` and ``positions``
+            say how many, closed forms only, coarser choices, no latencies, whatever ``refine`` and ``bench`` say.
+        predicted_error: ``speedup``, or the largest one below it whose outputs are predicted to have no larger relative
+            error, see `onnx_lowrank.ranks.estimate`. With cost ``latency`` it is predicted for as many times fewer
+            multiply-adds. None for ``speedup`` whatever it loses.
 
     Raises:
         BudgetError: ``speedup`` is not a number above 1, ``max_drop`` or ``min_agreement`` none between 0 and 1, or
-            ``max_error`` none above 0.
+            ``max_error`` or ``predicted_error`` none above 0.
         ValueError: another field is out of its range.
     """
 
     speedup: float = 4.0
     cost: Cost = "macs"
-    method: Method = "auto"
+    method: Method | Sequence[Form] = "auto"
     samples: int | None = None
     positions: int | None = None
     memory: float | None = None
@@ -113,44 +121,81 @@ class Settings:
     class_names: ClassNames | None = None
     min_agreement: float | None = None
     max_error: float | None = None
+    preview: bool = False
+    predicted_error: float | None = None
 
     def __post_init__(self) -> None:
         if not isfinite(self.speedup) or self.speedup <= 1:
             raise BudgetError(f"speedup: got {self.speedup:g}, wanted a number above 1: try `speedup=4`")
         self._check_bounds()
-        if self.max_drop is not None and self.plan is not None:
-            raise ValueError(
-                "max_drop is searched for by choosing ranks, which a plan has fixed: leave one of them out"
-            )
+        self._check_targets()
         for name in ("samples", "positions", "batch_size", "threads", "rank_multiple"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.memory is not None and not 0 <= self.memory < inf:
             raise ValueError(f"memory must be a number of gigabytes, got {self.memory}")
-        choices = {"cost": COSTS, "method": METHODS, "refine": REFINEMENTS, "solver": SOLVERS, "selection": SELECTIONS}
+        choices = {"cost": COSTS, "refine": REFINEMENTS, "solver": SOLVERS, "selection": SELECTIONS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not self.methods or not set(self.methods) <= set(FORMS):
+            raise ValueError(f"method must be auto, or one or several of {', '.join(FORMS)}, got {self.method!r}")
         if self.cost == "latency" and not self.bench:
             raise ValueError("cost 'latency' has to be measured: leave bench on")
         if self.class_names is not None and not self.labels:
             raise ValueError("class_names says what the labels are called: set labels too")
         if self.latency_table is not None and self.cost != "latency":
             raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
-        if self.selection == "energy" and self.method != "channel":
+        if self.selection == "energy" and self.methods != ("channel",):
             raise ValueError(f"selection 'energy' knows channel ranks only, got method {self.method!r}: use 'channel'")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What is allowed: factorizations, and ``width``."""
+        if self.method == "auto":
+            return FORMS
+        return (self.method,) if isinstance(self.method, str) else tuple(dict.fromkeys(self.method))
+
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """Return the settings with fields changed.
+
+        Raises:
+            TypeError: there is no such field; where to give it instead if it is one of the preprocessing.
+        """
+        for name in changes.keys() - {known.name for known in fields(self)}:
+            of_images = name in {"mean", "std", "scale", "channel_order", "resize"}
+            remedy = f": pass preprocessing=Preprocessing({name}=...)" if of_images else ""
+            raise TypeError(f"no setting '{name}'{remedy}")
+        return replace(self, **changes)
+
+    def resolved(self) -> Settings:
+        """Return the same settings with those changed that a preview goes without."""
+        if not self.preview:
+            return self
+        return replace(self, refine="none", bench=False, positions=self.positions or PREVIEW_POSITIONS)
 
     def leaves_channels_out(self, layer: Layer) -> bool:
         """Return whether a layer may come to read fewer channels.
 
-        By default only 1 x 1 convolutions and fully connected layers: larger kernels gain more from factorization.
+        By ``auto`` only 1 x 1 convolutions and fully connected layers: larger kernels gain more from factorization.
         """
         if not layer.narrowable:
             return False
         if self.plan is not None:
             return any(entry.name == layer.name and entry.width is not None for entry in self.plan)
-        return self.method == "width" or (self.method == "auto" and prod(layer.kernel) == 1)
+        return "width" in self.methods and (self.method != "auto" or prod(layer.kernel) == 1)
+
+    def _check_targets(self) -> None:
+        """Raise for settings that say twice how far to go."""
+        if self.max_drop is not None and self.plan is not None:
+            raise ValueError(
+                "max_drop is searched for by choosing ranks, which a plan has fixed: leave one of them out"
+            )
+        if self.predicted_error is not None and (self.plan is not None or self.max_drop is not None):
+            raise ValueError("predicted_error picks a speedup, which plan and max_drop do too: leave one of them out")
+        if self.preview and (self.cost == "latency" or self.max_drop is not None):
+            raise ValueError("a preview measures neither latencies nor a loss to search by: leave one of them out")
 
     def _check_bounds(self) -> None:
         """Raise for bounds of what may be lost that are out of their range."""
@@ -161,6 +206,10 @@ class Settings:
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise BudgetError(
                 f"`min_agreement`: got {self.min_agreement:g}, wanted a share from 0 to 1: try `min_agreement=0.95`"
+            )
+        if self.predicted_error is not None and not 0 < self.predicted_error < inf:
+            raise BudgetError(
+                f"predicted_error: got {self.predicted_error:g}, wanted a number above 0: try predicted_error=0.25"
             )
         if self.max_error is not None and not 0 < self.max_error < inf:
             raise BudgetError(f"`max_error`: got {self.max_error:g}, wanted a number above 0: try `max_error=0.3`")

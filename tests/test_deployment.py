@@ -18,12 +18,13 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from polygraphy.json import load_json
 
 import onnx_lowrank as olr
 from demo_data import load_digits, split_digits
 from onnx_lowrank.calibrate import open_samples
 from onnx_lowrank.runtime.inputs import TensorSpec
-from tests.command_line import fails
+from tests.command_line import fails, works
 from tests.helpers import relative, run
 from tests.networks import images, network
 
@@ -31,7 +32,7 @@ Array = NDArray[Any]
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "tools/docs/deploying.md").read_text(encoding="utf-8")
-RUN = re.findall(r"<!-- run -->\n```\n(.*?)```", PAGE, re.DOTALL)
+RUN = "".join(re.findall(r"<!-- run -->\n```\n(.*?)```", PAGE, re.DOTALL))
 COMMANDS = re.findall(r"^(?:trtexec|polygraphy) .*$", PAGE.replace("\\\n", " "), re.MULTILINE)
 WITH_TENSORRT = [line for line in COMMANDS if line.startswith("polygraphy") and " --trt " in line]
 
@@ -75,7 +76,7 @@ class Deployed:
 
 def follow_the_page(folder: Path, calibration: Array) -> None:
     """Run its Python, all blocks in one go, in a user's folder that has fast.onnx."""
-    np.save(folder / "calibration.npy", calibration)
+    np.savez(folder / "calibration.npz", input=calibration)
     program = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -170,10 +171,26 @@ def test_only_convolutions_are_new_with_every_method_and_a_residual_block(method
 
 
 def test_polygraphy_reads_and_runs_it(demo: Deployed) -> None:
-    (block,) = RUN
-    inspected, ran = (polygraphy(demo.folder, *shlex.split(line)[1:]) for line in block.strip().splitlines())
+    inspected, ran, fed = (polygraphy(demo.folder, *shlex.split(line)[1:]) for line in RUN.strip().splitlines())
     assert inspected.count("[Op: Conv]") == operators(demo.model("fast.onnx"))["", "Conv"]
     assert "PASSED | Output: logits is valid" in ran
+    assert fed.count("{input [dtype=float32, shape=(8, 1, 28, 28)]}") == 4
+    assert "PASSED" in fed
+
+
+def test_samples_are_written_as_other_tools_read_them(demo: Deployed) -> None:
+    """By the page's Python, from what the page's command writes."""
+    calibration = np.load(demo.folder / "calibration.npz")["input"]
+    batches = load_json(str(demo.folder / "inputs.json"))
+    np.testing.assert_array_equal(np.concatenate([batch["input"] for batch in batches]), calibration[:32])
+    raw = np.fromfile(demo.folder / "input.bin", np.float32).reshape(8, *calibration.shape[1:])
+    np.testing.assert_array_equal(raw, calibration[:8])
+    (line,) = re.findall(r"^onnx-lowrank samples .*$", PAGE, re.MULTILINE)
+    words = line.replace("model.onnx", str(demo.original)).replace("images/", str(demo.folder / "digits.npy"))
+    np.save(demo.folder / "digits.npy", demo.inputs[:300])
+    works(*shlex.split(words.replace("calibration.npz", str(demo.folder / "again.npz")))[1:])
+    with np.load(demo.folder / "again.npz") as again:
+        assert {name: array.shape for name, array in again.items()} == {"input": (300, *calibration.shape[1:])}
 
 
 def test_polygraphy_knows_the_options_of_every_command(demo: Deployed) -> None:

@@ -12,6 +12,8 @@ import click
 import pytest
 import yaml
 
+import docs_reference
+import onnx_lowrank
 from onnx_lowrank.cli import program
 from onnx_lowrank.cli.messages import flags, with_flags
 from tests.command_line import works
@@ -67,6 +69,34 @@ def test_links_lead_somewhere() -> None:
     for page in [*PAGES, ROOT / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("name", docs_reference.PAGES)
+def test_what_is_generated_is_up_to_date(name: str) -> None:
+    pytest.importorskip("torch")  # the API has a part that needs it
+    page = (ROOT / "tools/docs" / name).read_text(encoding="utf-8")
+    assert page == docs_reference.filled(page), "run python tools/docs_reference.py"
+
+
+def test_the_reference_has_all_commands_and_public_names() -> None:
+    commands, python = ((ROOT / "tools/docs" / name).read_text(encoding="utf-8") for name in docs_reference.PAGES)
+    for name in ("", *program.commands):
+        usage = f"Usage: onnx-lowrank {name}".rstrip()
+        assert f"```text\n{usage} [OPTIONS]" in commands
+    headings = set(re.findall(r"^### (\w+)$", python, re.MULTILINE))
+    names = {name for name in onnx_lowrank.__all__ if not name.endswith("Error") and name != "__version__"}
+    assert names <= headings
+    assert all(f" {name} " in python for name in onnx_lowrank.__all__ if name.endswith("Error"))
+    assert ":::" not in commands + python
+
+
+def test_docstrings_become_lists() -> None:
+    text = docs_reference.reference("onnx_lowrank.ranks.search.largest_speedup")
+    assert (
+        "### largest_speedup\n\n```python\nlargest_speedup(attempt: Attempt[ConvertedT, LossT], allowed: float)" in text
+    )
+    assert "\n**Args**\n\n- `attempt`: converts at a speedup and judges the result.\n- `allowed`: largest loss" in text
+    assert "\n**Raises**\n\n- `BudgetError`: not even `MIN_SPEEDUP` holds.\n" in text
 
 
 def test_errors_are_quoted_as_they_are() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from onnx_lowrank import LayerPlan, RankPlan, Result, Settings, compare, convert, inspect, pipeline, preset
-from onnx_lowrank.calibrate import Propagation
+from onnx_lowrank.calibrate import Propagation, iterate_batches
 from onnx_lowrank.errors import BudgetError, CalibrationError, ModelError, OutputError, RankError, VerificationError
 from onnx_lowrank.layers.factors import Convolution, FactorChain
 from onnx_lowrank.layers.layer import Layer
@@ -22,7 +23,7 @@ from onnx_lowrank.layers.plan import largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.pipeline import open_conversion
 from onnx_lowrank.ranks import choose, depth_weights
-from onnx_lowrank.runtime.progress import Silent
+from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.verify import Comparison, OutputFidelity
 from tests import networks as small
@@ -335,7 +336,10 @@ def test_late_layers_count_more_but_not_as_in_the_paper(monkeypatch: pytest.Monk
     monkeypatch.setattr(choose, "select", spy)
     converted(network(), dry_run=True)
     converted(network(), dry_run=True, method="channel", selection="energy")
-    assert weights == [depth_weights(4), None]
+    *others, last = weights
+    assert others == [depth_weights(4)] * len(others)  # the plan, and what other speedups would lose
+    assert len(others) > 1
+    assert last is None
 
 
 def test_refinement_lowers_the_error_on_the_calibration_rows() -> None:
@@ -553,8 +557,31 @@ def test_saving_later(tmp_path: Path) -> None:
     result = converted(network())
     result.save(tmp_path / "later.onnx")
     assert onnx.load(tmp_path / "later.onnx") == result.model
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="folder .*nowhere' does not exist: make it first"):
         result.save(tmp_path / "nowhere" / "later.onnx")
+
+
+def test_nothing_is_overwritten_unless_it_is_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
+    out.write_bytes(b"mine")
+    plan.write_bytes(b"old")
+    result, exists = (
+        converted(network()),
+        r"out\.onnx: exists already: choose another name, or overwrite it with `force`",
+    )
+    with pytest.raises(OutputError, match=exists):
+        result.save(out)
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "collect_targets", lambda *_: pytest.fail("collected before"))
+        with pytest.raises(OutputError, match=exists):
+            converted(network(), output=out)
+    assert out.read_bytes() == b"mine"
+    converted(network(), output=OutputFiles(out, plan=plan), force=True)  # plans and reports replace older ones
+    assert onnx.load(out).graph == result.model.graph if result.model else False
+    assert RankPlan.from_json(plan.read_text()).to_json() == result.plan.to_json()
+    out.write_bytes(b"mine")
+    result.save(out, force=True)
+    onnx.checker.check_model(out)
 
 
 # Which layers
@@ -630,8 +657,10 @@ def test_a_speedup_out_of_reach_names_the_largest_that_is_not() -> None:
 
 
 def test_unknown_settings() -> None:
-    with pytest.raises(TypeError, match="speed_up"):
+    with pytest.raises(TypeError, match=r"no setting 'speed_up'$"):
         converted(network(), speed_up=2)
+    with pytest.raises(TypeError, match=r"no setting 'mean': pass preprocessing=Preprocessing\(mean=...\)"):
+        converted(network(), mean=127)
     with pytest.raises(ValueError, match="cost must be one of macs, latency, params, got 'joules'"):
         converted(network(), cost="joules")
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
@@ -681,7 +710,7 @@ def test_a_model_that_is_far_off_is_refused_and_leaves_no_file(tmp_path: Path, m
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out.onnx").write_bytes(b"old")
     with pytest.raises(VerificationError):
-        converted(network(), output=tmp_path / "out.onnx")
+        converted(network(), output=tmp_path / "out.onnx", force=True)
     assert (tmp_path / "out.onnx").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -741,7 +770,6 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
     ("setting", "allowed"),
     [
         ("solver", "auto, nonlinear, linear, weights, paper"),
-        ("method", "auto, channel, spatial, spatial-channel, width"),
         ("refine", "none, fast, full"),
         ("selection", "error, energy"),
     ],
@@ -749,6 +777,13 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
 def test_choices_there_are_not(setting: str, allowed: str) -> None:
     with pytest.raises(ValueError, match=f"{setting} must be one of {allowed}, got 'magic'"):
         convert(small.network(), small.images(), **{setting: "magic"})
+
+
+@pytest.mark.parametrize("method", ["magic", "channel,width", ("channel", "magic"), ("auto", "width"), ()])
+def test_methods_there_are_not(method: Any) -> None:
+    wanted = "method must be auto, or one or several of channel, spatial, spatial-channel, width"
+    with pytest.raises(ValueError, match=re.escape(f"{wanted}, got {method!r}")):
+        Settings(method=method)
 
 
 @pytest.mark.parametrize("method", ["auto", "spatial"])
@@ -760,15 +795,16 @@ def test_energy_says_nothing_about_spatial_ranks(method: str) -> None:
 def test_batches_are_as_large_as_the_provider_wants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of samples this small."""
     monkeypatch.setattr(Provider, "batch_elements", 7 * 6_250)
-    totals: list[int] = []
+    sizes: list[int] = []
+    read = iterate_batches
 
-    class Watched(Silent):
-        def track(self, items: Any, stage: str, total: int) -> Any:
-            totals.append(total)
-            return super().track(items, stage, total)
+    def noted(samples: Any, indices: Any, batch_size: int) -> Any:
+        sizes.append(batch_size)
+        return read(samples, indices, batch_size)
 
+    monkeypatch.setattr("onnx_lowrank.commands.compare.iterate_batches", noted)
     settings = Settings(provider="cpu", samples=28)
     assert open_conversion(network(), {"x": images(0)}, preset("raw"), settings)[2].split.batch_size == 7
     model = network()
-    compare(model, model, {"x": images(0)}, provider="cpu", progress=Watched())
-    assert totals == [6]  # 40 images
+    compare(model, model, {"x": images(0)}, provider="cpu")
+    assert sizes == [7]

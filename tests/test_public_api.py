@@ -6,20 +6,30 @@ import sys
 import pytest
 
 import onnx_lowrank
+from onnx_lowrank import errors
+from onnx_lowrank.errors import LowRankError
 
 
 def test_public_names() -> None:
     assert onnx_lowrank.__all__ == [
         "Benchmark",
+        "BudgetError",
+        "CalibrationError",
         "Inspection",
         "LayerPlan",
+        "LowRankError",
+        "MissingDependencyError",
+        "ModelError",
         "ModelTiming",
+        "OutputError",
         "Pace",
         "Preprocessing",
+        "RankError",
         "RankPlan",
         "Result",
         "Settings",
         "Sweep",
+        "VerificationError",
         "__version__",
         "bench",
         "compare",
@@ -37,8 +47,16 @@ def test_importing_it_imports_neither_torch_nor_onnxruntime() -> None:
     assert found.strip() == "[]"
 
 
-def test_every_public_name_is_listed_before_it_is_asked_for() -> None:
-    code = "import onnx_lowrank; print(set(onnx_lowrank.__all__) <= set(dir(onnx_lowrank)))"
+def test_every_error_that_can_be_caught_is_public() -> None:
+    known = {
+        each.__name__ for each in [LowRankError, *LowRankError.__subclasses__()] if each.__module__ == errors.__name__
+    }
+    assert known == {name for name in onnx_lowrank.__all__ if name.endswith("Error")}
+    assert onnx_lowrank.BudgetError is errors.BudgetError
+
+
+def test_public_names_are_listed_before_they_are_asked_for_and_no_others() -> None:
+    code = "import onnx_lowrank; onnx_lowrank.Settings; print(dir(onnx_lowrank) == sorted(onnx_lowrank.__all__))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
     with pytest.raises(AttributeError, match="module 'onnx_lowrank' has no attribute 'magic'"):
         _ = onnx_lowrank.magic

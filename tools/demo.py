@@ -31,7 +31,7 @@ def main() -> None:
     output = folder / "demo_4x.onnx"
     train, held_out = split_digits(load_digits())
     print(f"converting {MODEL.name} at 4x with digits from its training set ...", flush=True)
-    result = olr.convert(MODEL, {"input": train.inputs}, speedup=4, output=output)
+    result = olr.convert(MODEL, {"input": train.inputs}, speedup=4, output=output, force=True)
     (folder / "demo_4x.json").write_text(result.report.to_json())
     macs = result.report.macs
     print(f"accuracy   {accuracy(MODEL, held_out):.2%} -> {accuracy(output, held_out):.2%}")

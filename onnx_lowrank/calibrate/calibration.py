@@ -15,7 +15,9 @@ from onnx_lowrank.calibrate.data.preprocess import Preprocessing
 from onnx_lowrank.calibrate.data.samples import Samples, iterate_batches, open_samples, synthetic_samples
 from onnx_lowrank.calibrate.positions import Ints, draw_positions, layer_positions
 from onnx_lowrank.calibrate.split import (
+    MAX_CALIBRATION_SAMPLES,
     MAX_HELD_OUT_SAMPLES,
+    MAX_PREVIEW_SAMPLES,
     MAX_SEARCH_SAMPLES,
     MAX_VERIFICATION_SAMPLES,
     Split,
@@ -29,6 +31,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network, Shape
+from onnx_lowrank.runtime.progress import track_samples
 from onnx_lowrank.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -76,8 +79,8 @@ class CalibrationSet:
 
     def batches(self, indices: NDArray[np.int64], monitor: Monitor, stage: str) -> Iterator[dict[str, Any]]:
         """Iterate over samples in batches, counted as progress of a stage."""
-        total = ceil(len(indices) / self.split.batch_size)
-        return monitor.track(iterate_batches(self.samples, indices, self.split.batch_size), stage, total)
+        batches = iterate_batches(self.samples, indices, self.split.batch_size)
+        return track_samples(monitor, batches, stage, len(indices))
 
     def several(self) -> dict[str, NDArray[Any]]:
         """Return a batch of two samples, or of one where the network takes no more, or as many as it takes."""
@@ -103,7 +106,10 @@ class CalibrationSet:
             settings: number of positions, seed, and whether spatial ranks come into question.
         """
         positions = layer_positions(layers, self.images, settings.positions, settings.seed)
-        rows = {layer.name: _probed_rows(layer, settings) for layer in layers}
+        narrowed = [layer for layer in layers if settings.leaves_channels_out(layer)]
+        readers = {name for layer in narrowed for group in layer.read_groups for name in group.readers}
+        readers.update(layer.name for layer in narrowed)
+        rows = {each.name: _probed_rows(each, settings, for_width=each.name in readers) for each in layers}
         probes = probe_positions(layers, positions, rows, settings.seed)
         return replace(self, positions=positions, probes=probes)
 
@@ -116,8 +122,13 @@ class CalibrationSet:
         images -= images % self.smallest_batch
         if images < _MIN_QUICK_IMAGES or any(too_few_rows(layer, images) for layer in layers):
             return self
-        split = replace(self.split, calibration=self.split.calibration[:images])
-        return replace(self, split=split, positions={name: drawn[:images] for name, drawn in self.positions.items()})
+        return self.first_images(images)
+
+    def first_images(self, images: int) -> CalibrationSet:
+        """Return the first calibration images, no more than ``images``, in whole batches and at least one."""
+        count = max(images - images % self.smallest_batch, self.smallest_batch)
+        split = replace(self.split, calibration=self.split.calibration[:count])
+        return replace(self, split=split, positions={name: drawn[:count] for name, drawn in self.positions.items()})
 
     def rows_of(self, targets: Mapping[str, TargetResponses]) -> dict[str, TargetResponses]:
         """Return the rows that belong to the calibration images, which come first, without probes, in a new dictionary.
@@ -151,7 +162,8 @@ def calibration_set(
     generator = np.random.default_rng(settings.seed)
     limits = (max_held_out, 0) if settings.max_drop is None else (MAX_VERIFICATION_SAMPLES, MAX_SEARCH_SAMPLES)
     batch_size = settings.batch_size or default_batch(network.sampled, network.provider.batch_elements)
-    split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *limits)
+    most = MAX_PREVIEW_SAMPLES if settings.preview else MAX_CALIBRATION_SAMPLES
+    split = split_samples(samples, network.sampled, generator, settings.samples, batch_size, *limits, most)
     one_batch = samples.read(split.calibration[: network.fixed_batch or 1])
     two = None
     if not network.fixed_batch and split.batch_size > 1 and len(split.calibration) > 1:
@@ -162,11 +174,11 @@ def calibration_set(
     return CalibrationSet(samples, split, one_batch, two, settings.labels)
 
 
-def _probed_rows(layer: Layer, settings: Settings) -> int:
-    """Return how many rows of a layer have their input patch kept for rank selection."""
-    spatial = settings.plan is not None or settings.method not in {"channel", "width"}
+def _probed_rows(layer: Layer, settings: Settings, *, for_width: bool) -> int:
+    """Return how many rows of a layer have their input patch kept, to choose ranks, and widths where asked for."""
+    spatial = settings.plan is not None or not set(settings.methods) <= {"channel", "width"}
     rows = _PROBED_ROWS if spatial and layer.separable else 0
-    if settings.leaves_channels_out(layer):
+    if for_width:
         affordable = min(_MAX_WIDTH_ROWS, _MAX_WIDTH_BYTES // (4 * layer.weight[0].size))
         rows = max(rows, affordable, _MIN_ROWS_PER_CHANNEL * layer.channels)
     return rows

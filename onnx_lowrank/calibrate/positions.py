@@ -14,6 +14,7 @@ Ints = NDArray[np.int64]
 
 ROWS_PER_FILTER = 30  # with fewer than about 10 the solver fits noise; beyond 30 little is gained
 MIN_LAYER_ROWS = 15_000
+ROWS_PER_TAP = 80  # of a depthwise convolution, whose channels are solved one by one
 MAX_PATCH_BYTES = 2**30  # of a layer's sampled input patches, which are kept while it is solved
 
 
@@ -33,7 +34,8 @@ def layer_positions(layers: Iterable[Layer], images: int, count: int | None, see
     positions = {}
     for number, layer in enumerate(layers):
         max_rows = MAX_PATCH_BYTES // (4 * layer.channels * prod(layer.kernel))
-        rows = min(max(MIN_LAYER_ROWS, ROWS_PER_FILTER * layer.filters), max_rows)
+        wanted = max(MIN_LAYER_ROWS, ROWS_PER_FILTER * layer.filters)
+        rows = min(ROWS_PER_TAP * prod(layer.kernel) if layer.depthwise else wanted, max_rows)
         generator = np.random.default_rng([seed, number])
         positions[layer.name] = draw_positions(generator, images, layer.rows, count or ceil(rows / images))
     return positions

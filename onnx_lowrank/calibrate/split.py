@@ -18,6 +18,7 @@ from onnx_lowrank.runtime.provider import CPU_BATCH_ELEMENTS
 log = logging.getLogger(__name__)
 
 MAX_CALIBRATION_SAMPLES = 256
+MAX_PREVIEW_SAMPLES = 32  # a quick look solves with as many, and verifies with as many others
 MAX_HELD_OUT_SAMPLES = 100
 MAX_SEARCH_SAMPLES = 4_000  # a search for a speedup measures on them: a loss of 1 % is known to 0.3 points
 MAX_VERIFICATION_SAMPLES = 2_000  # held out to verify the result of a search
@@ -52,6 +53,7 @@ def split_samples(
     batch_size: int | None,
     max_held_out: int = MAX_HELD_OUT_SAMPLES,
     max_search: int = 0,
+    max_calibration: int = MAX_CALIBRATION_SAMPLES,
 ) -> Split:
     """Choose calibration, held-out and search samples at random.
 
@@ -59,11 +61,12 @@ def split_samples(
         samples: the data.
         inputs: the model's inputs; a fixed first axis is the batch size.
         generator: source of randomness.
-        count: calibration samples; None for at most `MAX_CALIBRATION_SAMPLES`, leaving a fifth to verify with.
+        count: calibration samples; None for at most ``max_calibration``, leaving a fifth to verify with.
         batch_size: samples per forward pass; None to derive it from the inputs' size, see `default_batch`.
         max_held_out: samples to verify with, at most.
         max_search: samples for a search, at most; 0 for no search. Where data are few, twice as many as to verify
             with.
+        max_calibration: samples to solve with, at most, where ``count`` does not say.
 
     Raises:
         CalibrationError: fewer samples than ``count``, than the model's fixed batch, or than a search takes.
@@ -75,7 +78,7 @@ def split_samples(
         raise CalibrationError(
             f"data {samples.source}: {count} samples wanted, the model takes batches of {step}: raise `samples`"
         )
-    max_calibration = count or max(step, MAX_CALIBRATION_SAMPLES)
+    max_calibration = count or max(step, max_calibration)
     max_others = max(step, max_held_out) + (max(step, max_search) if max_search else 0)
     chosen = _drawn(samples, generator, step, max_calibration + max_others)
     if len(chosen) < (count // step * step if count else step):

@@ -8,6 +8,7 @@
     compare.py   onnx-lowrank compare A.onnx B.onnx
     bench.py     onnx-lowrank bench A.onnx B.onnx
     sweep.py     onnx-lowrank sweep IN.onnx OUT_DIR
+    samples.py   onnx-lowrank samples IN.onnx OUT.npz
     finetune.py  onnx-lowrank finetune A.onnx B.onnx OUT.onnx
     export_torch.py  onnx-lowrank export-torch B.onnx OUT.pt2
     extra.py     imports the part that needs PyTorch
@@ -16,6 +17,7 @@
     presets.py   what the presets of preprocessing stand for
     loader.py    --data-loader file.py:function
     files.py     checks of files, plans and reports
+    tables.py    where tables are printed, and how wide
     watch.py     progress and log lines on stderr
     standard_output.py  what happens where standard output cannot be written
     messages.py  flags in messages of the library, which name settings as Python does
@@ -34,12 +36,13 @@ from onnx_lowrank.cli.export_torch import export_torch
 from onnx_lowrank.cli.finetune import finetune
 from onnx_lowrank.cli.inspect import inspect
 from onnx_lowrank.cli.program import Program
+from onnx_lowrank.cli.samples import samples
 from onnx_lowrank.cli.standard_output import replace_standard_output
 from onnx_lowrank.cli.sweep import sweep
 
 __all__ = ["main", "program"]
 
-program = Program(convert, [inspect, compare, bench_command, sweep, finetune, export_torch])
+program = Program(convert, [inspect, compare, bench_command, sweep, samples, finetune, export_torch])
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan
@@ -33,8 +32,10 @@ from onnx_lowrank.cli.options import (
     run_options,
 )
 from onnx_lowrank.cli.program import MainCommand
+from onnx_lowrank.cli.tables import table_console
 from onnx_lowrank.cli.watch import watching
-from onnx_lowrank.report import headline, labelled, layer_table
+from onnx_lowrank.ranks.estimate import SMALL_ERROR
+from onnx_lowrank.report import estimate_lines, headline, labelled, layer_table
 from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.settings import REFINEMENTS, Settings
@@ -46,7 +47,8 @@ from onnx_lowrank.version import __version__
 )
 @click.argument("model", type=FilePath(), metavar="IN.onnx")
 @click.argument("output", type=FilePath(), metavar="OUT.onnx", required=False)
-@option("--speedup", metavar="X", show_default=f"{Settings.speedup:g}", help="Original cost / converted cost.")
+@option("--speedup", metavar="[X]", bare=f"{Settings.speedup:g}", show_default=f"up to {Settings.speedup:g}",
+        help="Original cost / converted cost.")  # fmt: skip
 @option("--max-drop", metavar="D", help="Instead, the largest loss, like 1%.")
 @label_options("Count top-1 by class folders.")
 @bound_options
@@ -61,14 +63,12 @@ from onnx_lowrank.version import __version__
         help="Write a .json, .md or .html report.")  # fmt: skip
 @off_switch("--no-bench", advanced=True, help="Do not measure latency.")
 @option("--dry-run", is_flag=True, help="Choose ranks, show them and stop.")
+@option("--preview", is_flag=True, help="Take a first look, with few samples.")
 @option("--force", is_flag=True, help="Overwrite OUT.onnx.")
 @run_options("up to 256")
 @click.version_option(__version__, prog_name="onnx-lowrank", help="Show the version and exit.")
 def convert(model: Path, output: Path | None, **options: Any) -> None:
-    """Make a CNN in ONNX faster by low-rank factorization, without training.
-
-    OUT.onnx does the same with a fraction of the multiply-adds.
-    """
+    """Make a CNN in ONNX faster by low-rank factorization, without training."""
     dry_run, quiet = options.pop("dry_run"), options.pop("quiet")
     reports, save_plan, plan_file = options.pop("reports"), options.pop("save_plan"), options.pop("plan")
     force = options.pop("force")
@@ -96,12 +96,21 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     with checked_values():
         if (speedup := options.pop("speedup")) is not None:
             options["speedup"] = read_speedup(speedup)
+        elif options["max_drop"] is None and plan is None:
+            options["predicted_error"] = SMALL_ERROR
         options["max_drop"] = read_share(options["max_drop"], "--max-drop")
         settings = Settings(plan=plan, **read_inputs(options), **read_bounds(options), **options)
     files = OutputFiles(output, reports, save_plan)
     with watching(quiet=quiet) as watch:
         result = pipeline.convert(
-            model, data, settings, preprocessing=preprocessing, output=files, dry_run=dry_run, progress=watch
+            model,
+            data,
+            settings,
+            preprocessing=preprocessing,
+            output=files,
+            force=force,
+            dry_run=dry_run,
+            progress=watch,
         )
     if not quiet:
         _show(result)
@@ -110,13 +119,15 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
 
 
 def _show(result: Result) -> None:
-    console = Console(highlight=False)
-    console.print(layer_table(result.report))
+    console, columns = table_console()
+    console.print(layer_table(result.report, columns))
     console.print()
     for line in headline(result.report):
+        console.print(line, markup=False, soft_wrap=True)
+    for line in estimate_lines(result.report.estimates):
         console.print(line, markup=False, soft_wrap=True)
     if result.report.output:
         console.print(f"written     {result.report.output}", markup=False, soft_wrap=True)
     words = flags(click.get_current_context())
     for warning in result.report.warnings:
-        console.print(labelled("warning", with_flags(warning, words)), markup=False, soft_wrap=True)
+        console.print(labelled("warning", with_flags(warning.text, words)), markup=False, soft_wrap=True)

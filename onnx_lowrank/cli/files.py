@@ -54,26 +54,6 @@ def check_outputs(
         taken.append(path)
 
 
-def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
-    """Raise early for a folder that files could not be written into.
-
-    Args:
-        folder: may be missing; it is made later.
-        names: names of the files.
-        force: overwrite the files.
-
-    Raises:
-        OutputError: not a folder, cannot be made, or holds one of the files already.
-    """
-    if folder.is_dir():
-        for name in names:
-            check_writable(folder / name, force=force)
-    elif folder.exists():
-        raise OutputError(f"{folder}: is a file, wanted a folder: choose another name")
-    else:
-        check_writable(folder, force=False)
-
-
 def check_report_ending(path: Path) -> None:
     """Raise for a report whose format is unknown, or cannot be made here.
 

@@ -23,11 +23,15 @@ class Option(click.Option):
     Args:
         advanced: show it with ``--help-all`` only.
         values: what it takes, where that does not fit its row; `Command` shows them below the options.
+        bare: value of the option where none follows; None for an option that needs one. Unlike click's optional values,
+            this leaves negative numbers to the option.
     """
 
-    def __init__(self, *args: Any, advanced: bool = False, values: str = "", **attributes: Any) -> None:
+    def __init__(
+        self, *args: Any, advanced: bool = False, values: str = "", bare: str | None = None, **attributes: Any
+    ) -> None:
         super().__init__(*args, **attributes)
-        self.advanced, self.values = advanced, values
+        self.advanced, self.values, self.bare = advanced, values, bare
 
     def shown(self, ctx: click.Context) -> bool:
         """Return whether the help that is asked for has the option."""

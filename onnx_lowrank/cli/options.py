@@ -20,7 +20,7 @@ from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.errors import BudgetError, CalibrationError
 from onnx_lowrank.graph import input_names
 from onnx_lowrank.runtime.constants import ARRAY_FILES
-from onnx_lowrank.settings import COSTS, METHODS, PROVIDERS
+from onnx_lowrank.settings import COSTS, FORMS, PROVIDERS
 
 _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
 
@@ -143,6 +143,28 @@ class RankMultiple(click.ParamType):
         return int(value)
 
 
+class Methods(click.ParamType):
+    """``auto``, or names of what is allowed with commas between them."""
+
+    name = "method"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | tuple[str, ...]:
+        """Convert text to ``auto``, one name, or several."""
+        names = value if isinstance(value, tuple) else tuple(value.split(","))
+        if names == ("auto",):
+            return "auto"
+        for name in names:
+            if name not in FORMS:
+                self.fail(f"'{name}' is not one of {', '.join(FORMS)}, or auto alone", param, ctx)
+        return str(names[0]) if len(names) == 1 else names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the last name."""
+        *given, last = incomplete.split(",")
+        left = [name for name in ("auto", *FORMS) if name.startswith(last) and name not in given]
+        return [CompletionItem(",".join([*given, name])) for name in left if not given or name != "auto"]
+
+
 def _number(text: str) -> float:
     """Return a number, an int where it is written as one: large integers stay exact."""
     if text.lower() in {"true", "false"}:
@@ -157,8 +179,8 @@ def method_options(function: Function) -> Function:
         setting("--cost", type=click.Choice(COSTS), metavar="KIND", help="Count macs, params or latency."),
         setting("--latency-table", type=FilePath(), metavar="FILE", advanced=True, show_default="cache",
                 help="Latencies to read and add to."),
-        setting("--method", type=click.Choice(METHODS), metavar="NAME", advanced=True, values=", ".join(METHODS),
-                help="Factorizations allowed, see below."),
+        setting("--method", type=Methods(), metavar="NAME,...", advanced=True,
+                values=f"auto; or with commas: {', '.join(FORMS)}", help="Methods allowed, see below."),
     )  # fmt: skip
 
 
@@ -193,6 +215,9 @@ def check_target(options: Mapping[str, Any], plan: Path | None) -> None:
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise click.UsageError(f"{' and '.join(names)} exclude each other: each says how far to go")
+    if options["preview"] and (options["cost"] == "latency" or options["max_drop"] is not None):
+        other = "--max-drop" if options["cost"] != "latency" else "--cost latency"
+        raise click.UsageError(f"--preview and {other} exclude each other: a preview measures as little as it can")
     if options["labels"] and options["max_drop"] is None:
         raise click.UsageError("--labels goes with --max-drop: it says what is lost of")
 

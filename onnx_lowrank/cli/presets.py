@@ -14,7 +14,7 @@ def preset_rows() -> list[tuple[str, str]]:
 
 def _numbers(preprocessing: Preprocessing) -> str:
     scale = "1" if preprocessing.scale == 1 else f"1/{1 / preprocessing.scale:g}"
-    parts = [f"scale {scale}", f"mean {_joined(preprocessing.mean)}", f"std {_joined(preprocessing.std)}"]
+    parts = [f"scale {scale}", f"mean {_joined(preprocessing.means)}", f"std {_joined(preprocessing.stds)}"]
     return ", ".join([*parts, *(["bgr"] if preprocessing.channel_order == "bgr" else [])])
 
 

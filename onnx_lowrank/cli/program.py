@@ -32,6 +32,16 @@ class Command(click.Command):
         super().__init__(*args, **attributes)
         self.params.append(help_all())
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words, with the values of options that have none after them filled in."""
+        options = [option for option in self.params if isinstance(option, Option) and option.bare is not None]
+        bare = {name: option.bare for option in options for name in option.opts}
+        words: list[str] = []
+        for word, following in zip(args, [*args[1:], "--"], strict=False):
+            value = bare.get(word) if following.startswith("--") else None
+            words += [word] if value is None else [word, value]
+        return super().parse_args(ctx, words)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run; errors end the process with their exit code."""
         interruption.begin()

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from onnx_lowrank.cli.files import check_folder, check_outputs
+from onnx_lowrank.cli.files import check_outputs
 from onnx_lowrank.cli.help import off_switch, option
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
@@ -33,7 +33,7 @@ from onnx_lowrank.cli.options import (
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands import sweep as sweeps
-from onnx_lowrank.commands.sweep import SweepFiles
+from onnx_lowrank.commands.sweep_points import SweepFiles
 from onnx_lowrank.report import CurveReport, curve_notes, curve_table, quick_text
 from onnx_lowrank.settings import REFINEMENTS, Settings
 
@@ -85,7 +85,7 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     check_cost(options)
     check_class_names(options)
     files = SweepFiles.of(folder, model, speedups if models else ())
-    check_folder(folder, files.names, force=force)
+    files.check(force=force)
     if model.is_file() and folder.is_dir():
         check_outputs(
             model,
@@ -107,7 +107,7 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
     with watching(quiet=quiet) as watch:
         found = sweeps.sweep(
             model, data, speedups, settings, preprocessing=preprocessing, models=models, quick=quick, output=folder,
-            progress=watch,
+            force=force, progress=watch,
         )  # fmt: skip
     if not quiet:
         _show(_in_flags(found.report), folder)
@@ -122,7 +122,7 @@ def _in_flags(report: CurveReport) -> CurveReport:
             replace(
                 point,
                 error=point.error and with_flags(point.error, words),
-                warnings=tuple(with_flags(warning, words) for warning in point.warnings),
+                warnings=tuple(replace(each, text=with_flags(each.text, words)) for each in point.warnings),
             )
             for point in report.points
         ),

@@ -80,12 +80,14 @@ class Watch(logging.Handler):
         return self._bars
 
     def _lines(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
-        shown = time.monotonic()
+        start = shown = time.monotonic()
         for done, item in enumerate(items, start=1):
             yield item
-            if done == total or time.monotonic() - shown >= _LINE_INTERVAL_S:
-                shown = time.monotonic()
-                self._print(f"{stage}: {done}/{total}")
+            now = time.monotonic()
+            if done == total or now - shown >= _LINE_INTERVAL_S:
+                shown = now
+                left = (now - start) / done * (total - done)
+                self._print(f"{stage}: {done}/{total}" + (f", about {left:.0f} s left" if done < total else ""))
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from onnx_lowrank.calibrate.data.samples import Samples
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.graph import with_outputs, with_samples_on_scores
 from onnx_lowrank.runtime.network import Network, open_networks
-from onnx_lowrank.runtime.progress import Progress, Silent
+from onnx_lowrank.runtime.progress import Progress, Silent, track_samples
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import ClassNames, Constants
 from onnx_lowrank.verify import Comparison, compare_outputs, scored_classes
@@ -95,8 +94,8 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     sessions = [open_comparable(model, where, each.name) for model, each in zip(models, networks, strict=True)]
     if labels and (scores := scored_classes(sessions[0], opened.read(indices[: first.fixed_batch or 1]))):
         opened.check_labels(*scores)
-    total = ceil(len(indices) / batch_size)
-    batches = (progress or Silent()).track(iterate_batches(opened, indices, batch_size), "compare", total)
+    read = iterate_batches(opened, indices, batch_size)
+    batches = track_samples(progress or Silent(), read, "compare", len(indices))
     truth = opened.labels[indices] if labels and opened.labels is not None else None
     return compare_outputs(sessions[0], sessions[1], batches, truth)
 

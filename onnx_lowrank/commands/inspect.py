@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate import Preprocessing, default_batch
 from onnx_lowrank.calibrate.calibration import CalibrationSet
 from onnx_lowrank.calibrate.data.sample_axes import samples_on_first_axis
-from onnx_lowrank.graph.eligible import layers_that_pay, min_images
+from onnx_lowrank.graph.eligible import layers_that_follow, layers_that_pay, min_images
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.layer_set import LayerSet, parameters_of
-from onnx_lowrank.pipeline import collect, find_layers_on_data, open_conversion
+from onnx_lowrank.pipeline import collect, conversion_timer, find_layers_on_data, open_conversion, rank_losses
 from onnx_lowrank.ranks import ranks_keeping, response_energies
+from onnx_lowrank.ranks.choose import choose_ranks
+from onnx_lowrank.ranks.estimate import LossEstimate, estimate_losses
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network, open_network
 from onnx_lowrank.runtime.processors import linear_algebra_threads
@@ -26,8 +29,10 @@ from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.sample_maps import layers_by_samples, layers_of_one_size
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import Constants, ProviderName, Settings
+from onnx_lowrank.solve.device import solver_device
 
 SHARES = (0.9, 0.95, 0.99, 0.999)  # of the energy, whose ranks are said
+_ESTIMATE_IMAGES = 64  # more move the prediction by hundredths
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,25 @@ class Inspection:
         source: of the samples that reasons and energies come from; None where there were none: then only the model
             was looked at, and what depends on data is open.
         with_energies: whether energies were asked for.
+        estimates: what common speedups are predicted to lose; none without samples, and with energies.
     """
 
     rows: tuple[Layer | SkippedLayer, ...]
     energies: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     source: str | None = None
     with_energies: bool = False
+    estimates: tuple[LossEstimate, ...] = ()
+
+    @property
+    def narrowed_by(self) -> dict[str, list[str]]:
+        """By name of a layer that makes, carries or reads channels, those that choose how many of them are left."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            for group in row.read_groups if isinstance(row, Layer) else ():
+                for name in (*group.makers, *group.carried, *group.followers):
+                    if row.name not in found.setdefault(name, []):
+                        found[name].append(row.name)
+        return found
 
     @property
     def macs(self) -> int:
@@ -66,11 +84,16 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of ``inspect --json``; with data also their source, with energies the ranks that keep shares."""
-        found: dict[str, Any] = {"macs": self.macs, "params": self.parameters, "layers": list(map(_row, self.rows))}
+        layers = [_row(row) | _width(row, self.narrowed_by.get(row.name, [])) for row in self.rows]
+        found: dict[str, Any] = {"macs": self.macs, "params": self.parameters, "layers": layers}
         for row in found["layers"] if self.with_energies else ():
             ranks = self.ranks(row["name"])
             row["energy_ranks"] = None if ranks is None else {f"{share:g}": rank for share, rank in ranks.items()}
-        return found if self.source is None else found | {"source": self.source}
+        if self.source is not None:
+            found["source"] = self.source
+        if self.estimates:
+            found["estimates"] = [estimate.to_dict() for estimate in self.estimates]
+        return found
 
 
 def inspect(  # noqa: PLR0913  (the options of the command, each with its default)
@@ -121,11 +144,12 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
             if energy:
                 return _with_energies(model, data, settings, preprocessing, progress)
             network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings)
-            return Inspection(tuple(network.in_order(layers.every)), source=_source(calibration))
+            estimates = _estimates(network, layers, calibration, settings, Monitor(progress))
+            return Inspection(tuple(network.in_order(layers.every)), source=_source(calibration), estimates=estimates)
     network = open_network(model, choose_provider("cpu"), input_shapes or {}, constant_inputs, samples_axis or {})
     if not samples_on_first_axis(network):
         network = network.with_samples_first({network.sampled[0].name: None})
-    layers = layers_that_pay(_layers_without_data(network))
+    layers = layers_that_follow(layers_that_pay(_layers_without_data(network)))
     return Inspection(tuple(network.in_order(layers.every)))
 
 
@@ -140,6 +164,21 @@ def _layers_without_data(network: Network) -> LayerSet:
         shapes = network.shapes_of_two(one, two)
         return layers if shapes is None else layers_by_samples(network, layers, two, shapes)
     return layers
+
+
+def _estimates(
+    network: Network, layers: LayerSet, calibration: CalibrationSet, settings: Settings, monitor: Monitor
+) -> tuple[LossEstimate, ...]:
+    """Predict what common speedups lose, from some of the samples, with the coarse choices of a preview."""
+    if not layers.eligible:
+        return ()
+    settings = replace(settings, method="auto", preview=True).resolved()
+    some = calibration.first_images(_ESTIMATE_IMAGES).with_positions(layers.sampled, settings)
+    losses = rank_losses(
+        layers, collect(network, layers, some, monitor), settings, solver_device(network.provider), monitor
+    )
+    timer = conversion_timer(network, some, settings, monitor)
+    return estimate_losses(partial(choose_ranks, layers, losses, timer=timer), settings)
 
 
 def _with_energies(
@@ -172,4 +211,27 @@ def _row(row: Layer | SkippedLayer) -> dict[str, Any]:
         "groups": row.groups,
         "residual": row.residual,
         "min_samples": min_images(row),
+    }
+
+
+def _width(row: Layer | SkippedLayer, narrowed_by: list[str]) -> dict[str, Any]:
+    """Return which channels that a layer reads may be left out, or why not, and who else leaves out some of its own."""
+    if isinstance(row, SkippedLayer):
+        return {"width": None, "width_reason": None, "channel_groups": [], "narrowed_by": narrowed_by}
+    groups = [
+        {
+            "start": group.start,
+            "channels": group.channels,
+            "makers": list(group.makers),
+            "carried": list(group.carried),
+            "squeezed": list(group.squeezed),
+            "readers": list(group.readers),
+        }
+        for group in row.read_groups
+    ]
+    return {
+        "width": {"min": row.min_width, "max": row.channels} if row.narrowable else None,
+        "width_reason": row.reads if isinstance(row.reads, str) else None,
+        "channel_groups": groups,
+        "narrowed_by": narrowed_by,
     }

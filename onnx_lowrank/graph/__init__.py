@@ -12,7 +12,10 @@
 | stored              | where the file holds weights, and which nodes share them                                   |
 | tensor_axes         | how many axes tensors have, and which have size 1                                          |
 | channel_members     | operators that keep channels apart                                                         |
-| channel_groups      | channels that one layer reads and nothing else: what makes them, what carries them         |
+| channel_graph       | a graph as walks along channels see it, and the tensors and nodes around a group of them   |
+| channel_walk        | what makes, carries and reads the channels of a tensor, or what else depends on them       |
+| channel_groups      | the channels that a layer reads and may leave out, or why all of them stay                 |
+| joined_channels     | which channels of a tensor come through Concat, Split and Slice                            |
 | narrow              | leave channels of a group out                                                              |
 | fold                | fold BatchNormalization, bias and scale after a layer into its weight and bias             |
 | activations         | recognize the activation after a layer; its function is in layers/activation.py            |
@@ -34,7 +37,7 @@ What the rest of the package needs most is re-exported here; lookups and cuts ar
 """
 
 from onnx_lowrank.graph.extract import with_outputs
-from onnx_lowrank.graph.find_layers import find_layers, node_names, weighted_tensors
+from onnx_lowrank.graph.find_layers import find_depthwise, find_layers, node_names, weighted_tensors
 from onnx_lowrank.graph.inline import inline_functions
 from onnx_lowrank.graph.input_statistics import read_input_statistics
 from onnx_lowrank.graph.layer_model import input_shape, layer_model
@@ -55,6 +58,7 @@ from onnx_lowrank.graph.write import (
     new_folder,
     set_metadata,
     staged,
+    staged_file,
     write_model,
     write_texts,
 )
@@ -66,6 +70,7 @@ __all__ = [
     "check_not_read",
     "check_writable",
     "counted_tensors",
+    "find_depthwise",
     "find_layers",
     "in_single_precision",
     "inline_functions",
@@ -85,6 +90,7 @@ __all__ = [
     "rounding_loss",
     "set_metadata",
     "staged",
+    "staged_file",
     "weighted_tensors",
     "with_outputs",
     "with_samples_first",

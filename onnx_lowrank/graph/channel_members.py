@@ -30,11 +30,13 @@ class Cut:
         node: that reads it.
         position: among the node's inputs.
         axis: from the beginning, or negative from the end.
+        start: of the channels looked at on that axis.
     """
 
     node: onnx.NodeProto
     position: int
     axis: int
+    start: int = 0
 
 
 @dataclass(frozen=True)

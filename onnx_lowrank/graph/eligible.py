@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import ceil, prod
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.layers.channel_group import ChannelGroup
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 
@@ -16,12 +18,16 @@ MIN_GROUP_CHANNELS = 32
 _MIN_ROWS_PER_FILTER = 10  # with fewer, the solver fits noise
 _MAX_NAMES = 2  # of layers in a message that has the same to say of several
 _MAX_REASONS = 3
+_MAX_FURTHER_READERS = 4  # of the same channels; in a dense block dozens read them, each of which is measured
+_MAX_INPUTS = 1300  # of each of them: equations of that size are solved for every width that is measured
 
 ReasonToStay = Callable[[Layer], str | None]  # None where it need not
 
 
 def wanted_layers(layers: LayerSet, include: Sequence[str], exclude: Sequence[str]) -> LayerSet:
-    """Return the layers with those skipped that the user does not want changed.
+    """Return the layers with those skipped that the user does not want changed, or not factorized.
+
+    Where a layer is excluded, the channels that it makes or reads stay too.
 
     Args:
         layers: all layers.
@@ -34,15 +40,57 @@ def wanted_layers(layers: LayerSet, include: Sequence[str], exclude: Sequence[st
     names = [layer.name for layer in layers.every]
     included, excluded = _expressions("include", include, names), _expressions("exclude", exclude, names)
 
-    def reason(layer: Layer) -> str | None:
-        for expression in excluded:
-            if expression.search(layer.name):
-                return f"excluded by '{expression.pattern}'"
-        if included and not any(expression.search(layer.name) for expression in included):
-            return "not among the included layers"
+    def excluding(name: str) -> str | None:
+        return next((f"excluded by '{each.pattern}'" for each in excluded if each.search(name)), None)
+
+    def not_included(layer: Layer) -> str | None:
+        is_included = not included or any(expression.search(layer.name) for expression in included)
+        return None if is_included else "not among the included layers"
+
+    if excluded:
+        carriers = [layer for layer in layers.carriers if excluding(layer.name) is None]
+        layers = _without(replace(layers, carriers=carriers), lambda layer: excluding(layer.name))
+        layers = _with_channels_kept(layers, excluding)
+    return _without(layers, not_included, follow=True)
+
+
+def _with_channels_kept(layers: LayerSet, reason: Callable[[str], str | None]) -> LayerSet:
+    """Return the layers without the groups of channels that some layers make or read, where there is a reason."""
+
+    def why_not(group: ChannelGroup) -> str | None:
+        for name in (*group.makers, *group.carried, *group.followers):
+            if (text := reason(name)) is not None:
+                return f"'{name}' makes or reads them: {text}"
         return None
 
-    return _without(layers, reason)
+    return replace(layers, eligible=[_with_groups(layer, why_not) for layer in layers.eligible])
+
+
+def layers_that_follow(layers: LayerSet) -> LayerSet:
+    """Return the layers with the groups of channels that all further readers can be solved without, and with these."""
+    solvable = {layer.name: layer for layer in layers.sampled}
+
+    def why_not(group: ChannelGroup) -> str | None:
+        if len(group.readers) > _MAX_FURTHER_READERS:
+            return f"also read by {_named(group.readers)}: more than {_MAX_FURTHER_READERS} take long to solve anew"
+        for name in group.followers:
+            if name not in solvable:
+                return f"also read by '{name}', which cannot be solved anew"
+            if solvable[name].weight[0].size > _MAX_INPUTS:
+                return f"also read by '{name}', which is too large to be solved anew"
+        return None
+
+    eligible = [_with_groups(layer, why_not) for layer in layers.eligible]
+    names = {name for layer in eligible for group in layer.read_groups for name in group.followers}
+    return replace(layers, eligible=eligible, followers=[each for each in layers.followers if each.name in names])
+
+
+def _with_groups(layer: Layer, why_not: Callable[[ChannelGroup], str | None]) -> Layer:
+    """Return a layer with those of its groups of channels that there is no reason to keep."""
+    reasons = [why_not(group) for group in layer.read_groups]
+    kept = tuple(group for group, reason in zip(layer.read_groups, reasons, strict=True) if reason is None)
+    first = next((reason for reason in reasons if reason is not None), None)
+    return layer if first is None else replace(layer, reads=kept or first)
 
 
 def check_any_eligible(layers: LayerSet) -> None:
@@ -74,7 +122,7 @@ def layers_before_draws(layers: LayerSet, drawn: Mapping[str, str]) -> LayerSet:
     def reason(layer: Layer) -> str | None:
         return f"its input is random: '{drawn[layer.input]}' draws numbers" if layer.input in drawn else None
 
-    return _without(layers, reason)
+    return _without(replace(layers, carriers=[each for each in layers.carriers if reason(each) is None]), reason)
 
 
 def layers_with_enough_rows(layers: LayerSet, images: int) -> LayerSet:
@@ -84,7 +132,7 @@ def layers_with_enough_rows(layers: LayerSet, images: int) -> LayerSet:
         layers: all layers.
         images: number of samples to solve with.
     """
-    return _without(layers, lambda layer: too_few_rows(layer, images))
+    return _without(layers, lambda layer: too_few_rows(layer, images), follow=True)
 
 
 def too_few_rows(layer: Layer, images: int) -> str | None:
@@ -119,12 +167,15 @@ def _shared_weight(layer: Layer) -> str | None:
     return f"{reason}: factors would be stored {len(others) + 1} times"
 
 
-def _without(layers: LayerSet, reason: ReasonToStay) -> LayerSet:
-    """Return the layers with those skipped that have a reason to stay."""
+def _without(layers: LayerSet, reason: ReasonToStay, *, follow: bool = False) -> LayerSet:
+    """Return the layers with those skipped that have a reason to stay; they may follow others all the same."""
     reasons = {layer.name: reason(layer) for layer in layers.eligible}
     eligible = [layer for layer in layers.eligible if reasons[layer.name] is None]
     stay = [layer.stays(text) for layer in layers.eligible if (text := reasons[layer.name]) is not None]
-    return LayerSet(eligible, [*layers.skipped, *stay])
+    followers = [layer for layer in layers.eligible if reasons[layer.name] is not None] if follow else []
+    return replace(
+        layers, eligible=eligible, skipped=[*layers.skipped, *stay], followers=[*layers.followers, *followers]
+    )
 
 
 def _named(names: Sequence[str]) -> str:

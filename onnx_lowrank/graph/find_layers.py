@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.activations import find_activation
-from onnx_lowrank.graph.channel_groups import ChannelGraph, channel_group
+from onnx_lowrank.graph.channel_graph import ChannelGraph
+from onnx_lowrank.graph.channel_groups import channel_groups
 from onnx_lowrank.graph.fold import SUM_OPERATORS, ChannelAxis, Folded, fold_affine
 from onnx_lowrank.graph.index import (
     CONVOLUTIONS,
@@ -31,7 +32,6 @@ from onnx_lowrank.graph.stored import stored_tensor, with_storage
 from onnx_lowrank.graph.transposed import fixes_output, reversed_weight, transposed_geometry
 from onnx_lowrank.graph.work import inner_shapes, is_counted, multiply_adds, varying_inside, weights_of
 from onnx_lowrank.layers.activation import Activation, identity
-from onnx_lowrank.layers.channel_group import ChannelGroup
 from onnx_lowrank.layers.layer import Geometry, Layer, SkippedLayer, pointwise
 
 Shape = tuple[int, ...]
@@ -41,6 +41,7 @@ _FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 _MAX_SPATIAL_AXES = 3
 _BLOCKED_DOMAIN = "com.microsoft.nchwc"  # of onnxruntime, on blocks of channels
 _FLOAT_BYTES = 4
+_DEPTHWISE = "depthwise convolution"
 
 
 def weighted_tensors(model: onnx.ModelProto) -> list[str]:
@@ -69,7 +70,7 @@ def find_layers(
     """
     index, all_names = GraphIndex(model), node_names(model)
     channels = ChannelGraph(model, index)
-    by_key = {node_key(node): name for node, name in zip(model.graph.node, all_names, strict=True)}
+    by_key = _names_by_key(model)
     known = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | dict(shapes)
     inside = inner_shapes(model, shapes) | known
     layers: list[Layer] = []
@@ -85,8 +86,7 @@ def find_layers(
         if node.op_type in LAYER_OPERATORS:
             result = _layer_or_reason(index, node, name, shapes, samples)
             if isinstance(result, Layer):
-                group = channel_group(channels, by_key, node)
-                reads = group if isinstance(group, ChannelGroup) else None
+                reads = channel_groups(channels, by_key, node)
                 layers.append(with_storage(index, replace(result, reads=reads), node, by_key))
             else:
                 skipped.append(_skipped(index, node, name, result, index.varying, known, samples))
@@ -95,6 +95,30 @@ def find_layers(
                 _skipped(index, node, name, f"{node.op_type} is not supported", index.varying, known, samples)
             )
     return layers, skipped
+
+
+def find_depthwise(model: onnx.ModelProto, shapes: Mapping[str, Shape], samples: int = 1) -> list[Layer]:
+    """Return the depthwise convolutions of a model, one filter for every channel, in topological order.
+
+    They are too thin to be factorized, but can be solved anew for other inputs.
+
+    Args:
+        model: the original network; not changed.
+        shapes: observed shape of each of `weighted_tensors`.
+        samples: batch size that the shapes were observed with.
+    """
+    index, layers = GraphIndex(model), []
+    for node, name in zip(model.graph.node, node_names(model), strict=True):
+        weight = index.constant(node.input[1]) if node.op_type == "Conv" and len(node.input) > 1 else None
+        if weight is None or node.input[0] not in shapes or len(weight) != attribute(node, "group", 1):
+            continue
+        reasons = [_why_not(index, node, weight, shapes, samples), _why_quantized(index, node)]
+        maps = shapes[node.output[0]][0]
+        if reasons == [_DEPTHWISE, None] and maps % samples == 0:
+            layer = _built(index, node, name, weight, shapes, samples)
+            if isinstance(layer, Layer):
+                layers.append(with_storage(index, layer, node, _names_by_key(model)))
+    return layers
 
 
 def node_names(model: onnx.ModelProto) -> list[str]:
@@ -112,6 +136,10 @@ def node_names(model: onnx.ModelProto) -> list[str]:
     return names
 
 
+def _names_by_key(model: onnx.ModelProto) -> dict[str | None, str]:
+    return {node_key(node): name for node, name in zip(model.graph.node, node_names(model), strict=True)}
+
+
 def _layer_or_reason(
     index: GraphIndex, node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], samples: int
 ) -> Layer | str:
@@ -123,8 +151,18 @@ def _layer_or_reason(
     if node.input[0] not in shapes:
         return "its input is constant"
     reason = _why_not(index, node, weight, shapes, samples) or _why_quantized(index, node)
-    if reason is not None:
-        return reason
+    return _built(index, node, name, weight, shapes, samples) if reason is None else reason
+
+
+def _built(
+    index: GraphIndex,
+    node: onnx.NodeProto,
+    name: str,
+    weight: NDArray[Any],
+    shapes: Mapping[str, Shape],
+    samples: int,
+) -> Layer | str:
+    """Return a node with a constant weight as a layer, with what is folded into it; or why its bias forbids that."""
     response = shapes[node.output[0]]
     filters, is_conv = _filters(node, weight), node.op_type in CONVOLUTIONS
     channels = ChannelAxis(len(filters), len(response) - 2 if is_conv else 0, len(response))
@@ -181,7 +219,7 @@ def _why_not_convolution(
         return f"{weight.ndim - 2}-D convolution: 1-D to {_MAX_SPATIAL_AXES}-D are factorized"
     group = attribute(node, "group", 1)
     if group != 1 and weight.shape[1] == 1 and (not is_transposed or len(weight) == group):
-        return "depthwise convolution"
+        return _DEPTHWISE
     if group < 1 or len(weight) % group:
         what = "channels" if is_transposed else "filters"
         return f"{len(weight)} {what} in {group} groups: they do not divide evenly"

@@ -33,7 +33,7 @@ REDUCTIONS = frozenset(
         *("ReduceLogSum", "ReduceLogSumExp"),
     }
 )
-_NORMALIZATIONS = frozenset(
+NORMALIZATIONS = frozenset(  # of what they read, which keeps its shape
     {
         *("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "LRN"),
         *("RMSNormalization", "MeanVarianceNormalization", "LpNormalization", "Softmax", "LogSoftmax"),
@@ -164,7 +164,7 @@ class TensorAxes:
         axes = self.of(node.input[0]) if node.input else None
         if axes is None:
             return None
-        if op in UNARY or op in _NORMALIZATIONS:
+        if op in UNARY or op in NORMALIZATIONS:
             return axes
         if op in GLOBAL_POOLS:
             return Axes(axes.rank, axes.single | set(range(2 - axes.rank, 0)))
@@ -221,6 +221,14 @@ def _conv(tensors: TensorAxes, node: onnx.NodeProto) -> Axes | None:
     return Axes(rank, frozenset(single))
 
 
+def _transposed_conv(tensors: TensorAxes, node: onnx.NodeProto) -> Axes | None:
+    weight = tensors.shape(node.input[1])
+    if weight is None:
+        return None
+    is_single = weight[1] * attribute(node, "group", 1) == 1
+    return Axes(len(weight), frozenset({1 - len(weight)} if is_single else ()))
+
+
 def _matmul(tensors: TensorAxes, node: onnx.NodeProto) -> Axes | None:
     first, second = (tensors.of(name) for name in node.input)
     if first is None or second is None or min(first.rank, second.rank) < 2:
@@ -272,6 +280,7 @@ def _gather(tensors: TensorAxes, node: onnx.NodeProto) -> Axes | None:
 
 _RULES: dict[str, Callable[[TensorAxes, onnx.NodeProto], Axes | None]] = {
     "Conv": _conv,
+    "ConvTranspose": _transposed_conv,
     "MatMul": _matmul,
     "Transpose": _transpose,
     "Squeeze": _squeeze,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -96,6 +96,19 @@ def check_not_read(path: Path, model: str | Path | onnx.ModelProto) -> None:
             raise OutputError(f"{path}: is the model that is read, which is never written: choose another name")
 
 
+@contextlib.contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file to write; it is renamed to ``path`` when the block succeeds, removed when it fails.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with Publication() as publication:
+        file = publication.add(path)
+        with explained(path):
+            yield file
+
+
 def check_apart(model: onnx.ModelProto, path: Path) -> None:
     """Check that the data file of ``path`` is not one that the model's own weights are read from.
 
@@ -151,12 +164,11 @@ def add_texts(texts: Mapping[Path, str], publication: Publication) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, names: Sequence[str]) -> Iterator[None]:
-    """Make a folder where there is none; it goes away again where the block fails.
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder where there is none; it goes away again where the block fails with nothing in it.
 
     Args:
         folder: to make.
-        names: of the files in it that go away with it.
 
     Raises:
         OutputError: it cannot be made.
@@ -169,17 +181,11 @@ def new_folder(folder: Path, names: Sequence[str]) -> Iterator[None]:
 
     def remove_if_empty() -> None:
         if new:
-            with contextlib.suppress(OSError):  # there is something in it
+            with contextlib.suppress(OSError):  # it holds something
                 folder.rmdir()
 
     with interruption.cleaned_up(remove_if_empty):
-        try:
-            yield
-        except BaseException:
-            if new:
-                for name in names:
-                    (folder / name).unlink(missing_ok=True)
-            raise
+        yield
 
 
 def _write(model: onnx.ModelProto, file: Path) -> None:

@@ -17,19 +17,19 @@ class Cut:
 
     Attributes:
         made: share of its filters that is still read.
-        read: share of its input that is still made, where that is not its own choice.
+        read: share of its input that is still made, or was left out by its own choice.
     """
 
     made: Fraction = Fraction(1)
     read: Fraction = Fraction(1)
 
-    def of_made(self, share: Fraction) -> Cut:
-        """Return the cut with a share of what is made left."""
-        return replace(self, made=self.made * share)
+    def less_made(self, share: Fraction) -> Cut:
+        """Return the cut with a further share of all filters left out."""
+        return replace(self, made=self.made - share)
 
-    def of_read(self, share: Fraction) -> Cut:
-        """Return the cut with a share of what is read left."""
-        return replace(self, read=self.read * share)
+    def less_read(self, share: Fraction) -> Cut:
+        """Return the cut with a further share of the whole input left out."""
+        return replace(self, read=self.read - share)
 
     def of(self, count: int) -> int:
         """Return what is left of a number of multiply-adds or weights."""
@@ -52,18 +52,23 @@ def chain_macs(layer: Layer, plan: LayerPlan, cut: Cut = UNCUT) -> int:
     """
     # Rank selection counts every option of every layer: unpacking is faster than attributes.
     counts = [layer.maps * prod(weight) * prod(size) for weight, _, _, size in chain_shapes(layer, plan)]
-    return sum(counts) if cut is UNCUT else sum(_cut(counts, cut))
+    return sum(counts) if cut is UNCUT else sum(_cut(layer, plan, counts, cut))
 
 
-def last_share(layer: Layer, plan: LayerPlan) -> float:
-    """Return the share of a planned layer's multiply-adds in its last convolution, which falls with its filters."""
+def end_shares(layer: Layer, plan: LayerPlan) -> tuple[float, float]:
+    """Return the shares of a planned layer's multiply-adds that fall with its inputs, and with its filters.
+
+    Those of its first and of its last convolution, which may be one.
+    """
     counts = [prod(weight) * prod(size) for weight, _, _, size in chain_shapes(layer, plan)]
-    return counts[-1] / sum(counts)
+    return counts[0] / sum(counts), counts[-1] / sum(counts)
 
 
-def _cut(counts: list[int], cut: Cut) -> list[int]:
+def _cut(layer: Layer, plan: LayerPlan, counts: list[int], cut: Cut) -> list[int]:
     """Return what is left of the counts of a chain: its first convolution reads, its last one makes channels."""
-    counts = [Cut(read=cut.read).of(counts[0]), *counts[1:]]
+    inputs = plan.width or layer.channels
+    read = 1 - (1 - cut.read) * Fraction(layer.channels, inputs)
+    counts = [Cut(read=read).of(counts[0]), *counts[1:]]
     return [*counts[:-1], Cut(made=cut.made).of(counts[-1])]
 
 
@@ -81,7 +86,7 @@ def chain_parameters(layer: Layer, plan: LayerPlan, cut: Cut = UNCUT) -> int:
     untouched = plan.method == "kept" and not plan.resolved
     biases = layer.parameters - layer.weight.size if untouched else layer.filters
     counts = [prod(weight) for weight, _, _, _ in chain_shapes(layer, plan)]
-    return sum(_cut(counts, cut)) + Cut(made=cut.made).of(biases)
+    return sum(_cut(layer, plan, counts, cut)) + Cut(made=cut.made).of(biases)
 
 
 def chain_storage(layer: Layer, plan: LayerPlan) -> float:

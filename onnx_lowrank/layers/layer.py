@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnx_lowrank.layers.activation import Activation
-from onnx_lowrank.layers.channel_group import ChannelGroup
+from onnx_lowrank.layers.channel_group import ChannelGroup, removable
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Layer:
             fully connected layer: 1, or more where a network folds views or frames into that axis.
         run: consecutive `rows` that belong to one sample; None where all of a sample's rows lie together.
         stored: where the file holds the weight, then the bias if there is one; empty where that is not known.
-        reads: channels of its input that may be left out with all that makes them; None where they have to stay.
+        reads: groups of its input's channels that may be left out with all that makes them; or why all have to stay.
     """
 
     name: str
@@ -129,7 +129,7 @@ class Layer:
     maps: int = 1
     run: int | None = None
     stored: tuple[StoredTensor, ...] = ()
-    reads: ChannelGroup | None = None
+    reads: tuple[ChannelGroup, ...] | str = "it is not known what makes them"
 
     @property
     def filters(self) -> int:
@@ -196,12 +196,24 @@ class Layer:
         return len(self.kernel) == 2 and max(self.kernel) > 1
 
     @property
-    def narrowable(self) -> bool:
-        """Whether some of the channels that it reads can be left out.
+    def depthwise(self) -> bool:
+        """Whether each of its filters reads one channel, and no two the same."""
+        return self.groups > 1 and self.groups == self.channels == self.filters
 
-        Not where the gate of a squeeze-and-excitation block reads them too: that would have to be solved anew as well.
-        """
-        return self.reads is not None and not self.reads.squeezed
+    @property
+    def narrowable(self) -> bool:
+        """Whether some of the channels that it reads can be left out."""
+        return self.min_width < self.channels
+
+    @property
+    def read_groups(self) -> tuple[ChannelGroup, ...]:
+        """Groups of its input's channels that may be left out, none where all have to stay."""
+        return () if isinstance(self.reads, str) else self.reads
+
+    @property
+    def min_width(self) -> int:
+        """Channels of its input that are left where as many as possible are left out."""
+        return self.channels - removable(self.read_groups)
 
     @property
     def rows(self) -> int:

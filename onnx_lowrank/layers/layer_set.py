@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from onnx_lowrank.layers.channel_group import ChannelGroup, left_out
 from onnx_lowrank.layers.cost import UNCUT, Cut, chain_macs, chain_parameters
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import RankPlan
@@ -18,10 +19,19 @@ class LayerSet:
     Attributes:
         eligible: layers that may be factorized, in the order they are converted.
         skipped: layers that stay, each with its reason.
+        followers: those of the skipped ones that are solved anew where eligible ones leave out channels of their input.
+        carriers: depthwise convolutions, skipped too, that are solved anew where their input is not what it was.
     """
 
     eligible: Sequence[Layer]
     skipped: Sequence[SkippedLayer]
+    followers: Sequence[Layer] = ()
+    carriers: Sequence[Layer] = ()
+
+    @property
+    def sampled(self) -> list[Layer]:
+        """Eligible layers, then followers and carriers: all that may be solved."""
+        return [*self.eligible, *self.followers, *self.carriers]
 
     @property
     def every(self) -> list[Layer | SkippedLayer]:
@@ -73,17 +83,37 @@ class LayerSet:
 
 
 def _shares(layers: Sequence[Layer], plan: RankPlan) -> dict[str, Cut]:
-    """Return what is left of the layers that make or carry channels which others do not read any more, by name."""
+    """Return what is left of the layers that make, carry or read channels which another one leaves out, by name."""
     shares: dict[str, Cut] = {}
     for layer, entry in zip(layers, plan, strict=True):
-        if entry.width is None or layer.reads is None:
+        if entry.width is None:
             continue
-        share = Fraction(entry.width, layer.reads.channels)
-        for name in (*layer.reads.makers, *layer.reads.carried):
-            shares[name] = shares.get(name, UNCUT).of_made(share)
-        for name in layer.reads.squeezed:
-            shares[name] = shares.get(name, UNCUT).of_read(share)
+        groups = layer.read_groups
+        for group, count in zip(groups, left_out(groups, layer.channels - entry.width), strict=True):
+            for name in (*group.makers, *group.carried):
+                share = Fraction(count, group.filters_of(name).total)
+                shares[name] = shares.get(name, UNCUT).less_made(share)
+            for name in group.followers:
+                share = Fraction(count, group.inputs_of(name).total)
+                shares[name] = shares.get(name, UNCUT).less_read(share)
     return shares
+
+
+def following(layers: LayerSet, plan: RankPlan) -> list[Layer]:
+    """Return the layers that lose channels of their input which another layer leaves out as planned."""
+    names = {name for group in _narrowed(layers, plan) for name in group.followers}
+    return [layer for layer in layers.sampled if layer.name in names]
+
+
+def narrowed_makers(layers: LayerSet, plan: RankPlan) -> set[str]:
+    """Return the names of the layers that lose filters as planned, eligible or not."""
+    return {name for group in _narrowed(layers, plan) for name in group.makers}
+
+
+def _narrowed(layers: LayerSet, plan: RankPlan) -> list[ChannelGroup]:
+    """Return the groups that lose channels as planned."""
+    pairs = zip(layers.eligible, plan, strict=True)
+    return [group for layer, entry in pairs if entry.width is not None for group in layer.read_groups]
 
 
 def parameters_of(layers: Iterable[Layer | SkippedLayer]) -> int:

@@ -34,7 +34,8 @@ class LayerPlan:
         spatial: rank d'' between the kh x 1 and the 1 x kw convolution, of each group; None where the method has none.
         energy: share of the response's energy these ranks keep, 0 to 1.
         reason: why the layer is kept, where it had to be.
-        width: channels of its input that are left, the others are not made any more; None where all of them are.
+        width: channels of its input that are left, the others are not made any more; None where it does not choose
+            them itself.
         resolved: whether the layer keeps its shape but has its weights solved anew, for the inputs that it gets now.
     """
 
@@ -154,7 +155,7 @@ def largest_ranks(layer: Layer) -> Mapping[str, int]:
     """
     channels, filters, kernel = layer.channels // layer.groups, layer.filters // layer.groups, layer.kernel
     ranks = {"channel": filters, "spatial": min(channels * kernel[0], filters * kernel[-1])}
-    return ranks if layer.reads is None else {**ranks, "width": layer.reads.channels}
+    return {**ranks, "width": layer.channels} if layer.narrowable else ranks
 
 
 def _layer_plan(entry: Mapping[str, Any]) -> LayerPlan:
@@ -170,7 +171,7 @@ def _layer_plan(entry: Mapping[str, Any]) -> LayerPlan:
 
 def _or_kept(layer: Layer, entry: LayerPlan) -> LayerPlan:
     """Return the plan of a layer, or that to keep it where it leaves no channel out."""
-    whole = layer.reads is not None and entry.width == layer.reads.channels
+    whole = entry.width == layer.channels
     return LayerPlan(entry.name, reason="all of its channels stay") if whole else entry
 
 
@@ -182,16 +183,21 @@ def _check(layer: Layer, entry: LayerPlan) -> None:
         )
     if entry.method == "width" and not layer.narrowable:
         raise RankError(
-            f"{layer.op} '{layer.name}': the channels that it reads cannot be left out, got method 'width': use "
-            "another method or 'kept' in the plan"
+            f"{layer.op} '{layer.name}': the channels that it reads cannot be left out ({_why_whole(layer)}), got "
+            "method 'width': use another method or 'kept' in the plan"
         )
     for kind in (*_RANKS[entry.method], *(["width"] if entry.method == "width" else [])):
         rank, largest = getattr(entry, kind), largest_ranks(layer)[kind]
-        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
+        smallest = layer.min_width if kind == "width" else 1
+        if isinstance(rank, bool) or not isinstance(rank, int) or not smallest <= rank <= largest:
             raise RankError(
-                f"{layer.op} '{layer.name}': {kind} {'must' if kind == 'width' else 'rank must'} be 1..{largest} "
-                f"({_filters(layer)}), got {rank}: change it in the plan"
+                f"{layer.op} '{layer.name}': {kind} {'must' if kind == 'width' else 'rank must'} be {smallest}.."
+                f"{largest} ({_filters(layer)}), got {rank}: change it in the plan"
             )
+
+
+def _why_whole(layer: Layer) -> str:
+    return layer.reads if isinstance(layer.reads, str) else "each of their groups has one"
 
 
 def _filters(layer: Layer) -> str:

@@ -57,11 +57,11 @@ class TargetResponses:
             raise ValueError("no residual was collected")
         return TargetResponses(self.responses + (self.residual - residual), residual, self.probe)
 
-    def part(self, channels: slice, filters: slice) -> TargetResponses:
+    def part(self, channels: slice | NDArray[np.int64], filters: slice) -> TargetResponses:
         """Return the rows of one group.
 
         Args:
-            channels: slice of the channels that it reads.
+            channels: those that it reads.
             filters: slice of its filters.
         """
         residual = None if self.residual is None else self.residual[:, filters]
@@ -94,11 +94,11 @@ class LayerSamples:
     targets: TargetResponses
     patches: Patches
 
-    def part(self, channels: slice, filters: slice) -> LayerSamples:
+    def part(self, channels: slice | NDArray[np.int64], filters: slice) -> LayerSamples:
         """Return the rows of one group.
 
         Args:
-            channels: slice of the channels that it reads.
+            channels: those that it reads.
             filters: slice of its filters.
         """
         patches = self.patches.of(channels) if isinstance(self.patches, SpilledRows) else self.patches[:, channels]

@@ -73,12 +73,12 @@ class SpilledRows:
     file: ScratchFile
     whole: tuple[int, ...]
     dtype: np.dtype[Any]
-    channels: slice = field(default_factory=lambda: slice(None))
+    channels: slice | NDArray[np.int64] = field(default_factory=lambda: slice(None))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the part that is read."""
-        return (self.whole[0], len(range(*self.channels.indices(self.whole[1]))), *self.whole[2:])
+        return (self.whole[0], len(np.arange(self.whole[1])[self.channels]), *self.whole[2:])
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -90,7 +90,7 @@ class SpilledRows:
         size = prod(self.whole[1:]) * self.dtype.itemsize
         return self.file.read(first * size, self.dtype, (max(0, last - first), *self.whole[1:]))[:, self.channels]
 
-    def of(self, channels: slice) -> SpilledRows:
+    def of(self, channels: slice | NDArray[np.int64]) -> SpilledRows:
         """Return the same rows with some of the channels of the layer."""
         return replace(self, channels=channels)
 

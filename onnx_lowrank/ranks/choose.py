@@ -6,7 +6,7 @@ Only a budget of milliseconds looks at a clock: counts give the same ranks whate
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,12 +16,13 @@ from onnx_lowrank.errors import BudgetError, RankError
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
-from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, RankPlan, largest_ranks
+from onnx_lowrank.layers.plan import LayerPlan, RankPlan, largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.width_losses import WidthLosses
 from onnx_lowrank.ranks.chain_latency import ChainLatency
-from onnx_lowrank.ranks.coupled import Coupling, select_coupled, smallest_cost
+from onnx_lowrank.ranks.coupled import Coupling, Link, select_coupled, smallest_cost
 from onnx_lowrank.ranks.options import Cost, allowed_methods, layer_options, with_scaled_costs
+from onnx_lowrank.ranks.search import MIN_SPEEDUP
 from onnx_lowrank.ranks.select import Option, depth_weights, select
 from onnx_lowrank.runtime.latency import ConversionTimer
 from onnx_lowrank.settings import Settings
@@ -82,7 +83,26 @@ def choose_ranks(
     if settings.cost == "latency":
         return _under_latency(layers, losses, settings, timer)
     budget, options, coupling = _counted(layers, losses, settings, timer.layer_timer.machine.block)
-    return _select(options, budget, coupling, settings)
+
+    def select_within(budget: _Budget) -> RankPlan:
+        return _select(options, budget, coupling, settings)
+
+    return _select_exactly(layers, budget, select_within) if settings.cost == "macs" else select_within(budget)
+
+
+def _select_exactly(layers: LayerSet, budget: _Budget, select_within: Callable[[_Budget], RankPlan]) -> RankPlan:
+    """Return the options that lose least, with groups of channels that shrink by whole ones counted as they are."""
+    plan, total = select_within(budget), budget.total
+    for _ in range(_MAX_TRIES):
+        excess = sum(layers.planned_macs(plan)) - budget.total
+        if excess <= 0 or all(entry.width is None for entry in plan):
+            break
+        total -= excess
+        try:
+            plan = select_within(replace(budget, total=total))
+        except BudgetError:  # too close to the largest speedup there is
+            break
+    return plan
 
 
 def check_reachable(layers: LayerSet, settings: Settings, block: int) -> None:
@@ -100,6 +120,8 @@ def check_reachable(layers: LayerSet, settings: Settings, block: int) -> None:
     """
     if settings.plan is not None or settings.max_drop is not None or settings.cost == "latency":
         return
+    if settings.predicted_error is not None:  # the speedup is only the largest that may be picked
+        settings = replace(settings, speedup=min(MIN_SPEEDUP, settings.speedup))
     lossless = [_no_losses(layer, settings) for layer in layers.eligible]
     budget, options, coupling = _counted(layers, lossless, settings, block)
     if budget.smallest(options, coupling) > budget.total:
@@ -111,8 +133,8 @@ def _no_losses(layer: Layer, settings: Settings) -> RankLosses:
     largest = largest_ranks(layer)
     channel, spatial = (np.array([largest[kind]], np.int64) for kind in ("channel", "spatial"))
     widths = None
-    if layer.reads is not None and settings.leaves_channels_out(layer):
-        channels = layer.reads.channels
+    if settings.leaves_channels_out(layer):
+        channels = layer.channels
         widths = WidthLosses(np.arange(channels, dtype=np.int64), np.array([channels], np.int64), np.zeros(1))
     return RankLosses(channel, spatial, np.zeros((1, 1)), widths=widths)
 
@@ -139,7 +161,7 @@ def _under_latency(
     layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, timer: ConversionTimer
 ) -> RankPlan:
     """Stay within a budget of measured milliseconds, corrected until the whole network meets it."""
-    methods, block = _methods(settings), timer.layer_timer.machine.block
+    methods, block = settings.methods, timer.layer_timer.machine.block
     latencies = [ChainLatency(layer, allowed_methods(layer, methods), block) for layer in layers.eligible]
     pairs = list(zip(layers.eligible, latencies, strict=True))
     timer.measure([(layer, plan) for layer, latency in pairs for plan in latency.to_measure()])
@@ -240,14 +262,14 @@ def _best(options: Sequence[Sequence[Option]], budget: _Budget, coupling: Coupli
     if factorized == options:
         return select(options, left, weights)
     narrowed = select_coupled(options, left + carried, coupling)
-    if settings.method == "width":
+    if settings.methods == ("width",):
         return narrowed
     try:
         by_ranks = select_coupled(factorized, left + carried, coupling)
     except BudgetError:
         return narrowed
     losses = [sum(1 - option.plan.energy for option in chosen) for chosen in (narrowed, by_ranks)]
-    log.info("errors of all layers: %.3g with fewer channels, %.3g by ranks alone", *losses)
+    log.debug("errors of all layers: %.3g with fewer channels, %.3g by ranks alone", *losses)
     return narrowed if losses[0] < _CLEARLY_LESS * losses[1] else select(factorized, left, weights)
 
 
@@ -259,7 +281,7 @@ def _options(
     block: int,
 ) -> list[list[Option]]:
     multiple = settings.rank_multiple or block
-    methods = _methods(settings)
+    methods = settings.methods
     return [
         with_scaled_costs(layer, layer_options(layer, each, cost, methods, multiple))
         for layer, each, cost in zip(layers, losses, costs, strict=True)
@@ -267,28 +289,36 @@ def _options(
 
 
 def _coupling(layers: Sequence[Layer], stays: Mapping[str, float]) -> Coupling:
-    """Return which layers read what others make.
+    """Return which layers lose channels with others.
 
     Args:
         layers: the eligible ones.
         stays: costs of all others by name.
     """
     numbers = {layer.name: number for number, layer in enumerate(layers)}
-    readers: list[int | None] = [None] * len(layers)
+    links: list[Link] = []
     carried = [0.0] * len(layers)
     for number, layer in enumerate(layers):
-        if layer.reads is not None:
-            for name in layer.reads.makers:
-                if name in numbers:
-                    readers[numbers[name]] = number
-            others = (*layer.reads.makers, *layer.reads.carried, *layer.reads.squeezed)
-            carried[number] = sum(stays.get(name, 0.0) for name in others)
-    return Coupling(readers, carried)
+        for name, share, made in _lost_with(layer):
+            if name in numbers:
+                links.append(Link(number, numbers[name], share, made))
+            else:
+                carried[number] += share * stays.get(name, 0.0)
+    return Coupling(links, carried)
 
 
-def _methods(settings: Settings) -> Sequence[str]:
-    """Return what is allowed."""
-    return (*FACTORIZATIONS, "width") if settings.method == "auto" else (settings.method,)
+def _lost_with(layer: Layer) -> Iterator[tuple[str, float, bool]]:
+    """Yield the names of what loses channels with a layer's input, the share that all would take, and if of filters.
+
+    Groups shrink in proportion, so that some lose a channel more or less than this says.
+    """
+    every = sum(group.channels for group in layer.read_groups)
+    for group in layer.read_groups:
+        share = group.channels * layer.channels / every
+        for name in (*group.makers, *group.carried):
+            yield name, share / group.filters_of(name).total, True
+        for name in group.followers:
+            yield name, share / group.inputs_of(name).total, False
 
 
 def _with_energy(layer: Layer, entry: LayerPlan, losses: RankLosses) -> LayerPlan:

@@ -1,7 +1,9 @@
 """Choose options where the cost of one layer depends on that of another: fewer channels read are fewer ones made.
 
     minimise    sum_l error_l(o_l)
-    subject to  sum_l cost_l(o_l) - (1 - share(o_reader(l))) scaled_l(o_l) + share(o_l) carried_l <= budget
+    subject to  sum_l cost_l(o_l) - unmade_l first_l(o_l) - unread_l scaled_l(o_l) + unmade_l unread_l both_l(o_l)
+                      + share(o_l) carried_l <= budget
+    unread_l = sum of link (1 - share(o_reader)) over the links that say what is read of its filters; unmade_l: inputs
 
 by Lagrangian relaxation: for a price of a unit of cost, layers take turns in choosing the option that is best given
 those of the others, until none changes; the price is found by bisection, and what is left of the budget is spent on the
@@ -10,10 +12,13 @@ single changes that gain most per unit.
 | code    | meaning                                                                            |
 |---------|------------------------------------------------------------------------------------|
 | cost    | of an option, with all that it makes                                               |
-| scaled  | part of that which falls in proportion to the channels that are still read of it   |
+| first   | part of that which falls in proportion to the channels that are still made of its  |
+|         | input, where another layer leaves them out                                         |
+| scaled  | part which falls in proportion to the channels that are still read of it           |
+| both    | part which falls with either: all of a single convolution's                        |
 | share   | of the channels of its input that an option reads                                  |
 | carried | cost of what lies between a layer and the makers of its input, and falls with them |
-| reader  | the layer that reads what a layer makes, where that may be fewer channels          |
+| link    | share of a layer's filters, or inputs, that would go with all that another reads   |
 
 Use `select` where no option leaves channels out: it is exact.
 """
@@ -22,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,15 +42,32 @@ Choice = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Coupling:
-    """Which layers read what others make.
+class Link:
+    """What one layer loses where another leaves out channels of its input.
 
     Attributes:
-        readers: per layer, the number of the layer that reads what it makes, where that may be fewer channels.
+        reader: number of the layer that leaves them out.
+        layer: number of the other one.
+        share: of its filters, or of its inputs, that would go with all channels that the reader reads.
+        made: whether they are filters.
+    """
+
+    reader: int
+    layer: int
+    share: float = 1.0
+    made: bool = True
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Which layers lose channels with others.
+
+    Attributes:
+        links: between layers.
         carried: per layer, cost of what else falls with the channels that it reads.
     """
 
-    readers: Sequence[int | None]
+    links: Sequence[Link]
     carried: Sequence[float]
 
 
@@ -54,7 +77,7 @@ def select_coupled(options: Sequence[Sequence[Option]], budget: float, coupling:
     Args:
         options: the options of each layer, the first keeps it as it is.
         budget: the most that all layers and what they carry may cost together.
-        coupling: which layers read what others make.
+        coupling: which layers lose channels with others.
 
     Returns:
         The option of each layer, in order.
@@ -86,13 +109,16 @@ class _Problem:
         def of(field: str) -> list[NDArray[np.float64]]:
             return [np.array([getattr(option, field) for option in layer], float) for layer in options]
 
-        self._costs, self._scaled, self._shares = of("cost"), of("scaled"), of("share")
+        self._costs, self._first, self._scaled, self._shares = of("cost"), of("first"), of("scaled"), of("share")
+        ends = zip(self._costs, self._first, self._scaled, strict=True)
+        self._both = [np.maximum(0.0, first + scaled - cost) for cost, first, scaled in ends]
         self._losses = [1 - np.array([option.plan.energy for option in layer]) for layer in options]
-        self._readers, self._carried = coupling.readers, coupling.carried
-        self._makers: list[list[int]] = [[] for _ in options]
-        for maker, reader in enumerate(coupling.readers):
-            if reader is not None:
-                self._makers[reader].append(maker)
+        self._carried = coupling.carried
+        self._links_to: list[list[Link]] = [[] for _ in options]
+        self._led: list[set[int]] = [set() for _ in options]
+        for link in coupling.links:
+            self._links_to[link.layer].append(link)
+            self._led[link.reader].add(link.layer)
 
     def cheapest(self) -> Choice:
         """Return the choice that costs least, as far as turns find it."""
@@ -107,8 +133,7 @@ class _Problem:
         """Return what a choice costs."""
         total = float(sum(self._carried))
         for layer, index in enumerate(choice):
-            read = self._share_read(layer, choice)
-            total += self._costs[layer][index] - (1 - read) * self._scaled[layer][index]
+            total += float(self._cost(layer, index, self._gone(layer, choice)))
             total -= (1 - self._shares[layer][index]) * self._carried[layer]
         return total
 
@@ -116,17 +141,36 @@ class _Problem:
         """Return what a choice loses."""
         return float(sum(losses[index] for losses, index in zip(self._losses, choice, strict=True)))
 
-    def _share_read(self, layer: int, choice: Choice) -> float:
-        """Return the share of what a layer makes that is read."""
-        reader = self._readers[layer]
-        return 1.0 if reader is None else float(self._shares[reader][choice[reader]])
+    def _gone(
+        self, layer: int, choice: Choice, reader: int | None = None
+    ) -> tuple[float | NDArray[np.float64], float | NDArray[np.float64]]:
+        """Return the shares of a layer's inputs and filters that are left out.
+
+        Args:
+            layer: number of the layer.
+            choice: an option of every layer.
+            reader: number of a layer for all options of which they are wanted.
+        """
+        gone: list[Any] = [0.0, 0.0]
+        for link in self._links_to[layer]:
+            shares = self._shares[link.reader]
+            gone[link.made] = gone[link.made] + link.share * (
+                1 - (shares if link.reader == reader else shares[choice[link.reader]])
+            )
+        return gone[0], gone[1]
+
+    def _cost(self, layer: int, index: Any, gone: tuple[Any, Any]) -> Any:
+        """Return the cost of an option, or of several, where shares of inputs and filters are left out."""
+        unmade, unread = gone
+        cost = self._costs[layer][index] - unmade * self._first[layer][index] - unread * self._scaled[layer][index]
+        return cost + unmade * unread * self._both[layer][index]
 
     def costs_of(self, layer: int, choice: Choice) -> NDArray[np.float64]:
         """Return what each option of a layer costs given the choice of the others, up to a constant."""
-        made = self._carried[layer] + sum(self._scaled[maker][choice[maker]] for maker in self._makers[layer])
-        read = self._share_read(layer, choice)
-        costs: NDArray[np.float64] = self._costs[layer] - (1 - read) * self._scaled[layer]
-        costs -= (1 - self._shares[layer]) * made
+        costs: NDArray[np.float64] = self._cost(layer, slice(None), self._gone(layer, choice))
+        costs = costs - (1 - self._shares[layer]) * self._carried[layer]
+        for other in self._led[layer]:
+            costs += self._cost(other, choice[other], self._gone(other, choice, layer))
         return costs
 
     def settled(self, price: float, choice: Choice) -> Choice:

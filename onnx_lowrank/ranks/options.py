@@ -8,7 +8,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from onnx_lowrank.layers.cost import last_share
+from onnx_lowrank.layers.cost import end_shares
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses
@@ -55,8 +55,12 @@ def layer_options(layer: Layer, losses: RankLosses, cost: Cost, methods: Sequenc
 
 
 def with_scaled_costs(layer: Layer, options: Sequence[Option]) -> list[Option]:
-    """Return the options of a layer with the part of their cost that falls with the channels that are read of it."""
-    return [replace(option, scaled=option.cost * last_share(layer, option.plan)) for option in options]
+    """Return the options of a layer with the parts of their cost that fall with its inputs and with its filters."""
+    shares = [end_shares(layer, option.plan) for option in options]
+    return [
+        replace(option, first=option.cost * first, scaled=option.cost * last)
+        for option, (first, last) in zip(options, shares, strict=True)
+    ]
 
 
 def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
@@ -69,10 +73,11 @@ def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
 
 def _widths(layer: Layer, losses: RankLosses, cost: Cost, multiple: int) -> list[Option]:
     """Return the options with fewer channels read."""
-    if layer.reads is None or losses.widths is None:
+    if losses.widths is None:
         return []
-    channels = layer.reads.channels
-    widths = [width for width in rank_grid(channels, min(multiple, _WIDTH_MULTIPLE)) if width < channels]
+    channels = layer.channels
+    grid = rank_grid(channels, min(multiple, _WIDTH_MULTIPLE))
+    widths = [width for width in grid if layer.min_width <= width < channels]
     plans = [LayerPlan(layer.name, "width", width=width) for width in widths]
     errors = losses.widths.error(np.array(widths, np.int64)).tolist()
     return [

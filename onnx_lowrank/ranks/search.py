@@ -6,12 +6,15 @@ attempts, converted as the network will be written, begin one step above the lar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from typing import Generic, Protocol, TypeVar
 
 from onnx_lowrank.errors import BudgetError
+
+log = logging.getLogger(__name__)
 
 MIN_SPEEDUP, MAX_SPEEDUP = 1.05, 64.0
 _FIRST_SPEEDUP = 2.0
@@ -103,12 +106,17 @@ class _Attempts(Generic[ConvertedT, LossT]):
 
     def _attempt(self, speedup: float, *, quick: bool) -> tuple[ConvertedT, LossT] | None:
         """Attempt at a speedup; None where it is out of reach or loses more than is allowed."""
+        where = f"max-drop {self._allowed:g}: attempt {len(self.tried) + 1}, {speedup:.2f}x"
+        log.info("%s, %s", where, "solved quickly" if quick else "solved as it would be written")
         try:
             network, loss = self._attempt_at(speedup, quick=quick)
-        except BudgetError:
+        except BudgetError as error:
+            log.info("%s: out of reach: %s", where, error)
             return None
         self.tried.append((speedup, loss))
-        return (network, loss) if loss.value <= self._allowed else None
+        holds = loss.value <= self._allowed
+        log.info("%s: %s: %s", where, loss, "within" if holds else "too much")
+        return (network, loss) if holds else None
 
     def failure(self) -> str:
         allowed = f"max-drop {self._allowed:g}"

@@ -38,6 +38,7 @@ class Option:
     Attributes:
         plan: method, ranks and the energy they keep.
         cost: in the budget's unit.
+        first: part of the cost that falls in proportion to the channels that are still made of what the layer reads.
         scaled: part of the cost that falls in proportion to the channels that are still read of what the layer makes.
         share: of the channels of its input that the layer reads.
     """
@@ -46,6 +47,7 @@ class Option:
     cost: float
     scaled: float = 0.0
     share: float = 1.0
+    first: float = 0.0
 
 
 def select(options: Sequence[Sequence[Option]], budget: float, weights: Sequence[float] | None = None) -> list[Option]:

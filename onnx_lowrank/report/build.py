@@ -16,6 +16,8 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
+from onnx_lowrank.layers.warning import ReportWarning
+from onnx_lowrank.ranks.estimate import LossEstimate, predicted_error
 from onnx_lowrank.ranks.search import Search
 from onnx_lowrank.report.figures import ReportFigures
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
@@ -28,7 +30,7 @@ from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison
-from onnx_lowrank.verify.fidelity import fidelity_warnings, is_close
+from onnx_lowrank.verify.fidelity import fidelity_warnings, is_close, limits
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Measurements:
         latency: of both; None where it was not measured.
         slow: warnings that it takes longer than its multiply-adds promise.
         search: for the speedup; None where that was given.
+        estimates: what other speedups would lose; for a dry run only.
         loss: of the network that a search ended with, on samples that nothing was searched with; None likewise, and
             for a dry run.
     """
@@ -60,6 +63,7 @@ class Measurements:
     latency: Latency | None = None
     slow: tuple[str, ...] = ()
     search: Search[Any, AccuracyLoss] | None = None
+    estimates: tuple[LossEstimate, ...] = ()
     loss: AccuracyLoss | None = None
 
 
@@ -119,8 +123,12 @@ def build_report(
         peak_memory_bytes=peak_memory_bytes(),
         latency=None if latency is None else latency.to_dict(),
         max_drop=_max_drop(settings, measurements),
+        limits=limits(settings),
+        predicted_error=None if settings.selection == "energy" else predicted_error(plan),
+        estimates=measurements.estimates,
+        preview=settings.preview,
     )
-    return replace(report, warnings=_warnings(report, settings, measurements))
+    return replace(report, warnings=report_warnings(report, settings, measurements))
 
 
 def calibration_report(network: Network, calibration: CalibrationSet) -> Calibration:
@@ -134,13 +142,25 @@ def calibration_report(network: Network, calibration: CalibrationSet) -> Calibra
     )
 
 
-def _warnings(report: Report, settings: Settings, measurements: Measurements) -> tuple[str, ...]:
+def report_warnings(report: Report, settings: Settings, measurements: Measurements) -> tuple[ReportWarning, ...]:
+    """Return the warnings of a report: outputs that are not close, targets that were missed, layers that run slower.
+
+    Args:
+        report: of a conversion; its warnings may be missing still.
+        settings: what was asked for.
+        measurements: of the converted network.
+    """
     comparison = measurements.comparison
-    poor: tuple[str, ...] = ()
+    poor: tuple[ReportWarning, ...] = ()
     if comparison is not None:
         samples = held_out_text(comparison.images, report.calibration)
         poor = fidelity_warnings(comparison, samples, settings.max_drop)
-    return (*poor, *missed_targets(report, settings, measurements.latency, measurements.loss), *measurements.slow)
+    missed = missed_targets(report, settings, measurements.latency, measurements.loss)
+    return (
+        *poor,
+        *(ReportWarning("missed-target", text) for text in missed),
+        *(ReportWarning("slow", text) for text in measurements.slow),
+    )
 
 
 def _verification(comparison: Comparison, max_drop: float | None) -> dict[str, Any]:

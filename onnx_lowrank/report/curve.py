@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from onnx_lowrank.layers.warning import ReportWarning
 from onnx_lowrank.report.report import Calibration, Report
 
 MEASURES = {"accuracy": "top-1", "agreement": "same top class", "relative_error": "relative error"}
@@ -45,7 +46,7 @@ class CurvePoint:
     on_front: bool = False
     error: str | None = None
     latency: Mapping[str, Any] | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[ReportWarning, ...] = ()
 
     @staticmethod
     def of_report(report: Report, accuracy: Mapping[str, float] | None, seconds: float) -> CurvePoint:
@@ -110,7 +111,8 @@ class CurvePoint:
             "on_front": self.on_front,
             "error": self.error,
             "latency": self.latency,
-            "warnings": list(self.warnings),
+            "warnings": [warning.to_dict() for warning in self.warnings],
+            "passed": self.error is None and not self.warnings,
         }
 
 
@@ -134,7 +136,10 @@ class CurveReport:
                      "seconds": x, "model": path | null, "on_front": bool,
                      "error": text | null,                       # null with an error: all but requested and seconds
                      "latency": {"ratio": x, "interval": [a, b], "steady": bool} | null,
-                     "warnings": [text]}],                       # as in the report of a conversion
+                     "warnings": [{"code", "text"}],             # as in the report of a conversion
+                     "passed": bool}],                           # met, verified, and nothing to warn of
+         "limits": {"warn": {...}, "refuse": {...}},             # what outputs are judged by
+         "complete": bool,                                       # not, if written before the last target was done
          "seconds": x, "peak_memory_bytes": int}
 
     Attributes:
@@ -154,6 +159,8 @@ class CurveReport:
         points: results by rising target.
         seconds: of the whole sweep.
         peak_memory_bytes: peak resident memory of the process.
+        limits: what outputs were judged by.
+        complete: whether all targets have been tried and latencies measured; what is written on the way is not.
     """
 
     version: str
@@ -172,6 +179,8 @@ class CurveReport:
     points: tuple[CurvePoint, ...]
     seconds: float
     peak_memory_bytes: int
+    limits: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    complete: bool = True
 
     @property
     def met(self) -> list[CurvePoint]:
@@ -202,6 +211,8 @@ class CurveReport:
             },
             "latency": self.latency,
             "points": [point.to_dict() for point in self.points],
+            "limits": self.limits,
+            "complete": self.complete,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
         }

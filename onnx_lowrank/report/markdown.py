@@ -32,9 +32,11 @@ def to_markdown(report: Report) -> str:
 
 def _body(report: Report) -> Iterator[str]:
     for warning in report.warnings:
-        yield f"**Warning**: {_cell(warning)}.\n"
+        yield f"**Warning**: {_cell(warning.text)}.\n"
     if report.calibration.synthetic:
         yield "**Calibrated with synthetic images**: real images give better results.\n"
+    if report.preview:
+        yield "**A preview**: the whole conversion takes longer and loses less.\n"
     yield from _table(["", "before", "after", "ratio"], _totals(report))
     yield ""
     source, images = _cell(report.calibration.source), report.calibration.images

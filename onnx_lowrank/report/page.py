@@ -90,7 +90,7 @@ def to_html(report: Report, figures: ReportFigures) -> str:
         title=f"{name}: {report.speedup:.2f}× fewer multiply-adds",
         name=name,
         verdict=_verdict(report),
-        warnings=report.warnings,
+        warnings=[warning.text for warning in report.warnings],
         key_figures=list(_key_figures(report, figures.file_bytes)),
         outputs=list(_outputs(report)),
         pictures=[picture(sample) for sample in figures.samples],

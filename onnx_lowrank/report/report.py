@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.warning import ReportWarning
+from onnx_lowrank.ranks.estimate import LossEstimate
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,11 @@ class Report:
         file_bytes: sizes of the original and the converted file, with external data; None where nothing was written.
         warnings: outputs that are not close to the original, targets that were not reached, layers that run slower;
             each with what to do.
+        limits: what outputs were judged by, see `onnx_lowrank.verify.fidelity.limits`.
+        predicted_error: of the outputs, by what rank selection measured, see `onnx_lowrank.ranks.estimate`; None where
+            ranks were selected by energy.
+        estimates: what other speedups would lose; for a dry run only.
+        preview: whether it was a first look, which loses more than a conversion.
     """
 
     version: str
@@ -170,7 +178,16 @@ class Report:
     latency: dict[str, Any] | None = None
     max_drop: dict[str, Any] | None = None
     file_bytes: tuple[int | None, int | None] = (None, None)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[ReportWarning, ...] = ()
+    limits: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    predicted_error: float | None = None
+    estimates: tuple[LossEstimate, ...] = ()
+    preview: bool = False
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the network was verified and there is nothing to warn of; None where it was not, after a dry run."""
+        return None if self.verification is None else not self.warnings
 
     @property
     def speedup(self) -> float:
@@ -204,7 +221,12 @@ class Report:
             "verification": self.verification,
             "latency": self.latency,
             "max_drop": self.max_drop,
-            "warnings": list(self.warnings),
+            "warnings": [warning.to_dict() for warning in self.warnings],
+            "passed": self.passed,
+            "limits": self.limits,
+            "predicted_error": self.predicted_error,
+            "estimates": [estimate.to_dict() for estimate in self.estimates],
+            "preview": self.preview,
             "forward_passes": self.forward_passes,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

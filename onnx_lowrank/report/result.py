@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from onnx_lowrank.graph import staged
+from onnx_lowrank.graph import check_writable, staged
 from onnx_lowrank.layers.plan import RankPlan
 from onnx_lowrank.report import Report, ReportFigures, to_html
 
@@ -33,15 +33,20 @@ class Result:
         """Return the same result with the path of the written model in its report; None for no path."""
         return replace(self, report=replace(self.report, output=None if path is None else str(path)))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the converted model; the file is there whole or not at all.
 
+        Args:
+            path: where to.
+            force: overwrite an existing file.
+
         Raises:
-            OutputError: it cannot be written.
+            OutputError: it exists, or cannot be written.
             ValueError: a dry run has no model.
         """
         if self.model is None:
             raise ValueError("a dry run has no model to save")
+        check_writable(Path(path), force=force)
         with staged(self.model, Path(path)):
             pass
 

@@ -10,26 +10,31 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.linalg.threads import threads_text
+from onnx_lowrank.ranks.estimate import LossEstimate, verdict
 from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
+from onnx_lowrank.report.names import fit_names
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
 
-_NAME_WIDTH = 20
 _LINE_WIDTH = 100
+_ESTIMATE_NOTE = (
+    "predicted from the errors of single layers before anything is solved: an output's relative error is at most about "
+    "that, as found in networks of thin layers (1 x 1, depthwise), and often much less where kernels are large"
+)
 
 
-def layer_table(report: Report) -> Table:
-    """Return a table for a terminal of 80 columns: one row per layer.
+def layer_table(report: Report, columns: int | None = None) -> Table:
+    """Return a table for a terminal: one row per layer.
 
     Args:
         report: of a conversion.
+        columns: of the terminal, which names are cut to fit into; None where lines may have any length.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", no_wrap=True)
-    table.add_column("method", no_wrap=True)
-    for title in ("rank", "MACs", "after", "energy", "error"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for layer in report.layers:
-        table.add_row(*map(Text, _row(layer)))  # as text, not markup: names may hold brackets
+    titles = ["layer", "method", "rank", "MACs", "after", "energy", "error"]
+    for title in titles:
+        table.add_column(title, justify="left" if title in titles[:2] else "right", no_wrap=True)
+    for row in fit_names([titles, *map(_row, report.layers)], columns)[1:]:
+        table.add_row(*map(Text, row))  # as text, not markup: names may hold brackets
     return table
 
 
@@ -54,6 +59,11 @@ def headline(report: Report) -> list[str]:
         separator = "," if is_steady(latency) else ""  # behind a question mark
         lines.append(f"latency     {before} -> {after} ms ({faster}{separator} {conditions})")
     lines.append(f"calibrated  {calibration_text(report.calibration)}")
+    if report.preview:
+        lines.append("preview     a first look: the whole conversion takes longer and loses less")
+    if report.verification is None and report.predicted_error is not None:
+        word = verdict(report.predicted_error)
+        lines.append(f"predicted   relative error of at most about {report.predicted_error:.2f} ({word})")
     if report.verification is not None:
         lines.append("verified    the written file: its graph, multiply-adds, shapes and types are as they should be")
         for name, fidelity in report.verification["outputs"].items():
@@ -65,6 +75,22 @@ def headline(report: Report) -> list[str]:
     if report.max_drop is not None:
         lines.append(f"max-drop    {report.max_drop['wanted']:.4g}: {drop_text(report.max_drop)}")
     return [*lines, f"seconds     {seconds_text(report.seconds)}"]
+
+
+def estimate_lines(estimates: Sequence[LossEstimate]) -> list[str]:
+    """Return what speedups are predicted to lose, with what the prediction is; nothing where there is none.
+
+    Args:
+        estimates: of a dry run, or of an inspection with data.
+    """
+    if not estimates:
+        return []
+    lines = ["", "speedup  predicted error"]
+    for each in estimates:
+        error = "" if each.error is None else f"{each.error:.2f} "
+        worst = "" if each.worst_layer is None else f"; most in {each.worst_layer}: {each.worst_error:.2f}"
+        lines.append(f"{f'{each.speedup:g}x':<9}{error}({each.verdict}){worst}")
+    return [*lines, _ESTIMATE_NOTE]
 
 
 def closeness(fidelity: Mapping[str, Any]) -> str:
@@ -317,20 +343,11 @@ def share_text(share: float) -> str:
     return ">99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
-def short_name(name: str, width: int = _NAME_WIDTH) -> str:
-    """Return the end of a long name: exporters put the common part of all names at the start.
-
-    >>> short_name("model/backbone/stage1/conv1", 12)
-    '...ge1/conv1'
-    """
-    return name if len(name) <= width else f"...{name[3 - width :]}"
-
-
 def _row(layer: LayerReport) -> list[str]:
     ranks = "+".join(str(rank) for rank in (layer.spatial, layer.channel, layer.width) if rank is not None)
     kept = layer.method == "kept"
     return [
-        short_name(layer.name),
+        layer.name,
         layer.method,
         ranks,
         short_number(layer.macs[0]),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.graph import narrow_channels, read_model, replace_layer
 from onnx_lowrank.layers import cost
+from onnx_lowrank.layers.channel_group import in_turns
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
@@ -197,9 +198,14 @@ def with_random_factors(model: onnx.ModelProto, layers: Sequence[Layer], plan: R
     for layer, entry in planned:
         if entry.width is None:
             replace_layer(network, layer, random_factors(layer, entry))
-    for layer, entry in planned:
-        if entry.width is not None:
-            narrow_channels(network, layer.input, np.arange(entry.width))
+    narrow_channels(
+        network,
+        {
+            layer.input: np.sort(in_turns(layer.read_groups, np.arange(layer.channels))[-entry.width :])
+            for layer, entry in planned
+            if entry.width is not None
+        },
+    )
     return network
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import (
     counted_tensors,
+    find_depthwise,
     find_layers,
     in_single_precision,
     inline_functions,
@@ -95,7 +96,7 @@ class Network:
             ModelError: there is no Conv, ConvTranspose, Gemm or MatMul at all.
         """
         layers = _layers(self.model, feeds, self.provider, self.name)
-        return layers_before_draws(layers, self.random(feeds, [layer.input for layer in layers.eligible]))
+        return layers_before_draws(layers, self.random(feeds, [layer.input for layer in layers.sampled]))
 
     def random(self, feeds: Feeds, tensors: Iterable[str]) -> dict[str, str]:
         """Return those of some tensors that differ from run to run, each with the name of a node that draws.
@@ -112,7 +113,9 @@ class Network:
             return list(layers)
         shapes = observe_shapes(self.model, feeds, weighted_tensors(self.model), self.provider)
         shapes |= {name: shapes[inner_name(name)] for name in self.axes if inner_name(name) in shapes}
-        own = {layer.name: layer for layer in find_layers(self.original, shapes, _samples(feeds))[0]}
+        samples = _samples(feeds)
+        found = [*find_layers(self.original, shapes, samples)[0], *find_depthwise(self.original, shapes, samples)]
+        own = {layer.name: layer for layer in found}
         return [own[layer.name] for layer in layers]
 
     def with_factors(self, solved: Sequence[tuple[Layer, FactorChain]], feeds: Feeds) -> onnx.ModelProto:
@@ -133,9 +136,7 @@ class Network:
                     "leave the layer out with `exclude`, or convert the float32 model",
                     layer.op, layer.name, loss, layer.weight.dtype,
                 )  # fmt: skip
-        for layer, (_, factors) in zip(layers, solved, strict=True):
-            if factors.kept is not None:
-                narrow_channels(model, layer.input, factors.kept)
+        narrow_channels(model, {layer.input: each.kept for layer, each in solved if each.kept is not None})
         return model
 
     def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -362,7 +363,8 @@ def count_macs(model: onnx.ModelProto, feeds: Feeds, provider: Provider, without
 def _layers(model: onnx.ModelProto, feeds: Feeds, provider: Provider, name: str) -> LayerSet:
     tensors = list(dict.fromkeys([*weighted_tensors(model), *counted_tensors(model)]))
     shapes = observe_shapes(model, feeds, tensors, provider) if tensors else {}
-    layers = LayerSet(*find_layers(model, shapes, _samples(feeds)))
+    samples = _samples(feeds)
+    layers = LayerSet(*find_layers(model, shapes, samples), carriers=find_depthwise(model, shapes, samples))
     if not layers.every:
         raise ModelError(f"{name}: no Conv, ConvTranspose, Gemm or MatMul in the graph: there is nothing to factorize")
     return layers

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from itertools import islice
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
+BatchT = TypeVar("BatchT", bound=Mapping[str, Sized])
 
 
 class Progress(Protocol):
@@ -28,3 +31,19 @@ class Silent:
     def track(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:  # noqa: ARG002
         """Yield ``items``."""
         yield from items
+
+
+def track_samples(progress: Progress, batches: Iterable[BatchT], stage: str, samples: int) -> Iterator[BatchT]:
+    """Yield batches and count the samples in them as steps of a stage.
+
+    Args:
+        progress: watches.
+        batches: arrays by input name, first axis = samples.
+        stage: its name.
+        samples: number of samples in all batches.
+    """
+    counter = progress.track(range(samples), stage, samples)
+    next(counter, None)  # a sample is done once the next one is asked for
+    for batch in batches:
+        yield batch
+        deque(islice(counter, len(next(iter(batch.values())))), maxlen=0)

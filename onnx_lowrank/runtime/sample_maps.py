@@ -53,13 +53,15 @@ def layers_by_samples(
             skipped.append(layer.stays(reason))
         else:
             eligible.append(replace(layer, residual=None, activation=identity()) if layer.residual in still else layer)
+    carriers = [each for each in layers.carriers if each.response not in still and _maps(each, shapes) == 1]
     folded = {layer.input for layer in eligible if _maps(layer, shapes) > 1}
     if not folded:
-        return LayerSet(eligible, skipped)
+        return replace(layers, eligible=eligible, skipped=skipped, carriers=carriers)
     changed = _changed_maps(network, feeds, sorted(folded))
     ordered = [_in_order(layer, changed.get(layer.input), samples) for layer in eligible]
     stay = [layer for layer in ordered if isinstance(layer, SkippedLayer)]
-    return LayerSet([layer for layer in ordered if isinstance(layer, Layer)], [*skipped, *stay])
+    eligible = [layer for layer in ordered if isinstance(layer, Layer)]
+    return replace(layers, eligible=eligible, skipped=[*skipped, *stay], carriers=carriers)
 
 
 def _maps(layer: Layer, shapes: Mapping[str, tuple[Shape, Shape]]) -> int:
@@ -133,17 +135,20 @@ def layers_of_one_size(network: Network, layers: LayerSet, samples: Iterable[Fee
         ModelError: it cannot be run.
     """
     sized = sized_by_values(network.model, {spec.name for spec in network.sampled})
+    carriers = [layer for layer in layers.carriers if not sized & {layer.input, layer.response}]
+    layers = replace(layers, carriers=carriers)
     doubtful = [layer for layer in layers.eligible if sized & {layer.input, layer.response}]
     if not doubtful:
         return layers
     eligible = [layer for layer in layers.eligible if layer not in doubtful]
     if samples is None:
-        return LayerSet(eligible, [*layers.skipped, *(layer.stays(_UNKNOWN) for layer in doubtful)])
+        stays = [layer.stays(_UNKNOWN) for layer in doubtful]
+        return replace(layers, eligible=eligible, skipped=[*layers.skipped, *stays])
     names = list(dict.fromkeys(name for layer in doubtful for name in (layer.input, layer.response)))
     observed = list(observe_all_shapes(network.model, samples, names, network.provider))
     stay = {layer.name: each for layer in doubtful if (each := _why_it_varies(layer, observed)) is not None}
     eligible = [layer for layer in layers.eligible if layer.name not in stay]
-    return LayerSet(eligible, [*layers.skipped, *stay.values()])
+    return replace(layers, eligible=eligible, skipped=[*layers.skipped, *stay.values()])
 
 
 def _why_it_varies(layer: Layer, observed: Sequence[Mapping[str, Shape]]) -> SkippedLayer | None:

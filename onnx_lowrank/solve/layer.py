@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import hypot
 
 import numpy as np
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import namespace, squares
 from onnx_lowrank.solve.channel import solve_channel
+from onnx_lowrank.solve.depthwise import solve_depthwise
 from onnx_lowrank.solve.spatial_channel import solve_spatial
-from onnx_lowrank.solve.width import solve_width
+from onnx_lowrank.solve.width import FULL_EFFORT, WidthEffort, solve_width
 
 
 def solve_layer(
@@ -25,6 +27,7 @@ def solve_layer(
     solver: str = "auto",
     refinement: str = "fast",
     kept: NDArray[np.int64] | None = None,
+    effort: WidthEffort = FULL_EFFORT,
 ) -> FactorChain:
     """Solve one layer as planned.
 
@@ -36,15 +39,18 @@ def solve_layer(
         plan: method and ranks; ``kept`` to solve the layer anew as it is.
         solver: see `onnx_lowrank.solve.reconstruct`.
         refinement: ``none``, ``fast`` or ``full``, of spatial and spatial-channel chains.
-        kept: channels that stay where the method is ``width``, ascending.
+        kept: channels of its input that are not left out, ascending; None where all stay.
+        effort: how much is tried for a layer that keeps its shape, or loses channels alone.
 
     Raises:
         ValueError: the plan's method does not factorize.
     """
-    if plan.method == "kept":
-        return solve_width(layer, responses, np.arange(layer.channels))
-    if plan.method == "width" and kept is not None:
-        return solve_width(layer, responses, kept)
+    if plan.method == "kept" and layer.groups > 1:
+        return solve_depthwise(layer, responses)
+    if plan.method in {"kept", "width"}:
+        return solve_width(layer, responses, np.arange(layer.channels) if kept is None else kept, effort)
+    if kept is not None:
+        return _of_fewer_channels(layer, responses, plan, kept, solver=solver, refinement=refinement)
     if layer.groups > 1:
         return _grouped(layer, responses, plan, solver, refinement)
     if plan.method == "channel" and plan.channel is not None:
@@ -53,6 +59,34 @@ def solve_layer(
         channel = plan.channel if plan.method == "spatial-channel" else None
         return solve_spatial(layer, responses, plan.spatial, channel, solver=solver, refinement=refinement)
     raise ValueError(f"{layer.op} '{layer.name}': nothing to solve for method {plan.method!r}")
+
+
+def _of_fewer_channels(
+    layer: Layer, responses: LayerSamples, plan: LayerPlan, kept: NDArray[np.int64], *, solver: str, refinement: str
+) -> FactorChain:
+    """Factorize a layer without groups of whose input other layers leave channels out; its weights are 0 on these."""
+    (whole,) = solve_width(layer, responses, kept).convolutions
+    bias = layer.bias if whole.bias is None else whole.bias.astype(layer.bias.dtype)
+    narrow = replace(layer, weight=whole.weight[:, kept].astype(layer.weight.dtype), bias=bias)
+    largest = largest_ranks(narrow)["spatial"]
+    fitting = plan if plan.spatial is None else replace(plan, spatial=min(plan.spatial, largest))
+    chain = solve_layer(narrow, responses.part(kept, slice(None)), fitting, solver, refinement)
+    first, *others = chain.convolutions
+    weight = np.zeros((len(first.weight), layer.channels, *first.weight.shape[2:]))
+    weight[:, kept] = first.weight
+    first = replace(first, weight=weight)
+    if plan.spatial is not None and (missing := plan.spatial - len(weight)) > 0:  # as many as planned, of no effect
+        second, *rest = others
+        first = replace(first, weight=_padded(weight, 0, missing))
+        others = [replace(second, weight=_padded(second.weight, 1, missing)), *rest]
+    return replace(chain, convolutions=(first, *others))
+
+
+def _padded(weight: NDArray[np.float64], axis: int, count: int) -> NDArray[np.float64]:
+    """Return a weight with zeros added at the end of an axis."""
+    pads = [(0, count if number == axis else 0) for number in range(weight.ndim)]
+    padded: NDArray[np.float64] = np.pad(weight, pads)
+    return padded
 
 
 def _grouped(layer: Layer, responses: LayerSamples, plan: LayerPlan, solver: str, refinement: str) -> FactorChain:

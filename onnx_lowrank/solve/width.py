@@ -22,29 +22,57 @@ Use it where a layer is thin or 1 x 1 already: low rank adds a layer there, fewe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from onnx_lowrank.layers.channel_group import in_turns
 from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
+from onnx_lowrank.layers.responses import LayerSamples, Patches, PatchProbe, TargetResponses
 from onnx_lowrank.layers.width_losses import WidthLosses
 from onnx_lowrank.linalg.arrays import on_host
 from onnx_lowrank.linalg.elimination import elimination_order
 from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.solve.activated_map import AffineMap, refined_map
+from onnx_lowrank.solve.further_readers import further_weights, kept_by
+from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import MIN_ROWS, ROWS_PER_HELD_OUT_ROW
 
 Floats = NDArray[np.float64]
 
 RIDGES = tuple(10.0**power for power in range(-4, 5))  # relative to the mean diagonal of G; late layers want 0.1 to 10
 WIDTH_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1.0)  # losses are measured at
+_REFINING_RIDGE = 1.0  # where the linear solution has none
 _MAX_INPUTS = 1300  # of a layer that is solved anew for nothing but accuracy
 DAMPINGS = (1e-3, 1e-1, 1.0)  # that channels are ranked with
+
+
+@dataclass(frozen=True)
+class WidthEffort:
+    """How much is tried.
+
+    Attributes:
+        ridges: relative to the mean diagonal of G.
+        shares: of the channels, that losses are measured at.
+        dampings: that channels are ranked with.
+        refined: whether maps are refined on the error after the activation.
+    """
+
+    ridges: tuple[float, ...] = RIDGES
+    shares: tuple[float, ...] = WIDTH_SHARES
+    dampings: tuple[float, ...] = DAMPINGS
+    refined: bool = True
+
+
+FULL_EFFORT = WidthEffort()
+QUICK_EFFORT = WidthEffort(
+    (1e-2, 1.0, 1e2), (1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 1.0), (1e-1,), refined=False
+)  # for a preview
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +122,21 @@ class WidthRegression:
         inputs: rows of the layer's input, shape (n, m), ordered by image.
         targets: responses wanted of it, shape (n, d).
         weight: the original's, shape (m, d).
+        ridges: to select from.
 
     Attributes:
         held_out_rows: slice of the rows that ridges are judged by.
     """
 
-    def __init__(self, inputs: NDArray[np.float32], targets: NDArray[np.float32], weight: Floats) -> None:
+    def __init__(
+        self,
+        inputs: NDArray[np.float32],
+        targets: NDArray[np.float32],
+        weight: Floats,
+        ridges: tuple[float, ...] = RIDGES,
+    ) -> None:
         cut = len(inputs) - len(inputs) // ROWS_PER_HELD_OUT_ROW
-        self._weight = weight
+        self._weight, self._ridges = weight, ridges
         self._train, self._held_out = _Part.of(inputs[:cut], targets[:cut]), _Part.of(inputs[cut:], targets[cut:])
         self.held_out_rows = slice(cut, None)
 
@@ -118,25 +153,36 @@ class WidthRegression:
         def error(weight: Floats) -> float:
             return self._held_out.squared_error(stay, weight, mean, target_mean)
 
-        first = [(error(weight), ridge, weight) for ridge, weight in _compensated(moments, self._weight, stay)]
+        compensated = _compensated(moments, self._weight, stay, self._ridges)
+        first = [(error(weight), ridge, weight) for ridge, weight in compensated]
         least, ridge, prior = min(first, key=lambda each: each[0])
         second: list[tuple[float, float | None, Floats]] = [(least, None, prior)]
-        second += [(error(weight), each, weight) for each, weight in _regressed(moments, prior, stay)]
+        second += [(error(weight), each, weight) for each, weight in _regressed(moments, prior, stay, self._ridges)]
         least, second_ridge, weight = min(second, key=lambda each: each[0])
         return WidthSelection(ridge, second_ridge, weight, target_mean - mean @ weight, least)
 
-    def solve(self, stay: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """Return weight (k, d) and bias (d,) for the inputs that stay, solved on all rows with the ridges selected."""
+    def solve(self, stay: NDArray[np.int64], rows: Rows, *, refined: bool = True) -> AffineMap:
+        """Return the map of the inputs that stay, solved on all rows with the ridges selected, and then refined.
+
+        Args:
+            stay: the inputs that stay, shape (k,).
+            rows: all rows, with these inputs.
+            refined: whether to refine it on the error after the activation.
+        """
         selected = self.select(stay)
         moments = self.train + self._held_out.moments
         ((_, weight),) = _compensated(moments, self._weight, stay, (selected.ridge,))
         if selected.second is not None:
             ((_, weight),) = _regressed(moments, weight, stay, (selected.second,))
-        return weight, moments.target_mean - moments.input_mean[stay] @ weight
+        linear = AffineMap(weight, moments.target_mean - moments.input_mean[stay] @ weight)
+        if not refined:
+            return linear
+        gram = moments.gram[np.ix_(stay, stay)]
+        return refined_map(linear, rows, gram, _REFINING_RIDGE if selected.second is None else selected.second)
 
 
 def _compensated(
-    moments: Moments, weight: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...] = RIDGES
+    moments: Moments, weight: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...]
 ) -> Iterator[tuple[float, Floats]]:
     """Yield ridges and the maps that deliver what the original layer does with all of its inputs."""
     gram = moments.gram[np.ix_(stay, stay)]
@@ -145,7 +191,7 @@ def _compensated(
 
 
 def _regressed(
-    moments: Moments, prior: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...] = RIDGES
+    moments: Moments, prior: Floats, stay: NDArray[np.int64], ridges: tuple[float, ...]
 ) -> Iterator[tuple[float, Floats]]:
     """Yield ridges and the maps that deliver the targets, pulled toward a prior."""
     gram = moments.gram[np.ix_(stay, stay)]
@@ -161,13 +207,16 @@ def _ridge(
         yield ridge, prior + cho_solve(factor, missing, check_finite=False)
 
 
-def solve_width(layer: Layer, responses: LayerSamples, kept: NDArray[np.int64]) -> FactorChain:
+def solve_width(
+    layer: Layer, responses: LayerSamples, kept: NDArray[np.int64], effort: WidthEffort = FULL_EFFORT
+) -> FactorChain:
     """Solve a layer that reads only some of its channels.
 
     Args:
         layer: the original layer, without groups.
         responses: its sampled rows.
         kept: the channels that stay, ascending, shape (k,); all of them to solve a layer anew that keeps its shape.
+        effort: how many ridges are tried, and whether the map is refined.
 
     Returns:
         One convolution of the layer's shape, zero for all other channels; its errors with the original's weight on
@@ -178,18 +227,17 @@ def solve_width(layer: Layer, responses: LayerSamples, kept: NDArray[np.int64]) 
     """
     inputs, targets = _rows(responses.patches), on_host(responses.targets.responses).astype(np.float32)
     weight, stay = _matrix(layer), _inputs_of(layer, kept)
+    rows = Rows.of(_on_host(responses.targets), inputs[:, stay], layer.activation)
+    original = AffineMap(weight[stay], np.asarray(layer.bias, np.float64))
+    solved = original
     if len(inputs) >= MIN_ROWS:
-        solved, bias = WidthRegression(inputs, targets, weight).solve(stay)
-    else:
-        solved, bias = weight[stay], np.asarray(layer.bias, np.float64)
-    errors = [
-        _activated_error(layer, responses.targets, inputs[:, stay] @ each + offset)
-        for each, offset in ((weight[stay], layer.bias), (solved, bias))
-    ]
+        solved = WidthRegression(inputs, targets, weight, effort.ridges).solve(stay, rows, refined=effort.refined)
+    size = float(np.sum(rows.targets.astype(np.float64) ** 2))
+    errors = SolveErrors(*(relative_error(each.error(rows), size) for each in (original, solved)))
     full = np.zeros_like(weight)
-    full[stay] = solved
-    convolution = Convolution(full.T.reshape(layer.weight.shape), bias, layer.geometry)
-    return FactorChain((convolution,), SolveErrors(*errors), kept=kept if len(kept) < layer.channels else None)
+    full[stay] = solved.weight
+    convolution = Convolution(full.T.reshape(layer.weight.shape), solved.bias, layer.geometry)
+    return FactorChain((convolution,), errors, kept=kept if len(kept) < layer.channels else None)
 
 
 def can_be_solved_anew(layer: Layer) -> bool:
@@ -197,49 +245,89 @@ def can_be_solved_anew(layer: Layer) -> bool:
 
     Not where that takes long, or where its weight is stored with others or in few bits, which would be lost.
     """
-    small = layer.groups == 1 and layer.weight[0].size <= _MAX_INPUTS
+    small = layer.depthwise or (layer.groups == 1 and layer.weight[0].size <= _MAX_INPUTS)
     return small and not layer.shared_with and layer.compressed is None
 
 
-def measure_width_losses(layer: Layer, targets: TargetResponses) -> WidthLosses | None:
+class _HeldOutErrors:
+    """Errors of a layer after the activation where channels of its input are left out, on rows not solved on."""
+
+    def __init__(self, layer: Layer, targets: TargetResponses, probe: PatchProbe, ridges: tuple[float, ...]) -> None:
+        inputs, responses = _rows(probe.patches), on_host(targets.responses)[probe.rows].astype(np.float32)
+        self.regression = WidthRegression(inputs, responses, _matrix(layer), ridges)
+        rows = self.regression.held_out_rows
+        self._layer, self._inputs = layer, inputs[rows]
+        self._offset = 0.0 if targets.residual is None else on_host(targets.residual)[probe.rows][rows]
+        self._wanted = layer.activation(responses[rows] + self._offset)
+        self._size = float(np.sum((self._wanted - self._wanted.mean(axis=0)) ** 2)) or 1.0
+
+    def __call__(self, kept: NDArray[np.int64]) -> float:
+        """Return the relative squared error with the channels kept, ascending."""
+        stay = _inputs_of(self._layer, kept)
+        solved = self.regression.select(stay)
+        responses = (self._inputs[:, stay] @ solved.weight + solved.bias).astype(np.float32) + self._offset
+        return float(np.sum((self._layer.activation(responses) - self._wanted) ** 2)) / self._size
+
+
+def measure_width_losses(
+    layer: Layer,
+    targets: TargetResponses,
+    others: Sequence[tuple[Layer, TargetResponses]] = (),
+    effort: WidthEffort = FULL_EFFORT,
+) -> WidthLosses | None:
     """Measure what leaving out channels of a layer's input costs, the others solved to make good for them.
 
     Args:
         layer: the original layer, without groups.
         targets: its responses in the original network, with input patches of some of them.
+        others: the further readers of the same channels, but for those for a gate; what they lose counts too.
+        effort: how much is tried.
 
     Returns:
-        The errors on held-out rows; None where there are too few rows.
+        The errors on held-out rows, those of all readers added up; None where there are too few rows.
     """
-    probe = targets.probe
-    if probe is None or len(probe.rows) < MIN_ROWS:
+    probes = [each.probe for each in (targets, *(theirs for _, theirs in others))]
+    if any(probe is None or len(probe.rows) < MIN_ROWS for probe in probes):
         return None
-    inputs, responses = _rows(probe.patches), on_host(targets.responses)[probe.rows].astype(np.float32)
-    residual = 0.0 if targets.residual is None else on_host(targets.residual)[probe.rows]
-    weight = _matrix(layer)
-    regression = WidthRegression(inputs, responses, weight)
-    order = _best_order(layer, regression, weight)
-    rows = regression.held_out_rows
-    inputs, offset = inputs[rows], residual if isinstance(residual, float) else residual[rows]
-    wanted = layer.activation(responses[rows] + offset)
-    size = float(np.sum((wanted - wanted.mean(axis=0)) ** 2)) or 1.0
-    widths = np.unique([max(1, round(share * len(order))) for share in WIDTH_SHARES])
+    probe, *further = [probe for probe in probes if probe is not None]
+    own = _HeldOutErrors(layer, targets, probe, effort.ridges)
+    columns = [further_weights(layer, other) for other, _ in others]
+    order = in_turns(layer.read_groups, _best_order(layer, own.regression, _matrix(layer), columns, effort.dampings))
+    errors_of = [
+        (other, _HeldOutErrors(other, theirs, each, effort.ridges))
+        for (other, theirs), each in zip(others, further, strict=True)
+    ]
+    widths = np.unique([max(layer.min_width, round(share * len(order))) for share in effort.shares])
     errors = []
     for width in widths[:-1].tolist():
-        stay = _inputs_of(layer, np.sort(order[len(order) - width :]))
-        solved = regression.select(stay)
-        delivered = layer.activation((inputs[:, stay] @ solved.weight + solved.bias).astype(np.float32) + offset)
-        errors.append(float(np.sum((delivered - wanted) ** 2)) / size)
+        kept = np.sort(order[len(order) - width :])
+        errors.append(own(kept) + sum(error(kept_by(layer, kept, other)) for other, error in errors_of))
     falling = np.minimum.accumulate([*errors, 0.0])
     return WidthLosses(order, widths, np.minimum(falling, 1.0))
 
 
-def _best_order(layer: Layer, regression: WidthRegression, weight: Floats) -> NDArray[np.int64]:
-    """Return the order of elimination, with the damping that does best on held-out rows with half of the channels."""
-    train, block = regression.train, layer.weight[0, 0].size
-    if block > 1:  # takes long
-        return elimination_order(train.gram, train.cross.T, weight, block)
-    orders = [elimination_order(train.gram, train.cross.T, weight, block, damping) for damping in DAMPINGS]
+def _best_order(
+    layer: Layer,
+    regression: WidthRegression,
+    weight: Floats,
+    others: Sequence[Floats],
+    dampings: tuple[float, ...],
+) -> NDArray[np.int64]:
+    """Return the order of elimination, with the damping that does best on held-out rows with half of the channels.
+
+    ``others`` are the weights that further readers have for the same inputs, shape (m, e) each.
+    """
+    train, block, cross = regression.train, layer.weight[0, 0].size, regression.train.cross.T
+    if others:
+        every = [(cross, weight), *((train.gram @ each, each) for each in others)]
+        sizes = [float(np.sum(each * (train.gram @ each))) ** 0.5 or 1.0 for _, each in every]
+        cross, weight = (
+            np.concatenate([pair[part] / size for pair, size in zip(every, sizes, strict=True)], axis=1)
+            for part in (0, 1)
+        )
+    if block > 1 or len(dampings) == 1:  # the former takes long
+        return elimination_order(train.gram, cross, weight, block, dampings[0])
+    orders = [elimination_order(train.gram, cross, weight, block, damping) for damping in dampings]
 
     def error(order: NDArray[np.int64]) -> float:
         return regression.select(_inputs_of(layer, np.sort(order[len(order) // 2 :]))).error
@@ -265,9 +353,7 @@ def _inputs_of(layer: Layer, channels: NDArray[np.int64]) -> NDArray[np.int64]:
     return inputs
 
 
-def _activated_error(layer: Layer, targets: TargetResponses, responses: Floats) -> float:
-    """Return the relative error of responses after the activation."""
-    offset = 0.0 if targets.residual is None else on_host(targets.residual)
-    wanted = layer.activation(on_host(targets.responses) + offset)
-    difference = layer.activation(responses + offset) - wanted
-    return relative_error(float(np.sum(difference**2)), float(np.sum(wanted**2)))
+def _on_host(targets: TargetResponses) -> TargetResponses:
+    """Return the targets in NumPy, without the probe."""
+    residual = None if targets.residual is None else on_host(targets.residual).astype(np.float32)
+    return TargetResponses(on_host(targets.responses).astype(np.float32), residual)

@@ -12,8 +12,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError, VerificationError
-from onnx_lowrank.graph import read_model, with_outputs, with_samples_on_scores
-from onnx_lowrank.layers.layer_set import LayerSet
+from onnx_lowrank.graph import node_names, read_model, with_outputs, with_samples_on_scores
+from onnx_lowrank.layers.layer_set import LayerSet, following, narrowed_makers
 from onnx_lowrank.layers.plan import RankPlan
 from onnx_lowrank.runtime.network import Feeds, Network, count_macs
 from onnx_lowrank.runtime.session import Session
@@ -28,10 +28,10 @@ from onnx_lowrank.verify import (
 )
 from onnx_lowrank.verify.cached_session import Runnable
 from onnx_lowrank.verify.comparable import open_comparable
+from onnx_lowrank.verify.fidelity import WORST_ERROR
 
 log = logging.getLogger(__name__)
 
-WORST_ERROR = 1.0  # relative; an output of zeros would be as close
 _PICKS = "NonMaxSuppression"
 _MAX_PICTURES = 12  # held-out images that the page shows with the predictions of both models
 _LONGER = 32  # by which open axes are stretched: networks halve their maps up to five times
@@ -83,7 +83,11 @@ def verify_conversion(
     except ModelError as error:
         raise VerificationError(f"written model: cannot be read back: {error}") from error
     check_structure(network.original, written)
-    replaced = {name for layer, _ in plan.factorized(layers.eligible) for name in layer.nodes}
+    changed = [*(layer for layer, _ in plan.factorized(layers.eligible)), *following(layers, plan), *layers.carriers]
+    replaced = {name for layer in changed for name in layer.nodes}
+    makers, nodes = narrowed_makers(layers, plan), network.original.graph.node
+    named = zip(node_names(network.original), nodes, strict=True)
+    replaced |= {output for name, node in named if name in makers for output in node.output}
     check_untouched(network.original, written, replaced)
     runs = network.as_run(written)
     varying = {layer.name: layer.macs for layer in layers.skipped if layer.varies}

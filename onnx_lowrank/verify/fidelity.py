@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnx_lowrank.errors import BudgetError, VerificationError
+from onnx_lowrank.layers.warning import ReportWarning
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.verify.outputs import Comparison
 
@@ -12,7 +13,26 @@ from onnx_lowrank.verify.outputs import Comparison
 # network scores no classes, an error of 0.3 is a tenth of the energy of the output (0.3 squared), 10 dB below it.
 MIN_AGREEMENT = 0.95
 MAX_RELATIVE_ERROR = 0.3
+WORST_ERROR = 1.0  # relative; an output of zeros would be as close
 _REMEDY = "convert with less speedup, another method or more samples, or fine-tune the result"
+
+
+def limits(settings: Settings) -> dict[str, dict[str, float | None]]:
+    """Return what results are judged by, as in the JSON report.
+
+    Returns:
+        Of each output that is compared, the least share with the original's top class (``agreement``) and the largest
+        ``relative_error``: what is worse gets a warning (``warn``), or is refused (``refuse``), None for no limit.
+    """
+    allowed = settings.max_drop or 0.0
+    most = WORST_ERROR if settings.max_error is None else min(settings.max_error, WORST_ERROR)
+    return {
+        "warn": {
+            "agreement": min(MIN_AGREEMENT, 1 - allowed),
+            "relative_error": max(MAX_RELATIVE_ERROR, allowed),
+        },
+        "refuse": {"agreement": settings.min_agreement, "relative_error": most},
+    }
 
 
 def is_close(fidelity: Mapping[str, float | None], max_drop: float | None = None) -> bool:
@@ -28,8 +48,8 @@ def is_close(fidelity: Mapping[str, float | None], max_drop: float | None = None
     return error is not None and error <= max(MAX_RELATIVE_ERROR, max_drop or 0)
 
 
-def fidelity_warnings(comparison: Comparison, samples: str, max_drop: float | None = None) -> tuple[str, ...]:
-    """Return a sentence for each output that is not close, with what to do.
+def fidelity_warnings(comparison: Comparison, samples: str, max_drop: float | None = None) -> tuple[ReportWarning, ...]:
+    """Return a warning for each output that is not close, with what to do.
 
     Args:
         comparison: of the converted network with the original.
@@ -46,7 +66,8 @@ def fidelity_warnings(comparison: Comparison, samples: str, max_drop: float | No
         else:
             size = "infinite" if error is None else f"{error:.3g}"
             found = f"relative error {size} on {samples}, {MAX_RELATIVE_ERROR:g} is the most to expect"
-        warnings.append(f"output '{name}' is not close to the original: {found}: {_REMEDY}")
+        text = f"output '{name}' is not close to the original: {found}: {_REMEDY}"
+        warnings.append(ReportWarning("not-close", text))
     return tuple(warnings)
 
 

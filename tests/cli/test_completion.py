@@ -34,6 +34,7 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Offered:
         (["model.onnx", "ins"], ["file,ins"]),
         (["model.onnx", "out.onnx", "--sp"], ["plain,--speedup"]),
         (["model.onnx", "--method", "spatial"], ["plain,spatial", "plain,spatial-channel"]),
+        (["model.onnx", "--method", "width,sp"], ["plain,width,spatial", "plain,width,spatial-channel"]),
         (["inspect", "ins"], ["file,ins"]),
         (["model.onnx", "--seed", "1", "--help"], ["plain,--help-all", "plain,--help"]),
         (["bench", "a.onnx", "--th"], ["plain,--threads"]),

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from onnx_lowrank.cli import program
-from onnx_lowrank.settings import METHODS
+from onnx_lowrank.settings import FORMS
 from tests.command_line import call, works
 
 
@@ -59,7 +59,7 @@ def test_every_option_is_one_line_that_ends_with_its_default(name: str, length: 
 @pytest.mark.parametrize(
     ("name", "defaults"),
     [
-        ("", {"--speedup": "4", "--cost": "macs", "--refine": "fast", "--max-drop": "none", "--labels": "off"}),
+        ("", {"--speedup": "up to 4", "--cost": "macs", "--refine": "fast", "--max-drop": "none", "--labels": "off"}),
         ("", {"--no-bench": "off", "--data": "synthetic", "--samples": "up to 256", "--include": "all", "--seed": "0"}),
         ("compare", {"--samples": "all", "--data": "none", "--json": "off", "--class-names": "folders"}),
         ("bench", {"--rounds": "5", "--repeats": "10", "--batch-size": "1"}),
@@ -89,7 +89,7 @@ def test_help_says_what_presets_stand_for(words: list[str]) -> None:
 def test_help_all_has_the_values_that_need_more_room() -> None:
     text = works("--help-all").stdout.partition("Values:\n")[2]
     values = dict(line.strip().split(maxsplit=1) for line in text.partition("\n\n")[0].splitlines())
-    assert values["--method"] == ", ".join(METHODS)
+    assert values["--method"] == f"auto; or with commas: {', '.join(FORMS)}"
     assert values["--data"] == "PATH; or NAME=PATH for each of several inputs"
 
 

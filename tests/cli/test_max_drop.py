@@ -56,6 +56,9 @@ def test_what_is_found_holds_and_little_more_does_not(folder: Path) -> None:
         assert found[drop] == pytest.approx(other / len(indices), abs=1e-12, rel=0)
         assert found[interval] == pytest.approx(share_interval(other, len(indices)), abs=1e-12, rel=0)
     assert report["verification"]["images"] == found["verified_images"]
+    tried = [line for line in shown.stderr.splitlines() if line.startswith("max-drop 0.03: attempt")]
+    assert sum(line.endswith(("within", "too much")) for line in tried) == len(found["tried"])
+    assert "max-drop 0.03: attempt 1, 2.00x: other top class" in shown.stderr
     line = next(line for line in shown.stdout.splitlines() if line.startswith("max-drop"))
     assert f"0.03: {found['speedup']:.2f}x, other top class {found['found']:.2%} on {len(split.search)}" in line
     html, markdown = (Path(f"r.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))

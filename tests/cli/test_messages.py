@@ -58,7 +58,7 @@ def test_names_become_flags(message: str, shown: str) -> None:
 
 def test_a_name_is_the_same_flag_in_all_commands() -> None:
     commands = [command for name in ("", *program.commands) if (command := program.get_command(CONTEXT, name))]
-    assert len(commands) == 7
+    assert len(commands) == 8
     options = [each for command in commands for each in command.params if isinstance(each, click.Option)]
     pairs = {(each.name, each.opts[0]) for each in options}
     assert len(pairs) == len(dict(pairs))

@@ -121,18 +121,57 @@ def test_usage(folder: Path, words: list[str], message: str) -> None:
     assert message in result.stderr
 
 
-def test_an_interruption_at_the_second_target_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt(monkeypatch: pytest.MonkeyPatch, target: int) -> None:
+    """Interrupt a sweep while the network of a target is verified."""
     real, seen = pipeline.verify_conversion, []
 
     def interrupted(*args: Any) -> Any:
         seen.append(args)
-        if len(seen) == 2:
+        if len(seen) == target:
             raise KeyboardInterrupt
         return real(*args)
 
     monkeypatch.setattr(pipeline, "verify_conversion", interrupted)
+
+
+def test_an_interruption_at_the_first_target_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(monkeypatch, 1)
     assert fails(folder, *WORDS, "--models", "--quiet", code=130) == "error: interrupted: nothing was written"
     assert not Path("out").exists()
+
+
+def test_an_interruption_at_the_second_target_keeps_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(monkeypatch, 2)
+    shown = call(*WORDS, "--models")
+    assert shown.exit_code == 130
+    assert shown.stderr.splitlines()[-1] == "error: interrupted: 1 of 2 targets are done and stay in out"
+    assert names() == ["in-1.5x.json", "in-1.5x.onnx", "sweep.html", "sweep.json"]
+    found = json.loads(Path("out/sweep.json").read_text())
+    assert found["complete"] is False
+    (point,) = found["points"]
+    assert point["model"] == "out/in-1.5x.onnx"
+    fewer, agreement = point["speedup"]["macs"], point["outputs"]["scores"]["agreement"]
+    done = f"target 1.5x is done: {fewer:.2f}x fewer multiply-adds, same top class {agreement:.2%}"
+    assert done in shown.stderr.splitlines()
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    works(*WORDS, "--models", "--quiet", "--force")
+    again = json.loads(Path("out/sweep.json").read_text())
+    assert again["complete"] is True
+    assert len(again["points"]) == 2
+    assert again["points"][0]["outputs"] == point["outputs"]
+
+
+def test_an_interruption_while_latencies_are_measured_keeps_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnx_lowrank.runtime.latency.ConversionTimer.time_all", interrupted)
+    shown = call(*WORDS[:-1], "--quiet")
+    assert shown.exit_code == 130
+    assert shown.stderr.splitlines()[-1] == "error: interrupted: 2 of 2 targets are done and stay in out"
+    found = json.loads(Path("out/sweep.json").read_text())
+    assert [len(found["points"]), found["complete"], found["latency"]] == [2, False, None]
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +187,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(folder: Path, monkeypatch:
     assert "out/in-1.5x.json: cannot be written (Operation not permitted)" in error
 
 
-def test_interrupted_by_a_signal_nothing_is_left(tmp_path: Path) -> None:
+def test_interrupted_by_a_signal_what_is_done_is_left(tmp_path: Path) -> None:
     np.save(tmp_path / "digits.npy", np.abs(normal(0, 300, 1, 28, 28)))
     words = [
         sys.executable,
@@ -172,4 +211,7 @@ def test_interrupted_by_a_signal_nothing_is_left(tmp_path: Path) -> None:
     rest = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "Traceback" not in rest
-    assert [path.name for path in tmp_path.iterdir()] == ["digits.npy"]
+    assert rest.splitlines()[-1] == "error: interrupted: 1 of 4 targets are done and stay in out"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.npy", "out"]
+    files = ["demo_mnist_vgg-2x.json", "demo_mnist_vgg-2x.onnx", "sweep.html", "sweep.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files

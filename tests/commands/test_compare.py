@@ -41,6 +41,8 @@ def test_inspect_lists_everything_in_the_order_of_the_graph(tmp_path: Path) -> N
         assert conv == {
             **{"name": "c", "op": "Conv", "macs": 64 * 27 * 6, "params": 27 * 6 + 6, "eligible": True, "reason": None},
             **{"activation": "relu", "shape": [6, 3, 3, 3], "groups": 1, "residual": None, "min_samples": 1},
+            **{"width": None, "width_reason": "made by the network's input 'x'", "channel_groups": []},
+            "narrowed_by": ["y"],
         }
         assert (depthwise["eligible"], depthwise["reason"]) == (False, "depthwise convolution")
         assert (gemm["name"], gemm["macs"], gemm["params"]) == ("y", 24, 24)

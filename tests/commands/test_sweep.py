@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from onnx_lowrank import LayerPlan, RankPlan, Sweep, convert, pipeline, sweep
-from onnx_lowrank.errors import BudgetError, CalibrationError, VerificationError
+from onnx_lowrank.errors import BudgetError, CalibrationError, OutputError, VerificationError
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve.device import SolverDevice
@@ -156,6 +156,15 @@ def test_no_speedups() -> None:
         BudgetError, match=r"speedups: none given, wanted some numbers above 1: try `speedups=\[2, 3, 4, 5\]`"
     ):
         swept(())
+
+
+def test_files_that_are_there_are_replaced_only_when_forced(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("mine")
+    with pytest.raises(OutputError, match=r"sweep\.json: exists already: choose another name, or .* with `force`"):
+        swept((2,), output=tmp_path)
+    assert (tmp_path / "sweep.json").read_text() == "mine"
+    swept((2,), output=tmp_path, force=True)
+    assert (tmp_path / "sweep.json").read_text().startswith("{")
 
 
 @pytest.mark.parametrize("changes", [{"max_drop": 0.1}, {"plan": RankPlan(())}])

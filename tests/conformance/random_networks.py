@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +19,13 @@ SIZE = 10
 
 @dataclass
 class Growing:
-    """A graph that grows node by node; ``maps`` are tensors that may be read, as name -> (channels, size)."""
+    """A graph that grows node by node; ``maps`` are tensors that may be read, as name -> (channels, size).
+
+    Of ``newest + 1`` steps all but one go on from the newest tensor.
+    """
 
     draw: st.DrawFn
+    newest: int = 1
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: dict[str, Array] = field(default_factory=dict)
     maps: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -46,7 +51,7 @@ class Growing:
     def pick(self) -> str:
         """A tensor to go on from: often the newest."""
         names = list(self.maps)
-        return names[-1] if self.draw(st.booleans()) else self.draw(st.sampled_from(names))
+        return names[-1] if self.draw(st.integers(0, self.newest)) else self.draw(st.sampled_from(names))
 
 
 def grow_convolution(graph: Growing) -> None:
@@ -113,16 +118,87 @@ def grow_pool(graph: Growing) -> None:
         graph.add(op, [source], (channels, size // 2), kernel_shape=[2, 2], strides=[2, 2])
 
 
+def grow_gate(graph: Growing) -> None:
+    """Squeeze-and-excitation."""
+    source = graph.pick()
+    channels, size = graph.maps[source]
+    few = graph.draw(st.integers(1, 4))
+    pooled = graph.add("GlobalAveragePool", [source], (channels, 1))
+    squeezed = graph.add("Conv", [pooled, graph.weight(few, channels, 1, 1, spread=channels**-0.5)], (few, 1))
+    bent = graph.add(graph.draw(st.sampled_from(["Relu", "HardSwish"])), [squeezed], (few, 1))
+    opened = graph.add("Conv", [bent, graph.weight(channels, few, 1, 1), graph.weight(channels)], (channels, 1))
+    gate = graph.add(graph.draw(st.sampled_from(["Sigmoid", "HardSigmoid"])), [opened], (channels, 1))
+    graph.add("Mul", [source, gate], (channels, size))
+
+
+def grow_parts(graph: Growing) -> None:
+    """Take a tensor apart, in two or three equal or unequal parts, or cut one out of it."""
+    source = graph.pick()
+    channels, size = graph.maps[source]
+    if channels < 3:
+        return
+    first = graph.draw(st.integers(1, channels - 1))
+    if graph.draw(st.booleans()):
+        bounds = {"from": [0, first], "to": [first, np.iinfo(np.int64).max], "axis": [1]}
+        for number in graph.draw(st.sampled_from([[0], [1], [0, 1]])):
+            names = [f"{key}{len(graph.nodes)}" for key in bounds]
+            graph.weights |= {
+                name: np.array([values[number if len(values) > 1 else 0]])
+                for name, values in zip(names, bounds.values(), strict=True)
+            }
+            graph.add("Slice", [source, *names], ((first, channels - first)[number], size))
+        return
+    equal = channels % 2 == 0 and graph.draw(st.booleans())
+    sizes = [channels // 2] * 2 if equal else [first, channels - first]
+    made = [f"t{len(graph.nodes)}.{number}" for number in range(2)]
+    read = [source]
+    if not equal or graph.draw(st.booleans()):
+        graph.weights[f"sizes{len(graph.nodes)}"] = np.array(sizes)
+        read.append(f"sizes{len(graph.nodes)}")
+    graph.nodes.append(helper.make_node("Split", read, made, axis=1))
+    graph.maps |= {name: (count, size) for name, count in zip(made, sizes, strict=True)}
+    graph.unread = (graph.unread - {source}) | set(made)
+
+
+def grow_transposed(graph: Growing) -> None:
+    source = graph.pick()
+    channels, size = graph.maps[source]
+    if size <= SIZE // 2:
+        filters = graph.draw(st.integers(2, 6))
+        weight = graph.weight(channels, filters, 2, 2, spread=channels**-0.5)
+        graph.add("ConvTranspose", [source, weight], (filters, 2 * size), strides=[2, 2])
+
+
+def grow_stage(graph: Growing) -> None:
+    """Two layers beside each other, joined and read by a third."""
+    source = graph.pick()
+    channels, size = graph.maps[source]
+    beside = []
+    for _ in range(2):
+        filters = graph.draw(st.integers(2, 5))
+        weight = graph.weight(filters, channels, 1, 1, spread=channels**-0.5)
+        beside.append(graph.add("Conv", [source, weight], (filters, size)))
+    total = sum(graph.maps[name][0] for name in beside)
+    joined = graph.add("Concat", beside, (total, size), axis=1)
+    filters = graph.draw(st.integers(2, 6))
+    graph.add("Conv", [joined, graph.weight(filters, total, 1, 1, spread=total**-0.5)], (filters, size))
+
+
+Step = Callable[[Growing], None]
 STEPS = (grow_convolution, grow_convolution, grow_activation, grow_activation, grow_sum, grow_concatenation, grow_pool)
 
 
+# More that channels go through on their way from layer to layer.
+CHANNEL_STEPS = (*STEPS, grow_gate, grow_gate, grow_parts, grow_parts, grow_stage, grow_stage, grow_transposed)
+
+
 @st.composite
-def networks(draw: st.DrawFn) -> onnx.ModelProto:
+def networks(draw: st.DrawFn, steps: Sequence[Step] = STEPS, newest: int = 1) -> onnx.ModelProto:
     """A network of up to a dozen steps; whatever nothing reads is an output, and sometimes an inner tensor is too."""
-    graph = Growing(draw, maps={"x": (3, SIZE)})
+    graph = Growing(draw, newest, maps={"x": (3, SIZE)})
     grow_convolution(graph)
     for _ in range(draw(st.integers(1, 12))):
-        draw(st.sampled_from(STEPS))(graph)
+        draw(st.sampled_from(steps))(graph)
     grow_convolution(graph)
     outputs = graph.unread | ({draw(st.sampled_from(list(graph.maps)[1:]))} if draw(st.booleans()) else set())
     used = {name for node in graph.nodes for name in node.input}

@@ -114,7 +114,7 @@ def test_nothing_changes_when_verification_fails(tmp_path: Path, monkeypatch: py
     before = content(tmp_path)
     monkeypatch.setattr("onnx_lowrank.verify.conversion.WORST_ERROR", 1e-9)
     with pytest.raises(VerificationError):
-        convert(path, {"x": IMAGES}, speedup=3, output=out, bench=False)
+        convert(path, {"x": IMAGES}, speedup=3, output=out, force=True, bench=False)
     assert content(tmp_path) == before
 
 
@@ -132,7 +132,7 @@ def test_old_weights_come_back_when_the_model_cannot_be_renamed(
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OutputError, match="Operation not permitted"):
-        convert(path, {"x": IMAGES}, speedup=3, output=out, bench=False)
+        convert(path, {"x": IMAGES}, speedup=3, output=out, force=True, bench=False)
     assert content(tmp_path) == before
 
 

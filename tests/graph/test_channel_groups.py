@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnx_lowrank.graph import node_names
-from onnx_lowrank.graph.channel_groups import ChannelGraph, channel_group
+from onnx_lowrank.graph.channel_graph import ChannelGraph
+from onnx_lowrank.graph.channel_groups import channel_groups
 from onnx_lowrank.graph.index import GraphIndex, node_key
-from onnx_lowrank.layers.channel_group import ChannelGroup
+from onnx_lowrank.layers.channel_group import ChannelGroup, Run
 from tests.helpers import Array, build, filters, find, normal
 
 X = normal(1, 2, 4, 8, 7)
@@ -152,6 +153,35 @@ BLOCKS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[str, ...]]]] = {
         {"wb": filters(3, 1, 4, 3, 3)},
         {},
     ),
+    "gate of the channels themselves": (
+        "g = Conv(a, wg)  s = Sigmoid(g)  z = Mul(a, s)",
+        {"wg": filters(3, M, M, 1, 1)},
+        {"makers": ("a", "g"), "squeezed": ("g",)},
+    ),
+    "a second head of the pooled channels": (
+        "z = Relu(a)  p = GlobalAveragePool(z)  s = Conv(p, ws)  unread = Relu(s)",
+        {"ws": GATE["ws"]},
+        {"readers": ("s",)},
+    ),
+    "transposed convolution": (
+        "z = ConvTranspose<strides=[2,1]>(x, wb, bb)",
+        {"wb": filters(3, 4, M, 3, 3), "bb": normal(4, M)},
+        {"makers": ("z",)},
+    ),
+    "first half of a layer": (
+        "b = Conv<pads=[1,1,1,1]>(x, wb, bb)  z, rest = Split<axis=1>(b)  unread = Relu(rest)",
+        {"wb": filters(3, 2 * M, 4, 3, 3), "bb": normal(4, 2 * M)},
+        {"makers": ("b",), "made": {"b": Run(0, 2 * M)}},
+    ),
+    "slice of a layer": (
+        "b = Conv<pads=[1,1,1,1]>(x, wb, bb)  r = Relu(b)  z = Slice(r, from, to, axes, steps)"
+        "  t = Slice(r, to, end, axes)  unread = Relu(t)",
+        {
+            **{"wb": filters(3, M + 5, 4, 3, 3), "bb": normal(4, M + 5), "from": [-8, 1], "to": [-2, 8]},
+            **{"axes": [1, 2], "steps": [1, 1], "end": [100, 9]},
+        },
+        {"makers": ("b",), "made": {"b": Run(3, M + 5)}},
+    ),
     "channels last": (
         "l = Transpose<perm=[0,2,3,1]>(a)  o = Add(l, c0)  r = Relu(o)  z = Transpose<perm=[0,3,1,2]>(r)",
         {"c0": normal(3, M)},
@@ -171,12 +201,21 @@ BLOCKS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[str, ...]]]] = {
 }
 
 
-def group_of(layer: str, model: onnx.ModelProto) -> ChannelGroup | str:
-    """What `channel_group` says of a layer."""
+def groups_of(layer: str, model: onnx.ModelProto) -> tuple[ChannelGroup, ...] | str:
+    """What `channel_groups` says of a layer."""
     index, names = GraphIndex(model), node_names(model)
     by_key = {node_key(node): name for node, name in zip(model.graph.node, names, strict=True)}
     graph = ChannelGraph(model, index)
-    return channel_group(graph, by_key, model.graph.node[names.index(layer)])
+    return channel_groups(graph, by_key, model.graph.node[names.index(layer)])
+
+
+def group_of(layer: str, model: onnx.ModelProto) -> ChannelGroup | str:
+    """The only group of a layer, which is of all of its channels, or why they stay."""
+    groups = groups_of(layer, model)
+    if isinstance(groups, str):
+        return groups
+    (group,) = groups
+    return group
 
 
 def in_block(name: str) -> onnx.ModelProto:
@@ -193,9 +232,9 @@ def test_blocks(name: str) -> None:
 def test_layers_have_their_groups() -> None:
     layers, _ = find(inverted_residual(), {"x": X})
     assert {layer.name: layer.reads for layer in layers} == {
-        "s": None,
-        "e": None,
-        "p": ChannelGroup(M, ("e",), ("d",)),
+        "s": "made by the network's input 'x'",
+        "e": "a shortcut shares its channels",
+        "p": (ChannelGroup(M, ("e",), ("d",)),),
     }
 
 
@@ -213,10 +252,10 @@ def test_a_chain_makes_and_reads() -> None:
     )
     layers, _ = find(model, {"x": X})
     assert [layer.reads for layer in layers] == [
-        None,
-        ChannelGroup(8, ("a",)),
-        ChannelGroup(7, ("b",)),
-        ChannelGroup(6, ("c",)),
+        "made by the network's input 'x'",
+        (ChannelGroup(8, ("a",)),),
+        (ChannelGroup(7, ("b",)),),
+        (ChannelGroup(6, ("c",)),),
     ]
 
 
@@ -271,27 +310,42 @@ STAYS: dict[str, tuple[str, dict[str, Any], str]] = {
     "beside a shortcut": (
         "b = Conv(a, wb)  c = Conv(b, wb)  s = Add(b, c)  d = Conv(s, wb)  z = Identity(b)",
         {"wb": filters(3, M, M, 1, 1)},
-        "also read by Conv 'c'",
+        "a shortcut shares its channels",
     ),
     "maximum of two layers": (
         "b = Conv<pads=[1,1,1,1]>(x, wb)  z = Max(a, b)",
         {"wb": filters(3, M, 4, 3, 3)},
         "Max 'z' compares them with others",
     ),
-    "concatenation": (
-        "b = Conv<pads=[1,1,1,1]>(x, wb)  c = Conv<pads=[1,1,1,1]>(x, wc)  z = Concat<axis=1>(b, c)",
-        {"wb": filters(3, 4, 4, 3, 3), "wc": filters(4, 2, 4, 3, 3)},
+    "concatenation of a tensor with itself": (
+        "b = Conv<pads=[1,1,1,1]>(x, wb)  r = Relu(b)  z = Concat<axis=1>(b, r)",
+        {"wb": filters(3, 3, 4, 3, 3)},
+        "'z' has them in several places",
+    ),
+    "concatenation of rows": (
+        "z = Concat<axis=2>(a, a)",
+        {},
         "Concat 'z' joins them with others",
     ),
-    "split": (
-        "b = Conv<pads=[1,1,1,1]>(x, wb)  z, rest = Split<axis=1>(b)",
+    "concatenation with a constant": (
+        "b = Conv<pads=[1,1,1,1]>(x, wb)  r = Softmax<axis=1>(b)  z = Concat<axis=1>(r, ones)",
+        {"wb": filters(3, 4, 4, 3, 3), "ones": np.ones((2, 2, 8, 7), np.float32)},
+        "Softmax 'r' mixes channels",
+    ),
+    "halves multiplied": (  # a gated linear unit of one layer
+        "b = Conv<pads=[1,1,1,1]>(x, wb)  h, g = Split<axis=1>(b)  s = Sigmoid(g)  z = Mul(h, s)",
         {"wb": filters(3, 12, 4, 3, 3)},
-        "made by Split 'z'",
+        "'b' has them in several places",
     ),
     "LayerNormalization": (
         "t = Transpose<perm=[0,2,3,1]>(a)  l = LayerNormalization(t, scale)  z = Transpose<perm=[0,3,1,2]>(l)",
         {"scale": normal(3, M)},
         "LayerNormalization 'l' mixes channels",
+    ),
+    "GroupNormalization": (
+        "z = GroupNormalization<num_groups=3>(a, scale, offset)",
+        {"scale": normal(3, 3), "offset": normal(4, 3)},
+        "GroupNormalization 'z' mixes channels",
     ),
     "normalization over channels": (
         "l = ReduceMean<axes=[1]>(a)  z = Sub(a, l)",
@@ -302,12 +356,7 @@ STAYS: dict[str, tuple[str, dict[str, Any], str]] = {
     "two readers": (
         "z = Relu(a)  b = Conv(z, wb)  unread = Relu(b)",
         {"wb": filters(3, 4, M, 3, 3)},
-        "also read by Conv 'b'",
-    ),
-    "a second head of the pooled channels": (
-        "z = Relu(a)  p = GlobalAveragePool(z)  s = Conv(p, ws)  unread = Relu(s)",
-        {"ws": GATE["ws"]},
-        "also read by Conv 's'",
+        "left out with those that Conv 'b' reads",
     ),
     "shuffled": (
         "r = Reshape(a, apart)  t = Transpose<perm=[0,2,1,3,4]>(r)  z = Reshape(t, together)",
@@ -328,11 +377,6 @@ STAYS: dict[str, tuple[str, dict[str, Any], str]] = {
         "b = Conv<group=4>(x, wb)  d = Conv<pads=[1,1,1,1]>(x, wd)  z = Conv<group=3>(d, wz)",
         {"wb": filters(3, 8, 1, 1, 1), "wd": filters(4, 3, 4, 3, 3), "wz": filters(5, M, 1, 1, 1)},
         "made by Conv 'z' in groups",
-    ),
-    "transposed convolution": (
-        "z = ConvTranspose(x, wb)",
-        {"wb": filters(3, 4, M, 3, 3)},
-        "made by ConvTranspose 'z'",
     ),
     "weight computed at run time": (
         "k = ReduceMax(x)  w = Mul(wb, k)  b = Conv(x, w)  z = Relu(b)",
@@ -371,11 +415,6 @@ STAYS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"wb": filters(3, 5, 4, 3, 3), "pads": [0, 1, 0, 0, 0, 0, 0, 0]},
         "Pad 'z' may mix channels",
     ),
-    "its own gate": (
-        "g = Conv(a, wg)  s = Sigmoid(g)  z = Mul(a, s)",
-        {"wg": filters(3, M, M, 1, 1)},
-        "also read by Conv 'g'",
-    ),
 }
 
 
@@ -385,9 +424,49 @@ def test_stays(name: str) -> None:
     assert group_of("y", block(body, weights)) == reason
 
 
+def test_parts_that_are_joined() -> None:
+    body = "b = Conv<pads=[1,1,1,1]>(x, wb)  c = Conv<pads=[1,1,1,1]>(x, wc)  j = Concat<axis=1>(b, c)  z = Relu(j)"
+    model = block(body, {"wb": filters(3, 4, 4, 3, 3), "wc": filters(4, 2, 4, 3, 3)})
+    assert groups_of("y", model) == (ChannelGroup(4, ("b",)), ChannelGroup(2, ("c",), start=4))
+
+
+def test_parts_of_which_some_stay() -> None:
+    body = "b = Conv<pads=[1,1,1,1]>(x, wb)  z = Concat<axis=-3>(x, b)"
+    assert groups_of("y", block(body, {"wb": filters(3, 2, 4, 3, 3)})) == (ChannelGroup(2, ("b",), start=4),)
+
+
+def cross_stage(opset: int = 17) -> onnx.ModelProto:
+    """YOLO's C2f: one half of a layer goes past two others, the second half into them, and all of it is joined."""
+    body = """b = Conv(x, wb, bb)  r = Relu(b)  p, q = Split<axis=1>(r)  d = Conv<pads=[1,1,1,1]>(q, wd)  dr = Relu(d)
+        e = Conv<pads=[1,1,1,1]>(dr, we)  er = Relu(e)  z = Concat<axis=1>(p, q, er)"""
+    weights = {
+        **{"wb": filters(3, 8, 4, 1, 1), "bb": normal(4, 8), "wd": filters(5, 3, 4, 3, 3)},
+        **{"we": filters(6, 5, 3, 3, 3), "w9": filters(7, 5, 13, 1, 1)},
+    }
+    return block(body, weights, opset=opset)
+
+
+def test_halves_and_what_becomes_of_one_of_them() -> None:
+    model = cross_stage()
+    assert groups_of("y", model) == (
+        ChannelGroup(4, ("b",), made={"b": Run(0, 8)}),
+        ChannelGroup(5, ("e",), start=8),
+    )
+    assert group_of("d", model) == ChannelGroup(
+        4, ("b",), readers=("y",), made={"b": Run(4, 8)}, read={"y": Run(4, 13)}
+    )
+    assert group_of("e", model) == ChannelGroup(3, ("d",))
+
+
+def test_a_transposed_convolution_reads() -> None:
+    model = block("r = Relu(a)  z = ConvTranspose(r, wz)", {"wz": filters(3, M, 6, 2, 2)})
+    assert group_of("z", model) == ChannelGroup(M, ("a",))
+    assert group_of("y", model) == ChannelGroup(6, ("z",))
+
+
 def test_what_the_squeezing_layer_reads_stays() -> None:
     model = in_block("EfficientNet")
-    assert group_of("s", model) == "also read by Conv 'y'"
+    assert group_of("s", model) == "left out with those that Conv 'y' reads"
     assert group_of("t", model) == ChannelGroup(3, ("s",))
 
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_lowrank.graph import find_layers, node_names, weighted_tensors
+from onnx_lowrank.graph import find_depthwise, find_layers, node_names, weighted_tensors
 from onnx_lowrank.layers.layer import Layer
 from tests.helpers import Array, build, filters, find, normal, run
 
@@ -141,8 +141,38 @@ def test_groups_and_depthwise() -> None:
     (layer,), skipped = find(grouped, {"x": X})
     assert skipped == []
     assert (layer.groups, layer.channels, layer.filters, layer.macs) == (2, 4, 6, 7 * 6 * 6 * 2 * 9)
-    depthwise = convolution("y = Conv<group=4>(x, w)", {"w": filters(0, 4, 1, 3, 3)})
-    assert reason(depthwise) == "depthwise convolution"
+    model = convolution("y = Conv<group=4>(x, w)", {"w": filters(0, 4, 1, 3, 3)})
+    assert reason(model) == "depthwise convolution"
+
+
+def depthwise(body: str, weights: dict[str, Array]) -> list[Layer]:
+    shapes = {"x": (1, 4, 9, 8), "y": (1, 4, 7, 6), "c": (1, 4, 7, 6)}
+    return find_depthwise(convolution(body, weights), shapes)
+
+
+def test_depthwise_convolutions_as_layers() -> None:
+    weights = {"w": normal(0, 4, 1, 3, 3), "s": normal(1, 4), "o": normal(2, 4), "m": normal(3, 4), "v": np.ones(4)}
+    weights = {name: np.asarray(each, np.float32) for name, each in weights.items()}
+    body = "c = Conv<group=4, strides=[1,1]>(x, w)  n = BatchNormalization(c, s, o, m, v)  y = Relu(n)"
+    (layer,) = depthwise(body, weights)
+    assert (layer.depthwise, layer.groups, layer.channels, layer.filters, layer.kernel) == (True, 4, 4, 4, (3, 3))
+    assert (layer.response, layer.nodes, layer.activation.name) == ("n", ("c", "n"), "relu")
+    gain = weights["s"] / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(layer.weight, weights["w"] * gain[:, None, None, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "weight"),
+    [
+        ("y = Conv<group=4>(x, w)", normal(0, 8, 1, 3, 3)),  # two filters a channel
+        ("y = Conv<group=2>(x, w)", normal(0, 4, 2, 3, 3)),
+        ("y = Conv(x, w)", normal(0, 4, 4, 3, 3)),
+        ("y = ConvTranspose<group=4>(x, w)", normal(0, 4, 1, 3, 3)),
+        ("k = Cos(w)  y = Conv<group=4>(x, k)", normal(0, 4, 1, 3, 3)),
+    ],
+)
+def test_what_is_no_depthwise_layer(body: str, weight: Array) -> None:
+    assert depthwise(body, {"w": weight}) == []
 
 
 @pytest.mark.parametrize("axes", [1, 3])
@@ -278,8 +308,8 @@ def test_a_transposed_convolution_takes_what_follows() -> None:
 
 
 def test_transposed_convolutions_that_stay() -> None:
-    depthwise = convolution("y = ConvTranspose<group=4>(x, w)", {"w": normal(0, 4, 1, 3, 3)})
-    assert reason(depthwise) == "depthwise convolution"
+    model = convolution("y = ConvTranspose<group=4>(x, w)", {"w": normal(0, 4, 1, 3, 3)})
+    assert reason(model) == "depthwise convolution"
     computed = convolution("k = Cos(w)  y = ConvTranspose(x, k)", {"w": normal(0, 4, 6, 3, 3)})
     assert reason(computed) == (
         "its weight is computed at run time, from constants: let a tool such as onnxslim fold them"

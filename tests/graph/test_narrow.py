@@ -23,7 +23,9 @@ from tests.graph.test_channel_groups import (
     M,
     X,
     block,
+    cross_stage,
     group_of,
+    groups_of,
     in_block,
     inverted_residual,
     normalization,
@@ -41,11 +43,11 @@ def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def weigh_nothing(model: onnx.ModelProto, readers: tuple[str, ...], left_out: Array) -> None:
-    """Make the weights of some layers zero on channels."""
+def weigh_nothing(model: onnx.ModelProto, reader: str, left_out: Array) -> None:
+    """Make the weights of a layer zero on channels."""
     index = GraphIndex(model)
     for name, node in zip(node_names(model), model.graph.node, strict=True):
-        if name in readers:
+        if name == reader:
             tensor = index.initializers[node.input[1]]
             weight = numpy_helper.to_array(tensor).copy()
             is_second = node.op_type == "Conv" or attribute(node, "transB", 0)
@@ -59,24 +61,31 @@ def parameters(model: onnx.ModelProto) -> int:
 
 def check_same(model: onnx.ModelProto, layer: str, kept: Array = KEPT, x: Array = X) -> onnx.ModelProto:
     """A copy without some of the channels that a layer reads, once its readers weigh only those kept."""
-    group = group_of(layer, model)
-    assert not isinstance(group, str), group
+    groups = groups_of(layer, model)
+    assert not isinstance(groups, str), groups
     weighed = copy_of(model)
-    weigh_nothing(weighed, (layer, *group.squeezed), np.setdiff1d(np.arange(group.channels), kept))
+    for group in groups:
+        gone = np.setdiff1d(np.arange(group.channels), kept - group.start)
+        weigh_nothing(weighed, layer, gone + group.start)
+        for name in group.followers:
+            weigh_nothing(weighed, name, gone + group.inputs_of(name).start)
     narrow = copy_of(weighed)
     reader = model.graph.node[node_names(model).index(layer)]
-    narrow_channels(narrow, reader.input[0], kept)
+    narrow_channels(narrow, {reader.input[0]: kept})
     onnx.checker.check_model(narrow, full_check=True)
     before, after = run(weighed, {"x": x}), run(narrow, {"x": x})
     for name, value in before.items():
         assert after[name].dtype == value.dtype
         np.testing.assert_allclose(after[name], value, rtol=1e-6, atol=1e-6 * np.abs(value).max())
-    remaining = group_of(layer, narrow)
+    remaining = groups_of(layer, narrow)
     if len(kept) == 1:
         assert remaining == "it reads a single channel"
         return narrow
     assert not isinstance(remaining, str), remaining
-    assert (remaining.channels, remaining.makers, remaining.carried) == (len(kept), group.makers, group.carried)
+    for group, left in zip(groups, remaining, strict=True):
+        assert left.channels == np.isin(kept - group.start, np.arange(group.channels)).sum()
+        assert (left.makers, left.carried) == (group.makers, group.carried)
+        assert (left.followers, left.made.keys()) == (group.followers, group.made.keys())
     return narrow
 
 
@@ -90,7 +99,7 @@ def test_blocks(name: str) -> None:
     narrow = check_same(model, "y")
     if name != "computed weight":  # it is stored then
         assert [node.op_type for node in narrow.graph.node] == [node.op_type for node in model.graph.node]
-        assert list(shapes(narrow)) == list(shapes(model))
+        assert list(shapes(narrow)) == [*shapes(model), *(["z/sizes"] if "Split" in BLOCKS[name][0] else [])]
     assert parameters(narrow) < parameters(model)
 
 
@@ -98,8 +107,62 @@ def test_blocks(name: str) -> None:
 def test_all_channels_kept(name: str) -> None:
     model = in_block(name)
     before = model.SerializeToString(deterministic=True)
-    narrow_channels(model, "z", np.arange(M))
+    narrow_channels(model, {"z": np.arange(M)})
     assert model.SerializeToString(deterministic=True) == before
+
+
+def sizes_of_split(model: onnx.ModelProto) -> list[int]:
+    """The sizes that the only Split of a model has, as an attribute or an input."""
+    (node,) = (node for node in model.graph.node if node.op_type == "Split")
+    by_name = {tensor.name: tensor for tensor in model.graph.initializer}
+    return attribute(node, "split") or numpy_helper.to_array(by_name[node.input[1]]).tolist()
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize("sized", [False, True])
+def test_halves_of_unequal_size(opset: int, sized: bool) -> None:
+    model = cross_stage(opset)
+    (split,) = (node for node in model.graph.node if node.op_type == "Split")
+    if sized and opset < 13:
+        split.attribute.append(helper.make_attribute("split", [4, 4]))
+    elif sized:
+        split.input.append("halves")
+        model.graph.initializer.append(numpy_helper.from_array(np.array([4, 4]), "halves"))
+    elif opset >= 18:
+        split.attribute.append(helper.make_attribute("num_outputs", 2))
+    narrow = check_same(model, "y", np.array([0, 3, 4, 5, 6, 7, 9, 10]))
+    assert [node.op_type for node in narrow.graph.node] == [node.op_type for node in model.graph.node]
+    assert sizes_of_split(narrow) == [2, 4]
+    assert {name: shape for name, shape in shapes(narrow).items() if name in {"wb", "bb", "wd", "we", "w9"}} == {
+        **{"wb": (6, 4, 1, 1), "bb": (6,), "wd": (3, 4, 3, 3), "we": (2, 3, 3, 3), "w9": (5, 8, 1, 1)},
+    }
+    both = check_same(narrow, "d", np.array([0, 2]))
+    assert sizes_of_split(both) == [2, 2]
+    assert shapes(both)["w9"] == (5, 6, 1, 1)
+
+
+def test_equal_halves_without_sizes_get_none() -> None:
+    model = cross_stage()
+    weigh_nothing(model, "y", np.array([1, 5]))
+    weigh_nothing(model, "d", np.array([1]))
+    narrow = copy_of(model)
+    narrow_channels(narrow, {"z": np.array([0, *range(2, 5), *range(6, 13)]), "q": np.array([0, 2, 3])})
+    assert all(len(node.input) == 1 for node in narrow.graph.node if node.op_type == "Split")
+    before, after = run(model, {"x": X}), run(narrow, {"x": X})
+    np.testing.assert_allclose(after["y"], before["y"], rtol=1e-6, atol=1e-6)
+
+
+def test_slices_move() -> None:
+    narrow = check_same(in_block("slice of a layer"), "y")
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in narrow.graph.initializer}
+    slices = [node for node in narrow.graph.node if node.op_type == "Slice"]
+    uses = {node.output[0]: [stored[name].tolist() for name in node.input[1:3]] for node in slices}
+    assert uses == {"z": [[3, 1], [7, 8]], "t": [[7, 8], [9, 9]]}
+
+
+def test_a_part_of_which_nothing_would_be_left() -> None:
+    with pytest.raises(ValueError, match=r"kept must leave one of the channels 8\.\.12 of 'z'"):
+        narrow_channels(cross_stage(), {"z": np.arange(8)})
 
 
 def test_inverted_residual() -> None:
@@ -193,7 +256,7 @@ def test_one_weight_on_both_sides() -> None:
         {"w": filters(0, M, M, 1, 1)},
     )
     kept = copy_of(model)
-    narrow_channels(kept, "z", KEPT)
+    narrow_channels(kept, {"z": KEPT})
     onnx.checker.check_model(kept, full_check=True)
     assert sorted(shapes(kept).values()) == [(4, M, 1, 1), (M, 4, 1, 1)]
     weight, x = numpy_helper.to_array(model.graph.initializer[0]), normal(1, 2, M, 8, 7)
@@ -222,7 +285,7 @@ def test_types_stay(dtype: Any) -> None:
     for tensor in model.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
     before = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    narrow_channels(model, "z", KEPT)
+    narrow_channels(model, {"z": KEPT})
     after = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     wanted = before | {name: before[name][KEPT] for name in ("w0", "b0", "n0", "n1", "n2", "n3")}
     wanted["w9"] = before["w9"][:, KEPT]
@@ -234,12 +297,12 @@ def test_types_stay(dtype: Any) -> None:
 def test_values_in_files(tmp_path: Path) -> None:
     model = in_block("one activation")
     wanted = copy_of(model)
-    narrow_channels(wanted, "z", KEPT)
+    narrow_channels(wanted, {"z": KEPT})
     for number, tensor in enumerate(model.graph.initializer):
         content, path = numpy_helper.to_array(tensor).tobytes(), tmp_path / str(number)
         path.write_bytes(content)
         put_outside(tensor, path, 0, len(content))
-    narrow_channels(model, "z", KEPT)
+    narrow_channels(model, {"z": KEPT})
     found, stays = dict(zip(shapes(model), model.graph.initializer, strict=True)), {"b9"}
     assert {name for name, tensor in found.items() if tensor.data_location == TensorProto.EXTERNAL} == stays
     for tensor in wanted.graph.initializer:
@@ -276,7 +339,7 @@ def test_declared_shapes() -> None:
     }.items():
         model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     model.graph.value_info.append(helper.make_tensor_value_info("wd", TensorProto.FLOAT, [M, 1, 3, 3]))
-    narrow_channels(model, "dr", KEPT)
+    narrow_channels(model, {"dr": KEPT})
     declared = {
         value.name: [size.dim_value or size.dim_param for size in value.type.tensor_type.shape.dim]
         for value in model.graph.value_info
@@ -289,7 +352,7 @@ def test_annotations_with_a_scale_for_every_channel_go() -> None:
     for tensor, scale in {"w0": "scales", "z": "scale", "y": "scales"}.items():
         annotation = model.graph.quantization_annotation.add(tensor_name=tensor)
         annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value=scale)
-    narrow_channels(model, "z", KEPT)
+    narrow_channels(model, {"z": KEPT})
     assert [each.tensor_name for each in model.graph.quantization_annotation] == ["z", "y"]
 
 
@@ -300,7 +363,7 @@ def test_texts_stay() -> None:
     for number, node in enumerate(model.graph.node):
         node.name = f"node {number}"
     narrow = copy_of(model)
-    narrow_channels(narrow, "dr", KEPT)
+    narrow_channels(narrow, {"dr": KEPT})
     depthwise = next(node for node in narrow.graph.node if node.output[0] == "d")
     next(each for each in depthwise.attribute if each.name == "group").i = M
     del narrow.graph.initializer[:]
@@ -334,7 +397,7 @@ def test_no_group(tensor: str, reason: str) -> None:
     before = model.SerializeToString()
     message = f"the channels of tensor '{tensor}' cannot be left out ({reason}): keep its width"
     with pytest.raises(ModelError) as caught:
-        narrow_channels(model, tensor, KEPT)
+        narrow_channels(model, {tensor: KEPT[:3]})
     assert str(caught.value) == message
     assert model.SerializeToString() == before
 
@@ -343,7 +406,7 @@ def test_no_group(tensor: str, reason: str) -> None:
 def test_indices_that_are_none(kept: list[Any]) -> None:
     model = in_block("one activation")
     with pytest.raises(ValueError, match=f"kept must be ascending indices of the {M} channels, got"):
-        narrow_channels(model, "z", np.array(kept, int))
+        narrow_channels(model, {"z": np.array(kept, int)})
 
 
 # What may come between a maker and a reader: text with {0} for the tensor read and {1} for the one made, and constants

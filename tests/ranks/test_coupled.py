@@ -12,21 +12,30 @@ from hypothesis import strategies as st
 
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.ranks.coupled import Coupling, select_coupled, smallest_cost
+from onnx_lowrank.ranks.coupled import Coupling, Link, select_coupled, smallest_cost
 from onnx_lowrank.ranks.select import Option
 
 
-def option(cost: float, error: float, *, scaled: float | None = None, share: float = 1.0) -> Option:
-    return Option(LayerPlan("layer", energy=1 - error), cost, cost if scaled is None else scaled, share)
+def option(cost: float, error: float, *, scaled: float | None = None, share: float = 1.0, first: float = 0.0) -> Option:
+    """One convolution, or a chain if ``scaled`` says how much of it is in the last one."""
+    plan = LayerPlan("layer", energy=1 - error)
+    return Option(plan, cost, cost, share, cost) if scaled is None else Option(plan, cost, scaled, share, first)
 
 
 def cost(choice: Sequence[Option], coupling: Coupling) -> float:
     """Count the cost of a choice layer by layer."""
     total = 0.0
     for layer, chosen in enumerate(choice):
-        reader = coupling.readers[layer]
-        read = 1.0 if reader is None else choice[reader].share
-        total += chosen.cost - chosen.scaled + read * chosen.scaled + chosen.share * coupling.carried[layer]
+        left = {True: 1.0, False: 1.0}
+        for link in coupling.links:
+            if link.layer == layer:
+                left[link.made] -= link.share * (1 - choice[link.reader].share)
+        if chosen.first == chosen.scaled == chosen.cost:  # a single convolution
+            total += chosen.cost * left[True] * left[False]
+        else:
+            rest = chosen.cost - chosen.scaled - chosen.first
+            total += rest + chosen.scaled * left[True] + chosen.first * left[False]
+        total += chosen.share * coupling.carried[layer]
     return total
 
 
@@ -35,7 +44,7 @@ def loss(choice: Sequence[Option]) -> float:
 
 
 EXPAND, PROJECT = [option(100, 0), option(60, 0.2, scaled=40)], [option(100, 0), option(50, 0.1, share=0.5)]
-BLOCK = Coupling([1, None], [0.0, 40.0])  # the first layer makes what the second reads, past a depthwise one
+BLOCK = Coupling([Link(1, 0)], [0.0, 40.0])  # the first layer makes what the second reads, past a depthwise one
 
 
 def test_fewer_channels_read_save_work_in_all_that_makes_them() -> None:
@@ -52,7 +61,7 @@ def test_what_is_factorized_saves_less_with_fewer_channels() -> None:
 
 def test_of_two_blocks_that_gives_which_loses_less() -> None:
     delicate = [PROJECT[0], option(50, 0.3, share=0.5)]
-    coupling = Coupling([1, None, 3, None], [0.0, 40.0, 0.0, 40.0])
+    coupling = Coupling([Link(1, 0), Link(3, 2)], [0.0, 40.0, 0.0, 40.0])
     for projects, shares in (((PROJECT, delicate), [0.5, 1.0]), ((delicate, PROJECT), [1.0, 0.5])):
         options = [EXPAND[:1], projects[0], EXPAND[:1], projects[1]]
         chosen = select_coupled(options, 360, coupling)
@@ -75,14 +84,21 @@ def problems(draw: st.DrawFn) -> tuple[list[list[Option]], Coupling]:
     for layer in range(count):
         whole = 100 * draw(numbers)
         ranks = [
-            option(whole * each, draw(numbers), scaled=whole * each * draw(numbers))
+            option(whole * each, draw(numbers), scaled=whole * each * draw(numbers) / 2, first=whole * each / 3)
             for each in draw(st.lists(numbers, max_size=2))
         ]
         shares = draw(st.lists(st.sampled_from([0.25, 0.5, 0.75]), max_size=2, unique=True)) if layer else []
         widths = [option(whole * share, draw(numbers), share=share) for share in shares]
         options.append([option(whole, 0.0), *ranks, *widths])
     carried = [0.0, *(50 * draw(numbers) for _ in range(count - 1))]
-    return options, Coupling([*range(1, count), None], carried)
+    links = [Link(reader, reader - 1, draw(st.sampled_from([0.5, 1.0]))) for reader in range(1, count)]
+    others = [
+        Link(reader, follower, made=False)
+        for reader in range(1, count)
+        for follower in range(count)
+        if reader != follower
+    ]
+    return options, Coupling([*links, *draw(st.lists(st.sampled_from(others), max_size=1))], carried)
 
 
 @given(problem=problems(), share=st.floats(0.2, 1.0))
@@ -111,7 +127,7 @@ def test_many_layers_come_close_to_the_continuous_optimum() -> None:
             )
         else:
             options.append([option(whole, 0.0)])
-    coupling = Coupling([layer + 1 if layer % 2 == 0 else None for layer in range(count)], [0.0] * count)
+    coupling = Coupling([Link(layer + 1, layer) for layer in range(0, count, 2)], [0.0] * count)
     whole = cost([layer[0] for layer in options], coupling)
     chosen = select_coupled(options, whole / 2, coupling)
     assert 0.995 * whole / 2 < cost(chosen, coupling) <= whole / 2

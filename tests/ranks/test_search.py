@@ -86,6 +86,21 @@ def test_where_nothing_can_be_reached_at_all() -> None:
         largest_speedup(Attempts(always(0.0), largest=1.0), 0.01)
 
 
+def test_every_attempt_is_logged_with_what_came_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    found = largest_speedup(Attempts(at(3.0), largest=3.9), 0.01)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[:4] == [
+        "max-drop 0.01: attempt 1, 2.00x, solved quickly",
+        "max-drop 0.01: attempt 1, 2.00x: loss 0.63% (95 % interval 0.32% .. 1.26%) on 1000 samples: within",
+        "max-drop 0.01: attempt 2, 4.00x, solved quickly",
+        "max-drop 0.01: attempt 2, 4.00x: out of reach: speedup 4 cannot be reached",
+    ]
+    assert sum(text.endswith(": too much") for text in messages) == sum(loss > 0.01 for _, loss in found.tried) > 0
+    assert sum(text.endswith(": within") for text in messages) == sum(loss <= 0.01 for _, loss in found.tried)
+    assert any(text.endswith("solved as it would be written") for text in messages)
+
+
 def test_losses_that_go_up_and_down_end_at_one_that_holds() -> None:
     def noisy(speedup: float, quick: bool) -> float:
         return 0.01 * speedup * (1 + 0.2 * (round(1e6 * speedup) % 3))

@@ -54,7 +54,7 @@ def test_json_has_every_field() -> None:
     found = json.loads(curve().to_json())
     assert list(found) == [
         *["schema", "version", "seed", "input", "cost", "calibration", "solved", "held_out", "original", "latency"],
-        *["points", "seconds", "peak_memory_bytes"],
+        *["points", "limits", "complete", "seconds", "peak_memory_bytes"],
     ]
     assert [each["on_front"] for each in found["points"]] == [True, True, False, True, False]
     assert found["points"][0] == {
@@ -70,10 +70,12 @@ def test_json_has_every_field() -> None:
         "error": None,
         "latency": None,
         "warnings": [],
+        "passed": True,
     }
     missed = found["points"][-1]
     assert missed["speedup"] == {"requested": 900, "macs": None, "params": None, "latency": None}
     assert missed["error"] == MISSED.error
+    assert missed["passed"] is False
 
 
 class _Page(HTMLParser):

@@ -10,9 +10,11 @@ from rich.console import Console
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.layer import SkippedLayer
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.report import Calibration, LayerReport, Report, headline, layer_table, short_name, short_number
+from onnx_lowrank.ranks.estimate import LossEstimate
+from onnx_lowrank.report import Calibration, LayerReport, Report, estimate_lines, headline, layer_table, short_number
 from tests.example_layers import conv_layer
 
+LIMITS = {"warn": {"agreement": 0.95, "relative_error": 0.3}, "refuse": {"agreement": None, "relative_error": 1.0}}
 LAYER = conv_layer(64, 32, (3, 3), (10, 10), name="c1")
 SKIPPED = SkippedLayer("fc", "Gemm", "fully connected layers are not factorized", 1_280, 1_290)
 REPORT = Report(
@@ -38,14 +40,17 @@ REPORT = Report(
     seconds={"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
     peak_memory_bytes=123,
     file_bytes=(80_000, 41_000),
+    limits=LIMITS,
+    predicted_error=0.25,
+    estimates=(LossEstimate(2.0, 0.25, "c1", 0.2), LossEstimate(4.0)),
     latency={"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
 )
 
 
-def printed(report: Report) -> list[str]:
-    """The table as a file or pipe gets it."""
+def printed(report: Report, columns: int | None = None) -> list[str]:
+    """The table as a file or pipe gets it, or a terminal of so many columns."""
     stream = io.StringIO()
-    Console(file=stream, width=80).print(layer_table(report))
+    Console(file=stream, width=columns or 10_000).print(layer_table(report, columns))
     return stream.getvalue().splitlines()
 
 
@@ -107,6 +112,17 @@ def test_json_has_the_fields_that_scripts_read() -> None:
         "latency": {"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
         "max_drop": None,
         "warnings": [],
+        "passed": True,
+        "limits": LIMITS,
+        "predicted_error": 0.25,
+        "estimates": [
+            {"speedup": 2.0, "predicted_error": 0.25, "verdict": "little", "worst_layer": "c1", "worst_error": 0.2},
+            {
+                **{"speedup": 4.0, "predicted_error": None, "verdict": "out of reach"},
+                **{"worst_layer": None, "worst_error": 0.0},
+            },
+        ],
+        "preview": False,
         "forward_passes": {"original": 1.25, "converted": 1.5},
         "seconds": {"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
         "peak_memory_bytes": 123,
@@ -129,11 +145,14 @@ def test_table_has_a_row_for_every_layer_and_ranks_in_the_order_of_the_chain() -
 def test_table_fits_80_columns_with_the_longest_names_and_numbers() -> None:
     name = "model/backbone/stage1/unit3/[/bottleneck]:star:/Conv"
     wide = replace(REPORT.layers[0], name=name, channel=1024, spatial=1536, macs=(999_900_000, 123_000_000))
-    (_, line) = printed(replace(REPORT, layers=(wide,)))
+    rest = ["spatial-channel", "1536+1024", "1", "G", "123", "M", "0.9375", "0.1250"]
+    (_, line) = printed(replace(REPORT, layers=(wide,)), 80)
     assert len(line) <= 80
-    assert line.startswith("...")
-    assert "]:star:/Conv " in line
-    assert line.split()[1:] == ["spatial-channel", "1536+1024", "1", "G", "123", "M", "0.9375", "0.1250"]
+    assert line.split() == ["model/back...star:/Conv", *rest]
+    (_, line) = printed(replace(REPORT, layers=(wide,)), 110)
+    assert line.split() == [name, *rest]
+    (_, line) = printed(replace(REPORT, layers=(replace(wide, name=10 * name),)))
+    assert line.split() == [10 * name, *rest]
 
 
 def test_headline_says_what_it_comes_to() -> None:
@@ -149,7 +168,19 @@ def test_headline_says_what_it_comes_to() -> None:
 
 
 def test_headline_of_a_dry_run_claims_no_verification() -> None:
-    assert not any("verified" in line for line in headline(replace(REPORT, verification=None)))
+    lines = headline(replace(REPORT, verification=None))
+    assert not any("verified" in line for line in lines)
+    assert "predicted   relative error of at most about 0.25 (little)" in lines
+    assert not any("predicted" in line for line in headline(REPORT))
+
+
+def test_estimates_in_lines() -> None:
+    assert estimate_lines(()) == []
+    blank, title, first, second, note = estimate_lines(REPORT.estimates)
+    assert (blank, title) == ("", "speedup  predicted error")
+    assert first == "2x       0.25 (little); most in c1: 0.20"
+    assert second == "4x       (out of reach)"
+    assert note.startswith("predicted from the errors of single layers before anything is solved")
 
 
 @pytest.mark.parametrize(
@@ -168,11 +199,6 @@ def test_headline_of_a_dry_run_claims_no_verification() -> None:
 )
 def test_counts_are_three_digits_and_a_prefix(count: int, text: str) -> None:
     assert short_number(count) == text
-
-
-@pytest.mark.parametrize(("name", "text"), [("abc", "abc"), ("abcdefgh", "abcdefgh"), ("0abcdefgh", "...defgh")])
-def test_names_are_cut_on_the_left(name: str, text: str) -> None:
-    assert short_name(name, 8) == text
 
 
 def test_a_search_in_a_line() -> None:

@@ -90,10 +90,11 @@ def test_a_missed_target_is_in_every_report(
     result = convert(plain_network(), images(40, 8), speedup=2.0, **chosen)
     reached = result.to_dict()["speedup"]["latency"]
     assert reached < 1.9
-    (text,) = (each for each in result.report.warnings if each.startswith("asked"))
+    (text,) = (each.text for each in result.report.warnings if each.code == "missed-target")
     assert text.startswith(f"asked 2x in milliseconds, reached {reached:.2f}x, because the timings")
     assert text in caplog.text
-    assert text in result.to_dict()["warnings"]
+    assert {"code": "missed-target", "text": text} in result.to_dict()["warnings"]
+    assert result.to_dict()["passed"] is False
     assert text in result.to_html()
     assert f"**Warning**: {text}." in to_markdown(result.report)
 
@@ -102,8 +103,8 @@ def test_points_of_a_sweep_have_it_too(monkeypatch: pytest.MonkeyPatch, caplog: 
     monkeypatch.setattr("onnx_lowrank.report.targets.REACHED_SHARE_OF_COUNT", 2.0)  # none reaches twice its target
     found = sweep(plain_network(), images(40, 8), [1.5], samples=30, bench=False, refine="none", provider="cpu")
     (point,) = found.report.points
-    (text,) = (each for each in point.warnings if each.startswith("asked"))
+    (text,) = (each.text for each in point.warnings if each.code == "missed-target")
     assert text.startswith("asked 1.5x fewer multiply-adds, reached 1.5")
     assert f"target 1.5x: {text}" in caplog.text
-    assert point.to_dict()["warnings"] == list(point.warnings)
+    assert {"code": "missed-target", "text": text} in point.to_dict()["warnings"]
     assert text in found.to_html()

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from onnx_lowrank import RankPlan, convert
 from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.warning import ReportWarning
 from onnx_lowrank.report import Report, curve_table, curve_to_html, headline, to_html
 from onnx_lowrank.report.markdown import to_markdown
 from onnx_lowrank.report.text import curve_notes
@@ -25,7 +26,9 @@ from tests.report.test_report import REPORT
 TIMES: dict[str, Any] = {"before_ms": 30.0, "after_ms": 16.0, "batch": 1, "threads": None}
 NOISE = TIMES | {"speedup": 12.07, "ratio": 12.07, "interval": [2.5, 14.0], "steady": False}
 STEADY = TIMES | {"speedup": 1.875, "ratio": 1.875, "interval": [1.85, 1.91], "steady": True}
-WARNING = "output 'scores' is not close to the original: same top class on only 75.0% of 12 held-out samples"
+WARNING = ReportWarning(
+    "not-close", "output 'scores' is not close to the original: same top class on only 75.0% of 12 held-out samples"
+)
 
 
 def texts(report: Report) -> list[str]:
@@ -57,7 +60,7 @@ def test_a_result_that_nobody_would_use_is_the_first_thing_that_a_report_says() 
     assert markdown.splitlines()[2].startswith("**Warning**: output 'scores' is not close")
     main = page.partition("<main")[2]
     assert main.index("is not close to the original: same top class on only 75.0%") < main.index("<section")
-    assert report.to_dict()["warnings"] == [WARNING]
+    assert report.to_dict()["warnings"] == [{"code": "not-close", "text": WARNING.text}]
 
 
 def test_a_sweep_marks_noise_and_points_that_nobody_would_use() -> None:
@@ -76,7 +79,7 @@ def test_a_sweep_marks_noise_and_points_that_nobody_would_use() -> None:
     noise, missed_target, warning = curve_notes(report)
     assert missed_target == "warning     3x: asked 3x, reached 2.80x"
     assert noise == "latency     2x: unsteady: between 2.50x and 14.00x, machine busy?"
-    assert " ".join(warning.split()) == f"warning 4x: {WARNING}"
+    assert " ".join(warning.split()) == f"warning 4x: {WARNING.text}"
     page = curve_to_html(report)
     assert "unsteady: between 2.50× and 14.00×, machine busy?" in page
     assert page.count("not close</td>") == 1

@@ -13,7 +13,7 @@ from onnx_lowrank.layers.channel_group import ChannelGroup
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import LayerSamples, PatchProbe, TargetResponses
 from onnx_lowrank.layers.width_losses import WidthLosses
-from onnx_lowrank.solve.width import measure_width_losses, solve_width
+from onnx_lowrank.solve.width import FULL_EFFORT, QUICK_EFFORT, measure_width_losses, solve_width
 from tests.example_layers import conv_layer
 
 Floats = NDArray[np.float32]
@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 def a_layer(channels: int, filters: int, kernel: tuple[int, int] = (1, 1)) -> Layer:
     layer = conv_layer(filters, channels, kernel, (9, 9))
-    return replace(layer, activation=identity(), reads=ChannelGroup(channels, ("maker",)))
+    return replace(layer, activation=identity(), reads=(ChannelGroup(channels, ("maker",)),))
 
 
 def samples(layer: Layer, patches: Floats, residual: Floats | None = None) -> LayerSamples:
@@ -120,6 +120,21 @@ def test_losses_are_those_after_the_activation_on_rows_that_were_not_solved_on()
     wanted, got = (np.maximum(0, respond(each, patches[1200:]) + residual[1200:]) for each in (layer, solved))
     error = float(np.sum((wanted - got) ** 2) / np.sum((wanted - wanted.mean(axis=0)) ** 2))
     assert losses.error(np.array([width]))[0] == pytest.approx(error, rel=0.05)
+
+
+def test_coarse_choices_lose_little() -> None:
+    layer = replace(a_layer(48, 8), activation=relu())
+    patches = mixed_patches(1500, layer, rank=30, noise=0.3)
+    targets = TargetResponses(respond(layer, patches), None, PatchProbe(patches, np.arange(len(patches))))
+    full, quick = (measure_width_losses(layer, targets, effort=effort) for effort in (FULL_EFFORT, QUICK_EFFORT))
+    assert full is not None
+    assert quick is not None
+    assert quick.widths.tolist() == [6, 12, 24, 36, 42, 48]
+    np.testing.assert_allclose(quick.error(quick.widths[1:-1]), full.error(quick.widths[1:-1]), rtol=0.1)
+    errors = [
+        solve_width(layer, samples(layer, patches), full.kept(24), each).errors for each in (FULL_EFFORT, QUICK_EFFORT)
+    ]
+    assert errors[1].solved < 1.05 * errors[0].solved
 
 
 def test_too_few_rows_say_nothing() -> None:

@@ -11,7 +11,7 @@ from onnx_lowrank import RankPlan, Settings, convert, sweep
 from onnx_lowrank.errors import BudgetError, VerificationError
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.verify import Comparison, OutputFidelity
-from onnx_lowrank.verify.fidelity import check_bounds, fidelity_warnings, is_close
+from onnx_lowrank.verify.fidelity import check_bounds, fidelity_warnings, is_close, limits
 from tests.helpers import build, filters
 from tests.networks import images, network
 
@@ -55,12 +55,16 @@ def test_what_is_close(fidelity: OutputFidelity, max_drop: float | None, close: 
 def test_every_output_that_is_not_close_is_named_with_what_to_do() -> None:
     outputs = {"prob": of(0.7116, 0.63), "fine": of(0.1), "boxes": of(0.5), "endless": of(np.inf)}
     first, second, third = fidelity_warnings(Comparison(outputs, None, 8), "8 held-out samples")
-    assert first == (
+    assert {first.code, second.code, third.code} == {"not-close"}
+    first_text, second_text, third_text = (each.text for each in (first, second, third))
+    assert first_text == (
         "output 'prob' is not close to the original: same top class on only 63.0% of 8 held-out samples, 95% is "
         "the least to expect: convert with less speedup, another method or more samples, or fine-tune the result"
     )
-    assert "'boxes' is not close to the original: relative error 0.5 on 8 held-out samples, 0.3 is the most" in second
-    assert "'endless' is not close to the original: relative error infinite on" in third
+    assert (
+        "'boxes' is not close to the original: relative error 0.5 on 8 held-out samples, 0.3 is the most" in second_text
+    )
+    assert "'endless' is not close to the original: relative error infinite on" in third_text
 
 
 @pytest.mark.parametrize("model", [network(), maps()])
@@ -71,16 +75,40 @@ def test_a_conversion_warns_where_it_says_so_in_the_report(model: Any, caplog: p
     poor = convert(model, {"x": data}, plan=plan, solver="weights", **QUICK)
     name = model.graph.output[0].name
     (warning,) = poor.report.warnings
-    assert warning.startswith(f"output '{name}' is not close to the original: ")
-    assert poor.to_dict()["warnings"] == [warning]
-    assert warning in caplog.text
+    assert warning.text.startswith(f"output '{name}' is not close to the original: ")
+    assert poor.to_dict()["warnings"] == [{"code": "not-close", "text": warning.text}]
+    assert poor.to_dict()["passed"] is False
+    assert warning.text in caplog.text
     caplog.clear()
     full = RankPlan(tuple(LayerPlan(each, "channel", 8 if each == "y" else 16) for each in names))
     good = convert(model, {"x": data}, plan=full, **QUICK)
     assert good.report.warnings == ()
-    assert good.to_dict()["warnings"] == []
+    assert (good.to_dict()["warnings"], good.to_dict()["passed"]) == ([], True)
     assert "not close" not in caplog.text
-    assert convert(model, {"x": data}, plan=plan, dry_run=True, **QUICK).report.warnings == ()
+    planned = convert(model, {"x": data}, plan=plan, dry_run=True, **QUICK)
+    assert (planned.report.warnings, planned.to_dict()["passed"]) == ((), None)  # nothing was verified
+
+
+@pytest.mark.parametrize(
+    ("changes", "warn", "refuse"),
+    [
+        ({}, (0.95, 0.3), (None, 1.0)),
+        ({"max_drop": 0.1}, (0.9, 0.3), (None, 1.0)),
+        ({"max_drop": 0.4}, (0.6, 0.4), (None, 1.0)),
+        ({"min_agreement": 0.97, "max_error": 0.2}, (0.95, 0.3), (0.97, 0.2)),
+        ({"max_error": 50.0}, (0.95, 0.3), (None, 1.0)),
+    ],
+)
+def test_the_limits_that_results_are_judged_by(changes: Any, warn: tuple[float, ...], refuse: tuple[Any, ...]) -> None:
+    found = limits(Settings(**changes))
+    assert tuple(found["warn"].values()) == pytest.approx(warn, rel=1e-12, abs=0)
+    assert tuple(found["refuse"].values()) == refuse
+    assert [list(each) for each in found.values()] == 2 * [["agreement", "relative_error"]]
+
+
+def test_the_report_has_the_limits() -> None:
+    found = convert(maps(), {"x": images()}, speedup=1.5, max_error=0.9, **QUICK).to_dict()
+    assert found["limits"] == limits(Settings(max_error=0.9))
 
 
 def test_bounds_refuse_what_is_outside_of_them(tmp_path: Any) -> None:
@@ -138,7 +166,11 @@ def test_points_of_a_sweep_that_nobody_would_want(caplog: pytest.LogCaptureFixtu
     good, poor = found.report.points
     assert good.warnings == ()
     (warning,) = poor.warnings
-    assert f"target 6x: {warning}" in caplog.text
-    assert [point["warnings"] for point in found.to_dict()["points"]] == [[], [warning]]
+    assert f"target 6x: {warning.text}" in caplog.text
+    points = found.to_dict()["points"]
+    assert [point["warnings"] for point in points] == [[], [{"code": "not-close", "text": warning.text}]]
+    assert [point["passed"] for point in points] == [True, False]
+    assert found.to_dict()["limits"] == limits(Settings())
     refused = sweep(maps(), {"x": images()}, [1.1, 6], refine="none", max_error=0.3, **QUICK)
     assert [point.error is None for point in refused.report.points] == [True, False]
+    assert [point["passed"] for point in refused.to_dict()["points"]] == [True, False]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,13 +31,14 @@ class BadImageError(CalibrationError):
 class Preprocessing:
     """The formula that turns pixels into model inputs: ``(pixel * scale - mean) / std``, pixels from 0 to 255.
 
-    Change single fields with ``dataclasses.replace``. Inputs of type uint8 take the pixels as they are.
+    As in ``Preprocessing(mean=127, std=128)``. Change single fields of a preset with ``dataclasses.replace``. Inputs of
+    type uint8 take the pixels as they are.
 
     Attributes:
         name: of the preset that it is or was derived from.
         scale: factor on the pixels, before mean and std.
-        mean: subtracted, one value or one per channel in the order of the model's channels.
-        std: divided by, one value or one per channel in the order of the model's channels.
+        mean: subtracted, a number or one per channel in the order of the model's channels; kept as a tuple.
+        std: divided by, a number or one per channel in the order of the model's channels; kept as a tuple.
         channel_order: ``rgb`` or ``bgr``; models of one channel get grayscale images.
         resize: ``crop`` resizes the image to cover the input and cuts out the centre, ``stretch`` changes its
             aspect ratio, ``pad`` fits all of it in and leaves the borders black.
@@ -43,27 +46,53 @@ class Preprocessing:
 
     Raises:
         CalibrationError: a number is not finite, std holds 0, crop_share is outside (0, 1].
+        TypeError: mean or std is neither a number nor a sequence of numbers.
         ValueError: unknown channel order or resize mode.
     """
 
-    name: str
+    name: str = "custom"
     scale: float = 1.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: float | Sequence[float] = 0.0
+    std: float | Sequence[float] = 1.0
     channel_order: ChannelOrder = "rgb"
     resize: Resize = "crop"
     crop_share: float = 1.0
 
     def __post_init__(self) -> None:
+        for field in ("mean", "std"):  # the dataclass is frozen
+            object.__setattr__(self, field, _numbers(field, getattr(self, field)))
         if self.channel_order not in get_args(ChannelOrder) or self.resize not in get_args(Resize):
             raise ValueError(f"unknown channel order '{self.channel_order}' or resize mode '{self.resize}'")
-        if not all(map(isfinite, (self.scale, *self.mean, *self.std))) or 0 in self.std:
+        if not all(map(isfinite, (self.scale, *self.means, *self.stds))) or 0 in self.stds:
             raise CalibrationError(
                 f"preprocessing: scale {self.scale}, mean {self.mean}, std {self.std}: "
                 f"finite numbers are wanted, and no 0 in std: correct `scale`, `mean` or `std`"
             )
         if not 0 < self.crop_share <= 1:
             raise CalibrationError(f"preprocessing: crop_share must lie in (0, 1], got {self.crop_share}: correct it")
+
+    @property
+    def means(self) -> tuple[float, ...]:
+        """``mean`` as a tuple, of one value or of one per channel."""
+        return _numbers("mean", self.mean)
+
+    @property
+    def stds(self) -> tuple[float, ...]:
+        """``std`` as a tuple, of one value or of one per channel."""
+        return _numbers("std", self.std)
+
+
+def _numbers(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
+    """Return a number or several as a tuple."""
+    if isinstance(value, Real):
+        return (float(value),)
+    wrong = f"preprocessing: {name} must be a number or one per channel, got {value!r}"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(wrong)
+    try:
+        return tuple(map(float, value))
+    except (TypeError, ValueError) as error:
+        raise TypeError(wrong) from error
 
 
 _PRESETS = (
@@ -134,7 +163,7 @@ def image_layout(spec: TensorSpec, preprocessing: Preprocessing) -> ImageLayout:
     if spec.dtype != np.uint8 and not np.issubdtype(spec.dtype, np.floating):
         raise CalibrationError(f"{where}: type {spec.dtype}: images become float or uint8 inputs only: {remedy}")
     channels = spec.shape[candidates[0]] or 0
-    for option, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+    for option, values in (("mean", preprocessing.means), ("std", preprocessing.stds)):
         if spec.dtype != np.uint8 and len(values) not in (1, channels):
             raise CalibrationError(
                 f"{where}: {option} of preprocessing '{preprocessing.name}' has {len(values)} values, the "
@@ -243,7 +272,7 @@ def image_array(image: Image.Image, layout: ImageLayout, preprocessing: Preproce
     if preprocessing.channel_order == "bgr":
         pixels = pixels[:, :, ::-1]
     if layout.dtype != np.uint8:
-        mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+        mean, std = (np.array(values, np.float32) for values in (preprocessing.means, preprocessing.stds))
         pixels = (pixels * np.float32(preprocessing.scale) - mean) / std
     if layout.channels_first:
         pixels = pixels.transpose(2, 0, 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from onnx_lowrank.graph import staged
+from onnx_lowrank.graph import check_writable, staged
 from onnx_lowrank.torch.training.objective import Metrics
 from onnx_lowrank.version import __version__
 
@@ -59,12 +59,17 @@ class Finetuned:
         """Metrics of `model`."""
         return best_metrics(self.before, self.epochs, self.best)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the model; the file is complete or not there.
 
+        Args:
+            path: where to.
+            force: overwrite an existing file.
+
         Raises:
-            OutputError: it cannot be written.
+            OutputError: it exists, or cannot be written.
         """
+        check_writable(Path(path), force=force)
         with staged(self.model, Path(path)):
             pass
 

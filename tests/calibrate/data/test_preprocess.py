@@ -76,6 +76,26 @@ def test_presets_can_be_changed_field_by_field() -> None:
     assert (changed.mean, changed.std, changed.resize) == ((0.5,), (0.229, 0.224, 0.225), "stretch")
 
 
+@pytest.mark.parametrize("values", [(127, 128), ((127.0,), (128.0,)), ([127, 127, 127], np.full(3, 128))])
+def test_plain_numbers_do_for_mean_and_std(values: Any) -> None:
+    mean, std = values
+    plain = Preprocessing(mean=mean, std=std)
+    assert (plain.name, plain.scale) == ("custom", 1.0)
+    assert {*plain.means} == {127.0}
+    assert {*plain.stds} == {128.0}
+    layout = ImageLayout(np.dtype(np.float32), 3, 1, 1, channels_first=True)
+    array = image_array(Image.new("RGB", (1, 1), (255, 127, 0)), layout, plain)
+    np.testing.assert_array_equal(array.ravel(), np.array([128 / 128, 0, -127 / 128], np.float32))
+    assert Preprocessing(mean=127, std=128) == Preprocessing("custom", 1.0, (127,), (128,))
+    assert len({Preprocessing(mean=127), Preprocessing(mean=(127,))}) == 1
+
+
+@pytest.mark.parametrize("value", ["grey", None, {"r": 1}])
+def test_what_is_no_number_is_named(value: Any) -> None:
+    with pytest.raises(TypeError, match="preprocessing: std must be a number or one per channel, got"):
+        Preprocessing(std=value)
+
+
 def test_unknown_names_are_mistakes_of_the_caller() -> None:
     with pytest.raises(ValueError, match="no preset 'tf': one of imagenet, keras-caffe, zero-one, minus-one-one, raw"):
         preset("tf")

@@ -1,0 +1,165 @@
+"""Refine one linear map on the error after the activation: gains and shifts, then L-BFGS in whitened variables.
+
+    min over W, b   sum_i || r(y_i + s_i) - r(W x_i + b + s_i) ||^2 + rho || W - W0 ||^2,    W = W0 + D^-1 V L^-1
+
+Least squares on responses takes pains over what the activation cuts off, and where inputs are noisy the means that it
+delivers are not what is left behind the activation. A gain and a shift of every output mend most of that; a few
+iterations move all of W after it, as in `onnx_lowrank.solve.refine`, which moves all factors of a chain.
+
+| code     | meaning                                              | shape    |
+|----------|------------------------------------------------------|----------|
+| inputs   | x                                                    | (n, m)   |
+| weight   | W, and W0, the linear solution with its gains        | (m, d)   |
+| root     | L, with L L^T = G + rho I, G centred second moments  | (m, m)   |
+| slopes   | D, root of the mean squared slope r' of each output  | (d,)     |
+| change   | V^T                                                  | (m, d)   |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+
+from onnx_lowrank.linalg.arrays import Array, squares
+from onnx_lowrank.linalg.lbfgs import minimize
+from onnx_lowrank.linalg.symmetric import mean_diagonal, with_ridge
+from onnx_lowrank.solve.nonlinear import Rows
+from onnx_lowrank.solve.reconstruct import ROWS_PER_HELD_OUT_ROW
+from onnx_lowrank.solve.refine import map_loss
+
+Floats = NDArray[np.float64]
+
+_ITERATIONS = 4
+_RESCALING_STEPS = 4
+_SCALE_DAMPING = 1e-3  # of the mean square of a response, for a gain
+_MAX_ROWS = 12_000  # it pays to look at; the linear solution has seen all of them
+_MIN_SLOPE = 0.2  # of an output that the activation cuts off nearly everywhere, or one step would move it too far
+_CURVATURE = 2.0  # along every variable, by what they are scaled with, per mean squared response
+_MIN_GAIN = 1e-4  # relative, of an iteration; with less it is the last
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """A map ``x -> W^T x + b`` with weight W (m, d) and bias (d,)."""
+
+    weight: Floats
+    bias: Floats
+
+    def error(self, rows: Rows) -> float:
+        """Return the squared error after the activation."""
+        lost, _, _ = map_loss(self.weight.T, self.bias, rows.inputs[:, None, :], rows, gradient=False)
+        return lost
+
+
+def refined_map(start: AffineMap, rows: Rows, gram: Floats, ridge: float) -> AffineMap:
+    """Lower the error of a map after the activation, where rows that are held out confirm it.
+
+    Args:
+        start: the linear solution.
+        rows: inputs and targets, ordered by image.
+        gram: centred second moments of the inputs, of all rows together, shape (m, m).
+        ridge: pull toward the linear solution, relative to the mean diagonal of ``gram``.
+
+    Returns:
+        The refined map, or ``start``.
+    """
+    if rows.activation.name == "identity":
+        return start
+    some = _spread(rows, _MAX_ROWS)
+    cut = len(some) - len(some) // ROWS_PER_HELD_OUT_ROW
+    train, held_out = some.part(slice(0, cut)), some.part(slice(cut, None))
+    refined = _refined(_rescaled(start, train), train, gram / len(rows), ridge)
+    return refined if refined.error(held_out) < start.error(held_out) else start
+
+
+def _rescaled(start: AffineMap, rows: Rows) -> AffineMap:
+    """Scale and shift every output for the least error after the activation, by Gauss-Newton steps.
+
+    Two numbers an output mend most of what least squares in front of an activation loses, without a product with the
+    rows in each step.
+    """
+    responses = rows.inputs @ start.weight.astype(np.float32)
+    mean = responses.mean(axis=0, dtype=np.float64)
+    responses -= mean.astype(np.float32)
+    numbers = np.stack([np.ones_like(mean), mean + start.bias])  # gain, shift
+    best, least = numbers, np.full(len(mean), np.inf)
+    for _ in range(1 + _RESCALING_STEPS):
+        error, step = _step_of_scales(numbers, responses, rows)
+        best, least = np.where(error < least, numbers, best), np.minimum(error, least)
+        numbers = numbers + step
+    gain, shift = best
+    return AffineMap(start.weight * gain, shift - gain * mean)
+
+
+def _step_of_scales(numbers: Floats, responses: NDArray[np.float32], rows: Rows) -> tuple[Floats, Floats]:
+    """Return the squared error of every output (d,), and the Gauss-Newton step of its gain and its shift (2, d).
+
+    Args:
+        numbers: gain and shift of every output, shape (2, d).
+        responses: without their means, shape (n, d).
+        rows: targets and activation.
+    """
+    gain, shift = numbers.astype(np.float32)
+    current = responses * gain + shift
+    value, slope = rows.activation.with_slope(current if rows.offset is None else current + rows.offset)
+    missing, by_gain = rows.targets - value, slope * responses
+
+    def summed(each: NDArray[np.float32]) -> Floats:
+        return np.asarray(np.sum(each, axis=0, dtype=np.float64))
+
+    damping = _SCALE_DAMPING * len(rows)  # an output may be cut off everywhere
+    a = summed(by_gain * by_gain) + damping * responses.var(axis=0, dtype=np.float64) + np.finfo(np.float32).tiny
+    b, c = summed(by_gain * slope), summed(slope * slope) + damping
+    u, v = summed(by_gain * missing), summed(slope * missing)
+    step = np.stack([c * u - b * v, a * v - b * u]) / (a * c - b * b)
+    return summed(missing * missing), step
+
+
+def _refined(start: AffineMap, rows: Rows, gram: Floats, ridge: float) -> AffineMap:
+    """Take the iterations on these rows; ``gram`` is per row."""
+    size, count = float(squares(rows.targets)), len(rows)
+    if size == 0:
+        return start
+    pull = (ridge + 1e-6) * float(mean_diagonal(gram))
+    root = cholesky(with_ridge(gram, pull), lower=True)
+    mean = rows.inputs.mean(axis=0, dtype=np.float64)
+    features, shape = rows.inputs[:, None, :], start.weight.shape
+    slopes = _slopes(start, rows)
+
+    def moved(vector: Array) -> AffineMap:
+        """Return the map of a vector of variables; its last part moves the mean response."""
+        values = np.asarray(vector, np.float64)
+        change = solve_triangular(root, values[: -shape[1]].reshape(shape) / slopes, lower=True, trans="T")
+        return AffineMap(start.weight + change, start.bias + values[-shape[1] :] / slopes - mean @ change)
+
+    def objective(vector: Array) -> tuple[float, Array]:
+        current = moved(vector)
+        lost, by_map, by_bias = map_loss(current.weight.T, current.bias, features, rows)
+        change = current.weight - start.weight
+        lost += pull * count * float(np.sum(change * change))
+        by_weight = by_map.T.astype(np.float64) - np.outer(mean, by_bias) + 2 * pull * count * change
+        by_change = solve_triangular(root, by_weight, lower=True) / slopes
+        gradient = np.concatenate([by_change.ravel(), by_bias / slopes])
+        return lost / size, gradient.astype(np.float32) / size
+
+    nothing = np.zeros(start.weight.size + shape[1], np.float32)
+    return moved(minimize(objective, nothing, _ITERATIONS, curvature=_CURVATURE * count / size, min_gain=_MIN_GAIN))
+
+
+def _slopes(current: AffineMap, rows: Rows) -> Floats:
+    """Return the root of the mean squared slope of every output, shape (d,)."""
+    total = np.zeros(len(current.bias))
+    for block in rows.blocks():
+        responses = block.inputs @ current.weight.astype(np.float32) + current.bias.astype(np.float32)
+        _, slope = block.activation.with_slope(responses if block.offset is None else responses + block.offset)
+        total += np.sum(slope * slope, axis=0, dtype=np.float64)
+    return np.maximum(np.sqrt(total / len(rows)), _MIN_SLOPE)
+
+
+def _spread(rows: Rows, count: int) -> Rows:
+    """Return at most so many rows, evenly from all images."""
+    step = -(-len(rows) // count)
+    return rows if step == 1 else rows.part(slice(None, None, step))
