@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -50,6 +51,16 @@ def is_whole(folder: Path, command: str) -> None:
     assert not [name for name in left(folder) if ".tmp" in name or "/." in name or name.startswith(".")], command
 
 
+def finished_targets(folder: Path) -> list[str]:
+    """Networks that an interrupted sweep names; each is there with its report, and nothing else is."""
+    found = json.loads((folder / "out/sweep.json").read_text())
+    assert found["complete"] is False
+    models = [point["model"] for point in found["points"]]
+    reports = [str(Path(model).with_suffix(".json")) for model in models]
+    assert left(folder) == {"out", "out/sweep.json", "out/sweep.html", *models, *reports}
+    return models
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [DAY, pytest.param(NIGHT, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("command", COMMANDS)
@@ -83,6 +94,8 @@ def test_a_signal_at_any_moment(folder: Path, command: str, count: int) -> None:
         assert "Traceback" not in said
         if last_line(folder) == f"error: {word}: nothing was written":
             assert left(folder) - {"out.onnx.checkpoint"} == set(), moment
+        elif (done := re.search(r"(\d) of 3 targets are done and stay in out$", said.rstrip())) is not None:
+            assert len(finished_targets(folder)) == int(done[1])
     print(f"{command}: {count} signals, {ended.count(0)} too late, the longest took {longest:.2f} s")
     assert longest < LONGEST_SECONDS
     assert ended.count(0) <= 0.8 * count  # most moments are in the middle, even where the first run was slow
