@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,19 +16,21 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
 from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES
 from onnx_lowrank.graph import (
+    Publication,
+    add_texts,
     check_apart,
+    check_not_read,
     check_writable,
     read_model,
     replace_layer,
     set_metadata,
-    staged,
+    write_model,
     write_texts,
 )
 from onnx_lowrank.graph.eligible import (
@@ -62,6 +63,7 @@ from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.memory import budget_bytes
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network, open_network
+from onnx_lowrank.runtime.processors import linear_algebra_threads
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.sample_maps import layers_by_samples, layers_of_one_size
 from onnx_lowrank.runtime.session import choose_provider
@@ -119,8 +121,9 @@ def convert(
     settings = (settings or Settings()).changed(changes).resolved()
     files, monitor = OutputFiles.of(output), Monitor(progress)
     for path in files.paths(dry_run=dry_run):
+        check_not_read(path, model)
         check_writable(path, force=force or path != files.model)
-    with threadpool_limits(settings.threads):
+    with linear_algebra_threads(settings.threads):
         network, layers, calibration = open_conversion(model, data, preprocessing, settings)
         if files.model is not None:
             check_apart(network.original, files.model)
@@ -147,8 +150,10 @@ def convert(
             write_texts(files.texts(result))
             return result
         original = CachedSession(open_for_comparison(network, network.model))
-        output_file = written_and_verified(converted, files.model, original, network, layers, calibration, monitor)
-        with output_file as (file, checked):
+        with Publication() as publication:
+            file, checked = written_and_verified(
+                converted, files.model, original, network, layers, calibration, monitor, publication
+            )
             with monitor.measure("bench"):
                 latency, slow = time_file(file, network, layers, converted.plan, converted.settings, timer)
             finished = checked.with_measurements(latency=latency, slow=slow)
@@ -156,7 +161,7 @@ def convert(
             result = result.written_to(files.model)
             for warning in result.report.warnings:
                 log.warning("%s", warning)
-            write_texts(files.texts(result))
+            add_texts(files.texts(result), publication)
         return result  # the model has its name now
 
 
@@ -471,7 +476,6 @@ def search_speedup(
     return search.network.with_measurements(search=search)
 
 
-@contextmanager
 def written_and_verified(
     converted: ConvertedNetwork,
     output: Path | None,
@@ -480,28 +484,26 @@ def written_and_verified(
     layers: LayerSet,
     calibration: CalibrationSet,
     monitor: Monitor,
-) -> Iterator[tuple[Path, ConvertedNetwork]]:
+    publication: Publication,
+) -> tuple[Path, ConvertedNetwork]:
     """Write a converted network into a temporary file and verify that.
 
-    Yields the file and the converted network with its measurements. The file is renamed to ``output`` when the block
-    ends without an error; otherwise, or without ``output``, it is removed.
+    Returns the file and the converted network with its measurements. The file becomes ``output`` with the publication;
+    without ``output``, or where it fails the checks, it is none of it.
     """
     held_out, truth = calibration.split.held_out, calibration.truth(calibration.split.held_out)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        staged(converted.solved, output or Path(folder) / "model.onnx") as file,
-    ):
-        with monitor.measure("verify"):
-            batches = calibration.batches(held_out, monitor, "verify")
-            comparison = verify_conversion(
-                file, network, layers, converted.plan, calibration.one_batch, original, batches, truth
-            )
-            check_bounds(comparison, converted.settings)
-            loss = None
-            if converted.settings.max_drop is not None:
-                batches = calibration.batches(held_out, monitor, "judge")
-                loss = loss_of(network, read_model(file), original, batches, truth)
-        yield file, converted.with_measurements(comparison=comparison, loss=loss)
+    with monitor.measure("verify"), publication.left_out_on_error():
+        file = write_model(converted.solved, output, publication)
+        batches = calibration.batches(held_out, monitor, "verify")
+        comparison = verify_conversion(
+            file, network, layers, converted.plan, calibration.one_batch, original, batches, truth
+        )
+        check_bounds(comparison, converted.settings)
+        loss = None
+        if converted.settings.max_drop is not None:
+            batches = calibration.batches(held_out, monitor, "judge")
+            loss = loss_of(network, read_model(file), original, batches, truth)
+    return file, converted.with_measurements(comparison=comparison, loss=loss)
 
 
 def report_on(

@@ -55,7 +55,7 @@ class Settings:
         batch_size: samples per forward pass; None to go by the input's size. A fixed batch in the model goes first.
         seed: of all randomness.
         provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
-        threads: of onnxruntime and of the solver; None for all.
+        threads: of onnxruntime and of the solver; None for the cores that this process may use.
         rank_multiple: ranks are multiples of this; None for the block the provider likes.
         include: regular expressions on layer names; only layers that one of them matches are factorized.
         exclude: regular expressions on layer names; layers that one of them matches stay.
@@ -238,7 +238,7 @@ class FinetuneSettings:
         seed: of all randomness.
         provider: ``auto``, ``cpu`` or ``cuda``.
         precision: of the forward pass: ``fp32``, ``bf16``, or ``auto``: bf16 on a GPU that supports it.
-        threads: of PyTorch; None for all.
+        threads: of PyTorch; None for the cores that this process may use.
         input_shapes: shape by input name, where the model leaves axes open.
         constant_inputs: values by name of the inputs that are the same for every sample, or a file with them.
 

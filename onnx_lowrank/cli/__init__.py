@@ -19,15 +19,16 @@
     files.py     checks of files, plans and reports
     tables.py    where tables are printed, and how wide
     watch.py     progress and log lines on stderr
+    standard_output.py  what happens where standard output cannot be written
     messages.py  flags in messages of the library, which name settings as Python does
 """
 
 from __future__ import annotations
 
 import io
-import signal
 import sys
 
+from onnx_lowrank import interruption
 from onnx_lowrank.cli.bench import bench_command
 from onnx_lowrank.cli.compare import compare
 from onnx_lowrank.cli.convert import convert
@@ -36,6 +37,7 @@ from onnx_lowrank.cli.finetune import finetune
 from onnx_lowrank.cli.inspect import inspect
 from onnx_lowrank.cli.program import Program
 from onnx_lowrank.cli.samples import samples
+from onnx_lowrank.cli.standard_output import replace_standard_output
 from onnx_lowrank.cli.sweep import sweep
 
 __all__ = ["main", "program"]
@@ -45,9 +47,11 @@ program = Program(convert, [inspect, compare, bench_command, sweep, samples, fin
 
 def main() -> None:
     """Run the program on this process's arguments and exit."""
-    # When terminated, by a job's time limit for example, clean up as after an error.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names may hold letters that the stream cannot encode
-            stream.reconfigure(errors="backslashreplace")
-    program(prog_name="onnx-lowrank")
+    replace_standard_output()
+    if isinstance(sys.stderr, io.TextIOWrapper):  # names may hold letters that it cannot encode
+        sys.stderr.reconfigure(errors="backslashreplace")
+    try:
+        program(prog_name="onnx-lowrank")
+    except SystemExit as end:
+        interruption.leave(end.code if isinstance(end.code, int) else 1)
+        raise

@@ -25,7 +25,7 @@ from onnx_lowrank.cli.options import (
 )
 from onnx_lowrank.cli.program import INTERRUPTED, Command
 from onnx_lowrank.cli.watch import watching
-from onnx_lowrank.graph import staged, staged_text
+from onnx_lowrank.graph import Publication, add_texts, write_model
 from onnx_lowrank.settings import LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS, FinetuneSettings
 
 tuning = partial(setting, settings=FinetuneSettings)
@@ -107,10 +107,10 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
         )  # fmt: skip
     if result.process:
         return  # the first process writes
-    with staged(result.model, output):
+    with Publication() as publication:
+        write_model(result.model, output, publication)
         if report:
-            with staged_text(report, json.dumps(result.to_dict(), indent=2)):
-                pass
+            add_texts({report: json.dumps(result.to_dict(), indent=2)}, publication)
     if not result.interrupted:
         checkpoint.unlink(missing_ok=True)
     if not quiet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -12,9 +13,11 @@ from typing import Any
 
 import click
 
+from onnx_lowrank import interruption
 from onnx_lowrank.cli.help import ALL_OPTIONS, Option, help_all
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.presets import preset_rows
+from onnx_lowrank.cli.standard_output import flushed
 from onnx_lowrank.errors import LowRankError, VerificationError
 from onnx_lowrank.runtime.library import silence
 
@@ -41,7 +44,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; errors end the process with their exit code."""
-        with _exit_codes(flags(ctx), debug=ctx.params["debug"]):
+        interruption.begin()
+        with _exit_codes(flags(ctx), debug=ctx.params["debug"]), flushed():
             silence()
             return super().invoke(ctx)
 
@@ -113,8 +117,11 @@ def _exit_codes(words: dict[str, str], *, debug: bool) -> Iterator[None]:
         yield
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
         raise  # click ends with these
-    except KeyboardInterrupt as interruption:  # with a text where something stays
-        _end(f"interrupted: {str(interruption) or 'nothing was written'}", INTERRUPTED, debug=debug)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, interruption.Interrupted) else signal.SIGINT
+        if interruption.take_line():
+            _end(interruption.message(number, str(error)), 128 + number, debug=debug)
+        sys.exit(128 + number)
     except VerificationError as error:
         _end(with_flags(str(error), words), _NOT_VERIFIED, debug=debug)
     except LowRankError as error:

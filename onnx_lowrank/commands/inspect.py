@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing, default_batch
 from onnx_lowrank.calibrate.calibration import CalibrationSet
@@ -25,6 +24,7 @@ from onnx_lowrank.ranks.choose import choose_ranks
 from onnx_lowrank.ranks.estimate import LossEstimate, estimate_losses
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network, open_network
+from onnx_lowrank.runtime.processors import linear_algebra_threads
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.sample_maps import layers_by_samples, layers_of_one_size
 from onnx_lowrank.runtime.session import choose_provider
@@ -140,7 +140,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
             samples=samples, batch_size=batch_size, seed=seed, provider=provider, threads=threads, method="channel",
             input_shapes=shapes, constant_inputs=constants, samples_axis=samples_axis or {},
         )  # fmt: skip
-        with threadpool_limits(threads):
+        with linear_algebra_threads(threads):
             if energy:
                 return _with_energies(model, data, settings, preprocessing, progress)
             network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings)

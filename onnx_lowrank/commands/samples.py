@@ -17,8 +17,9 @@ from onnx_lowrank.calibrate.data.samples import Samples
 from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.graph import check_writable, staged_file
+from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network, open_network
-from onnx_lowrank.runtime.progress import Progress, Silent, track_samples
+from onnx_lowrank.runtime.progress import Progress, track_samples
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import Constants
 
@@ -76,18 +77,18 @@ def save_samples(  # noqa: PLR0913  (the options of the command, each with its d
     count = samples or min(len(opened), MAX_CALIBRATION_SAMPLES)
     indices, batch_size = draw_samples(opened, network.sampled, np.random.default_rng(seed), count, batch_size)
     with staged_file(path) as file:
-        return _write(file, network, opened, indices, batch_size, progress or Silent())
+        return _write(file, network, opened, indices, batch_size, Monitor(progress))
 
 
 def _write(
-    file: Path, network: Network, samples: Samples, indices: NDArray[np.int64], batch_size: int, progress: Progress
+    file: Path, network: Network, samples: Samples, indices: NDArray[np.int64], batch_size: int, monitor: Monitor
 ) -> Shapes:
     """Write one array per input, a batch at a time, and return their shapes."""
     shapes: Shapes = {}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, source in samples.sources.items():
             read = ({name: source.read(indices[at : at + batch_size])} for at in range(0, len(indices), batch_size))
-            batches = (batch[name] for batch in track_samples(progress, read, f"write {name}", len(indices)))
+            batches = (batch[name] for batch in track_samples(monitor, read, f"write {name}", len(indices)))
             shapes[name] = _append(archive, name, batches, len(indices))
         for spec in network.inputs:
             if spec.value is not None:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from threadpoolctl import threadpool_limits
 
 from onnx_lowrank.calibrate import Preprocessing
 from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES, MAX_HELD_OUT_SAMPLES
 from onnx_lowrank.commands.sweep_points import Sweep, SweepFiles, SweepPoint, SweepRecord, model_reports
 from onnx_lowrank.errors import BudgetError, CalibrationError, VerificationError
-from onnx_lowrank.graph import check_apart, new_folder, write_texts
+from onnx_lowrank.graph import Publication, add_texts, check_apart, new_folder
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.pipeline import (
     ConvertedNetwork,
@@ -34,6 +33,7 @@ from onnx_lowrank.runtime.device import rank_block
 from onnx_lowrank.runtime.latency import ConversionTimer, slow_warnings
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network
+from onnx_lowrank.runtime.processors import linear_algebra_threads
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve.device import solver_device
@@ -89,7 +89,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
     settings, monitor = (settings or Settings()).changed(changes), Monitor(progress)
     _check(speedups, settings)
     speedups = sorted(set(speedups))
-    with threadpool_limits(settings.threads), contextlib.ExitStack() as stack:
+    with linear_algebra_threads(settings.threads), contextlib.ExitStack() as stack:
         files = None if output is None else SweepFiles.of(Path(output), model, speedups if models else ()).checked()
         if files is not None:
             files.check(force=force)
@@ -121,11 +121,13 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
             try:
                 plan, rows = choose_ranks(layers, losses, aim, timer), solve_on.rows_of(targets)
                 converted = solve_network(network, layers, losses, plan, solve_on, rows, aim, own_monitor, device)
-                checked = written_and_verified(converted, place, original, network, layers, solve_on, own_monitor)
-                with checked as (file, converted):
+                with Publication() as publication:
+                    file, converted = written_and_verified(
+                        converted, place, original, network, layers, solve_on, own_monitor, publication
+                    )
                     result = report_on(converted, network, layers, losses, solve_on, timer, own_monitor, file)
                     result = result.written_to(place)
-                    write_texts(model_reports([result]))
+                    add_texts(model_reports([result]), publication)
             except (BudgetError, CalibrationError, VerificationError) as error:
                 log.warning(_LEFT_OUT, speedup, error)
                 record.add(SweepPoint(speedup, own_monitor.total, error=error))

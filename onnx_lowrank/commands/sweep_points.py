@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from onnx_lowrank import interruption
 from onnx_lowrank.errors import LowRankError, MissingDependencyError, OutputError
 from onnx_lowrank.graph import check_writable, write_texts
 from onnx_lowrank.report import Calibration, CurvePoint, CurveReport, check_page_packages, curve_to_html, with_front
@@ -187,11 +188,13 @@ class SweepRecord:
     ) -> None:
         self._settings, self._calibration, self._solved_images = settings, calibration, solved_images
         self._files, self._monitor, self._models = files, monitor, models
+        self._unwritten = False  # whether a point came after the files were written
         self.points: list[SweepPoint] = []
 
     def add(self, point: SweepPoint) -> None:
         """Add a point, and write what there is so far; nothing before there is a network."""
         self.points.append(point)
+        self._unwritten = True
         line = point.line
         if line.error is None:
             fewer, found = (line.speedups or {})["macs"], f"{MEASURES[line.fidelity[0]]} {fidelity_text(line)}"
@@ -209,6 +212,7 @@ class SweepRecord:
         sweep = Sweep(self._report(complete=complete), tuple(results) if self._models else ())
         if self._files is not None:
             write_texts(self._files.texts(sweep))
+        self._unwritten = False
         return sweep
 
     @contextlib.contextmanager
@@ -224,7 +228,11 @@ class SweepRecord:
             done = sum(point.result is not None for point in self.points)
             if self._files is None or not done:
                 raise
-            raise KeyboardInterrupt(f"{done} of {wanted} targets are done and stay in {self._files.folder}") from error
+            interruption.acknowledge()
+            if self._unwritten:  # the interruption came between a network and its line here
+                self.write(complete=False)
+            found = f"{done} of {wanted} targets are done and stay in {self._files.folder}"
+            raise interruption.with_text(error, found) from error
 
     def _report(self, *, complete: bool) -> CurveReport:
         """Put the numbers of all points together."""

@@ -29,7 +29,8 @@
 | typed_factors       | factors in a layer's float type, balanced where half precision needs it                    |
 | replace_layer       | put a chain into the model where a layer was                                               |
 | layer_model         | one layer as a model, to be timed                                                          |
-| write               | write files atomically                                                                     |
+| publication         | files that become final together, or not at all; what killed processes have left           |
+| write               | write models and texts; checks before                                                      |
 
 What the rest of the package needs most is re-exported here; lookups and cuts are imported from `index`, `extract` and
 `tensors`.
@@ -43,25 +44,30 @@ from onnx_lowrank.graph.layer_model import input_shape, layer_model
 from onnx_lowrank.graph.narrow import narrow_channels
 from onnx_lowrank.graph.parameter_inputs import parameter_inputs, with_values
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
+from onnx_lowrank.graph.publication import Publication
 from onnx_lowrank.graph.read import input_names, read_model
 from onnx_lowrank.graph.replace_layer import replace_layer
 from onnx_lowrank.graph.sample_axes import inner_name, named_sample_axes, with_samples_first, with_samples_on_scores
 from onnx_lowrank.graph.typed_factors import rounding_loss
 from onnx_lowrank.graph.work import counted_tensors
 from onnx_lowrank.graph.write import (
+    add_texts,
     check_apart,
+    check_not_read,
     check_writable,
     new_folder,
     set_metadata,
     staged,
     staged_file,
-    staged_text,
-    write_text,
+    write_model,
     write_texts,
 )
 
 __all__ = [
+    "Publication",
+    "add_texts",
     "check_apart",
+    "check_not_read",
     "check_writable",
     "counted_tensors",
     "find_depthwise",
@@ -85,12 +91,11 @@ __all__ = [
     "set_metadata",
     "staged",
     "staged_file",
-    "staged_text",
     "weighted_tensors",
     "with_outputs",
     "with_samples_first",
     "with_samples_on_scores",
     "with_values",
-    "write_text",
+    "write_model",
     "write_texts",
 ]

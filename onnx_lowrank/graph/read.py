@@ -1,4 +1,4 @@
-"""Read an ONNX model and its weights; very large weights stay in their files and are mapped."""
+"""Read an ONNX model and its weights; very large weights stay in their files."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     except (OSError, ValueError) as error:  # not a valid file name
         raise ModelError(f"{path}: cannot be the name of a file ({error}): check the path") from error
     if not exists:
-        kind = "a folder" if path.is_dir() else "no such file"
-        raise ModelError(f"{path}: {kind}, wanted an ONNX model: check the path")
+        kind = "a folder" if path.is_dir() else "a pipe or a device" if path.exists() else "no such file"
+        remedy = "write it to a file first" if kind == "a pipe or a device" else "check the path"
+        raise ModelError(f"{path}: {kind}, wanted an ONNX model: {remedy}")
     try:
         loaded = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError) as error:

@@ -1,20 +1,27 @@
 """Read and move the values of tensors: inside the model, or in files where they are too large for one message.
 
 A protobuf message holds at most 2 GiB. Weights of larger models are external data: the tensor names a file, an offset
-and a length. Once a model has been read, its tensors name the file by its absolute path; `values` maps it into memory.
+and a length. Once a model has been read, its tensors name the file by its absolute path; `values` reads it. Whoever
+needs the values at the same time shares them.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.linalg.array_file import ArrayFile
+
+_in_use: WeakValueDictionary[tuple[Any, ...], NDArray[Any]] = WeakValueDictionary()  # values that somebody holds
 _MAPPED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
@@ -42,11 +49,28 @@ def can_be_mapped(tensor: onnx.TensorProto, length: int) -> bool:
 
 
 def values(tensor: onnx.TensorProto) -> NDArray[Any]:
-    """Return the values of a tensor, shape as its dims; mapped from its file where they are not in the model."""
+    """Return the values of a tensor, shape as its dims; read from its file where they are not in the model.
+
+    Raises:
+        ModelError: they are not in the file any more.
+    """
     if not is_external(tensor):
         return numpy_helper.to_array(tensor)
     fields = {each.key: each.value for each in tensor.external_data}
-    return np.memmap(fields["location"], _dtype(tensor), "r", int(fields["offset"]), tuple(tensor.dims))
+    file, offset, dtype, shape = fields["location"], int(fields["offset"]), _dtype(tensor), tuple(tensor.dims)
+    try:
+        with Path(file).open("rb") as stream:
+            state = os.fstat(stream.fileno())
+            key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, offset, dtype, shape)
+            if (array := _in_use.get(key)) is None:
+                array = _in_use[key] = ArrayFile(stream).read(offset, dtype, shape)
+                array.flags.writeable = False
+    except (EOFError, OSError) as error:
+        raise ModelError(
+            f"tensor '{tensor.name}': external data file '{file}' cannot be read any more ({error}), and was whole "
+            "when the model was opened: leave it alone until the run has ended"
+        ) from error
+    return array
 
 
 def put_outside(tensor: onnx.TensorProto, location: Path | str, offset: int, length: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import BinaryIO
 
 import onnx
 
+from onnx_lowrank import interruption
 from onnx_lowrank.errors import OutputError
+from onnx_lowrank.graph.publication import Publication, explained, final_place
 from onnx_lowrank.graph.tensors import can_be_mapped, is_external, put_inside, put_outside, stored_bytes, values
 
 MAX_FILE_BYTES = 2**31 - 2**24  # of values; a protobuf message holds at most 2 GiB
@@ -20,13 +21,14 @@ ALIGNMENT_BYTES = 4096  # of data in files, so that they can be mapped
 
 
 def check_writable(path: Path, *, force: bool) -> None:
-    """Check before a long conversion that its result can be written.
+    """Check before a long conversion that its result can be written: to a path, or through a link to where it leads.
 
     Raises:
         OutputError: the file exists and ``force`` is not set, its folder is missing or not writable, or it is a folder.
     """
-    with _explained(path):  # the name may be too long for the file system
-        exists, is_file, has_folder = path.exists(), path.is_file(), path.parent.is_dir()
+    with explained(path):  # the name may be too long for the file system
+        folder = final_place(path).parent
+        exists, is_file, has_folder = path.exists(), path.is_file(), folder.is_dir()
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, wanted a file name: add one")
     if exists and not is_file:
@@ -34,19 +36,17 @@ def check_writable(path: Path, *, force: bool) -> None:
     if exists and not force:
         raise OutputError(f"{path}: exists already: choose another name, or overwrite it with `force`")
     if not has_folder:
-        raise OutputError(f"{path}: folder '{path.parent}' does not exist: make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: folder '{path.parent}' is not writable: choose another, or change its permissions")
+        raise OutputError(f"{path}: folder '{folder}' does not exist: make it first")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: folder '{folder}' is not writable: choose another, or change its permissions")
 
 
 @contextlib.contextmanager
 def staged(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
     """Write a model to a temporary file; rename it to ``path`` when the block succeeds, remove it when it fails.
 
-    Weights of a model that does not fit into one file go into a second one, ``NAME.data``.
-
     Args:
-        model: what to write.
+        model: what to write, as `write_model` does.
         path: final path.
 
     Yields:
@@ -55,17 +55,45 @@ def staged(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written, for example because the disk is full.
     """
-    with _explained(path):
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        file = folder / path.name
-        with _explained(path):
-            _write(model, file)
-        yield file
-        with _explained(path):
-            _publish(file, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with Publication() as publication:
+        yield write_model(model, path, publication)
+
+
+def write_model(model: onnx.ModelProto, path: Path | None, publication: Publication) -> Path:
+    """Write a model to a file that becomes final with the publication, and return that.
+
+    Weights of a model that does not fit into one file go into a second one, ``NAME.data``.
+
+    Args:
+        model: what to write.
+        path: final path; None for a file that vanishes with the publication.
+        publication: what it becomes final with.
+
+    Raises:
+        OutputError: it cannot be written, for example because the disk is full.
+    """
+    with explained(path or Path(tempfile.gettempdir())):
+        if path is None:
+            file = publication.temporary(".onnx")
+        else:
+            if stored_bytes(model) > MAX_FILE_BYTES:
+                publication.add(_data_file(final_place(path)))
+            file = publication.add(path)
+        _write(model, file)
+    return file
+
+
+def check_not_read(path: Path, model: str | Path | onnx.ModelProto) -> None:
+    """Check that a file to be written is not the model that is read, links followed.
+
+    Raises:
+        OutputError: it is.
+    """
+    if isinstance(model, onnx.ModelProto):
+        return
+    with contextlib.suppress(OSError, ValueError):  # one of them does not exist, or cannot
+        if path.samefile(model):
+            raise OutputError(f"{path}: is the model that is read, which is never written: choose another name")
 
 
 @contextlib.contextmanager
@@ -75,13 +103,10 @@ def staged_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with _explained(path):
-            yield temporary
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with Publication() as publication:
+        file = publication.add(path)
+        with explained(path):
+            yield file
 
 
 def check_apart(model: onnx.ModelProto, path: Path) -> None:
@@ -90,7 +115,7 @@ def check_apart(model: onnx.ModelProto, path: Path) -> None:
     Raises:
         OutputError: it is one of them.
     """
-    data = str(_data_file(path).resolve())
+    data = str(_data_file(final_place(path)).resolve())
     for tensor in model.graph.initializer:
         if any(each.key == "location" and each.value == data for each in tensor.external_data):
             raise OutputError(
@@ -109,33 +134,6 @@ def set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
             model.metadata_props.add(key=key, value=value)
 
 
-@contextlib.contextmanager
-def staged_text(path: Path, text: str) -> Iterator[None]:
-    """Write a text to a temporary file; rename it to ``path`` when the block succeeds, remove it when it fails.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with _explained(path):
-            temporary.write_text(text, encoding="utf-8")
-        yield
-        with _explained(path):
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    write_texts({path: text})
-
-
 def write_texts(texts: Mapping[Path, str]) -> None:
     """Write text files of which each is there whole or not at all, and none where one cannot be written.
 
@@ -145,9 +143,24 @@ def write_texts(texts: Mapping[Path, str]) -> None:
     Raises:
         OutputError: one of them cannot be written.
     """
-    with contextlib.ExitStack() as staged_files:
-        for path, text in texts.items():
-            staged_files.enter_context(staged_text(path, text))
+    with Publication() as publication:
+        add_texts(texts, publication)
+
+
+def add_texts(texts: Mapping[Path, str], publication: Publication) -> None:
+    """Write text files that become final with the publication.
+
+    Args:
+        texts: contents by path.
+        publication: what they become final with.
+
+    Raises:
+        OutputError: one of them cannot be written.
+    """
+    for path, text in texts.items():
+        file = publication.add(path)
+        with explained(path):
+            file.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -165,28 +178,28 @@ def new_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}): choose another place") from error
-    try:
-        yield
-    except BaseException:
+
+    def remove_if_empty() -> None:
         if new:
             with contextlib.suppress(OSError):  # it holds something
                 folder.rmdir()
-        raise
+
+    with interruption.cleaned_up(remove_if_empty):
+        yield
 
 
 def _write(model: onnx.ModelProto, file: Path) -> None:
-    """Write a model to a file, its weights to a second one where they are too large, and flush both to the disk."""
+    """Write a model to a file, its weights to a second one where they are too large."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     if stored_bytes(model) > MAX_FILE_BYTES:
-        with _to_disk(_data_file(file)) as stream:
+        with _data_file(file).open("wb") as stream:
             for tensor in copy.graph.initializer:
                 _move_outside(tensor, stream, _data_file(file).name)
     for tensor in copy.graph.initializer:
         if is_external(tensor) and tensor.external_data[0].value != _data_file(file).name:
             put_inside(tensor, values(tensor).tobytes())
-    with _to_disk(file) as stream:
-        stream.write(copy.SerializeToString())
+    file.write_bytes(copy.SerializeToString())
 
 
 def _move_outside(tensor: onnx.TensorProto, stream: BinaryIO, name: str) -> None:
@@ -199,49 +212,6 @@ def _move_outside(tensor: onnx.TensorProto, stream: BinaryIO, name: str) -> None
     numbers.tofile(stream)
 
 
-@contextlib.contextmanager
-def _to_disk(file: Path) -> Iterator[BinaryIO]:
-    with file.open("wb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _publish(file: Path, path: Path) -> None:
-    """Rename a model and its data to their final names, the model last; where that fails, restore the old data."""
-    mode = 0o666 & ~_umask()
-    data, old = _data_file(file), file.with_name("old")
-    if data.exists():
-        data.chmod(mode)
-        with contextlib.suppress(FileNotFoundError):
-            _data_file(path).rename(old)
-        data.replace(_data_file(path))
-    try:
-        file.chmod(mode)
-        file.replace(path)
-    except OSError:
-        if old.exists():
-            old.replace(_data_file(path))
-        raise
-
-
 def _data_file(path: Path) -> Path:
     """Return the path of the second file, for weights that do not fit into the first."""
     return path.with_name(f"{path.name}.data")
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn an error of the operating system into an OutputError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}): free some space or choose another place"
-        ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

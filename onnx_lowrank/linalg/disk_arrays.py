@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.linalg.array_file import ArrayFile
 
 
 class ScratchFile:
@@ -29,6 +30,7 @@ class ScratchFile:
     def __init__(self) -> None:
         with _explain_full_disk():
             self._file = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as an array is in it)
+        self._arrays = ArrayFile(self._file)
 
     def append(self, array: NDArray[Any]) -> int:
         """Append an array, and return its offset in bytes."""
@@ -39,11 +41,18 @@ class ScratchFile:
         return offset
 
     def read(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """Read an array, or a contiguous part of one, from an offset in bytes."""
-        array: NDArray[Any] = np.empty(shape, dtype)
-        self._file.seek(offset)
-        self._file.readinto(array.reshape(-1).view(np.uint8).data)
-        return array
+        """Read an array, or a contiguous part of one, from an offset in bytes.
+
+        Raises:
+            CalibrationError: the disk fails.
+        """
+        try:
+            return self._arrays.read(offset, dtype, shape)
+        except (EOFError, OSError) as error:
+            raise CalibrationError(
+                f"temporary folder '{tempfile.gettempdir()}': tensors that were written there cannot be read any more "
+                f"({error}): name another folder in TMPDIR, or raise `memory`"
+            ) from error
 
     def close(self) -> None:
         """Close the file and delete its arrays."""

@@ -33,6 +33,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
+from onnx_lowrank import interruption
 from onnx_lowrank.linalg.arrays import Array, namespace
 
 _MAX_PAIRS = 12  # m, the pairs (s, y) that are kept
@@ -67,6 +68,7 @@ def minimize(
     x, (value, gradient) = start, objective(start)
     pairs: Pairs = deque(maxlen=_MAX_PAIRS)
     for _ in range(iterations):
+        interruption.check()
         p = -_times_inverse_hessian(gradient, pairs, curvature)
         step = _backtrack(objective, x, p, value, float(p @ gradient))
         if step is None:

@@ -1,19 +1,95 @@
-"""Threads of the linear algebra, and the text for a number of threads."""
+"""Threads: of the linear algebra, and of work that is shared out.
+
+The thread that signals reach takes no lock here that is written in Python. Ctrl-C raises an exception between any two
+of its instructions: inside of `concurrent.futures` that leaves a lock held which the pool's threads wait for, and the
+pool's end waits for them, for ever. So a pool lives on a thread of its own, where no exception lands from outside, and
+who waits for it waits in C.
+"""
 
 from __future__ import annotations
 
+import _thread
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
+
+from onnx_lowrank import interruption
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MAX_WORKERS = 4  # items that are worked on at a time: each takes memory
+_LONGEST_WAIT_S = 0.1  # in one piece: on Windows, waiting for a lock holds Ctrl-C up
+
+
+class Background:
+    """A call on a thread of its own, which signals do not reach.
+
+    Args:
+        call: what to do; it must not raise.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._is_over = False
+        self._ended = _thread.allocate_lock()
+        self._ended.acquire()
+        _thread.start_new_thread(self._run, ())
+
+    def wait(self) -> None:
+        """Wait for the call to end."""
+        while not self._is_over:
+            self._ended.acquire(timeout=_LONGEST_WAIT_S)
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        finally:
+            self._is_over = True
+            self._ended.release()
+
+
+def on_threads(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
+    """Yield ``work(item)`` of every item, in order, on several threads.
+
+    Args:
+        work: what to do.
+        items: what to do it with.
+        count: threads.
+
+    Raises:
+        BaseException: what ``work`` raises; items that have not been begun by then are left out.
+    """
+    results: SimpleQueue[Callable[[], Result] | None] = SimpleQueue()  # written in C; None comes last
+    is_wanted = True
+
+    def work_on(item: Item) -> Result:
+        interruption.check()
+        if not is_wanted:
+            raise InterruptedError  # which nobody sees
+        return work(item)
+
+    def work_on_all() -> None:
+        try:
+            with ThreadPoolExecutor(count) as pool:
+                for result in pool.map(work_on, items):
+                    results.put(_returning(result))
+        except BaseException as error:  # raised where the result is waited for
+            results.put(_raising(error))
+        results.put(None)
+
+    background = Background(work_on_all)
+    try:
+        while (result := results.get()) is not None:
+            yield result()
+    finally:
+        is_wanted = False
+        background.wait()
 
 
 def one_thread() -> AbstractContextManager[Any]:
@@ -32,8 +108,8 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     Read it to its end: until then the linear algebra stays at one thread.
     """
     allowed = [int(library["num_threads"]) for library in _controller().info() if library["user_api"] == "blas"]
-    with one_thread(), ThreadPoolExecutor(min(_MAX_WORKERS, max(allowed, default=1))) as pool:
-        yield from pool.map(work, items)
+    with one_thread():
+        yield from on_threads(work, items, min(_MAX_WORKERS, max(allowed, default=1)))
 
 
 def threads_text(count: int | None) -> str:
@@ -48,3 +124,14 @@ def threads_text(count: int | None) -> str:
 @cache
 def _controller() -> ThreadpoolController:
     return ThreadpoolController()
+
+
+def _returning(result: Result) -> Callable[[], Result]:
+    return lambda: result
+
+
+def _raising(error: BaseException) -> Callable[[], Any]:
+    def again() -> Any:
+        raise error
+
+    return again

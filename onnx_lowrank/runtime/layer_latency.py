@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from onnx_lowrank.errors import BudgetError, OutputError
-from onnx_lowrank.graph import input_shape, layer_model, write_text
+from onnx_lowrank.graph import Publication, add_texts, input_shape, layer_model
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.random_factors import random_factors
@@ -189,7 +189,8 @@ class LayerTimer:
         try:
             if self._is_cache:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._file, self._table.to_json())
+            with Publication(is_result=not self._is_cache) as publication:
+                add_texts({self._file: self._table.to_json()}, publication)
         except (OSError, OutputError) as error:
             if not self._is_cache:
                 raise

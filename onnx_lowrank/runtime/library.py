@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 from contextlib import redirect_stdout
 from functools import cache
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from onnx_lowrank.errors import MissingDependencyError
 
 log = logging.getLogger(__name__)
+
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 def load_onnxruntime() -> Any:
@@ -35,8 +38,13 @@ def version() -> str:
 
 
 def silence() -> None:
-    """Have onnxruntime print nothing by itself in this process; its exceptions carry its messages."""
-    load_onnxruntime().set_default_logger_severity(4)
+    """Have onnxruntime print nothing by itself in this process, and report nothing; exceptions carry its messages."""
+    os.environ.setdefault(_NO_TELEMETRY, "1")  # looked at when it is imported
+    runtime = load_onnxruntime()
+    runtime.set_default_logger_severity(4)
+    disable = getattr(runtime, "disable_telemetry_events", None)  # not in every build
+    if disable and os.environ[_NO_TELEMETRY] != "0":
+        disable()
 
 
 @cache

@@ -6,7 +6,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+from onnx_lowrank.runtime.cgroup import read_limits
+
+_MEMINFO = Path("/proc/meminfo")
+_FILES = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
 
 
 def budget_bytes(gigabytes: float | None, held: int = 0) -> int:
@@ -33,7 +36,5 @@ def _on_machine() -> list[int]:
 
 
 def _in_container() -> list[int]:
-    with suppress(OSError, ValueError):  # without a limit the file says "max"
-        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        return [max(0, limit - used)]
-    return []
+    found = read_limits("memory", *_FILES)
+    return [max(0, limit - used) for limit, used in found if limit is not None and used is not None]

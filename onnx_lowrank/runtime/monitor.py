@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
+from onnx_lowrank import interruption
 from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.runtime.stopwatch import Stopwatch
 
@@ -25,7 +26,9 @@ class Monitor:
 
     def track(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
         """Hand ``items`` through while counting them as steps of ``stage``, of which there are ``total``."""
-        return iter(self._progress.track(items, stage, total))
+        for item in self._progress.track(items, stage, total):
+            interruption.check()
+            yield item
 
     def measure(self, stage: str) -> AbstractContextManager[None]:
         """Count what happens inside the block as time of ``stage``."""

@@ -66,7 +66,7 @@ class Resident:
 
 
 def external_initializers(model: onnx.ModelProto) -> dict[str, onnxruntime.OrtValue]:
-    """Return the initializers whose values are in files, by name, memory-mapped."""
+    """Return the initializers whose values are in files, by name; sessions of one model share them."""
     make = load_onnxruntime().OrtValue.ortvalue_from_numpy_with_onnx_type
     external = [tensor for tensor in model.graph.initializer if is_external(tensor)]
     return {tensor.name: make(values(tensor), tensor.data_type) for tensor in external}

@@ -14,10 +14,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnx_lowrank import interruption
 from onnx_lowrank.errors import MissingDependencyError, ModelError
 from onnx_lowrank.runtime.inputs import TensorSpec
 from onnx_lowrank.runtime.library import load_cuda_libraries, load_onnxruntime
 from onnx_lowrank.runtime.ort_values import Resident, external_initializers, numpy_type
+from onnx_lowrank.runtime.processors import usable_cores
 from onnx_lowrank.runtime.provider import EXECUTION_PROVIDERS, Provider
 
 if TYPE_CHECKING:
@@ -54,9 +56,14 @@ class Session:
         optimized: bool = True,
         deployed: bool = False,
     ) -> None:
+        interruption.check()
         runtime = load_onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = provider.threads
+        if not deployed:
+            # Threads that wait for work in a loop take the cores of other processes, and of other sessions here.
+            options.intra_op_num_threads = provider.threads or usable_cores()
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4
         if not optimized:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -187,6 +194,7 @@ class Session:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Name the model in the error when it cannot be run."""
+        interruption.check()
         try:
             yield
         except Exception as error:  # onnxruntime's exceptions share no base class but this

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_lowrank import compare, pipeline
+from onnx_lowrank import compare, interruption, pipeline
+from onnx_lowrank.commands import sweep_points
 from tests.command_line import call, fails, works
 from tests.helpers import normal
 
@@ -160,6 +161,24 @@ def test_an_interruption_at_the_second_target_keeps_the_first(folder: Path, monk
     assert again["complete"] is True
     assert len(again["points"]) == 2
     assert again["points"][0]["outputs"] == point["outputs"]
+
+
+def test_a_signal_between_a_network_and_its_line_writes_the_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = sweep_points.write_texts, []
+
+    def write(texts: dict[Path, str]) -> None:
+        seen.append(texts)
+        if len(seen) == 1:
+            monkeypatch.setattr(interruption._state, "number", signal.SIGTERM)
+        real(texts)
+
+    monkeypatch.setattr(sweep_points, "write_texts", write)
+    shown = call(*WORDS, "--models")
+    assert shown.exit_code == 143
+    assert shown.stderr.splitlines()[-1] == "error: terminated: 1 of 2 targets are done and stay in out"
+    assert names() == ["in-1.5x.json", "in-1.5x.onnx", "sweep.html", "sweep.json"]
+    (point,) = json.loads(Path("out/sweep.json").read_text())["points"]
+    assert point["model"] == "out/in-1.5x.onnx"
 
 
 def test_an_interruption_while_latencies_are_measured_keeps_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from onnx_lowrank.linalg.threads import side_by_side
+from onnx_lowrank.linalg.threads import on_threads, side_by_side
 
 
 def blas_threads() -> int:
@@ -40,3 +41,20 @@ def test_errors_come_through() -> None:
 
     with pytest.raises(ValueError, match="item 0"):
         list(side_by_side(fails, range(3)))
+
+
+def test_what_nobody_waits_for_is_not_begun() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.01)
+        return item
+
+    results = on_threads(work, range(1_000), 2)
+    assert next(results) == 0
+    results.close()
+    count = len(begun)
+    assert count < 100
+    time.sleep(0.1)
+    assert len(begun) == count

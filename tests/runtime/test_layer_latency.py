@@ -382,7 +382,7 @@ def test_a_full_disk_does_not_matter_to_the_cache(
     def full(*_: Any) -> None:
         raise OutputError("no space")
 
-    monkeypatch.setattr(layer_latency, "write_text", full)
+    monkeypatch.setattr(layer_latency, "add_texts", full)
     clock = clock_of(CPU, 1)
     clock.measure(KEPT, Silent())
     assert clock.known(*KEPT[0])

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from onnx_lowrank.runtime import memory
+from onnx_lowrank.runtime import cgroup, memory
 
 
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A made-up machine: its files are written by the tests."""
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(cgroup, "MOUNT", tmp_path)
+    monkeypatch.setattr(cgroup, "OWN", tmp_path / "own")
+    (tmp_path / "own").write_text("0::/\n")
     return tmp_path
 
 

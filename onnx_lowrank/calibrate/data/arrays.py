@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.calibrate.data.npy_file import NpyFile
 from onnx_lowrank.calibrate.data.preprocess import shape_text
 from onnx_lowrank.calibrate.data.sources import ArraySource
 from onnx_lowrank.errors import CalibrationError
@@ -33,7 +34,7 @@ def join_batches(
         where = f"batch {number}"
         sources = array_sources(without_constants(named_arrays(batch, inputs, where), constants, where), inputs, where)
         for name, source in sources.items():
-            parts[name].append(source.array.copy())
+            parts[name].append(np.array(source.array))
             first, this = (part.shape[1:] for part in (parts[name][0], parts[name][-1]))
             if this != first:
                 raise CalibrationError(
@@ -73,7 +74,7 @@ def named_arrays(batch: Any, inputs: Sequence[TensorSpec], where: str) -> dict[s
 
 
 def array_sources(
-    arrays: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec], where: str
+    arrays: Mapping[str, NDArray[Any] | NpyFile], inputs: Sequence[TensorSpec], where: str
 ) -> dict[str, ArraySource]:
     """Return arrays as sources of samples.
 
@@ -93,7 +94,7 @@ def array_sources(
     return {spec.name: ArraySource(arrays[spec.name], spec, where) for spec in inputs}
 
 
-def _samples_first(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+def _samples_first(array: NDArray[Any] | NpyFile, spec: TensorSpec) -> NDArray[Any] | NpyFile:
     """Return an array with samples on the first axis, where it is as the model itself takes it."""
     own = spec.own_shape
     as_in_model = array.ndim == len(own) and all(
@@ -101,6 +102,7 @@ def _samples_first(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     )
     if spec.samples_axis == 0 or not as_in_model:
         return array
+    array = array.whole() if isinstance(array, NpyFile) else array
     return array[None] if spec.samples_axis is None else np.moveaxis(array, spec.samples_axis, 0)
 
 
@@ -152,7 +154,7 @@ def constant_hint(inputs: Sequence[TensorSpec]) -> str:
     return f"a constant where it is a weight of a layer: `constant_inputs={{'{weight}': 'FILE'}}`"
 
 
-def _check_array(array: NDArray[Any], spec: TensorSpec, where: str) -> None:
+def _check_array(array: NDArray[Any] | NpyFile, spec: TensorSpec, where: str) -> None:
     sizes = zip(array.shape[1:], spec.shape[1:], strict=False)
     if array.ndim != len(spec.shape) or any(expected not in (None, size) for size, expected in sizes):
         raise CalibrationError(

@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.data.arrays import named_arrays
+from onnx_lowrank.calibrate.data.npy_file import NpyFile
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.graph import weighted_tensors
 from onnx_lowrank.runtime.inputs import TensorSpec
@@ -35,7 +36,7 @@ class _Given:
     """The data of one input: its shape, None for images; and its numbers where they are at hand."""
 
     shape: tuple[int, ...] | None
-    array: NDArray[Any] | None = None
+    array: NDArray[Any] | NpyFile | None = None
 
 
 def with_sample_axes(network: Network, data: Any) -> tuple[Network, Any]:
@@ -91,7 +92,9 @@ def _refuse_weights(network: Network, given: Mapping[str, _Given]) -> None:
 def _scalar(spec: TensorSpec, given: Mapping[str, _Given]) -> list[Any] | None:
     """Return the one number that the data have for an input without axes, None where there is none or they differ."""
     array = given[spec.name].array if spec.name in given else None
-    if spec.shape or array is None or not array.size or array.ndim > 1 or (array != array.flat[0]).any():
+    if spec.shape or not isinstance(array, np.ndarray) or not array.size or array.ndim > 1:
+        return None
+    if (array != array.flat[0]).any():
         return None
     return [array.flat[0].item()]
 
@@ -174,7 +177,7 @@ def _counted(shapes: Mapping[str, tuple[int, ...]], samples: int) -> bool:
     return not shapes or any(shape and shape[0] % samples == 0 for shape in shapes.values())
 
 
-def _grows(network: Network, spec: TensorSpec, array: NDArray[Any], few: int, more: int) -> bool:
+def _grows(network: Network, spec: TensorSpec, array: NDArray[Any] | NpyFile, few: int, more: int) -> bool:
     """Return whether the first axis of any layer's tensor grows with that of the input."""
     before, after = (_shapes(network, spec, array[:count]) for count in (few, more))
     return any(shape[:1] != after[name][:1] for name, shape in before.items() if name in after)
@@ -232,8 +235,8 @@ def _look_at_file(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, _Give
     """Return what a file has for inputs, from its headers; images for folders and other files."""
     try:
         if path.suffix.lower() == ".npy" and path.is_file() and len(inputs) == 1:
-            array = np.load(path, mmap_mode="r")
-            return {inputs[0].name: _Given(array.shape, array)}
+            file = NpyFile(path)
+            return {inputs[0].name: _Given(file.shape, file if file.ndim > 1 else file.whole())}
         if path.suffix.lower() == ".npz" and path.is_file():
             arrays = _npz(path)
             alone = len(arrays) == len(inputs) == 1

@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from onnx_lowrank.calibrate.data.archives import open_image_files, split_archive_path
@@ -28,6 +26,7 @@ from onnx_lowrank.calibrate.data.arrays import (
     without_constants,
 )
 from onnx_lowrank.calibrate.data.labels import LabelRule, image_labels
+from onnx_lowrank.calibrate.data.npy_file import NpyFile
 from onnx_lowrank.calibrate.data.prefetch import prefetch
 from onnx_lowrank.calibrate.data.preprocess import DEFAULT, Preprocessing, image_layout
 from onnx_lowrank.calibrate.data.sources import ImageSource, Indices, SampleSource
@@ -279,8 +278,7 @@ def _open_path(
         )
     name = inputs[0].name
     if kind == ".npy":
-        array = _load(path, partial(open_memmap, mode="r"))
-        return Samples(array_sources({name: array}, inputs, str(path)))
+        return Samples(array_sources({name: _load(path, NpyFile)}, inputs, str(path)))
     files = open_image_files(path)
     source = ImageSource(files, inputs[0], image_layout(inputs[0], preprocessing), preprocessing)
     labels, rule = image_labels(files, class_names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnx_lowrank.calibrate.data.archives import ImageFiles
+from onnx_lowrank.calibrate.data.npy_file import NpyFile
 from onnx_lowrank.calibrate.data.preprocess import (
     BadImageError,
     ImageLayout,
@@ -20,6 +20,7 @@ from onnx_lowrank.calibrate.data.preprocess import (
     image_array,
 )
 from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.linalg.threads import on_threads
 from onnx_lowrank.runtime.inputs import TensorSpec, shape_hint
 
 DECODING_THREADS = 4
@@ -59,16 +60,17 @@ class SampleSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Samples of one input in an array, in memory or mapped from a file.
+    """Samples of one input in an array.
 
     Attributes:
-        array: shape (samples, ...) as the input takes it; a float array may be of another float type.
+        array: shape (samples, ...) as the input takes it, in memory or in a file; a float array may be of another
+            float type.
         spec: the model input.
         where: how messages call the array.
         skipped: always empty.
     """
 
-    array: NDArray[Any]
+    array: NDArray[Any] | NpyFile
     spec: TensorSpec
     where: str
     skipped: tuple[str, ...] = ()
@@ -153,8 +155,7 @@ class ImageSource:
                 return False
             return True
 
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            return np.array(list(pool.map(is_decodable, indices)), dtype=bool)
+        return np.array(list(on_threads(is_decodable, indices, DECODING_THREADS)), dtype=bool)
 
     def read(self, indices: Indices) -> NDArray[Any]:
         """Decode and preprocess images.
@@ -174,8 +175,7 @@ class ImageSource:
                     f"{self.files.source}: {self.files.names[index]} cannot be decoded ({error}): remove it"
                 ) from error
 
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            return np.stack(list(pool.map(load, indices)))
+        return np.stack(list(on_threads(load, indices, DECODING_THREADS)))
 
     def with_fixed_size(self) -> ImageSource:
         """Return a source whose open height and width are those of the first decodable image.

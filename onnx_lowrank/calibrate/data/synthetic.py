@@ -18,7 +18,6 @@ Lee, Mumford, Huang 2001, Occlusion models for natural images; Ruderman, Cronin,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import pi
 from typing import Any
@@ -32,6 +31,7 @@ from onnx_lowrank.calibrate.data.preprocess import ImageLayout, Preprocessing, i
 from onnx_lowrank.calibrate.data.sources import DECODING_THREADS, Indices
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layers.input_statistics import InputStatistics
+from onnx_lowrank.linalg.threads import on_threads
 from onnx_lowrank.runtime.inputs import TensorSpec, shape_hint
 
 SYNTHETIC_SAMPLES = 320  # a fifth of them to verify with
@@ -87,8 +87,7 @@ class SyntheticSource:
             image = picture.convert("L") if self.layout.channels == 1 else picture
             return image_array(image, self.layout, self.preprocessing)
 
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            images = np.stack(list(pool.map(synthesize, indices)))
+        images = np.stack(list(on_threads(synthesize, indices, DECODING_THREADS)))
         return images if self.colours is None else self.colours(images, channels_first=self.layout.channels_first)
 
     def with_fitted_colours(self, first: InputStatistics) -> SyntheticSource:

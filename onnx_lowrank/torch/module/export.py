@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import onnx
 import torch
 from torch.export import Dim, ExportedProgram
 
-from onnx_lowrank.errors import ModelError, OutputError
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.publication import Publication, explained
 from onnx_lowrank.runtime.network import open_network
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.torch.module.to_module import to_torch
@@ -56,10 +56,9 @@ def save_program(program: ExportedProgram, path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            file = Path(folder) / "program.pt2"
-            torch.export.save(program, file)
-            file.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}): free some space or choose another") from error
+    with Publication() as publication:
+        file = publication.add(path)
+        with explained(path):
+            program_file = file.with_name("program.pt2")  # the ending that PyTorch wants
+            torch.export.save(program, program_file)
+            program_file.replace(file)

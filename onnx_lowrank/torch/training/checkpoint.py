@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from onnx_lowrank.errors import OutputError
+from onnx_lowrank.graph import Publication
 
 State = Mapping[str, Tensor]
 _PARTS = ("state", "momentum", "best")
@@ -47,16 +47,12 @@ class Checkpoint:
             for part, state in parts
             for key, tensor in state.items()
         }
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            save_file(tensors, temporary, {"notes": json.dumps(self.notes)})
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except (OSError, SafetensorError) as error:
-            raise OutputError(f"{path}: the checkpoint cannot be written ({error}): free some space") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        with Publication() as publication:
+            file = publication.add(path)
+            try:
+                save_file(tensors, file, {"notes": json.dumps(self.notes)})
+            except (OSError, SafetensorError) as error:
+                raise OutputError(f"{path}: the checkpoint cannot be written ({error}): free some space") from error
 
     @staticmethod
     def read(path: Path) -> Checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -14,8 +15,10 @@ import onnx
 import torch
 from torch import Tensor
 
+from onnx_lowrank import interruption
 from onnx_lowrank.calibrate import Preprocessing
 from onnx_lowrank.graph import read_model
+from onnx_lowrank.runtime.processors import usable_cores
 from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.runtime.stopwatch import Stopwatch
 from onnx_lowrank.settings import FinetuneSettings
@@ -143,13 +146,16 @@ def _train(
     try:
         while len(state.epochs) < settings.epochs and not _is_over(state, settings):
             state = _next_epoch(distillation, state, progress)
+            interruption.be_patient()  # there is something to write now
             if checkpoint is not None and distillation.is_main_process:
                 _checkpoint(distillation, state).write(checkpoint)
             if not isfinite(state.epochs[-1].loss):
                 distillation.log_once(logging.WARNING, "the loss is no number any more: try a lower learning rate")
-    except KeyboardInterrupt:
-        if not state.epochs:
+    except KeyboardInterrupt as error:
+        is_terminated = isinstance(error, interruption.Interrupted) and error.number == signal.SIGTERM
+        if not state.epochs or is_terminated:  # there may be no time to write; the checkpoint stays
             raise
+        interruption.acknowledge()
         return state, True
     return state, False
 
@@ -203,9 +209,9 @@ def _resumed(distillation: Distillation, checkpoint: Path) -> _State:
 
 @contextmanager
 def _torch_threads(count: int | None) -> Iterator[None]:
-    """Set the number of PyTorch's threads inside the block."""
+    """Set the number of PyTorch's threads inside the block; by default no more than there are usable cores."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count or min(before, usable_cores()))
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnx_lowrank.calibrate.data import archives
+from onnx_lowrank.calibrate.data.npy_file import NpyFile
 from onnx_lowrank.calibrate.data.preprocess import preset
 from onnx_lowrank.calibrate.data.samples import Samples, iterate_batches, open_samples
 from onnx_lowrank.calibrate.data.sources import ArraySource, Indices
@@ -277,13 +278,13 @@ def test_folders_without_permission(tmp_path: Path) -> None:
 # Arrays
 
 
-def test_npy_is_mapped_and_converted_when_read(tmp_path: Path) -> None:
+def test_npy_stays_in_its_file_and_is_converted_when_read(tmp_path: Path) -> None:
     values = np.arange(10, dtype=">f8").reshape(5, 2)
     np.save(tmp_path / "rows.npy", values)
     samples = open_rows(tmp_path / "rows.npy")
     source = samples.sources["rows"]
     assert isinstance(source, ArraySource)
-    assert isinstance(source.array, np.memmap)
+    assert isinstance(source.array, NpyFile)
     batch = samples.read(np.array([3, 1]))["rows"]
     assert batch.dtype == FLOAT32
     assert batch.tolist() == [[6, 7], [2, 3]]

@@ -218,5 +218,5 @@ def test_ctrl_c_while_the_checkpoint_is_written_loses_nothing(tmp_path: Path, mo
 
 
 def test_a_checkpoint_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="x.checkpoint: the checkpoint cannot be written"):
+    with pytest.raises(OutputError, match="x.checkpoint: cannot be written"):
         trained(pair("maps"), checkpoint=tmp_path / "none" / "x.checkpoint")

@@ -1,0 +1,47 @@
+"""Work that is shared out, under a timer that raises KeyboardInterrupt between any two instructions, as Ctrl-C does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+LOOP = """
+import faulthandler, random, signal, sys, time
+from onnx_lowrank.calibrate.data.prefetch import prefetch
+from onnx_lowrank.linalg.threads import side_by_side
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+def shared_out():
+    assert list(side_by_side(lambda item: item * item, range(8))) == [item * item for item in range(8)]
+
+def read_ahead():
+    assert list(prefetch(lambda key: key + 1, range(8), ahead=2)) == list(range(1, 9))
+
+shared_out()  # looks for libraries once, which may not be interrupted
+signal.signal(signal.SIGALRM, interrupt)
+random.seed(0)
+end, interrupted = time.monotonic() + float(sys.argv[1]), 0
+while time.monotonic() < end:
+    faulthandler.dump_traceback_later(20, exit=True)
+    for work in (shared_out, read_ahead):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 2e-3))
+            work()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            interrupted += 1
+print(interrupted)
+"""
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.nightly)])
+def test_ctrl_c_at_any_moment_never_hangs(seconds: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOOP, str(seconds)], capture_output=True, text=True, timeout=seconds + 60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20 * seconds
