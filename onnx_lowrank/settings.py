@@ -224,7 +224,8 @@ class FinetuneSettings:
             class folders of the data; ``both``.
         class_names: names of the classes, as in `Settings`.
         epochs: passes over the training samples.
-        batch_size: samples per step, over all processes. A batch size that is fixed in the model takes precedence.
+        batch_size: samples per step, over all processes; None for 128, and for fewer where samples are few, so that an
+            epoch has some steps. A batch size that is fixed in the model takes precedence.
         learning_rate: peak length of a step relative to a weight; None to find it by short trials. It is warmed up for
             a twentieth of the steps and decays along a cosine to zero.
         temperature: softens the scores of classifiers before they are compared; 0 compares outputs as they are.
@@ -249,7 +250,7 @@ class FinetuneSettings:
     learn: Learn = "original"
     class_names: ClassNames | None = None
     epochs: int = 10
-    batch_size: int = 128
+    batch_size: int | None = None
     learning_rate: float | None = None
     temperature: float = 4.0
     match: float = 0.0

@@ -46,7 +46,8 @@ _CHECKPOINT = ".checkpoint"  # appended to the name of OUT
 @class_names_option
 @tuning("--epochs", type=click.IntRange(1), metavar="N", help="Passes over the samples at most.")
 @tuning("--patience", type=click.IntRange(1), metavar="N", help="Epochs without gain to stop after.")
-@tuning("--batch-size", type=click.IntRange(1), metavar="B", advanced=True, help="Samples per step.")
+@tuning("--batch-size", type=click.IntRange(1), metavar="B", advanced=True, show_default="128",
+        help="Samples per step; fewer if few.")  # fmt: skip
 @tuning("--learning-rate", type=click.FloatRange(0, min_open=True), metavar="X", advanced=True,
         show_default="found in trials", help="Length of a step.")  # fmt: skip
 @tuning("--temperature", type=click.FloatRange(0), metavar="T", advanced=True, help="Softening of compared scores.")

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 MAX_HELD_OUT = 2_000
 _MIN_HELD_OUT = 2
+_MIN_BATCH, _MAX_BATCH = 16, 128  # normalization wants the former; larger ones than the latter gain little
+_STEPS_PER_EPOCH = 16
 _HELD_OUT_KEY = 2**31  # takes the place of the epoch's number in random keys; no epoch has this number
 
 Ints = NDArray[np.int64]
@@ -220,12 +222,17 @@ def split(
         validation=samples if validation is None else validation,
         held_out=held_out,
         inputs=inputs,
-        batch_size=step if fixed_batch else max(step, settings.batch_size // step * step),
+        batch_size=step if fixed_batch else max(step, (settings.batch_size or default_batch(count)) // step * step),
         augment=settings.augment,
         seed=settings.seed,
         shard=shard,
         fixed_batch=fixed_batch,
     )
+
+
+def default_batch(samples: int) -> int:
+    """Return how many samples to take a step on: enough for steady steps, and few enough for an epoch of some steps."""
+    return max(_MIN_BATCH, min(_MAX_BATCH, samples // _STEPS_PER_EPOCH))
 
 
 def _check_has_labels(samples: Samples, validation: Samples | None, settings: FinetuneSettings) -> None:

@@ -15,6 +15,8 @@ from onnx_lowrank.torch.training.trainer import Trainer
 _RATES_PER_DECADE = 2
 _START, _LOWEST, _HIGHEST = -6, -12, 0  # exponents, in steps of half a decade: rates of 1e-3, 1e-6 and 1
 TRIAL_STEPS = 40
+_MIN_TRIAL_STEPS = 10  # that tell rates apart
+_TRIAL_SHARE = 0.25  # of a short training that a trial may take: there are several
 _MAX_TRIAL_SAMPLES = 512  # held-out samples that a trial is evaluated on
 # Peak rates, relative to the weights. Longer steps forget more than they learn, however many there are. Agreement with
 # the original is forgotten first and takes the longest to come back; where labels alone count, higher rates do no harm.
@@ -34,7 +36,7 @@ def find_learning_rate(trainer: Trainer, dataset: DistillationData, total: int) 
         total: steps of the whole training.
     """
     start = trainer.state()
-    steps = min(TRIAL_STEPS, total)
+    steps = min(TRIAL_STEPS, total, max(_MIN_TRIAL_STEPS, round(_TRIAL_SHARE * total)))
     rate = best_rate(partial(_trial_loss, trainer, dataset, start, steps), _LOSS_TOLERANCE)
     trainer.set_state(start)
     return max(rate, min(rate * sqrt(total / steps), _MAX_RATE_BY_LABELS if trainer.evaluates_labels else _MAX_RATE))

@@ -79,6 +79,14 @@ def test_no_more_are_held_out_than_are_of_use() -> None:
     assert (len(dataset.held_out), len(dataset.training)) == (MAX_HELD_OUT, 9000 - MAX_HELD_OUT)
 
 
+@pytest.mark.parametrize(("samples", "batch"), [(40, 16), (300, 18), (1000, 62), (2048, 128), (50_000, 128)])
+def test_few_samples_still_make_some_steps(samples: int, batch: int) -> None:
+    dataset = divided(numbered(samples))
+    assert dataset.batch_size == batch
+    assert dataset.steps >= min(14, len(dataset.training) // 16)
+    assert divided(numbered(samples), batch_size=32).batch_size == 32
+
+
 def test_the_division_goes_by_the_seed() -> None:
     one, same, other = (divided(numbered(60), seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.held_out, same.held_out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import inf, isfinite, nan
+from math import inf, isfinite, nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -128,7 +128,8 @@ class Endless:
 
 @pytest.mark.parametrize(
     ("total", "steps", "best", "taken"),
-    [(4000, 40, 1e-4, 1e-3), (90, 40, 1e-3, 1.5e-3), (40, 40, 1e-3, 1e-3), (5, 5, 1e-3, 1e-3),
+    [(4000, 40, 1e-4, 1e-3), (160, 40, 1e-3, 2e-3), (90, 22, 1e-3, 1e-3 * sqrt(90 / 22)), (40, 10, 1e-3, 2e-3),
+     (5, 5, 1e-3, 1e-3),
      (4000, 40, 1e-2, 1e-2), (40_000, 40, 1e-3, 5e-3), (4000, 40, 0.1, 0.1)],
 )  # fmt: skip
 def test_longer_trainings_get_higher_rates_within_reason(total: int, steps: int, best: float, taken: float) -> None:
