@@ -133,12 +133,14 @@ def build_report(
 
 def calibration_report(network: Network, calibration: CalibrationSet) -> Calibration:
     """Return what a report says of the samples."""
+    preprocessing = calibration.samples.preprocessing
     return Calibration(
         source=calibration.samples.source,
         synthetic=calibration.samples.synthetic,
         images=calibration.images,
         positions_per_image=max(drawn.shape[1] for drawn in calibration.positions.values()),
         provider=network.provider.name,
+        preprocessing=None if preprocessing is None else str(preprocessing),
     )
 
 

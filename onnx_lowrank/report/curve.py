@@ -124,7 +124,7 @@ class CurveReport:
 
         {"schema": 1, "version": str, "seed": int, "input": path,
          "cost": "macs" | "params" | "latency",                  # counted by the speedups and by the front
-         "calibration": {"source", "synthetic", "images", "positions_per_image", "provider"},
+         "calibration": {"source", "synthetic", "images", "positions_per_image", "provider", "preprocessing"},
          "solved": {"refine": str, "images": int},               # fewer than for calibration: quick points
          "held_out": int,                                        # samples that verify every point
          "original": {"macs": int, "params": int, "milliseconds": x | null, "accuracy": {"top1", "top5"} | null},

@@ -122,6 +122,7 @@ class Calibration:
         images: number of samples.
         positions_per_image: positions drawn per sample and layer, at most.
         provider: execution provider that ran the networks.
+        preprocessing: the formula that made inputs of pixels; None where the data are no images.
     """
 
     source: str
@@ -129,6 +130,7 @@ class Calibration:
     images: int
     positions_per_image: int
     provider: str
+    preprocessing: str | None = None
 
 
 @dataclass(frozen=True)

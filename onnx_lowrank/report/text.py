@@ -17,7 +17,7 @@ from onnx_lowrank.report.report import Calibration, LayerReport, Report
 
 _LINE_WIDTH = 100
 _ESTIMATE_NOTE = (
-    "predicted from the errors of single layers before anything is solved: an output's relative error is at most about "
+    "predicted from the errors of single layers before anything is solved: an output's relative error is about "
     "that, as found in networks of thin layers (1 x 1, depthwise), and often much less where kernels are large"
 )
 
@@ -63,7 +63,7 @@ def headline(report: Report) -> list[str]:
         lines.append("preview     a first look: the whole conversion takes longer and loses less")
     if report.verification is None and report.predicted_error is not None:
         word = verdict(report.predicted_error)
-        lines.append(f"predicted   relative error of at most about {report.predicted_error:.2f} ({word})")
+        lines.append(f"predicted   relative error of about {report.predicted_error:.2f} ({word})")
     if report.verification is not None:
         lines.append("verified    the written file: its graph, multiply-adds, shapes and types are as they should be")
         for name, fidelity in report.verification["outputs"].items():
@@ -212,7 +212,8 @@ def latency_conditions(latency: Mapping[str, Any]) -> str:
 def calibration_text(calibration: Calibration) -> str:
     """Return what a network was calibrated with."""
     positions = f"up to {calibration.positions_per_image} positions each"
-    return f"{calibration.images} samples of {calibration.source}, {positions}, on {calibration.provider}"
+    pixels = "" if calibration.preprocessing is None else f", pixels as {calibration.preprocessing}"
+    return f"{calibration.images} samples of {calibration.source}, {positions}, on {calibration.provider}{pixels}"
 
 
 def held_out_text(count: int, calibration: Calibration) -> str:

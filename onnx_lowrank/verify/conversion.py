@@ -147,7 +147,7 @@ def _check_errors(written: onnx.ModelProto, comparison: Comparison) -> None:
             and not fidelity.relative_error <= WORST_ERROR
         ):
             raise VerificationError(
-                f"output '{name}': relative error {fidelity.relative_error:.3g} on {comparison.images} held-out "
+                f"output '{name}': relative error {fidelity.relative_error:.4g} on {comparison.images} held-out "
                 f"samples, at most {WORST_ERROR:g} is wanted: lower `speedup` or add samples; nothing was written"
             )
 

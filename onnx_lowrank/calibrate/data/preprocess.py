@@ -27,6 +27,9 @@ class BadImageError(CalibrationError):
     """Raised for a file that is not an image, or is damaged."""
 
 
+_ROUNDING = 1e-3  # of a mean that is written with few digits
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """The formula that turns pixels into model inputs: ``(pixel * scale - mean) / std``, pixels from 0 to 255.
@@ -45,7 +48,8 @@ class Preprocessing:
         crop_share: share of the covering side that ``crop`` keeps, 0 to 1: 224/256 for ImageNet models.
 
     Raises:
-        CalibrationError: a number is not finite, std holds 0, crop_share is outside (0, 1].
+        CalibrationError: a number is not finite, std holds 0, mean is more than any pixel gives, crop_share is outside
+            (0, 1].
         TypeError: mean or std is neither a number nor a sequence of numbers.
         ValueError: unknown channel order or resize mode.
     """
@@ -68,8 +72,22 @@ class Preprocessing:
                 f"preprocessing: scale {self.scale}, mean {self.mean}, std {self.std}: "
                 f"finite numbers are wanted, and no 0 in std: correct `scale`, `mean` or `std`"
             )
+        largest = 255 * self.scale
+        if self.scale > 0 and max(self.means) > largest * (1 + _ROUNDING):
+            raise CalibrationError(
+                f"preprocessing: mean {max(self.means):g} is more than any pixel gives, 0 to {largest:g} with scale "
+                f"{self.scale:.3g}: means of 0 to 255 want `scale` 1, or divide them by 255"
+            )
         if not 0 < self.crop_share <= 1:
             raise CalibrationError(f"preprocessing: crop_share must lie in (0, 1], got {self.crop_share}: correct it")
+
+    def __str__(self) -> str:
+        """Return the formula with its numbers, then how images are resized: ``(pixel * 1 - 127) / 128, rgb, crop``."""
+        mean, std = (
+            f"{each[0]:g}" if len(each) == 1 else f"[{', '.join(f'{number:g}' for number in each)}]"
+            for each in (self.means, self.stds)
+        )
+        return f"(pixel * {self.scale:.6g} - {mean}) / {std}, {self.channel_order}, {self.resize}"
 
     @property
     def means(self) -> tuple[float, ...]:

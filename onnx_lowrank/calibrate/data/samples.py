@@ -71,6 +71,11 @@ class Samples:
         return any(isinstance(source, SyntheticSource) for source in self.sources.values())
 
     @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How pixels became inputs; None where no input comes from image files."""
+        return next((each.preprocessing for each in self.sources.values() if isinstance(each, ImageSource)), None)
+
+    @property
     def skipped(self) -> tuple[str, ...]:
         """Images that `usable` could not decode, as ``name: reason``, sorted."""
         return tuple(sorted({text for source in self.sources.values() for text in source.skipped}))

@@ -114,6 +114,33 @@ def test_numbers_that_cannot_be_used_are_refused(numbers: dict[str, Any]) -> Non
         Preprocessing("raw", **numbers)
 
 
+@pytest.mark.parametrize(
+    ("mean", "scale", "text"),
+    [
+        (
+            127,
+            1 / 255,
+            "mean 127 is more than any pixel gives, 0 to 1 with scale 0.00392: means of 0 to 255 want `scale`",
+        ),
+        ((0.5, 120, 0.5), 1 / 127.5, "mean 120 is more than any pixel gives, 0 to 2 with scale 0.00784"),
+    ],
+)
+def test_means_beyond_every_pixel_are_refused(mean: Any, scale: float, text: str) -> None:
+    with pytest.raises(CalibrationError, match=re.escape(text)):
+        Preprocessing(mean=mean, std=128, scale=scale)
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(255, 1.0), (1.0, 1 / 255), (2.0, 1 / 127.5), (-1, 1 / 255), (3, -1.0)])
+def test_other_means_are_taken(mean: float, scale: float) -> None:
+    assert Preprocessing(mean=mean, scale=scale).means == (mean,)
+
+
+def test_a_preprocessing_is_a_formula_in_words() -> None:
+    assert str(Preprocessing(mean=127, std=128)) == "(pixel * 1 - 127) / 128, rgb, crop"
+    wanted = "(pixel * 1 - [103.939, 116.779, 123.68]) / 1, bgr, crop"
+    assert str(preset("keras-caffe")) == wanted
+
+
 @pytest.mark.parametrize("share", [0.0, 1.5])
 def test_crop_share_is_a_share(share: float) -> None:
     with pytest.raises(CalibrationError, match=re.escape(f"crop_share must lie in (0, 1], got {share}")):
