@@ -88,20 +88,20 @@ class TextNetwork:
         render = getattr(ocr_images, self.images)
         calibration = render(0, self.samples + _VERIFICATION, **self.size)
         held_out = render(1, self.held_out, **self.size)
-        model = _of_package("rapidocr_onnxruntime", f"models/{self.file}")
-        return _by_outputs(f"rapidocr {self.file}", model, "x", calibration, held_out)
+        model = file_of_package("rapidocr_onnxruntime", f"models/{self.file}")
+        return judged_by_outputs(f"rapidocr {self.file}", model, "x", calibration, held_out)
 
 
 def yolox(shared: Path) -> Network:
-    """ddddocr's YOLOX at its fixed 416 x 416 and batch of 1, 96 photos to calibrate, 48 others to measure on."""
+    """ddddocr's YOLOX at its fixed 416 x 416 and batch of 1, 32 photos to calibrate, 24 others to measure on."""
     preprocessing = olr.Preprocessing("yolox", channel_order="bgr", resize="stretch")
     photos = _photos(shared, "images", 416, preprocessing)
     order = np.random.default_rng(0).permutation(len(photos))
-    calibration, held_out = (photos.read(order[part])["images"] for part in (slice(0, 97), slice(97, 145)))
-    return _by_outputs("YOLOX", _of_package("ddddocr", "common_det.onnx"), "images", calibration, held_out)
+    calibration, held_out = (photos.read(order[part])["images"] for part in (slice(0, 33), slice(33, 57)))
+    return judged_by_outputs("YOLOX", file_of_package("ddddocr", "common_det.onnx"), "images", calibration, held_out)
 
 
-def _by_outputs(name: str, model: Path, x: str, calibration: Array, held_out: Array) -> Network:
+def judged_by_outputs(name: str, model: Path, x: str, calibration: Array, held_out: Array) -> Network:
     """Return a network that is judged by the relative error of its one output."""
 
     def loss(converted: onnx.ModelProto) -> float:
@@ -128,7 +128,7 @@ def _photos(shared: Path, x: str, side: int, preprocessing: olr.Preprocessing) -
     return open_samples(shared / "data/imagenet_sample.tar", [spec], preprocessing, class_names=classes)
 
 
-def _of_package(package: str, file: str) -> Path:
+def file_of_package(package: str, file: str) -> Path:
     """Return a file of an installed package, without importing that."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
