@@ -9,6 +9,7 @@ Usage::
 
 ``--aimet`` adds AIMET's own spatial SVD, see `aimet_svd.py`; only where the loss is one of the outputs. ``--against``
 adds another version of this tool, as in ``git worktree add CHECKOUT COMMIT``. A row needs only its own packages.
+Torch-Pruning is for EfficientNet-Lite0: onnx2torch cannot read the OCR networks, whose weights are computed by nodes.
 
 One row per method and speedup: the loss of the converted network on samples that were not used for solving, and its
 actual speedup in multiply-adds. The data-free rows give every layer the same share of its largest rank; the paper's
@@ -99,7 +100,7 @@ def tucker2(network: Network, speedup: float) -> tuple[onnx.ModelProto, float]:
     for layer in layers:
         if _tucker_macs(layer, share) < layer.macs:
             replace_layer(model, layer, _tucker(layer, _tucker_ranks(layer, share)))
-    return model, whole / (sum(_tucker_macs(layer, share) for layer in layers) + skipped)
+    return model, network.speedup(model)
 
 
 def onnxsim_pruning(network: Network, speedup: float) -> tuple[onnx.ModelProto, float]:
@@ -236,10 +237,12 @@ def _tucker(layer: Layer, ranks: Ranks) -> FactorChain:
     from tensorly.decomposition import partial_tucker  # noqa: PLC0415 - only this row needs it
 
     (core, (filters, channels)), _ = partial_tucker(layer.weight.astype(np.float64), rank=list(ranks), modes=[0, 1])
+    axes = len(layer.kernel)
+    before, behind = (np.expand_dims(each, tuple(range(2, 2 + axes))) for each in (channels.T, filters))
     chain = (
-        Convolution(channels.T[:, :, None, None], None, pointwise(2)),
+        Convolution(before, None, pointwise(axes)),
         Convolution(core, None, layer.geometry),
-        Convolution(filters[:, :, None, None], layer.bias.astype(np.float64), pointwise(2)),
+        Convolution(behind, layer.bias.astype(np.float64), pointwise(axes)),
     )
     return FactorChain(chain, SolveErrors(0.0, 0.0))
 
