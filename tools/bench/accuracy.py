@@ -9,7 +9,7 @@ Usage::
 
 ``--aimet`` adds AIMET's own spatial SVD, see `aimet_svd.py`; only where the loss is one of the outputs. ``--against``
 adds another version of this tool, as in ``git worktree add CHECKOUT COMMIT``. A row needs only its own packages.
-Torch-Pruning is for EfficientNet-Lite0: onnx2torch cannot read the OCR networks, whose weights are computed by nodes.
+Leave Torch-Pruning out for the OCR networks: onnx2torch ends with a KeyError at weights in Constant nodes.
 
 One row per method and speedup: the loss of the converted network on samples that were not used for solving, and its
 actual speedup in multiply-adds. The data-free rows give every layer the same share of its largest rank; the paper's
