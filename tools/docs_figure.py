@@ -1,4 +1,4 @@
-"""Draw the figure in README from the table in the benchmarks.
+"""Draw the figure of the benchmarks from the table above it.
 
 Usage::
 

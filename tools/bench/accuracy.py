@@ -2,11 +2,14 @@
 
 Usage::
 
-    pip install tensorly
-    python tools/bench/accuracy.py vgg16 --shared ../shared [--speedups 2,4] [--json accuracy.json]
+    pip install tensorly onnxsim==0.8.1 torch-pruning==1.6.1 onnx2torch
+    python tools/bench/accuracy.py efficientnet-lite0 --shared ../shared [--speedups 1.5,2] [--json accuracy.json]
+    python tools/bench/accuracy.py ocr-detection --shared ../shared [--methods ours,version] [--against CHECKOUT]
     python tools/bench/accuracy.py cifar10 --shared ../shared [--aimet ENVIRONMENT/bin/python]
 
-``--aimet`` adds AIMET's own spatial SVD, see `aimet_svd.py`; only where the loss is one of the outputs.
+``--aimet`` adds AIMET's own spatial SVD, see `aimet_svd.py`; only where the loss is one of the outputs. ``--against``
+adds another version of this tool, as in ``git worktree add CHECKOUT COMMIT``. A row needs only its own packages.
+Leave Torch-Pruning out for the OCR networks: onnx2torch ends with a KeyError at weights in Constant nodes.
 
 One row per method and speedup: the loss of the converted network on samples that were not used for solving, and its
 actual speedup in multiply-adds. The data-free rows give every layer the same share of its largest rank; the paper's
@@ -20,9 +23,11 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import prod, sqrt
 from pathlib import Path
@@ -32,7 +37,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-import onnx_lowrank as olr
+from network import Network, convolutions, largest_share
 from onnx_lowrank.graph import replace_layer
 from onnx_lowrank.layers.cost import chain_macs
 from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
@@ -40,9 +45,10 @@ from onnx_lowrank.layers.layer import Layer, pointwise
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.solve import solve_layer
-from yardsticks import NETWORKS, Network, convolutions, largest_share, uniform_plan
+from yardsticks import NETWORKS, uniform_plan
 
 Ranks = tuple[int, int]
+Method = Callable[[Network, float], tuple[onnx.ModelProto, float]]
 
 
 def main() -> None:
@@ -52,23 +58,24 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True, help="folder with models/ and data/")
     parser.add_argument("--speedups", help="instead of the network's own, as in 2,4")
     parser.add_argument("--aimet", help="the Python that has aimet-torch")
-    parser.add_argument("--methods", help="only rows whose name contains this")
+    parser.add_argument("--against", type=Path, help="a checkout of another version of this tool")
+    parser.add_argument("--threads", type=int, help="to convert with; all if not given")
+    parser.add_argument("--methods", help="only rows whose name contains one of these, as in ours,SVD")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
-    network = NETWORKS[arguments.network](arguments.shared)
+    network = replace(NETWORKS[arguments.network](arguments.shared), threads=arguments.threads)
     speedups = [float(text) for text in arguments.speedups.split(",")] if arguments.speedups else network.speedups
     print(f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}")
     print(f"{network.name}: {network.unit}", flush=True)
     rows = []
-    methods = dict(METHODS)
-    if arguments.aimet:
-        methods["spatial SVD (AIMET)"] = partial(aimet, python=arguments.aimet)
-    for name, method in methods.items():
-        if arguments.methods and arguments.methods not in name:
-            continue
+    for name, method in _wanted(arguments).items():
         for speedup in speedups:
             start = time.perf_counter()
-            model, reached = method(network, speedup)
+            try:
+                model, reached = method(network, speedup)
+            except subprocess.CalledProcessError as error:  # such as another version that finds its result too bad
+                print(f"{name:34} {speedup:5.2f}x  {error.stderr.decode().strip().splitlines()[-1]}", flush=True)
+                continue
             seconds = time.perf_counter() - start
             rows.append({"method": name, "macs": reached, "loss": network.loss(model), "s": seconds})
             print(f"{name:34} {reached:5.2f}x  {rows[-1]['loss']:8.4f}  {seconds:5.0f} s", flush=True)
@@ -97,7 +104,21 @@ def tucker2(network: Network, speedup: float) -> tuple[onnx.ModelProto, float]:
     for layer in layers:
         if _tucker_macs(layer, share) < layer.macs:
             replace_layer(model, layer, _tucker(layer, _tucker_ranks(layer, share)))
-    return model, whole / (sum(_tucker_macs(layer, share) for layer in layers) + skipped)
+    return model, network.speedup(model)
+
+
+def onnxsim_pruning(network: Network, speedup: float) -> tuple[onnx.ModelProto, float]:
+    """Channels left out by onnxsim, ranked by weights and activations; as far as it goes."""
+    from onnxsim_pruning import prune  # noqa: PLC0415 - only this row needs onnxsim
+
+    return prune(network, speedup)
+
+
+def torch_pruning(network: Network, speedup: float) -> tuple[onnx.ModelProto, float]:
+    """Channels left out by Torch-Pruning, ranked by weights."""
+    from torch_pruning_on_onnx import prune  # noqa: PLC0415 - only this row needs PyTorch
+
+    return prune(network, speedup)
 
 
 def paper_channel(network: Network, speedup: float) -> tuple[onnx.ModelProto, float]:
@@ -135,17 +156,43 @@ def aimet(network: Network, speedup: float, *, python: str) -> tuple[onnx.ModelP
         command = [python, str(script), str(network.model), str(samples), str(speedup), str(output)]
         subprocess.run(command, check=True, capture_output=True)
         model = onnx.load(output)
-    return model, olr.inspect(network.model).macs / olr.inspect(model).macs
+    return model, network.speedup(model)
 
 
-METHODS: dict[str, Callable[[Network, float], tuple[onnx.ModelProto, float]]] = {
+def another_build(network: Network, speedup: float, *, checkout: Path) -> tuple[onnx.ModelProto, float]:
+    """Another version of this tool with its defaults, on the same samples, which it also verifies its result on."""
+    with tempfile.TemporaryDirectory() as folder:
+        samples, output = Path(folder) / "samples.npy", Path(folder) / "out.onnx"
+        np.save(samples, network.inputs(network.samples))
+        command = [sys.executable, "-m", "onnx_lowrank", str(network.model.resolve()), str(output), "--no-bench"]
+        command += ["--data", str(samples), "--samples", str(network.samples), "--speedup", str(speedup)]
+        command += ["--threads", str(network.threads)] if network.threads else []
+        subprocess.run(command, check=True, capture_output=True, cwd=checkout)  # which `-m` imports from
+        model = onnx.load(output)
+    return model, network.speedup(model)
+
+
+METHODS: dict[str, Method] = {
     "weight SVD, data-free": weight_svd,
     "spatial SVD, data-free": spatial_svd,
     "Tucker-2, data-free (tensorly)": tucker2,
+    "structured pruning (onnxsim)": onnxsim_pruning,
+    "structured pruning (Torch-Pruning)": torch_pruning,
     "asymmetric (paper)": paper_channel,
     "asymmetric 3D (paper)": paper_3d,
     "ours": ours,
 }
+
+
+def _wanted(arguments: argparse.Namespace) -> dict[str, Method]:
+    """Return the methods to measure, by name."""
+    methods = dict(METHODS)
+    if arguments.aimet:
+        methods["spatial SVD (AIMET)"] = partial(aimet, python=arguments.aimet)
+    if arguments.against:
+        methods[f"version {arguments.against.name}"] = partial(another_build, checkout=arguments.against)
+    parts = arguments.methods.split(",") if arguments.methods else [""]
+    return {name: method for name, method in methods.items() if any(part in name for part in parts)}
 
 
 def _converted(network: Network, **settings: Any) -> tuple[onnx.ModelProto, float]:
@@ -194,10 +241,12 @@ def _tucker(layer: Layer, ranks: Ranks) -> FactorChain:
     from tensorly.decomposition import partial_tucker  # noqa: PLC0415 - only this row needs it
 
     (core, (filters, channels)), _ = partial_tucker(layer.weight.astype(np.float64), rank=list(ranks), modes=[0, 1])
+    axes = len(layer.kernel)
+    before, behind = (np.expand_dims(each, tuple(range(2, 2 + axes))) for each in (channels.T, filters))
     chain = (
-        Convolution(channels.T[:, :, None, None], None, pointwise(2)),
+        Convolution(before, None, pointwise(axes)),
         Convolution(core, None, layer.geometry),
-        Convolution(filters[:, :, None, None], layer.bias.astype(np.float64), pointwise(2)),
+        Convolution(behind, layer.bias.astype(np.float64), pointwise(axes)),
     )
     return FactorChain(chain, SolveErrors(0.0, 0.0))
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import sys
 from decimal import Decimal
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 
+from torchvision_stand_in import stand_in_for_torchvision
+
 
 def main() -> None:
     """Convert one model."""
     source, samples, speedup, output = sys.argv[1:]
-    _stand_in_for_torchvision()
+    stand_in_for_torchvision()
     import torch  # noqa: PLC0415 - this and the next only behind the stand-in
     from aimet_torch.common.defs import CostMetric, GreedySelectionParameters  # noqa: PLC0415
     from aimet_torch.compress import CompressionScheme, ModelCompressor  # noqa: PLC0415
@@ -53,20 +54,6 @@ def main() -> None:
     names: dict[str, Any] = {"input_names": [graph.input[0].name], "output_names": [graph.output[0].name]}
     axes = {graph.input[0].name: {0: "N"}, graph.output[0].name: {0: "N"}}
     torch.onnx.export(compressed, (x[:1],), output, dynamo=False, dynamic_axes=axes, **names)
-
-
-def _stand_in_for_torchvision() -> None:
-    """Replace torchvision, which AIMET imports but does not use here, where it is missing or does not fit torch."""
-    try:
-        import torchvision  # noqa: F401, PLC0415
-    except (ImportError, RuntimeError):
-        empty = {"RoIPool": object, "Resize": object, "roi_align": None, "nms": None}
-        for name in ("", ".ops", ".transforms", ".datasets"):
-            module = ModuleType(f"torchvision{name}")
-            module.__dict__.update(empty)
-            sys.modules[module.__name__] = module
-            if name:
-                setattr(sys.modules["torchvision"], name[1:], module)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ import onnx
 import torch
 
 import onnx_lowrank as olr
+from network import Network
 from onnx_lowrank.torch import finetune
-from yardsticks import NETWORKS, Network
+from yardsticks import NETWORKS
 
 _TESTED = "cifar10/test/"  # in the archive
 

@@ -23,6 +23,7 @@ from typing import Any
 import onnx
 
 import onnx_lowrank as olr
+from network import Network
 from onnx_lowrank.calibrate.calibration import CalibrationSet
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.rank_losses import RankLosses
@@ -33,7 +34,7 @@ from onnx_lowrank.runtime.latency import with_random_factors
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.solve.device import solver_device
-from yardsticks import NETWORKS, Network
+from yardsticks import NETWORKS
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 
 import onnx_lowrank as olr
+from deployed import DEPLOYED
+from network import Network, convolutions, largest_share
 from onnx_lowrank.calibrate import open_samples
 from onnx_lowrank.layers.cost import chain_macs
 from onnx_lowrank.layers.layer import Layer
@@ -27,56 +28,12 @@ from onnx_lowrank.runtime.session import Session
 LAST_BLOCK = "functional_1/block5_conv3_1/Relu:0"
 
 
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A network to measure on.
-
-    Attributes:
-        name: for the table.
-        model: the original.
-        speedups: to convert at.
-        data: to calibrate with, as `olr.convert` takes it.
-        preprocessing: of the data.
-        samples: of the data to calibrate with.
-        inputs: some calibration samples.
-        loss: of a converted model, on samples that were not used for solving.
-        unit: of the loss.
-    """
-
-    name: str
-    model: Path
-    speedups: tuple[float, ...]
-    data: Any
-    preprocessing: olr.Preprocessing
-    samples: int
-    inputs: Callable[[int], NDArray[Any]]
-    loss: Callable[[onnx.ModelProto], float]
-    unit: str
-
-    def convert(self, **settings: Any) -> olr.Result:
-        """Convert the network, without timing it."""
-        chosen = {"samples": self.samples, "bench": False, **settings}
-        return olr.convert(self.model, self.data, preprocessing=self.preprocessing, **chosen)
-
-
-def convolutions(network: Network) -> tuple[list[Layer], int]:
-    """Return the layers that can be factorized, and the multiply-adds of those that stay."""
-    rows = olr.inspect(network.model).rows
-    layers = [row for row in rows if isinstance(row, Layer)]
-    return layers, sum(row.macs for row in rows if not isinstance(row, Layer))
-
-
-def largest_share(fits: Callable[[float], bool]) -> float:
-    """Find the largest share from 0 to 1 that fits, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
 def uniform(layer: Layer, share: float, method: str) -> olr.LayerPlan:
-    """Return a layer's plan at a share of its largest rank; a layer stays where its chain would cost more."""
+    """Return a layer's plan at a share of its largest rank; a layer stays where its chain would cost more.
+
+    Layers without height and width to separate, such as dense ones, are split by channels.
+    """
+    method = method if layer.separable else "channel"
     ranks: dict[str, Any] = {method: max(1, int(share * largest_ranks(layer)[method]))}
     plan = olr.LayerPlan(layer.name, method, **ranks)
     return plan if chain_macs(layer, plan) < layer.macs else olr.LayerPlan(layer.name)
@@ -155,4 +112,4 @@ def digits(_: Path) -> Network:
     return Network("digits", model, speedups, data, preprocessing, 256, lambda n: train.inputs[:n], loss, unit)
 
 
-NETWORKS: dict[str, Callable[[Path], Network]] = {"vgg16": vgg16, "cifar10": cifar10, "digits": digits}
+NETWORKS: dict[str, Callable[[Path], Network]] = {"vgg16": vgg16, "cifar10": cifar10, "digits": digits, **DEPLOYED}
