@@ -36,6 +36,9 @@ def replace_standard_output() -> None:
     """Have failures of standard output noticed by `flushed`, and letters that it cannot encode be written as codes."""
     if not isinstance(sys.stdout, io.TextIOWrapper):  # closed, or somebody else's
         return
+    if isinstance(getattr(sys.stdout.buffer, "raw", None), _StandardOutput):  # of an earlier call
+        return
+    sys.stdout.flush()
     raw = _StandardOutput(sys.stdout.fileno(), "w", closefd=False)
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(raw), sys.stdout.encoding, "backslashreplace", line_buffering=sys.stdout.line_buffering

@@ -38,6 +38,8 @@ class NpyFile:
         version = npy.read_magic(stream)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         self.shape, self._columns_first, self.dtype = read_header(stream)
+        if any(size < 0 for size in self.shape):
+            raise ValueError(f"its header says shape {self.shape}")
         if self.dtype.hasobject:
             raise ValueError("it holds Python objects, numbers are wanted")
         self._start = stream.tell()
