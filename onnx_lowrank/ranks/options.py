@@ -14,7 +14,8 @@ from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.select import Option
 
-_WIDTH_MULTIPLE = 8  # channels that runtimes like; blocks of 16 leave thin layers next to no choice
+# Widths are multiples of the block, which runs faster, where that leaves steps of an eighth; else of 8 at most.
+_MIN_WIDTHS, _SMALL_BLOCK = 8, 8
 
 Cost = Callable[[Layer, LayerPlan], float]
 
@@ -76,7 +77,7 @@ def _widths(layer: Layer, losses: RankLosses, cost: Cost, multiple: int) -> list
     if losses.widths is None:
         return []
     channels = layer.channels
-    grid = rank_grid(channels, min(multiple, _WIDTH_MULTIPLE))
+    grid = rank_grid(channels, multiple if channels >= _MIN_WIDTHS * multiple else min(multiple, _SMALL_BLOCK))
     widths = [width for width in grid if layer.min_width <= width < channels]
     plans = [LayerPlan(layer.name, "width", width=width) for width in widths]
     errors = losses.widths.error(np.array(widths, np.int64)).tolist()

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from onnx_lowrank.layers.channel_group import ChannelGroup
 from onnx_lowrank.layers.cost import chain_macs
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
+from onnx_lowrank.layers.width_losses import WidthLosses
 from onnx_lowrank.ranks import layer_options
 from onnx_lowrank.ranks.options import rank_grid
 from tests.example_layers import conv_layer
@@ -40,6 +44,18 @@ def test_only_what_costs_less_than_the_layer_is_offered() -> None:
     # r * (27 + 64) < 64 * 27 holds up to r = 18.
     assert [option.plan.channel for option in options[1:]] == list(range(1, 19))
     assert all(option.cost < layer.macs for option in options[1:])
+
+
+@pytest.mark.parametrize(
+    ("channels", "block", "step"), [(128, 16, 16), (120, 16, 8), (64, 8, 8), (40, 8, 8), (40, 4, 4), (24, 1, 1)]
+)
+def test_widths_are_whole_blocks_where_that_leaves_steps_of_an_eighth(channels: int, block: int, step: int) -> None:
+    layer = replace(conv_layer(32, channels, (1, 1), (8, 8)), reads=(ChannelGroup(channels, ("maker",)),))
+    widths = WidthLosses(np.arange(channels), np.array([1, channels]), np.array([1.0, 0.0]))
+    losses = replace(smooth(layer), widths=widths)
+    options = layer_options(layer, losses, chain_macs, ("width",), block)
+    found = [option.plan.width for option in options if option.plan.width is not None]
+    assert [width for width in found if width >= step] == list(range(step, channels, step))
 
 
 def test_methods_that_are_not_allowed_are_not_offered() -> None:
