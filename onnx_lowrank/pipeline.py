@@ -240,8 +240,8 @@ def find_layers_on_data(
         if settings.cost == "params":
             layers = layers_with_own_weights(layers)
     layers = layers_that_follow(wanted_layers(layers, settings.include, settings.exclude))
-    if not any(settings.leaves_channels_out(layer) for layer in layers.eligible):
-        layers = replace(layers, carriers=())
+    if settings.preview or not any(settings.leaves_channels_out(layer) for layer in layers.eligible):
+        layers = replace(layers, carriers=())  # solving them takes most of the time
     return network, layers, calibration
 
 
@@ -399,8 +399,7 @@ def _with_other_inputs(
 def _chains(network: Network, layers: LayerSet, plan: RankPlan, settings: Settings) -> list[tuple[Layer, LayerPlan]]:
     """Return all layers that get other weights, each with its plan, in the order of the network."""
     planned = {layer.name: (layer, entry) for layer, entry in plan.solved(layers.eligible)}
-    solvable = () if settings.preview else layers.carriers  # which take most of the time
-    carriers = _with_other_inputs(solvable, plan, network, layers, settings)
+    carriers = _with_other_inputs(layers.carriers, plan, network, layers, settings)
     for layer in (*following(layers, plan), *carriers):  # few images may be enough for the former
         planned.setdefault(layer.name, (layer, LayerPlan(layer.name, resolved=True)))
     return [planned[layer.name] for layer in network.in_order([layer for layer, _ in planned.values()])]

@@ -33,7 +33,8 @@ from onnx_lowrank.solve.refine import map_loss
 
 Floats = NDArray[np.float64]
 
-_ITERATIONS = 4
+_ITERATIONS = 4  # of L-BFGS
+_MIN_RIDGE = 1e-6  # of the mean diagonal of G: inputs may be silent or duplicates
 _RESCALING_STEPS = 4
 _SCALE_DAMPING = 1e-3  # of the mean square of a response, for a gain
 _MAX_ROWS = 12_000  # it pays to look at; the linear solution has seen all of them
@@ -129,7 +130,7 @@ def _refined(start: AffineMap, rows: Rows, gram: Floats, ridge: float) -> Affine
     size, count = float(squares(rows.targets)), len(rows)
     if size == 0:
         return start
-    pull = (ridge + 1e-6) * float(mean_diagonal(gram))
+    pull = (ridge + _MIN_RIDGE) * float(mean_diagonal(gram))
     root = cholesky(with_ridge(gram, pull), lower=True)
     mean = rows.inputs.mean(axis=0, dtype=np.float64)
     features, shape = rows.inputs[:, None, :], start.weight.shape
