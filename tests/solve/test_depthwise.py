@@ -62,11 +62,13 @@ def test_filters_undo_what_scales_and_shifts_their_channels(activation: Activati
     np.testing.assert_allclose(delivered, respond(layer, unseen), rtol=0, atol=0.1)
 
 
-@pytest.mark.parametrize("with_residual", [False, True])
-def test_nearly_the_least_error_behind_the_activation(*, with_residual: bool) -> None:
-    """SciPy minimizes the same error, one channel at a time."""
+@pytest.mark.parametrize(("with_residual", "most"), [(False, 1.02), (True, 1.05)])
+def test_nearly_the_least_error_behind_the_activation(*, with_residual: bool, most: float) -> None:
+    """SciPy minimizes the same error, one channel at a time; without the residual it would be a quarter larger."""
     layer, patches = a_layer(relu()), drawn(3000, 3)
-    residual = np.random.default_rng(8).normal(size=(3000, CHANNELS)).astype(np.float32) if with_residual else None
+    # Mostly cut off with it: what is solved without it, or before the activation, is far from the least error.
+    drawn_residual = (np.random.default_rng(8).normal(size=(3000, CHANNELS)) - 3).astype(np.float32)
+    residual = drawn_residual if with_residual else None
     added = 0.0 if residual is None else residual
     noisy = np.asarray(patches + 1.5 * drawn(3000, 4), np.float32)
     found = solved(layer, noisy, respond(layer, patches), residual)
@@ -81,7 +83,7 @@ def test_nearly_the_least_error_behind_the_activation(*, with_residual: bool) ->
 
         start = np.append(layer.weight[channel].ravel(), layer.bias[channel])
         least = 2 * least_squares(difference, start).cost
-        assert least <= ours[channel] < 1.02 * least
+        assert least <= ours[channel] < most * least
 
 
 def test_steps_behind_the_activation_do_better_than_least_squares_before_it() -> None:
