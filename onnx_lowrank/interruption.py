@@ -158,13 +158,15 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def take_line() -> bool:
-    """Return whether nobody has said yet that the command was interrupted; the caller then does."""
-    try:
-        _state.lines.pop()
-    except IndexError:
-        return False
-    return True
+@contextlib.contextmanager
+def last_line() -> Iterator[bool]:
+    """Hold back a forced end for a block that says that the command was interrupted.
+
+    Yields:
+        whether nobody has said it yet.
+    """
+    with together():
+        yield _take_line()
 
 
 def note_written(path: Path) -> None:
@@ -234,6 +236,14 @@ def _listen(reader: socket.socket, writer: socket.socket, heard: frozenset[int])
             deadline = inf  # the command goes on knowingly
 
 
+def _take_line() -> bool:
+    try:
+        _state.lines.pop()
+    except IndexError:
+        return False
+    return True
+
+
 def _end(number: int) -> None:
     """End the process from outside of the main thread, which may be anywhere."""
     _state.ending = True
@@ -243,7 +253,7 @@ def _end(number: int) -> None:
     for clean in reversed(_state.cleanups.copy()):
         with contextlib.suppress(Exception):
             clean()
-    if take_line():
+    if _take_line():
         with contextlib.suppress(OSError):
             cursor = "\x1b[?25h\n" if os.isatty(2) else ""  # progress bars hide it
             os.write(2, f"{cursor}error: {message(number)}\n".encode(errors="backslashreplace"))

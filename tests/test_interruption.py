@@ -27,8 +27,9 @@ try:
         time.sleep(0.01)
         interruption.check()
 except interruption.Interrupted as noticed:
-    assert interruption.take_line()
-    sys.stderr.write(f"safe: {interruption.message(noticed.number)}\\n")
+    with interruption.last_line() as is_wanted:
+        assert is_wanted
+        sys.stderr.write(f"safe: {interruption.message(noticed.number)}\\n")
     sys.exit(128 + noticed.number)
 """
 NO_SAFE_PLACE = """
@@ -165,6 +166,22 @@ time.sleep(60)
     process.send_signal(signal.SIGINT)
     assert end(process)[0] == 130
     assert (tmp_path / "second").exists()
+
+
+def test_a_forced_end_waits_for_the_last_line() -> None:
+    """The command has reached a safe place just before its time is over."""
+    process = start("""
+interruption.GRACE_S = 0.1
+print("ready", flush=True)
+while not interruption._state.heard:
+    time.sleep(0.001)
+with interruption.last_line() as is_wanted:
+    time.sleep(0.5)
+    print("said by the command" if is_wanted else "too late", file=sys.stderr)
+time.sleep(60)
+""")
+    process.send_signal(signal.SIGINT)
+    assert end(process)[:2] == (130, ["said by the command"])
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:

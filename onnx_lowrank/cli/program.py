@@ -119,8 +119,9 @@ def _exit_codes(words: dict[str, str], *, debug: bool) -> Iterator[None]:
         raise  # click ends with these
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, interruption.Interrupted) else signal.SIGINT
-        if interruption.take_line():
-            _end(interruption.message(number, str(error)), 128 + number, debug=debug)
+        with interruption.last_line() as is_wanted:
+            if is_wanted:
+                _end(interruption.message(number, str(error)), 128 + number, debug=debug)
         sys.exit(128 + number)
     except VerificationError as error:
         _end(with_flags(str(error), words), _NOT_VERIFIED, debug=debug)
