@@ -29,6 +29,7 @@ from onnx_lowrank.cli.options import (
 from onnx_lowrank.cli.program import INTERRUPTED, Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.graph import Publication, add_texts, write_model
+from onnx_lowrank.report.text import metric_text
 from onnx_lowrank.settings import LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS, FinetuneSettings
 
 tuning = partial(setting, settings=FinetuneSettings)
@@ -136,4 +137,6 @@ def _show(result: Any, output: Path) -> None:
     click.echo(f"trained     {epochs} of {training} samples, {result.seconds:.0f} s")
     click.echo(f"before      {result.before}")
     click.echo(f"after       {result.after} ({where} {held_out} held-out samples)")
+    if result.metric is not None:
+        click.echo(f"metric      {metric_text(result.metric.to_dict())}")
     click.echo(f"written     {output}")
