@@ -24,7 +24,7 @@ from onnx_lowrank.cli.options import (
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands import compare as command
-from onnx_lowrank.report.text import metric_text
+from onnx_lowrank.report.text import kind_text, metric_text
 from onnx_lowrank.verify import Comparison
 
 
@@ -61,7 +61,10 @@ def _lines(comparison: Comparison) -> list[str]:
     lines = []
     for name, fidelity in comparison.outputs.items():
         agreement = "" if fidelity.agreement is None else f", same top class {fidelity.agreement:.2%}"
-        lines.append(f"{name}: relative error {fidelity.relative_error:.4f}, cosine {fidelity.cosine:.4f}{agreement}")
+        kind = kind_text(fidelity.to_dict(), ", ")
+        lines.append(
+            f"{name}: {kind}relative error {fidelity.relative_error:.4f}, cosine {fidelity.cosine:.4f}{agreement}"
+        )
     if comparison.accuracy is not None:
         for name, (a, b) in vars(comparison.accuracy).items():
             lines.append(f"{name}: A {a:.2%}, B {b:.2%} ({100 * (b - a):+.2f} points)")

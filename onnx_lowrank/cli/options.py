@@ -281,7 +281,7 @@ def check_class_names(options: Mapping[str, Any]) -> None:
 
 metric_option = option(
     "--metric", metavar="NAME", show_default="outputs",
-    values=f"{', '.join(METRIC_NAMES)}; or FILE:FUNCTION, a Python function, whose code is run",
+    values=f"{', '.join(METRIC_NAMES)}; or FILE:FUNCTION, run",
     help="Judge by NAME, or run FILE:FUNCTION.",
 )  # fmt: skip
 
@@ -307,7 +307,7 @@ def bound_options(function: Function) -> Function:
     return _with(
         function,
         option("--min-agreement", metavar="X", help="Refuse a lower agreement, like 95%."),
-        option("--max-error", metavar="X", help="Refuse a larger error, like 0.3."),
+        option("--max-error", metavar="X", advanced=True, help="Refuse a larger error, like 0.3."),
     )  # fmt: skip
 
 

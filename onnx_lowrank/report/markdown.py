@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from onnx_lowrank.report.report import LayerReport, Report
 from onnx_lowrank.report.text import (
@@ -11,6 +12,7 @@ from onnx_lowrank.report.text import (
     fewer_text,
     held_out_text,
     is_steady,
+    kind_text,
     latency_conditions,
     loss_text,
     metric_text,
@@ -47,7 +49,9 @@ def _body(report: Report) -> Iterator[str]:
         yield f"Compared on {held_out_text(report.verification['images'], report.calibration)}:\n"
         outputs = report.verification["outputs"]
         rows = [_output_row(name, fidelity) for name, fidelity in outputs.items()]
-        yield from _table(["output", "relative error", "cosine", "same top class"], rows)
+        titles = ["output", "relative error", "cosine", "same top class", "judged by"]
+        width = len(titles) if any(row[-1] for row in rows) else len(titles) - 1
+        yield from _table(titles[:width], [row[:width] for row in rows])
     if report.metric is not None:
         yield f"\nMetric {_cell(metric_text(report.metric))}."
     if report.max_drop is not None:
@@ -77,10 +81,11 @@ def _fewer(ratio: float) -> str:
     return f"{ratio:.2f}x" if round(ratio, 2) >= 1 else fewer_text(ratio)
 
 
-def _output_row(name: str, fidelity: Mapping[str, float | None]) -> Sequence[str]:
+def _output_row(name: str, fidelity: Mapping[str, Any]) -> Sequence[str]:
     agreement = fidelity["agreement"]
     share = "" if agreement is None else f"{agreement:.1%}"
-    return [_cell(name), error_text(fidelity["relative_error"]), f"{fidelity['cosine']:.4f}", share]
+    kind = _cell(kind_text(fidelity))
+    return [_cell(name), error_text(fidelity["relative_error"]), f"{fidelity['cosine']:.4f}", share, kind]
 
 
 def _layer_row(layer: LayerReport) -> Sequence[str]:

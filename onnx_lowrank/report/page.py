@@ -28,6 +28,7 @@ from onnx_lowrank.report.text import (
     fewer_text,
     held_out_text,
     is_steady,
+    kind_text,
     latency_conditions,
     loss_text,
     metric_detail,
@@ -166,7 +167,10 @@ def _fidelity(report: Report) -> KeyFigure:
         return KeyFigure("Same top class", share_text(agreements[0]), samples)
     if not outputs:
         return KeyFigure("Relative error", "not compared", samples)
-    return KeyFigure("Relative error", error_text(next(iter(outputs))["relative_error"]), samples)
+    first = next(iter(outputs))
+    if (measure := first.get("measure")) is not None:
+        return KeyFigure(measure["name"].capitalize(), f"{measure['value']:.3g}", samples)
+    return KeyFigure("Relative error", error_text(first["relative_error"]), samples)
 
 
 def _held_out(report: Report) -> str:
@@ -186,11 +190,11 @@ def _disagreements(report: Report) -> int:
     return round((1 - agreements[0]) * report.verification["images"]) if report.verification and agreements else 0
 
 
-def _outputs(report: Report) -> Iterator[tuple[str, str, str, str]]:
-    """Return name, relative error, cosine and agreement of every output."""
+def _outputs(report: Report) -> Iterator[tuple[str, str, str, str, str]]:
+    """Return name, relative error, cosine, agreement and the measure of its kind of every output."""
     for name, output in ({} if report.verification is None else report.verification["outputs"]).items():
         agreement = "" if output["agreement"] is None else share_text(output["agreement"])
-        yield name, error_text(output["relative_error"]), f"{output['cosine']:.4f}", agreement
+        yield name, error_text(output["relative_error"]), f"{output['cosine']:.4f}", agreement, kind_text(output)
 
 
 def _curves(report: Report, figures: ReportFigures) -> Iterator[EnergyCurve]:

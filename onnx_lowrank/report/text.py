@@ -68,8 +68,9 @@ def headline(report: Report) -> list[str]:
         lines.append("verified    the written file: its graph, multiply-adds, shapes and types are as they should be")
         for name, fidelity in report.verification["outputs"].items():
             agreement = "" if fidelity["agreement"] is None else f", same top class {fidelity['agreement']:.1%}"
+            error = f"relative error {error_text(fidelity['relative_error'])}"
             lines.append(
-                f"{closeness(fidelity):<12}{name}: relative error {error_text(fidelity['relative_error'])}{agreement} "
+                f"{closeness(fidelity):<12}{name}: {kind_text(fidelity, ', ')}{error}{agreement} "
                 f"on {report.verification['images']} held-out samples"
             )
     if report.metric is not None:
@@ -93,6 +94,22 @@ def estimate_lines(estimates: Sequence[LossEstimate]) -> list[str]:
         worst = "" if each.worst_layer is None else f"; most in {each.worst_layer}: {each.worst_error:.2f}"
         lines.append(f"{f'{each.speedup:g}x':<9}{error}({each.verdict}){worst}")
     return [*lines, _ESTIMATE_NOTE]
+
+
+def kind_text(fidelity: Mapping[str, Any], end: str = "") -> str:
+    """Return how close an output is by the measure of its kind, and the kind; empty where it has none.
+
+    Args:
+        fidelity: its entry in the JSON report.
+        end: behind it.
+
+    >>> kind_text({"kind": "map", "measure": {"name": "overlap of marked areas", "value": 0.91234}}, ", ")
+    'overlap of marked areas 0.912 (map), '
+    >>> kind_text({})
+    ''
+    """
+    measure = fidelity.get("measure")
+    return "" if measure is None else f"{measure['name']} {measure['value']:.3g} ({fidelity['kind']}){end}"
 
 
 def closeness(fidelity: Mapping[str, Any]) -> str:

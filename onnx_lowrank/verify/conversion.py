@@ -29,7 +29,7 @@ from onnx_lowrank.verify import (
 )
 from onnx_lowrank.verify.cached_session import Runnable
 from onnx_lowrank.verify.comparable import open_comparable
-from onnx_lowrank.verify.fidelity import WORST_ERROR
+from onnx_lowrank.verify.fidelity import refusal
 
 log = logging.getLogger(__name__)
 
@@ -150,17 +150,14 @@ def warn_if_few(samples: int, max_drop: float) -> None:
 
 
 def _check_errors(written: onnx.ModelProto, comparison: Comparison) -> None:
+    """Raise for an output that nobody could use, by the measure of its kind."""
     for name, fidelity in comparison.outputs.items():
         # Numbers that count or name something may be far off by size and yet be right as often as can be.
         # Of random ones nothing is known: they differ from run to run in the original too.
-        if (
-            name in _float_outputs(written)
-            and name not in comparison.random
-            and not fidelity.relative_error <= WORST_ERROR
-        ):
+        if name in _float_outputs(written) and name not in comparison.random and (found := refusal(fidelity)):
             raise VerificationError(
-                f"output '{name}': relative error {fidelity.relative_error:.4g} on {comparison.images} held-out "
-                f"samples, at most {WORST_ERROR:g} is wanted: lower `speedup` or add samples; nothing was written"
+                f"output '{name}': {found[0]} on {comparison.images} held-out samples, {found[1]} is wanted: "
+                "lower `speedup` or add samples; nothing was written"
             )
 
 

@@ -17,6 +17,7 @@ from onnx_lowrank.verify.cached_session import Runnable
 from onnx_lowrank.verify.examples import ExampleKeeper, ExamplePrediction, is_scores, scores_images
 from onnx_lowrank.verify.finite_values import finite_values
 from onnx_lowrank.verify.intervals import is_guessed
+from onnx_lowrank.verify.output_kinds import KindFidelity, KindSums
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +35,23 @@ class OutputFidelity:
         cosine: cosine of the angle between A and B, with all images as one vector.
         agreement: share of images with the same argmax over the last axis; None unless the output scores classes of
             every image.
+        of_kind: how close it is by the measure of its kind, see `onnx_lowrank.verify.output_kinds`; None where it is
+            of none of them, or B is NaN or infinite.
     """
 
     relative_error: float
     cosine: float
     agreement: float | None
+    of_kind: KindFidelity | None = None
 
-    def to_dict(self) -> dict[str, float | None]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, with None for an infinite error, which JSON cannot hold."""
-        return {**vars(self), "relative_error": self.relative_error if np.isfinite(self.relative_error) else None}
+        return {
+            "relative_error": self.relative_error if np.isfinite(self.relative_error) else None,
+            "cosine": self.cosine,
+            "agreement": self.agreement,
+            **({} if self.of_kind is None else self.of_kind.to_dict()),
+        }
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ class _OutputSums:
         self.difference = self.product = self.first = self.second = 0.0  # squares and products of finite values
         self.same = self.rows = self.compared = self.left_out = 0
         self.scores, self.joined = True, False
+        self.kinds = KindSums()
 
     def add(self, a: NDArray[Any], b: NDArray[Any], images: int) -> None:
         self.joined |= is_scores(a) and 0 < len(a) < images  # a row holds the scores of several images
@@ -104,6 +114,7 @@ class _OutputSums:
         if self.scores:
             self.same += int((a.argmax(-1) == b.argmax(-1)).sum())
         self.rows += len(a) if a.ndim else 1
+        self.kinds.add(a, b, images)
         x, y, finite = finite_values(a.ravel(), b.ravel())
         self.compared += int(finite.sum())
         self.left_out += int((~finite).sum())
@@ -137,7 +148,8 @@ class _OutputSums:
             return OutputFidelity(np.inf, 0.0, agreement)
         size = np.sqrt(self.first * self.second)
         cosine = self.product / size if size else float(self.first == self.second)
-        return OutputFidelity(relative_error(self.difference, self.first), float(cosine), agreement)
+        error = relative_error(self.difference, self.first)
+        return OutputFidelity(error, float(cosine), agreement, self.kinds.result())
 
 
 def compare_outputs(
