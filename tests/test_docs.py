@@ -22,6 +22,7 @@ from tests.users_folder import fill_folder
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "tools/docs").glob("*.md"))
 _BLOCK = re.compile(r"<!-- run -->\n```(\w*)\n(.*?)```", re.DOTALL)
+_FILE = re.compile(r"<!-- file (\S+) -->\n```\w*\n(.*?)```", re.DOTALL)
 ELSEWHERE = {"deploying"}  # tests/test_deployment.py runs these
 
 
@@ -45,7 +46,7 @@ def folder(filled_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_there_is_something_to_run() -> None:
-    assert {page.stem for page in RUN} >= {"tutorial", "choosing", "plans", "finetuning"}
+    assert {page.stem for page in RUN} >= {"tutorial", "choosing", "plans", "finetuning", "measure"}
     assert set(blocks(ROOT / "tools/docs/python.md")) <= set(README)
     assert blocks(ROOT / "tools/docs/python.md")
 
@@ -55,6 +56,9 @@ def test_there_is_something_to_run() -> None:
 def test_commands_and_code(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All run in this process, which imports everything once; README's have processes of their own."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a metric's folder is added to it
+    for name, text in _FILE.findall(page.read_text(encoding="utf-8")):
+        Path(name).write_text(text, encoding="utf-8")
     for language, text in blocks(page):
         if language == "python":
             exec(compile(text, page.name, "exec"), {"__name__": "__main__"})

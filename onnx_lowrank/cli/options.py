@@ -282,12 +282,12 @@ def check_class_names(options: Mapping[str, Any]) -> None:
 metric_option = option(
     "--metric", metavar="NAME", show_default="outputs",
     values=f"{', '.join(METRIC_NAMES)}; or FILE:FUNCTION, run",
-    help="Judge by NAME, or run FILE:FUNCTION.",
+    help="Judge by this; may run code.",
 )  # fmt: skip
 
 drop_type_option = setting(
     "--drop-type", type=click.Choice(DROP_TYPES), metavar="TYPE", advanced=True,
-    help="Of --max-drop: absolute, relative.",
+    values="absolute; or relative, as a share of the original's score", help="How --max-drop counts a metric.",
 )  # fmt: skip
 
 

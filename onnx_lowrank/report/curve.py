@@ -98,6 +98,11 @@ class CurvePoint:
         return str(self.metric["name"]) if self.metric is not None else MEASURES[kind]
 
     @property
+    def measure_title(self) -> str:
+        """The same at the beginning of a sentence; names of metrics stay as they are."""
+        return self.measure if self.metric is not None else self.measure.capitalize()
+
+    @property
     def not_close(self) -> bool:
         """Whether an output is not close to the original's, see `onnx_lowrank.verify.fidelity`."""
         return any(output.get("close") is False for output in (self.outputs or {}).values())

@@ -140,8 +140,4 @@ def _text(report: CurveReport, name: str, points: Sequence[tuple[CurvePoint, _XY
         + ("" if point.on_front else ", not on the front")
         for point, xy in points
     ]
-    return f"{_capital(report.met[0].measure)} of {len(points)} targets by cost: {'; '.join(parts)}."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return f"{report.met[0].measure_title} of {len(points)} targets by cost: {'; '.join(parts)}."

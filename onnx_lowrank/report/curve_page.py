@@ -81,8 +81,7 @@ def _verdict(report: CurveReport) -> str:
     before = f", {original_fidelity(report):.2%} in the original" if kind == "accuracy" else ""
     before = f", {original_fidelity(report):.4g} in the original" if kind == "metric" else before
     missed = len(report.points) - len(report.met)
-    measure = report.met[0].measure if kind == "metric" else report.met[0].measure.capitalize()
-    return f"{measure} {text}{before}." + (f" {missed} out of reach." if missed else "")
+    return f"{report.met[0].measure_title} {text}{before}." + (f" {missed} out of reach." if missed else "")
 
 
 def _columns(report: CurveReport) -> list[Column]:

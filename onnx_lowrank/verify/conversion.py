@@ -156,8 +156,8 @@ def _check_errors(written: onnx.ModelProto, comparison: Comparison) -> None:
         # Of random ones nothing is known: they differ from run to run in the original too.
         if name in _float_outputs(written) and name not in comparison.random and (found := refusal(fidelity)):
             raise VerificationError(
-                f"output '{name}': {found[0]} on {comparison.images} held-out samples, {found[1]} is wanted: "
-                "lower `speedup` or add samples; nothing was written"
+                f"output '{name}': {found[0]} on {comparison.images} held-out samples, {found[1]} "
+                "is wanted: lower `speedup` or add samples; nothing was written"
             )
 
 

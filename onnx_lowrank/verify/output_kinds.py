@@ -4,6 +4,7 @@
 |----------------|---------------------------------------------------------------|----------------------------------|
 | `segmentation` | images of probabilities that add up to 1 over the channels    | pixels of the same class         |
 | `map`          | images of numbers that are next to 0 or 1 nearly everywhere   | overlap of what is above a half  |
+| `empty map`    | likewise, with next to nothing above a half                   | places on the same side of it    |
 | `class map`    | images of integers                                            | pixels of the same class         |
 | `places`       | rows of probabilities of classes: anchors, steps of a text    | class, but where it is common    |
 | `boxes`        | rows of four numbers, the last two not below the first two    | mean overlap of boxes            |
@@ -128,7 +129,7 @@ class _Map(_Kind):
         if self.all >= _MIN_MARKED * self.places:
             return super().result()
         switched = (self.all - self.same) / self.places
-        return KindFidelity(self.name, "places on the same side of 0.5", 1 - switched, 1 - _MIN_MARKED, 0.99)
+        return KindFidelity("empty map", "places marked alike", 1 - switched, 1 - _MIN_MARKED, 0.99)
 
 
 class _Segmentation(_Kind):
