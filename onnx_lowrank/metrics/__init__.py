@@ -1,0 +1,33 @@
+"""What quality means: measures of a network on samples, by name or of the user's own.
+
+| file       | what it does                                                                               |
+|------------|--------------------------------------------------------------------------------------------|
+| `protocol` | what a metric is given (a predictor, samples) and what it returns                          |
+| `registry` | the metrics that have a name                                                               |
+| `classes`  | `top1` and `top5`                                                                          |
+"""
+
+from onnx_lowrank.metrics.protocol import (
+    Measured,
+    Metric,
+    MetricFunction,
+    MetricSamples,
+    Placement,
+    Predictor,
+    PreparedMetric,
+    Resampled,
+)
+from onnx_lowrank.metrics.registry import METRIC_NAMES, metric_named
+
+__all__ = [
+    "METRIC_NAMES",
+    "Measured",
+    "Metric",
+    "MetricFunction",
+    "MetricSamples",
+    "Placement",
+    "Predictor",
+    "PreparedMetric",
+    "Resampled",
+    "metric_named",
+]

@@ -1,0 +1,38 @@
+"""The metrics that have a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.metrics.protocol import Metric
+
+# Functions that make a metric of its options (the text behind the colon), as ``file:function`` of this folder. They are
+# imported when they are asked for: some need packages that not everyone has.
+_BUILDERS = {
+    "top1": "classes:top1",
+    "top5": "classes:top5",
+}
+METRIC_NAMES = tuple(_BUILDERS)
+
+
+def metric_named(name: str, options: str = "") -> Metric:
+    """Return a metric by its name.
+
+    Args:
+        name: one of `METRIC_NAMES`.
+        options: what follows the name and a colon, as in ``layout=yolox,score=0.5``; empty for none.
+
+    Raises:
+        CalibrationError: no metric has this name, or it does not take these options.
+        MissingDependencyError: a package that it needs is not installed.
+    """
+    if name not in _BUILDERS:
+        raise CalibrationError(
+            f"metric '{name}': no metric has this name, one of {', '.join(METRIC_NAMES)} is wanted, or a function of "
+            "your own: write that as file.py:function"
+        )
+    file, _, function = _BUILDERS[name].partition(":")
+    build: Callable[[str], Metric] = getattr(import_module(f"{__package__}.{file}"), function)
+    return build(options)
