@@ -5,6 +5,11 @@
 | `protocol` | what a metric is given (a predictor, samples) and what it returns                          |
 | `registry` | the metrics that have a name                                                               |
 | `classes`  | `top1` and `top5`                                                                          |
+| `detection`, `average_precision`, `detections/` | `map`: boxes, in the layouts that detectors use       |
+| `segmentation` | `miou`                                                                                 |
+| `reading`, `ctc` | `cer`                                                                                |
+| `embedding` | `cosine` and `recall1`                                                                    |
+| `labels/`  | COCO files, masks and tables of texts beside the images                                    |
 """
 
 from onnx_lowrank.metrics.protocol import (

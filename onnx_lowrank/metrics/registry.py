@@ -13,6 +13,11 @@ from onnx_lowrank.metrics.protocol import Metric
 _BUILDERS = {
     "top1": "classes:top1",
     "top5": "classes:top5",
+    "map": "detection:build",
+    "miou": "segmentation:build",
+    "cer": "reading:build",
+    "cosine": "embedding:cosine",
+    "recall1": "embedding:recall1",
 }
 METRIC_NAMES = tuple(_BUILDERS)
 

@@ -29,7 +29,7 @@ def suppress(
     Returns:
         Image, class and box of each that remains, shape (n, 3).
     """
-    feeds = {
+    feeds: dict[str, NDArray[Any]] = {
         "boxes": corners.astype(np.float32),
         "scores": scores.astype(np.float32),
         "most": np.array([most], np.int64),

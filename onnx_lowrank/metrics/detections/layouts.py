@@ -184,7 +184,8 @@ def _objects(outputs: Outputs, images: int) -> Iterator[Layout]:
 
 
 def _anchors(outputs: Outputs, images: int) -> Iterator[Layout]:
-    for name, boxes in outputs.items():
+    # Four classes look like boxes: where there are two such outputs, names decide.
+    for name, boxes in sorted(outputs.items(), key=lambda each: "box" not in each[0].lower()):
         if boxes.ndim != 3 or boxes.shape[-1] != 4 or len(boxes) != images or boxes.dtype.kind != "f":
             continue
         for key, scores in outputs.items():

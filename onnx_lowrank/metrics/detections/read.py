@@ -18,6 +18,7 @@ Array = NDArray[Any]
 LEAST_SCORE = 0.001  # of a box; mAP looks at faint ones too
 NMS_OVERLAP = 0.65
 _MOST_OF_CLASS = 100  # boxes that mAP looks at
+_LARGEST_LOGARITHM = 20.0  # of a size in strides; a larger one is no box
 
 
 def read_boxes(
@@ -89,7 +90,7 @@ def _probabilities(scores: Array, layout: Layout) -> Array:
     if layout.background is None:
         return scores
     # The background keeps its place, so that classes keep their numbers; its boxes have no score.
-    objects = scores.copy()
+    objects = np.array(scores)
     objects[..., layout.background] = 0
     return objects
 
@@ -120,7 +121,8 @@ def _from_grid(boxes: Array, size: tuple[int, int]) -> Array:
         y, x = np.divmod(np.arange(rows * columns), columns)
         grids.append(np.stack([x, y, np.full(len(x), stride)], axis=1))
     grid = np.concatenate(grids)
-    return np.concatenate([boxes[..., :2] + grid[:, :2], np.exp(boxes[..., 2:])], axis=-1) * grid[:, 2:]
+    sizes = np.exp(np.minimum(boxes[..., 2:], _LARGEST_LOGARITHM))
+    return np.asarray(np.concatenate([boxes[..., :2] + grid[:, :2], sizes], axis=-1) * grid[:, 2:])
 
 
 def _suppressed(corners: Array, scores: Array, least_score: float, nms_overlap: float) -> list[Boxes]:
@@ -130,3 +132,18 @@ def _suppressed(corners: Array, scores: Array, least_score: float, nms_overlap: 
         _, labels, boxes = kept[kept[:, 0] == image].T
         found.append(Boxes.of(corners[image, boxes], scores[image, labels, boxes], labels))
     return found
+
+
+def class_count(outputs: Outputs, layout: Layout) -> int | None:
+    """Return how many classes a detector scores, with a background; None where its outputs do not tell.
+
+    Args:
+        outputs: of a batch.
+        layout: of the outputs.
+    """
+    shape = np.shape(outputs[layout.outputs[-1]])
+    if layout.name == "map":
+        return 1
+    return {"yolov5": shape[-1] - 5, "yolox": shape[-1] - 5, "yolov8": shape[1] - 4, "anchors": shape[-1]}.get(
+        layout.name
+    )
