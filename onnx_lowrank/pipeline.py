@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
+from onnx_lowrank.calibrate.metric_samples import metric_samples
 from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES
 from onnx_lowrank.graph import (
     Publication,
@@ -50,6 +51,7 @@ from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.linalg.threads import side_by_side
+from onnx_lowrank.metrics import as_metric
 from onnx_lowrank.ranks import energy_losses
 from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
 from onnx_lowrank.ranks.estimate import estimate_losses, largest_within, log_prediction
@@ -73,8 +75,14 @@ from onnx_lowrank.solve.device import SolverDevice, solver_device
 from onnx_lowrank.solve.further_readers import kept_by
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from onnx_lowrank.solve.width import FULL_EFFORT, QUICK_EFFORT, WidthEffort, can_be_solved_anew, measure_width_losses
-from onnx_lowrank.verify import AccuracyLoss, CachedSession, Runnable, scored_classes
-from onnx_lowrank.verify.conversion import loss_of, open_for_comparison, verify_conversion, warn_if_few
+from onnx_lowrank.verify import AccuracyLoss, CachedSession, MetricJudge, Runnable, metric_loss, scored_classes
+from onnx_lowrank.verify.conversion import (
+    loss_of,
+    open_for_comparison,
+    predictor_of,
+    verify_conversion,
+    warn_if_few,
+)
 from onnx_lowrank.verify.fidelity import check_bounds
 from onnx_lowrank.version import __version__
 
@@ -128,6 +136,7 @@ def convert(
         if files.model is not None:
             check_apart(network.original, files.model)
         check_reachable(layers, settings, rank_block(network.provider))
+        judge = open_judge(network, calibration, calibration.split.held_out, settings, monitor)
         timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
         targets = collect(network, layers, calibration, monitor)
         losses = rank_losses(layers, targets, settings, device, monitor)
@@ -154,6 +163,7 @@ def convert(
             file, checked = written_and_verified(
                 converted, files.model, original, network, layers, calibration, monitor, publication
             )
+            checked = judged_by_metric(checked, file, network, judge, monitor)
             with monitor.measure("bench"):
                 latency, slow = time_file(file, network, layers, converted.plan, converted.settings, timer)
             finished = checked.with_measurements(latency=latency, slow=slow)
@@ -460,19 +470,62 @@ def search_speedup(
     ``choose`` and ``solve`` are `choose_ranks` and `solve_network` for this network.
     """
     samples, max_drop = calibration.split.search, settings.max_drop or 0.0
-    warn_if_few(len(samples), max_drop)
+    judge = open_judge(network, calibration, samples, settings, monitor)
+    if judge is None:
+        warn_if_few(len(samples), max_drop)
     original = CachedSession(open_for_comparison(network, network.model))
     half = calibration.with_half_the_images(layers.eligible)
 
     def attempt(speedup: float, *, quick: bool) -> tuple[ConvertedNetwork, AccuracyLoss]:
         used, aim, own_monitor = half if quick else calibration, replace(settings, speedup=speedup), monitor.restarted()
         converted = solve(choose(aim), used, used.rows_of(targets), aim, own_monitor)
+        if judge is not None:
+            runs = open_for_comparison(network, network.as_run(converted.solved))
+            return converted, metric_loss(judge.measure(predictor_of(network, runs)), settings.drop_type)
         batches, truth = calibration.batches(samples, own_monitor, "judge"), calibration.truth(samples)
         return converted, loss_of(network, converted.solved, original, batches, truth)
 
     with monitor.measure("search"):
         search = largest_speedup(attempt, max_drop)
     return search.network.with_measurements(search=search)
+
+
+def open_judge(
+    network: Network,
+    calibration: CalibrationSet,
+    indices: NDArray[np.int64],
+    settings: Settings,
+    monitor: Monitor,
+) -> MetricJudge | None:
+    """Return what measures networks by the metric of the settings; None where that is none.
+
+    Args:
+        network: the original, which is measured at once.
+        calibration: the samples.
+        indices: which of them to measure on.
+        settings: with the metric.
+        monitor: watches.
+    """
+    if settings.metric is None:
+        return None
+    samples = metric_samples(calibration.samples, indices, lambda: calibration.batches(indices, monitor, "judge"))
+    runs = CachedSession(open_for_comparison(network, network.model))
+    return MetricJudge(as_metric(settings.metric), predictor_of(network, runs), samples)
+
+
+def judged_by_metric(
+    converted: ConvertedNetwork, file: Path, network: Network, judge: MetricJudge | None, monitor: Monitor
+) -> ConvertedNetwork:
+    """Return a converted network with the metric of its written file; the same without a judge."""
+    if judge is None:
+        return converted
+    with monitor.measure("verify"):
+        runs = open_for_comparison(network, network.as_run(read_model(file)))
+        measured = judge.measure(predictor_of(network, runs))
+    loss = None
+    if converted.settings.max_drop is not None:
+        loss = metric_loss(measured, converted.settings.drop_type)
+    return converted.with_measurements(metric=measured, loss=loss)
 
 
 def written_and_verified(
@@ -499,7 +552,7 @@ def written_and_verified(
         )
         check_bounds(comparison, converted.settings)
         loss = None
-        if converted.settings.max_drop is not None:
+        if converted.settings.output_drop is not None:
             batches = calibration.batches(held_out, monitor, "judge")
             loss = loss_of(network, read_model(file), original, batches, truth)
     return file, converted.with_measurements(comparison=comparison, loss=loss)

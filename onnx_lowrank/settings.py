@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import inf, isfinite, prod
 from os import PathLike
@@ -21,13 +21,18 @@ Method = Literal["auto", Form]
 Refinement = Literal["none", "fast", "full"]
 Solver = Literal["auto", "nonlinear", "linear", "weights", "paper"]
 Selection = Literal["error", "energy"]
+DropType = Literal["absolute", "relative"]
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 COSTS, FORMS, REFINEMENTS = get_args(Cost), get_args(Form), get_args(Refinement)
 SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
+DROP_TYPES = get_args(DropType)
 
 Constants: TypeAlias = Mapping[str, Sequence[float] | NDArray[Any] | str | PathLike[str]]
 
 ClassNames: TypeAlias = str | PathLike[str] | Sequence[str]  # a file with one class a line, or the names
+
+# A name, maybe with options, as in "map:score=0.5"; or a function, see `onnx_lowrank.metrics`.
+MetricChoice: TypeAlias = str | Callable[..., Any]
 
 # Fine-tuning.
 Learn = Literal["original", "labels", "both"]
@@ -75,7 +80,12 @@ class Settings:
         asymmetric: solve with what the converted prefix really delivers; off only for comparison.
         max_drop: in the place of ``speedup``: the largest one whose loss on held-out samples stays within this share,
             found by search. What is lost is top-1 with ``labels``; else it is the share of samples that get another
-            class; else, where the network scores no classes, the relative error.
+            class; else, where the network scores no classes, the relative error. With ``metric`` it is that, and may
+            be any number above 0.
+        drop_type: whether ``max_drop`` is a difference of scores of ``metric`` (``absolute``), or a share of the
+            original's score (``relative``).
+        metric: what quality means: a name such as ``top1``, or a function that scores a network on samples, higher is
+            better, see `onnx_lowrank.metrics`; None to go by the outputs.
         labels: judge by the class folders of the data.
         class_names: names of the classes in the order of the scores, or a text file with one a line, where the sorted
             order of the class folders is another; without class folders, files begin with them.
@@ -117,6 +127,8 @@ class Settings:
     selection: Selection = "error"
     asymmetric: bool = True
     max_drop: float | None = None
+    drop_type: DropType = "absolute"
+    metric: MetricChoice | None = None
     labels: bool = False
     class_names: ClassNames | None = None
     min_agreement: float | None = None
@@ -135,7 +147,9 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.memory is not None and not 0 <= self.memory < inf:
             raise ValueError(f"memory must be a number of gigabytes, got {self.memory}")
-        choices = {"cost": COSTS, "refine": REFINEMENTS, "solver": SOLVERS, "selection": SELECTIONS}
+        choices = {
+            "cost": COSTS, "refine": REFINEMENTS, "solver": SOLVERS, "selection": SELECTIONS, "drop_type": DROP_TYPES
+        }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -143,7 +157,7 @@ class Settings:
             raise ValueError(f"method must be auto, or one or several of {', '.join(FORMS)}, got {self.method!r}")
         if self.cost == "latency" and not self.bench:
             raise ValueError("cost 'latency' has to be measured: leave bench on")
-        if self.class_names is not None and not self.labels:
+        if self.class_names is not None and not self.labels and self.metric is None:
             raise ValueError("class_names says what the labels are called: set labels too")
         if self.latency_table is not None and self.cost != "latency":
             raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
@@ -168,6 +182,11 @@ class Settings:
             remedy = f": pass preprocessing=Preprocessing({name}=...)" if of_images else ""
             raise TypeError(f"no setting '{name}'{remedy}")
         return replace(self, **changes)
+
+    @property
+    def output_drop(self) -> float | None:
+        """``max_drop`` where it is counted in the outputs themselves; None where a metric counts it."""
+        return None if self.metric is not None else self.max_drop
 
     def resolved(self) -> Settings:
         """Return the same settings with those changed that a preview goes without."""
@@ -194,12 +213,22 @@ class Settings:
             )
         if self.predicted_error is not None and (self.plan is not None or self.max_drop is not None):
             raise ValueError("predicted_error picks a speedup, which plan and max_drop do too: leave one of them out")
+        if self.drop_type == "relative" and (self.max_drop is None or self.metric is None):
+            raise ValueError("drop_type 'relative' says how max_drop counts scores of a metric: set both")
+        if self.metric is not None and self.max_drop is not None and self.labels:
+            raise ValueError("metric and labels both say what max_drop is a loss of: leave labels out")
         if self.preview and (self.cost == "latency" or self.max_drop is not None):
             raise ValueError("a preview measures neither latencies nor a loss to search by: leave one of them out")
 
     def _check_bounds(self) -> None:
         """Raise for bounds of what may be lost that are out of their range."""
-        if self.max_drop is not None and not 0 < self.max_drop < 1:
+        most = inf if self.metric is not None and self.drop_type == "absolute" else 1
+        if self.max_drop is not None and not 0 < self.max_drop < most:
+            if most == inf:
+                raise BudgetError(
+                    f"`max_drop`: got {self.max_drop:g}, wanted a number above 0, in the unit of the metric: try "
+                    "`max_drop=0.01`"
+                )
             raise BudgetError(
                 f"`max_drop`: got {self.max_drop:g}, wanted a share above 0 and below 1: try `max_drop=0.01`"
             )
@@ -223,6 +252,7 @@ class FinetuneSettings:
         learn: what to learn from: ``original``: the outputs of the original network, without labels; ``labels``: the
             class folders of the data; ``both``.
         class_names: names of the classes, as in `Settings`.
+        metric: what the best epoch is chosen by, as in `Settings`; None for the loss on the held-out samples.
         epochs: passes over the training samples.
         batch_size: samples per step, over all processes; None for 128, and for fewer where samples are few, so that an
             epoch has some steps. A batch size that is fixed in the model takes precedence.
@@ -249,6 +279,7 @@ class FinetuneSettings:
 
     learn: Learn = "original"
     class_names: ClassNames | None = None
+    metric: MetricChoice | None = None
     epochs: int = 10
     batch_size: int | None = None
     learning_rate: float | None = None

@@ -15,7 +15,7 @@
     help.py      --help for newcomers, --help-all for every option
     options.py   options that commands share, and how their values are read
     presets.py   what the presets of preprocessing stand for
-    loader.py    --data-loader file.py:function
+    loader.py    --data-loader and --metric file.py:function
     files.py     checks of files, plans and reports
     tables.py    where tables are printed, and how wide
     watch.py     progress and log lines on stderr

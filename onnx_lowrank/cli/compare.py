@@ -13,15 +13,18 @@ from onnx_lowrank.cli.options import (
     FilePath,
     check_class_names,
     label_options,
+    metric_option,
     needed_data_options,
     read_data,
     read_inputs,
+    read_metric,
     read_preprocessing,
     run_options,
 )
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands import compare as command
+from onnx_lowrank.report.text import metric_text
 from onnx_lowrank.verify import Comparison
 
 
@@ -34,6 +37,7 @@ from onnx_lowrank.verify import Comparison
 @click.argument("first", type=FilePath(), metavar="A.onnx")
 @click.argument("second", type=FilePath(), metavar="B.onnx")
 @needed_data_options
+@metric_option
 @label_options("Measure accuracy by class folders.")
 @option("--tensor", "tensors", multiple=True, metavar="NAME", help="Compare an inner tensor; repeatable.")
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -45,10 +49,10 @@ def compare(first: Path, second: Path, **options: Any) -> None:
     check_class_names(options)
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"), first)
-    inputs = read_inputs(options)
+    inputs, metric = read_inputs(options), read_metric(options.pop("metric"))
     with watching(quiet=quiet) as watch:
         comparison = command.compare(
-            first, second, data, preprocessing=preprocessing, progress=watch, **inputs, **options
+            first, second, data, metric=metric, preprocessing=preprocessing, progress=watch, **inputs, **options
         )
     click.echo(json.dumps(comparison.to_dict(), indent=2) if as_json else "\n".join(_lines(comparison)))
 
@@ -61,4 +65,6 @@ def _lines(comparison: Comparison) -> list[str]:
     if comparison.accuracy is not None:
         for name, (a, b) in vars(comparison.accuracy).items():
             lines.append(f"{name}: A {a:.2%}, B {b:.2%} ({100 * (b - a):+.2f} points)")
+    if comparison.metric is not None:
+        lines.append(metric_text(comparison.metric.to_dict(), "A", "B"))
     return [*lines, f"images: {comparison.images}"]

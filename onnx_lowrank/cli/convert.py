@@ -20,12 +20,16 @@ from onnx_lowrank.cli.options import (
     checked_values,
     data_files,
     data_options,
+    drop_type_option,
     label_options,
     layer_options,
     method_options,
+    metric_files,
+    metric_option,
     read_bounds,
     read_data,
     read_inputs,
+    read_metric,
     read_preprocessing,
     read_share,
     read_speedup,
@@ -50,6 +54,8 @@ from onnx_lowrank.version import __version__
 @option("--speedup", metavar="[X]", bare=f"{Settings.speedup:g}", show_default=f"up to {Settings.speedup:g}",
         help="Original cost / converted cost.")  # fmt: skip
 @option("--max-drop", metavar="D", help="Instead, the largest loss, like 1%.")
+@drop_type_option
+@metric_option
 @label_options("Count top-1 by class folders.")
 @bound_options
 @method_options
@@ -85,7 +91,11 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
         check_outputs(
             model,
             output,
-            inputs=[*data_files(options["data"], options["data_loader"]), *([plan_file] if plan_file else [])],
+            inputs=[
+                *data_files(options["data"], options["data_loader"]),
+                *metric_files(options["metric"]),
+                *([plan_file] if plan_file else []),
+            ],
             reports=[*reports, *([save_plan] if save_plan else [])],
             force=force,
             latency_table=options["latency_table"],
@@ -93,6 +103,7 @@ def convert(model: Path, output: Path | None, **options: Any) -> None:
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"), model)
     plan = read_plan(plan_file) if plan_file else None
+    options["metric"] = read_metric(options["metric"])
     with checked_values():
         if (speedup := options.pop("speedup")) is not None:
             options["speedup"] = read_speedup(speedup)

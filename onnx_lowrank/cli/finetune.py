@@ -17,15 +17,19 @@ from onnx_lowrank.cli.options import (
     checked_values,
     class_names_option,
     data_files,
+    metric_files,
+    metric_option,
     needed_data_options,
     read_data,
     read_inputs,
+    read_metric,
     read_preprocessing,
     show_options,
 )
 from onnx_lowrank.cli.program import INTERRUPTED, Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.graph import Publication, add_texts, write_model
+from onnx_lowrank.report.text import metric_text
 from onnx_lowrank.settings import LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS, FinetuneSettings
 
 tuning = partial(setting, settings=FinetuneSettings)
@@ -44,6 +48,7 @@ _CHECKPOINT = ".checkpoint"  # appended to the name of OUT
 @needed_data_options
 @tuning("--learn", type=click.Choice(LEARN_CHOICES), metavar="FROM", help="Of original, labels or both.")
 @class_names_option
+@metric_option
 @tuning("--epochs", type=click.IntRange(1), metavar="N", help="Passes over the samples at most.")
 @tuning("--patience", type=click.IntRange(1), metavar="N", help="Epochs without gain to stop after.")
 @tuning("--batch-size", type=click.IntRange(1), metavar="B", advanced=True, show_default="128",
@@ -85,6 +90,7 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
             converted,
             *data_files(options["data"], options["data_loader"]),
             *data_files(options["validation"], None),
+            *metric_files(options["metric"]),
         ],
         reports=[*([report] if report else []), checkpoint],
         # An existing output was written by the training that is resumed.
@@ -96,6 +102,7 @@ def finetune(original: Path, converted: Path, output: Path, **options: Any) -> N
     data = read_data(options.pop("data"), options.pop("data_loader"), original)
     validation = read_data(options.pop("validation"), None, original)
     part = torch_part()
+    options["metric"] = read_metric(options["metric"])
     inputs = read_inputs(options)
     if inputs.pop("samples_axis"):
         raise click.UsageError("--samples-axis: fine-tuning takes samples on the first axis of all inputs only")
@@ -130,4 +137,6 @@ def _show(result: Any, output: Path) -> None:
     click.echo(f"trained     {epochs} of {training} samples, {result.seconds:.0f} s")
     click.echo(f"before      {result.before}")
     click.echo(f"after       {result.after} ({where} {held_out} held-out samples)")
+    if result.metric is not None:
+        click.echo(f"metric      {metric_text(result.metric.to_dict())}")
     click.echo(f"written     {output}")

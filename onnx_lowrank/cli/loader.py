@@ -1,16 +1,22 @@
-"""Sample inputs from a function of the user's: ``--data-loader file.py:function``."""
+"""Functions of the user's: ``--data-loader file.py:function`` and ``--metric file.py:function``."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.metrics import METRIC_NAMES, as_metric
+from onnx_lowrank.metrics.user import UserMetric
+
+log = logging.getLogger(__name__)
 
 
 def load_batches(reference: str) -> Iterator[Any]:
@@ -26,49 +32,76 @@ def load_batches(reference: str) -> Iterator[Any]:
         click.UsageError: no function is named.
         CalibrationError: no such file or function, importing or calling it fails, or it yields nothing.
     """
-    file, colon, name = reference.rpartition(":")
-    path = Path(file)
-    if not (colon and name):
-        raise click.UsageError(f"--data-loader {reference}: no function named: write it as file.py:function")
-    if not _guarded(path.is_file, reference, "looking for it"):
-        raise _error(reference, f"no such file '{path}'", "check the path")
-    function = _function(path, name, reference)
-    batches = _guarded(function, reference, "calling it")
+    where = f"--data-loader {reference}"
+    batches = _guarded(_load_function(reference, where), where, "calling it")
     if isinstance(batches, Mapping):
         return iter([batches])  # all samples at once
     if isinstance(batches, str | bytes) or not isinstance(batches, Iterable):
-        raise _error(reference, f"returned {type(batches).__name__}", "yield dicts {input name: array} from it")
-    return _iterate(batches, reference)
+        raise _error(where, f"returned {type(batches).__name__}", "yield dicts {input name: array} from it")
+    return _iterate(batches, where)
 
 
-def _function(path: Path, name: str, reference: str) -> Callable[[], Any]:
+def load_metric(text: str) -> str | UserMetric:
+    """Return a metric by name, with its options behind a colon, or import a file with a function. This runs its code.
+
+    Args:
+        text: as in ``top1``, ``map:score=0.5`` or ``file.py:function``; the function is one of a predictor and samples.
+
+    Raises:
+        click.UsageError: no function is named, or there is neither a metric nor a file of this name.
+        CalibrationError: a metric does not take its options, there is no such file or function, or importing it fails.
+        MissingDependencyError: a package that a metric needs is not installed.
+    """
+    file = text.rpartition(":")[0]
+    if text.partition(":")[0] in METRIC_NAMES and not Path(file).is_file():
+        as_metric(text)  # raises for options that it does not take
+        return text
+    where = f"--metric {text}"
+    if ":" not in text and not text.endswith(".py"):
+        raise click.UsageError(
+            f"{where}: no metric has this name: take one of {', '.join(METRIC_NAMES)}, or write a function of your own "
+            "as file.py:function"
+        )
+    metric = UserMetric(_load_function(text, where), text)
+    log.info("%s: this function decides what quality means, its code is run", where)
+    return metric
+
+
+def _load_function(reference: str, where: str) -> Callable[..., Any]:
+    """Import a file and return a function of it; ``where`` is what error messages begin with."""
+    file, colon, name = reference.rpartition(":")
+    path = Path(file)
+    if not (colon and name):
+        raise click.UsageError(f"{where}: no function named: write it as file.py:function")
+    if not _guarded(path.is_file, where, "looking for it"):
+        raise _error(where, f"no such file '{path}'", "check the path")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise _error(reference, f"'{path}' is no Python file", "give one that ends in .py")
+        raise _error(where, f"'{path}' is no Python file", "give one that ends in .py")
     module = importlib.util.module_from_spec(spec)
     # As for a script that is run: modules beside it can be imported, now and while the batches come.
     sys.path.insert(0, str(path.resolve().parent))
-    _guarded(lambda: spec.loader.exec_module(module), reference, "importing it")  # type: ignore[union-attr]
+    _guarded(partial(spec.loader.exec_module, module), where, "importing it")
     function = getattr(module, name, None)
     if not callable(function):
-        raise _error(reference, f"'{path}' has no function '{name}'", "check the name")
+        raise _error(where, f"'{path}' has no function '{name}'", "check the name")
     return function  # type: ignore[no-any-return]
 
 
-def _iterate(batches: Iterable[Any], reference: str) -> Iterator[Any]:
+def _iterate(batches: Iterable[Any], where: str) -> Iterator[Any]:
     iterator = iter(batches)
     end = object()
-    while (batch := _guarded(lambda: next(iterator, end), reference, "reading a batch from it")) is not end:
+    while (batch := _guarded(lambda: next(iterator, end), where, "reading a batch from it")) is not end:
         yield batch
 
 
-def _guarded(call: Callable[[], Any], reference: str, doing: str) -> Any:
+def _guarded(call: Callable[[], Any], where: str, doing: str) -> Any:
     try:
         return call()
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         found = f"{doing} failed with {type(error).__name__}: {error}"
-        raise _error(reference, found, "correct it; --debug shows where") from error
+        raise _error(where, found, "correct it; --debug shows where") from error
 
 
-def _error(reference: str, found: str, remedy: str) -> CalibrationError:
-    return CalibrationError(f"--data-loader {reference}: {found}: {remedy}")
+def _error(where: str, found: str, remedy: str) -> CalibrationError:
+    return CalibrationError(f"{where}: {found}: {remedy}")

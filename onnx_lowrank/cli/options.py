@@ -15,12 +15,13 @@ from click.shell_completion import CompletionItem
 from onnx_lowrank.calibrate import Preprocessing, preset
 from onnx_lowrank.calibrate.data.preprocess import PRESETS, ChannelOrder, Resize
 from onnx_lowrank.cli.help import Function, option, setting
-from onnx_lowrank.cli.loader import load_batches
+from onnx_lowrank.cli.loader import load_batches, load_metric
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.errors import BudgetError, CalibrationError
 from onnx_lowrank.graph import input_names
+from onnx_lowrank.metrics import METRIC_NAMES
 from onnx_lowrank.runtime.constants import ARRAY_FILES
-from onnx_lowrank.settings import COSTS, FORMS, PROVIDERS
+from onnx_lowrank.settings import COSTS, DROP_TYPES, FORMS, PROVIDERS
 
 _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
 
@@ -218,8 +219,12 @@ def check_target(options: Mapping[str, Any], plan: Path | None) -> None:
     if options["preview"] and (options["cost"] == "latency" or options["max_drop"] is not None):
         other = "--max-drop" if options["cost"] != "latency" else "--cost latency"
         raise click.UsageError(f"--preview and {other} exclude each other: a preview measures as little as it can")
+    if options["labels"] and options["metric"] is not None:
+        raise click.UsageError("--labels and --metric exclude each other: --metric top1 counts by class folders")
     if options["labels"] and options["max_drop"] is None:
         raise click.UsageError("--labels goes with --max-drop: it says what is lost of")
+    if options["drop_type"] == "relative" and (options["max_drop"] is None or options["metric"] is None):
+        raise click.UsageError("--drop-type relative goes with --max-drop and --metric: it says how losses are counted")
 
 
 @contextmanager
@@ -269,9 +274,32 @@ class_names_option = option(
 
 
 def check_class_names(options: Mapping[str, Any]) -> None:
-    """Raise for names of classes without labels."""
-    if options["class_names"] is not None and not options["labels"]:
+    """Raise for names of classes without labels or a metric that counts them."""
+    if options["class_names"] is not None and not options["labels"] and options.get("metric") is None:
         raise click.UsageError("--class-names goes with --labels: it says what they are called")
+
+
+metric_option = option(
+    "--metric", metavar="NAME", show_default="outputs",
+    values=f"{', '.join(METRIC_NAMES)}; or FILE:FUNCTION, a Python function, whose code is run",
+    help="Judge by NAME, or run FILE:FUNCTION.",
+)  # fmt: skip
+
+drop_type_option = setting(
+    "--drop-type", type=click.Choice(DROP_TYPES), metavar="TYPE", advanced=True,
+    help="Of --max-drop: absolute, relative.",
+)  # fmt: skip
+
+
+def read_metric(text: str | None) -> Any:
+    """Return the metric that ``--metric`` names, as `Settings` takes it. This may run the user's code."""
+    return None if text is None else load_metric(text)
+
+
+def metric_files(text: str | None) -> list[Path]:
+    """Return the file that ``--metric`` names."""
+    file = (text or "").rpartition(":")[0]
+    return [Path(file)] if file and _exists(file) else []
 
 
 def bound_options(function: Function) -> Function:

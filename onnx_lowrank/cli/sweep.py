@@ -24,9 +24,12 @@ from onnx_lowrank.cli.options import (
     label_options,
     layer_options,
     method_options,
+    metric_files,
+    metric_option,
     read_bounds,
     read_data,
     read_inputs,
+    read_metric,
     read_preprocessing,
     run_options,
 )
@@ -63,6 +66,7 @@ class Speedups(click.ParamType):
 @click.argument("folder", type=FilePath(), metavar="OUT_DIR")
 @option("--speedups", type=Speedups(), default=_SPEEDUPS, metavar="X,X,...", help="Targets.")
 @option("--models", is_flag=True, help="Write the converted models too.")
+@metric_option
 @label_options("Measure accuracy by class folders.")
 @bound_options
 @method_options
@@ -90,13 +94,14 @@ def sweep(model: Path, folder: Path, **options: Any) -> None:
         check_outputs(
             model,
             None,
-            inputs=data_files(options["data"], options["data_loader"]),
+            inputs=[*data_files(options["data"], options["data_loader"]), *metric_files(options["metric"])],
             reports=[folder / name for name in files.names],
             force=force,
             latency_table=options["latency_table"],
         )
     preprocessing = read_preprocessing(options)
     data = read_data(options.pop("data"), options.pop("data_loader"), model)
+    options["metric"] = read_metric(options["metric"])
     quick = not models and options["refine"] is None
     if options["refine"] is None:
         del options["refine"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate import Preprocessing, default_batch, draw_samples, iterate_batches, open_samples
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
 from onnx_lowrank.calibrate.data.samples import Samples
+from onnx_lowrank.calibrate.metric_samples import metric_samples
 from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.graph import with_outputs, with_samples_on_scores
+from onnx_lowrank.metrics import as_metric
 from onnx_lowrank.runtime.network import Network, open_networks
 from onnx_lowrank.runtime.progress import Progress, Silent, track_samples
 from onnx_lowrank.runtime.session import choose_provider
-from onnx_lowrank.settings import ClassNames, Constants
-from onnx_lowrank.verify import Comparison, compare_outputs, scored_classes
+from onnx_lowrank.settings import ClassNames, Constants, MetricChoice
+from onnx_lowrank.verify import CachedSession, Comparison, MetricJudge, compare_outputs, scored_classes
 from onnx_lowrank.verify.comparable import open_comparable
+from onnx_lowrank.verify.conversion import predictor_of
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     *,
     labels: bool = False,
     class_names: ClassNames | None = None,
+    metric: MetricChoice | None = None,
     tensors: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
     samples: int | None = None,
@@ -53,6 +58,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         data: sample inputs, as for `convert`.
         labels: judge accuracy by the class folders of the data.
         class_names: names of the classes in the order of the scores, or a text file with one a line, see `Settings`.
+        metric: measure both by this too: a name such as ``top1``, or a function, see `onnx_lowrank.metrics`.
         tensors: inner tensors of both graphs to compare beside the outputs.
         preprocessing: of images; pixels / 255 if not given.
         samples: compare on this many, drawn with ``seed``; None for all.
@@ -69,9 +75,9 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         ModelError: a model cannot be read or run, a tensor is unknown, or the models do not take the same inputs.
         CalibrationError: there are no data, they cannot be used, have no class folders to take labels from, or those of
             other classes than the models score.
-        ValueError: there are names of classes, but no labels are wanted.
+        ValueError: there are names of classes, but neither labels nor a metric are wanted.
     """
-    if class_names is not None and not labels:
+    if class_names is not None and not labels and metric is None:
         raise ValueError("class_names says what the labels are called: set labels too")
     where = choose_provider(provider, threads)
     networks = open_networks((a, b), where, input_shapes or {}, constant_inputs or {}, samples_axis or {})
@@ -94,10 +100,19 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     sessions = [open_comparable(model, where, each.name) for model, each in zip(models, networks, strict=True)]
     if labels and (scores := scored_classes(sessions[0], opened.read(indices[: first.fixed_batch or 1]))):
         opened.check_labels(*scores)
-    read = iterate_batches(opened, indices, batch_size)
-    batches = track_samples(progress or Silent(), read, "compare", len(indices))
+
+    def batches(stage: str) -> Iterator[dict[str, NDArray[Any]]]:
+        read = iterate_batches(opened, indices, batch_size)
+        return track_samples(progress or Silent(), read, stage, len(indices))
+
     truth = opened.labels[indices] if labels and opened.labels is not None else None
-    return compare_outputs(sessions[0], sessions[1], batches, truth)
+    if metric is None:
+        return compare_outputs(sessions[0], sessions[1], batches("compare"), truth)
+    first_runs, second_runs = map(CachedSession, sessions)  # a metric runs both on the same batches again
+    comparison = compare_outputs(first_runs, second_runs, batches("compare"), truth)
+    judged_on = metric_samples(opened, indices, lambda: batches("judge"))
+    judge = MetricJudge(as_metric(metric), predictor_of(first, first_runs), judged_on)
+    return replace(comparison, metric=judge.measure(predictor_of(networks[1], second_runs)))
 
 
 def _batch_that_fits(network: Network, samples: Samples, indices: NDArray[np.int64], batch_size: int) -> int:

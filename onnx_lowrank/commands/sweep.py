@@ -21,7 +21,9 @@ from onnx_lowrank.pipeline import (
     ConvertedNetwork,
     collect,
     conversion_timer,
+    judged_by_metric,
     open_conversion,
+    open_judge,
     rank_losses,
     report_on,
     solve_network,
@@ -101,6 +103,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         for path in files.models.values() if files else ():
             check_apart(network.original, path)
         impossible = _impossible(speedups, layers, settings, rank_block(network.provider))
+        judge = open_judge(network, calibration, calibration.split.held_out, settings, monitor)
         timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
         targets = collect(network, layers, calibration, monitor)
         losses = rank_losses(layers, targets, settings, device, monitor)
@@ -125,6 +128,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
                     file, converted = written_and_verified(
                         converted, place, original, network, layers, solve_on, own_monitor, publication
                     )
+                    converted = judged_by_metric(converted, file, network, judge, own_monitor)
                     result = report_on(converted, network, layers, losses, solve_on, timer, own_monitor, file)
                     result = result.written_to(place)
                     add_texts(model_reports([result]), publication)

@@ -15,7 +15,6 @@ from onnx_lowrank import interruption
 from onnx_lowrank.errors import LowRankError, MissingDependencyError, OutputError
 from onnx_lowrank.graph import check_writable, write_texts
 from onnx_lowrank.report import Calibration, CurvePoint, CurveReport, check_page_packages, curve_to_html, with_front
-from onnx_lowrank.report.curve import MEASURES
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.report.text import fidelity_text
 from onnx_lowrank.runtime.latency import Latency
@@ -197,7 +196,7 @@ class SweepRecord:
         self._unwritten = True
         line = point.line
         if line.error is None:
-            fewer, found = (line.speedups or {})["macs"], f"{MEASURES[line.fidelity[0]]} {fidelity_text(line)}"
+            fewer, found = (line.speedups or {})["macs"], f"{line.measure} {fidelity_text(line)}"
             log.info("target %gx is done: %.2fx fewer multiply-adds, %s", point.speedup, fewer, found)
         if any(each.result for each in self.points):
             self.write(complete=False)

@@ -4,6 +4,9 @@
 |------------|--------------------------------------------------------------------------------------------|
 | `protocol` | what a metric is given (a predictor, samples) and what it returns                          |
 | `registry` | the metrics that have a name                                                               |
+| `user`     | functions of the user's as metrics, with clear errors                                       |
+| `scores`   | checks what a metric returns                                                               |
+| `predictor`| a network as metrics see it                                                                |
 | `classes`  | `top1` and `top5`                                                                          |
 | `detection`, `average_precision`, `detections/` | `map`: boxes, in the layouts that detectors use       |
 | `segmentation` | `miou`                                                                                 |
@@ -22,7 +25,7 @@ from onnx_lowrank.metrics.protocol import (
     PreparedMetric,
     Resampled,
 )
-from onnx_lowrank.metrics.registry import METRIC_NAMES, metric_named
+from onnx_lowrank.metrics.registry import METRIC_NAMES, as_metric, metric_named
 
 __all__ = [
     "METRIC_NAMES",
@@ -34,5 +37,6 @@ __all__ = [
     "Predictor",
     "PreparedMetric",
     "Resampled",
+    "as_metric",
     "metric_named",
 ]

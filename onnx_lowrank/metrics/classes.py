@@ -32,17 +32,13 @@ class TopClasses:
         """Take the classes of the samples, or find those that the original gives them.
 
         Raises:
-            CalibrationError: no output scores classes, or not as many as there are labels of.
+            CalibrationError: no output scores classes, or those of the labels are others.
         """
         output, scored = self._scores(original, samples)
         if samples.labels is None:
             truth = np.concatenate([original(batch)[output].argmax(1) for batch in samples])
             return PreparedMetric(_hits(output, truth, self.top), "the original's top class")
-        if samples.labels.max() >= scored:
-            raise CalibrationError(
-                f"metric {self.name}: class {samples.labels.max()} found among the labels, output '{output}' scores "
-                f"{scored} classes, 0 to {scored - 1}: give the labels of this network's classes"
-            )
+        samples.check_labels(scored, output)
         return PreparedMetric(_hits(output, samples.labels, self.top), "class labels")
 
     def _scores(self, original: Predictor, samples: MetricSamples) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.warning import ReportWarning
+from onnx_lowrank.metrics import Measured
 from onnx_lowrank.ranks.estimate import LossEstimate, predicted_error
 from onnx_lowrank.ranks.search import Search
 from onnx_lowrank.report.figures import ReportFigures
@@ -54,6 +55,7 @@ class Measurements:
         estimates: what other speedups would lose; for a dry run only.
         loss: of the network that a search ended with, on samples that nothing was searched with; None likewise, and
             for a dry run.
+        metric: of the original and of the written file; None where none was asked for.
     """
 
     errors: Mapping[str, SolveErrors] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Measurements:
     search: Search[Any, AccuracyLoss] | None = None
     estimates: tuple[LossEstimate, ...] = ()
     loss: AccuracyLoss | None = None
+    metric: Measured | None = None
 
 
 def build_report(
@@ -113,7 +116,7 @@ def build_report(
         parameters=(layers.parameters, layers.planned_parameters(plan)),
         calibration=used,
         layers=tuple(network.in_order(rows)),
-        verification=None if comparison is None else _verification(comparison, settings.max_drop),
+        verification=None if comparison is None else _verification(comparison, settings.output_drop),
         forward_passes={
             # One more batch to observe the shapes of tensors.
             "original": (calibration.images + calibration.smallest_batch) / calibration.images,
@@ -127,6 +130,7 @@ def build_report(
         predicted_error=None if settings.selection == "energy" else predicted_error(plan),
         estimates=measurements.estimates,
         preview=settings.preview,
+        metric=None if measurements.metric is None else measurements.metric.to_dict(),
     )
     return replace(report, warnings=report_warnings(report, settings, measurements))
 
@@ -154,9 +158,9 @@ def report_warnings(report: Report, settings: Settings, measurements: Measuremen
     """
     comparison = measurements.comparison
     poor: tuple[ReportWarning, ...] = ()
-    if comparison is not None:
+    if comparison is not None and (settings.metric is None or settings.max_drop is None):  # else the metric says it
         samples = held_out_text(comparison.images, report.calibration)
-        poor = fidelity_warnings(comparison, samples, settings.max_drop)
+        poor = fidelity_warnings(comparison, samples, settings.output_drop)
     missed = missed_targets(report, settings, measurements.latency, measurements.loss)
     return (
         *poor,
@@ -177,6 +181,7 @@ def _max_drop(settings: Settings, measurements: Measurements) -> dict[str, Any] 
     search, verified = measurements.search, measurements.loss
     if search is None:
         return None
+    by_metric = {} if settings.metric is None else {"drop_type": settings.drop_type}
     return {
         "wanted": settings.max_drop,
         "loss": search.loss.what,
@@ -189,6 +194,7 @@ def _max_drop(settings: Settings, measurements: Measurements) -> dict[str, Any] 
         "verified_drop": None if verified is None else verified.value,
         "verified_interval": _pair(verified),
         "tried": [list(attempt) for attempt in search.tried],
+        **by_metric,
     }
 
 

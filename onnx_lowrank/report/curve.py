@@ -32,6 +32,7 @@ class CurvePoint:
         latency: ``ratio`` of the measured latencies, its ``interval`` and whether it is ``steady``; None also if
             nothing was measured.
         warnings: as in `Report`.
+        metric: likewise.
     """
 
     requested: float
@@ -47,6 +48,7 @@ class CurvePoint:
     error: str | None = None
     latency: Mapping[str, Any] | None = None
     warnings: tuple[ReportWarning, ...] = ()
+    metric: Mapping[str, Any] | None = None
 
     @staticmethod
     def of_report(report: Report, accuracy: Mapping[str, float] | None, seconds: float) -> CurvePoint:
@@ -70,11 +72,17 @@ class CurvePoint:
             report.output,
             latency=None if latency is None else {key: latency[key] for key in ("ratio", "interval", "steady")},
             warnings=report.warnings,
+            metric=report.metric,
         )
 
     @property
     def fidelity(self) -> tuple[str, float | None]:
-        """The measure that the point is judged by, a key of `MEASURES`, and its value; None for an infinite error."""
+        """The measure that the point is judged by, ``metric`` or a key of `MEASURES`, and its value.
+
+        None for an infinite error.
+        """
+        if self.metric is not None:
+            return "metric", self.metric["converted"]
         if self.accuracy is not None:
             return "accuracy", self.accuracy["top1"]
         outputs = list((self.outputs or {}).values())
@@ -82,6 +90,12 @@ class CurvePoint:
             if output["agreement"] is not None:
                 return "agreement", output["agreement"]
         return "relative_error", outputs[0]["relative_error"] if outputs else None
+
+    @property
+    def measure(self) -> str:
+        """What readers know the measure as that the point is judged by."""
+        kind, _ = self.fidelity
+        return str(self.metric["name"]) if self.metric is not None else MEASURES[kind]
 
     @property
     def not_close(self) -> bool:
@@ -94,7 +108,7 @@ class CurvePoint:
         kind, number = self.fidelity
         if number is None:
             return float("inf")
-        return number if kind == "relative_error" else 1 - number
+        return number if kind == "relative_error" else 1 - number  # a score may be above 1: only the order counts
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of ``points`` in the JSON report."""
@@ -113,6 +127,7 @@ class CurvePoint:
             "latency": self.latency,
             "warnings": [warning.to_dict() for warning in self.warnings],
             "passed": self.error is None and not self.warnings,
+            **({} if self.metric is None else {"metric": self.metric}),
         }
 
 

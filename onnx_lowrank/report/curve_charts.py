@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
+from onnx_lowrank.report.curve import CurvePoint, CurveReport
 from onnx_lowrank.report.svg import PLACEHOLDERS, open_chart
 from onnx_lowrank.report.text import fidelity_text, short_number
 
@@ -17,7 +17,7 @@ _MARGINS = (52, 42, 16, 18)  # pixels: left, bottom, right, top
 _HEADROOM = 0.12  # above and below the points, as a share of their range
 _LABEL_OFFSET = (7, 13)  # pixels from a point to its label: to the right, and to the side where the curve does not run
 _LABEL_SIZE = (30, 13)  # pixels
-_MIN_RANGE_PERCENT = 4.0
+_MIN_RANGE = 0.04  # of the whole scale
 
 _XY = tuple[float, float]
 
@@ -49,12 +49,14 @@ def latency_curve(report: CurveReport) -> str | None:
 
 
 def original_fidelity(report: CurveReport) -> float:
-    """Return the fidelity of the original: its accuracy, or perfect fidelity to itself.
+    """Return the fidelity of the original: its score or accuracy, or perfect fidelity to itself.
 
     Args:
         report: of a sweep.
     """
-    kind = report.met[0].fidelity[0]
+    kind, metric = report.met[0].fidelity[0], report.met[0].metric
+    if metric is not None:
+        return float(metric["original"])
     if kind == "accuracy" and report.accuracy is not None:
         return report.accuracy["top1"]
     return 0.0 if kind == "relative_error" else 1.0
@@ -75,9 +77,9 @@ def _curve(report: CurveReport, name: str, costs: Sequence[float | None], origin
         for point, (x, y) in points:
             role, fill = ("after", "after") if point.on_front else ("before", "surface")
             (dot,) = axes.plot([x], [y], "o", color=PLACEHOLDERS[role], markerfacecolor=PLACEHOLDERS[fill])
-            text = f"{point.requested:g}x: {_cost_text(name, x)}, {MEASURES[kind]} {fidelity_text(point)}"
+            text = f"{point.requested:g}x: {_cost_text(name, x)}, {point.measure} {fidelity_text(point)}"
             chart.mark(dot, "front" if point.on_front else "behind", f"{point.requested:g}", text)
-        _set_ranges(axes, [xy for _, xy in points] + [origin], is_error=is_error)
+        _set_ranges(axes, [xy for _, xy in points] + [origin], kind)
         _add_labels(axes, points, below=is_error)
         axes.set(xlabel="multiply-adds per image" if name == "macs" else "milliseconds", ylabel="")
         if name == "macs":
@@ -107,16 +109,21 @@ def _position(point: CurvePoint, cost: float | None) -> _XY | None:
 
 
 def _scaled(kind: str, number: float) -> float:
-    return number if kind == "relative_error" else 100 * number
+    return number if kind in {"relative_error", "metric"} else 100 * number
 
 
-def _set_ranges(axes: Axes, points: Sequence[_XY], *, is_error: bool) -> None:
+def _set_ranges(axes: Axes, points: Sequence[_XY], kind: str) -> None:
     """Set the ranges of the axes: cost from 0 to a little above the original's, fidelity with room for labels."""
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - an extra
 
     heights = [y for _, y in points]
-    room = _HEADROOM * max(max(heights) - min(heights), _MIN_RANGE_PERCENT * (0.01 if is_error else 1))
-    low, high = (0.0, max(heights) + room) if is_error else (min(heights) - 2 * room, min(100, max(heights) + room))
+    whole = {"relative_error": 1.0, "metric": max(map(abs, heights))}.get(kind, 100.0)
+    room = _HEADROOM * max(max(heights) - min(heights), _MIN_RANGE * (whole or 1))
+    low, high = min(heights) - 2 * room, max(heights) + room
+    if kind == "relative_error":
+        low = 0.0
+    elif kind != "metric":
+        high = min(100, high)
     axes.set(xlim=(0, 1.05 * max(x for x, _ in points)), ylim=(low, high))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -128,10 +135,13 @@ def _cost_text(name: str, value: float) -> str:
 
 
 def _text(report: CurveReport, name: str, points: Sequence[tuple[CurvePoint, _XY]]) -> str:
-    kind = report.met[0].fidelity[0]
     parts = [
         f"{point.requested:g}x {_cost_text(name, xy[0])}, {fidelity_text(point)}"
         + ("" if point.on_front else ", not on the front")
         for point, xy in points
     ]
-    return f"{MEASURES[kind].capitalize()} of {len(points)} targets by cost: {'; '.join(parts)}."
+    return f"{_capital(report.met[0].measure)} of {len(points)} targets by cost: {'; '.join(parts)}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
+from onnx_lowrank.report.curve import CurvePoint, CurveReport
 from onnx_lowrank.report.curve_charts import latency_curve, macs_curve, original_fidelity
 from onnx_lowrank.report.table import Cell, Column, numbers, rows, short_counts, without_empty, words
 from onnx_lowrank.report.template import check_page_packages, fill_template
@@ -47,7 +47,7 @@ def curve_to_html(report: CurveReport) -> str:
         verdict=_verdict(report),
         warnings=[f"{point.requested:g}×: {warning}" for point in report.met for warning in point.warnings],
         quick=quick_text(report) if report.quick else "",
-        measure=_MEASURE_TITLES[kind],
+        measure=_MEASURE_TITLES.get(kind, report.met[0].measure),
         held_out=held_out_text(report.held_out, report.calibration),
         macs_chart=macs_curve(report),
         latency_chart=latency_curve(report),
@@ -79,8 +79,10 @@ def _verdict(report: CurveReport) -> str:
         f"{fidelity_text(point)} at {point.requested:g}×" for point in report.met if point.requested in ends
     )
     before = f", {original_fidelity(report):.2%} in the original" if kind == "accuracy" else ""
+    before = f", {original_fidelity(report):.4g} in the original" if kind == "metric" else before
     missed = len(report.points) - len(report.met)
-    return f"{MEASURES[kind].capitalize()} {text}{before}." + (f" {missed} out of reach." if missed else "")
+    measure = report.met[0].measure if kind == "metric" else report.met[0].measure.capitalize()
+    return f"{measure} {text}{before}." + (f" {missed} out of reach." if missed else "")
 
 
 def _columns(report: CurveReport) -> list[Column]:
@@ -95,6 +97,7 @@ def _columns(report: CurveReport) -> list[Column]:
             short_counts("parameters", [point.parameters for point in points]),
             numbers("ms", [point.milliseconds for point in points], ".3g"),
             Column("faster", [_faster(point) for point in points]),
+            numbers(report.met[0].measure, [_score(point) for point in points], ".4g"),
             numbers("top-1, %", [_accuracy(point, "top1") for point in points], ".2f"),
             numbers("top-5, %", [_accuracy(point, "top5") for point in points], ".2f"),
             *_output_columns(report),
@@ -127,6 +130,10 @@ def _output_columns(report: CurveReport) -> Iterator[Column]:
         percents = [None if share is None else 100 * share for share in shares]
         yield numbers(f"{title}same top class, %", percents, ".2f")
         yield numbers(f"{title}relative error", [each.get("relative_error") for each in fidelities], ".4f")
+
+
+def _score(point: CurvePoint) -> float | None:
+    return None if point.metric is None else float(point.metric["converted"])
 
 
 def _accuracy(point: CurvePoint, top: str) -> float | None:

@@ -12,6 +12,8 @@ from onnx_lowrank.report.text import (
     held_out_text,
     is_steady,
     latency_conditions,
+    loss_text,
+    metric_text,
     short_number,
     shown_faster,
     shown_speedup,
@@ -46,8 +48,11 @@ def _body(report: Report) -> Iterator[str]:
         outputs = report.verification["outputs"]
         rows = [_output_row(name, fidelity) for name, fidelity in outputs.items()]
         yield from _table(["output", "relative error", "cosine", "same top class"], rows)
+    if report.metric is not None:
+        yield f"\nMetric {_cell(metric_text(report.metric))}."
     if report.max_drop is not None:
-        yield f"\nRequested: a loss of at most {report.max_drop['wanted']:.2%}. Result: {drop_text(report.max_drop)}."
+        wanted = loss_text(report.max_drop, report.max_drop["wanted"])
+        yield f"\nRequested: a loss of at most {wanted}. Result: {_cell(drop_text(report.max_drop))}."
     yield ""
     titles = ["layer", "method", "ranks", "multiply-adds", "after", "energy", "error", "reason"]
     yield from _table(titles, map(_layer_row, report.layers))

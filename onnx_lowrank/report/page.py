@@ -5,9 +5,10 @@ Needs the extra ``report``: Jinja2 fills in the template, matplotlib draws the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ from onnx_lowrank.report.text import (
     held_out_text,
     is_steady,
     latency_conditions,
+    loss_text,
+    metric_detail,
     seconds_text,
     share_text,
     short_number,
@@ -114,9 +117,11 @@ def _verdict(report: Report) -> str:
         parts.append(speed if is_steady(report.latency) else f"speed {unsteady_text(report.latency['interval'], '×')}")
     if report.verification is None:
         return f"{', '.join(parts)}: a plan, nothing was solved or written."
-    fidelity = _fidelity(report)
+    fidelity = _fidelity(report) if report.metric is None else _metric(report.metric)
     value = f"on {fidelity.value} of" if fidelity.value.endswith("%") else f"{fidelity.value} on"
-    return f"{', '.join(parts)}; {fidelity.title.lower()} {value} {fidelity.detail}."
+    value = fidelity.value if report.metric is not None else value
+    title = fidelity.title if report.metric is not None else fidelity.title.lower()
+    return f"{', '.join(parts)}; {title} {value} {fidelity.detail}."
 
 
 def _key_figures(report: Report, file_bytes: tuple[int, int | None]) -> Iterator[KeyFigure]:
@@ -141,7 +146,15 @@ def _key_figures(report: Report, file_bytes: tuple[int, int | None]) -> Iterator
         elif bounds := bounds_text(latency, "×"):
             detail += f"; {bounds}"
         yield KeyFigure("Latency", faster, detail)
+    if report.metric is not None:
+        yield _metric(report.metric)
     yield _fidelity(report)
+
+
+def _metric(metric: Mapping[str, Any]) -> KeyFigure:
+    """Return the metric of the original and of the converted network."""
+    scores = _change(f"{metric['original']:.4g}", f"{metric['converted']:.4g}")
+    return KeyFigure(metric["name"], scores, metric_detail(metric))
 
 
 def _fidelity(report: Report) -> KeyFigure:
@@ -209,7 +222,8 @@ def _making(report: Report) -> Iterator[tuple[str, str]]:
 
 def _requested(report: Report) -> str:
     if report.max_drop is not None:
-        return f"{report.max_drop['loss']} at most {report.max_drop['wanted']:.2%}: {drop_text(report.max_drop)}"
+        wanted = loss_text(report.max_drop, report.max_drop["wanted"])
+        return f"{report.max_drop['loss']} at most {wanted}: {drop_text(report.max_drop)}"
     return "a given plan" if report.requested is None else f"{report.requested:g}×"
 
 

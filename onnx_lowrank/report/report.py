@@ -162,6 +162,8 @@ class Report:
             ranks were selected by energy.
         estimates: what other speedups would lose; for a dry run only.
         preview: whether it was a first look, which loses more than a conversion.
+        metric: of the original and the converted network, as `onnx_lowrank.metrics.Measured` has it; None where none
+            was asked for.
     """
 
     version: str
@@ -185,6 +187,7 @@ class Report:
     predicted_error: float | None = None
     estimates: tuple[LossEstimate, ...] = ()
     preview: bool = False
+    metric: dict[str, Any] | None = None
 
     @property
     def passed(self) -> bool | None:
@@ -223,6 +226,7 @@ class Report:
             "verification": self.verification,
             "latency": self.latency,
             "max_drop": self.max_drop,
+            **({} if self.metric is None else {"metric": self.metric}),
             "warnings": [warning.to_dict() for warning in self.warnings],
             "passed": self.passed,
             "limits": self.limits,

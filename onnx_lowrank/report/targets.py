@@ -26,14 +26,18 @@ def missed_targets(
             without a search.
     """
     if settings.max_drop is not None:
-        return _missed_loss(settings.max_drop, loss)
+        return _missed_loss(settings, loss)
     if report.requested is None:
         return ()
     return _missed_speedup(report, report.requested, settings.cost, latency)
 
 
-def _missed_loss(allowed: float, loss: AccuracyLoss | None) -> tuple[str, ...]:
-    if loss is None or loss.interval is None or loss.interval[0] <= allowed:
+def _missed_loss(settings: Settings, loss: AccuracyLoss | None) -> tuple[str, ...]:
+    allowed = settings.max_drop or 0.0
+    if loss is None or (loss.interval is None and settings.metric is None):
+        return ()
+    least = loss.value if loss.interval is None else loss.interval[0]
+    if least <= allowed:
         return ()
     return (
         f"max-drop {allowed:g} is kept on the samples searched with, but not on others: {loss}: "

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.ranks.estimate import LossEstimate, verdict
-from onnx_lowrank.report.curve import MEASURES, CurvePoint, CurveReport
+from onnx_lowrank.report.curve import CurvePoint, CurveReport
 from onnx_lowrank.report.names import fit_names
 from onnx_lowrank.report.report import Calibration, LayerReport, Report
 
@@ -72,6 +72,8 @@ def headline(report: Report) -> list[str]:
                 f"{closeness(fidelity):<12}{name}: relative error {error_text(fidelity['relative_error'])}{agreement} "
                 f"on {report.verification['images']} held-out samples"
             )
+    if report.metric is not None:
+        lines.append(f"metric      {metric_text(report.metric)}")
     if report.max_drop is not None:
         lines.append(f"max-drop    {report.max_drop['wanted']:.4g}: {drop_text(report.max_drop)}")
     return [*lines, f"seconds     {seconds_text(report.seconds)}"]
@@ -237,13 +239,59 @@ def drop_text(max_drop: Mapping[str, Any]) -> str:
     Args:
         max_drop: the entry ``max_drop`` of the JSON report.
     """
-    loss, searched_on = max_drop["found"], max_drop["search_images"]
-    text = f"{max_drop['speedup']:.2f}x, {max_drop['loss']} {loss:.2%} on {searched_on} samples"
+    loss, searched_on = loss_text(max_drop, max_drop["found"]), max_drop["search_images"]
+    text = f"{max_drop['speedup']:.2f}x, {max_drop['loss']} {loss} on {searched_on} samples"
     if max_drop["verified_drop"] is None:
         return text
-    ends = max_drop["verified_interval"]
-    interval = "" if ends is None else " ({:.0%} interval {:.2%} .. {:.2%})".format(max_drop["confidence"], *ends)
-    return f"{text}, {max_drop['verified_drop']:.2%}{interval} on {max_drop['verified_images']} others"
+    ends = [loss_text(max_drop, end) for end in max_drop["verified_interval"] or ()]
+    interval = f" ({max_drop['confidence']:.0%} interval {' .. '.join(ends)})" if ends else ""
+    return f"{text}, {loss_text(max_drop, max_drop['verified_drop'])}{interval} on {max_drop['verified_images']} others"
+
+
+def loss_text(max_drop: Mapping[str, Any], loss: float) -> str:
+    """Return a loss as text: a share in percent, or a number in the unit of a metric.
+
+    Args:
+        max_drop: the entry ``max_drop`` of the JSON report, which says what is lost.
+        loss: the number.
+
+    >>> loss_text({}, 0.012), loss_text({"drop_type": "absolute"}, 0.012), loss_text({"drop_type": "relative"}, 0.012)
+    ('1.20%', '0.012', '1.20%')
+    """
+    return f"{loss:.4g}" if max_drop.get("drop_type") == "absolute" else f"{loss:.2%}"
+
+
+def metric_text(metric: Mapping[str, Any], first: str = "original", second: str = "converted") -> str:
+    """Return a metric of both networks, with the interval of the difference or that there is none.
+
+    Args:
+        metric: the entry ``metric`` of a JSON report.
+        first: what to call the original.
+        second: what to call the converted network.
+
+    >>> one = {"name": "top1", "original": 0.96, "converted": 0.95, "interval": [0, 0.02], "images": 100, "truth": ""}
+    >>> metric_text(one)
+    'top1: original 0.96, converted 0.95 (-0.01, 95 % interval -0.02 .. +0, on 100 samples)'
+    >>> metric_text({**one, "interval": None, "truth": "masks"}, "A", "B")
+    'top1: A 0.96, B 0.95 (-0.01, no interval, on 100 samples, against masks)'
+    """
+    before, after = metric["original"], metric["converted"]
+    return f"{metric['name']}: {first} {before:.4g}, {second} {after:.4g} ({metric_detail(metric)})"
+
+
+def metric_detail(metric: Mapping[str, Any]) -> str:
+    """Return the change of a metric with its interval, the number of samples and what they are held against.
+
+    Args:
+        metric: the entry ``metric`` of a JSON report.
+    """
+    interval = "no interval"
+    if metric["interval"] is not None:
+        low, high = metric["interval"]
+        interval = f"95 % interval {0.0 - high:+.2g} .. {0.0 - low:+.2g}"
+    against = f", against {metric['truth']}" if metric["truth"] else ""
+    change = metric["converted"] - metric["original"]
+    return f"{change:+.4g}, {interval}, on {metric['images']} samples{against}"
 
 
 def curve_table(report: CurveReport) -> Table:
@@ -253,8 +301,7 @@ def curve_table(report: CurveReport) -> Table:
         report: of a sweep.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    kinds = [point.fidelity[0] for point in report.met]
-    for title in ("target", "MACs", "fewer", "params", "ms", "faster", MEASURES[kinds[0]], "front"):
+    for title in ("target", "MACs", "fewer", "params", "ms", "faster", report.met[0].measure, "front"):
         table.add_column(title, justify="right", no_wrap=True)
     for point in report.points:
         table.add_row(*map(Text, _point_cells(point)))
@@ -298,8 +345,10 @@ def shown_faster(speedup: float, times: str = "x") -> str:
 
 
 def fidelity_text(point: CurvePoint) -> str:
-    """Return the fidelity of a point: a share in percent, or a relative error."""
+    """Return the fidelity of a point: a share in percent, a relative error, or a score of a metric."""
     kind, number = point.fidelity
+    if kind == "metric":
+        return f"{number:.4g}"
     return error_text(number) if kind == "relative_error" or number is None else f"{number:.2%}"
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.errors import ModelError
+from onnx_lowrank.errors import BudgetError, ModelError
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.metrics import Measured
+from onnx_lowrank.settings import DropType
 from onnx_lowrank.verify.cached_session import Runnable
 from onnx_lowrank.verify.examples import scores_images
 from onnx_lowrank.verify.finite_values import finite_values
@@ -27,18 +29,43 @@ class AccuracyLoss:
             changes; or the relative error.
         interval: confidence interval of the value at 95 %; None if there are too few samples for one.
         images: number of samples.
-        what: the kind of loss: ``loss of top-1``, ``other top class`` or ``relative error``.
+        what: the kind of loss: ``loss of top-1``, ``other top class`` or ``relative error``; ``loss of`` a metric.
+        form: format of the value, where it is no share.
     """
 
     value: float
     interval: Interval | None
     images: int
     what: str
+    form: str = ".2%"
 
     def __str__(self) -> str:
         """Return the kind of loss, the value with its interval and the number of samples."""
-        interval = "" if self.interval is None else " (95 % interval {:.2%} .. {:.2%})".format(*self.interval)
-        return f"{self.what} {self.value:.2%}{interval} on {self.images} samples"
+        ends = [format(end, self.form) for end in self.interval or ()]
+        interval = f" (95 % interval {' .. '.join(ends)})" if ends else ""
+        return f"{self.what} {self.value:{self.form}}{interval} on {self.images} samples"
+
+
+def metric_loss(measured: Measured, drop_type: DropType) -> AccuracyLoss:
+    """Return what a converted network loses by a metric.
+
+    Args:
+        measured: the metric of both networks.
+        drop_type: ``absolute`` for the difference of the scores, ``relative`` for its share of the original's score.
+
+    Raises:
+        BudgetError: it is to be relative to a score of 0.
+    """
+    if drop_type == "absolute":
+        return AccuracyLoss(measured.loss, measured.interval, measured.images, f"loss of {measured.name}", ".4g")
+    size = abs(measured.original)
+    if size == 0:
+        raise BudgetError(
+            f"`drop_type='relative'`: {measured.name} of the original is 0 on {measured.images} samples, of which "
+            "there is no share: use `drop_type='absolute'`"
+        )
+    ends = measured.interval and (measured.interval[0] / size, measured.interval[1] / size)
+    return AccuracyLoss(measured.loss / size, ends, measured.images, f"relative loss of {measured.name}")
 
 
 _TOP1_LOSS, _CLASS_CHANGE, _RELATIVE_ERROR = "loss of top-1", "other top class", "relative error"

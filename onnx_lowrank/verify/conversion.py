@@ -15,6 +15,7 @@ from onnx_lowrank.errors import ModelError, VerificationError
 from onnx_lowrank.graph import node_names, read_model, with_outputs, with_samples_on_scores
 from onnx_lowrank.layers.layer_set import LayerSet, following, narrowed_makers
 from onnx_lowrank.layers.plan import RankPlan
+from onnx_lowrank.metrics.predictor import NetworkPredictor
 from onnx_lowrank.runtime.network import Feeds, Network, count_macs
 from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.verify import (
@@ -120,6 +121,17 @@ def loss_of(
         truth: their classes, shape (samples,); None where they are not known.
     """
     return measure_loss(original, open_for_comparison(network, network.as_run(converted)), batches, truth)
+
+
+def predictor_of(network: Network, runs: Runnable) -> NetworkPredictor:
+    """Return a network, or one that was converted from it, as a metric sees it.
+
+    Args:
+        network: the original.
+        runs: runs it, or the converted one, see `open_for_comparison`.
+    """
+    outputs = tuple(value.name for value in network.original.graph.output)
+    return NetworkPredictor(runs.run, tuple(spec.name for spec in network.inputs), outputs)
 
 
 def warn_if_few(samples: int, max_drop: float) -> None:

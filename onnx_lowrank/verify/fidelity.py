@@ -24,7 +24,7 @@ def limits(settings: Settings) -> dict[str, dict[str, float | None]]:
         Of each output that is compared, the least share with the original's top class (``agreement``) and the largest
         ``relative_error``: what is worse gets a warning (``warn``), or is refused (``refuse``), None for no limit.
     """
-    allowed = settings.max_drop or 0.0
+    allowed = settings.output_drop or 0.0
     most = WORST_ERROR if settings.max_error is None else min(settings.max_error, WORST_ERROR)
     return {
         "warn": {

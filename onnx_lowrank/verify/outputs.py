@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.metrics import Measured
 from onnx_lowrank.verify.cached_session import Runnable
 from onnx_lowrank.verify.examples import ExampleKeeper, ExamplePrediction, is_scores, scores_images
 from onnx_lowrank.verify.finite_values import finite_values
@@ -67,6 +68,7 @@ class Comparison:
         images: number of images.
         samples: some of the images with both predictions, if requested; disagreements first.
         random: outputs that differ from run to run of one model, so that their fidelity says nothing of the other.
+        metric: of both models; None where none was asked for.
     """
 
     outputs: dict[str, OutputFidelity]
@@ -74,6 +76,7 @@ class Comparison:
     images: int
     samples: tuple[ExamplePrediction, ...] = field(default=(), compare=False, repr=False)
     random: frozenset[str] = frozenset()
+    metric: Measured | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of the JSON that the command ``compare`` prints."""
@@ -83,6 +86,7 @@ class Comparison:
             if self.accuracy is None
             else {key: list(pair) for key, pair in vars(self.accuracy).items()},
             "images": self.images,
+            **({} if self.metric is None else {"metric": self.metric.to_dict()}),
         }
 
 

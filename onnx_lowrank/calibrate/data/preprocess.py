@@ -266,6 +266,34 @@ def resize_image(image: Image.Image, size: tuple[int, int], preprocessing: Prepr
     return image.resize(size, bilinear, box=(left, top, right, bottom))
 
 
+def image_placement(
+    image_size: tuple[int, int], size: tuple[int, int], preprocessing: Preprocessing
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return where `resize_image` puts an image: point ``p`` of it is at ``p * scale + offset``, along x and along y.
+
+    Args:
+        image_size: its (width, height).
+        size: the new (width, height).
+        preprocessing: resize mode and crop share.
+
+    Returns:
+        The scales along x and y, and the offsets.
+    """
+    ratios = [new / old for new, old in zip(size, image_size, strict=True)]
+    if preprocessing.resize == "stretch":
+        return (ratios[0], ratios[1]), (0.0, 0.0)
+    if preprocessing.resize == "pad":
+        fitted = [max(1, round(side * min(ratios))) for side in image_size]
+        scale = [new / old for new, old in zip(fitted, image_size, strict=True)]
+        left, top = ((new - side) // 2 for new, side in zip(size, fitted, strict=True))
+        return (scale[0], scale[1]), (float(left), float(top))
+    factor = max(ratios) / preprocessing.crop_share
+    boxes = [_centre(old, new, factor) for old, new in zip(image_size, size, strict=True)]
+    scale = [new / (end - start) for new, (start, end) in zip(size, boxes, strict=True)]
+    offset = [-start * each for (start, _), each in zip(boxes, scale, strict=True)]
+    return (scale[0], scale[1]), (offset[0], offset[1])
+
+
 def _centre(side: int, new_side: int, factor: float) -> tuple[float, float]:
     """Return start and end, in pixels before resizing, of the central ``new_side`` pixels after it."""
     covering = max(new_side, floor(side * factor + 1e-6))

@@ -111,6 +111,8 @@ def finetune(  # noqa: PLR0913  (the options of the command)
             distillation.log_once(logging.WARNING, _NONE_BETTER + advice)
         model = from_torch(state.weights, converted) if state.best else read_model(converted)
         distillation.verify(model, state.weights)
+        judge = distillation.judge
+        metric = None if judge is None else judge.measure(state.weights)
     return Finetuned(
         model=model,
         before=state.before,
@@ -121,13 +123,14 @@ def finetune(  # noqa: PLR0913  (the options of the command)
         interrupted=interrupted,
         seconds=stopwatch.seconds(())["total"],
         process=distillation.dataset.shard.rank,
+        metric=metric,
     )
 
 
 def _started(distillation: Distillation) -> _State:
     """Evaluate the network as given, and find a learning rate if none is set."""
     trainer, dataset, settings = distillation.trainer, distillation.dataset, distillation.settings
-    before = trainer.evaluate()
+    before = distillation.evaluate()
     distillation.log_once(logging.INFO, f"before: {before}")
     if before.original_accuracy is not None and distillation.is_main_process:
         warn_if_guessed(before.original_accuracy, min(len(dataset.held_out), MAX_HELD_OUT), dataset.classes)
@@ -167,7 +170,7 @@ def _next_epoch(distillation: Distillation, state: _State, progress: Progress) -
     stage = f"epoch {done + 1}/{settings.epochs} (best so far: {state.best_metrics})"
     batches = progress.track(dataset.epoch(done), stage, dataset.steps)
     loss = trainer.train(batches, state.rate, done * dataset.steps, settings.epochs * dataset.steps)
-    metrics = trainer.evaluate()
+    metrics = distillation.evaluate()
     distillation.log_once(logging.INFO, f"epoch {done + 1}: loss {loss:.4g}; held out: {metrics}")
     is_better = metrics.better_than(state.best_metrics)
     if settings.learn != "original":

@@ -29,6 +29,7 @@ class Metrics:
         original_accuracy: accuracy of the original.
         label_loss: mean cross-entropy of the labels; None where they are not learned, or where the held-out samples
             are part of the training data set.
+        metric: score of the metric that epochs are chosen by, higher is better; None without one.
     """
 
     loss: float
@@ -36,28 +37,40 @@ class Metrics:
     accuracy: float | None = None
     original_accuracy: float | None = None
     label_loss: float | None = None
+    metric: float | None = None
 
     def better_than(self, other: Metrics) -> bool:
-        """Whether the loss is smaller: that on the labels where both have one, as labels are the truth.
+        """Whether the metric is higher; without one, or where it is the same, whether the loss is smaller.
+
+        The loss on the labels where both have one, as labels are the truth.
 
         A network that was converted with little loss agrees with the original even where that is wrong, and has to
         disagree to get better. Accuracy would be a poor criterion: on some thousand samples it varies by more than an
         epoch gains.
         """
+        if self.metric is not None and other.metric is not None and self.metric != other.metric:
+            return self.metric > other.metric
         ours, theirs = self.loss, other.loss
         if self.label_loss is not None and other.label_loss is not None:
             ours, theirs = self.label_loss, other.label_loss
         return isfinite(ours) and not (isfinite(theirs) and theirs <= ours)
 
     def falls_behind(self, other: Metrics) -> bool:
-        """Whether the accuracy is lower."""
+        """Whether the accuracy is lower, where no metric says what counts."""
+        if self.metric is not None:
+            return False
         return self.accuracy is not None and other.accuracy is not None and self.accuracy < other.accuracy
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the fields by name, without a metric that was not asked for."""
+        return {name: value for name, value in vars(self).items() if name != "metric" or value is not None}
 
     def __str__(self) -> str:
         fractions = {"same top class": self.agreement, "right": self.accuracy, "original": self.original_accuracy}
         losses = {"loss": self.loss, "of labels": self.label_loss}
         texts = [f"{name} {value:.4g}" for name, value in losses.items() if value is not None]
         texts += [f"{name} {value:.2%}" for name, value in fractions.items() if value is not None]
+        texts += [] if self.metric is None else [f"metric {self.metric:.4g}"]
         return ", ".join(texts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from onnx_lowrank.graph import check_writable, staged
+from onnx_lowrank.metrics import Measured
 from onnx_lowrank.torch.training.objective import Metrics
 from onnx_lowrank.version import __version__
 
@@ -42,6 +43,7 @@ class Finetuned:
         seconds: duration.
         process: number of the process it was run in, of those that trained together; the first is 0, and only that
             one writes.
+        metric: of the original and of `model`; None without one.
     """
 
     model: onnx.ModelProto
@@ -53,6 +55,7 @@ class Finetuned:
     interrupted: bool
     seconds: float
     process: int
+    metric: Measured | None = None
 
     @property
     def after(self) -> Metrics:
@@ -76,11 +79,13 @@ class Finetuned:
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the model as JSON values; NaN and infinity become None."""
         samples = {"training": self.samples[0], "held_out": self.samples[1]}
-        metrics = {
-            "before": asdict(self.before), "after": asdict(self.after), "epochs": [asdict(x) for x in self.epochs]
-        }  # fmt: skip
+        epochs = [{"loss": each.loss, "marks": each.marks.to_dict()} for each in self.epochs]
+        metrics = {"before": self.before.to_dict(), "after": self.after.to_dict(), "epochs": epochs}
+        judged = {} if self.metric is None else {"metric": self.metric.to_dict()}
         others = {name: getattr(self, name) for name in ("best", "learning_rate", "interrupted", "seconds")}
-        result: dict[str, Any] = _finite({"schema": 1, "version": __version__, "samples": samples, **metrics, **others})
+        result: dict[str, Any] = _finite(
+            {"schema": 1, "version": __version__, "samples": samples, **metrics, **judged, **others}
+        )
         return result
 
 

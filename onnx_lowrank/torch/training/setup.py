@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from onnx_lowrank.calibrate import Preprocessing, open_samples
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
 from onnx_lowrank.errors import CalibrationError, MissingDependencyError, ModelError, OutputError, VerificationError
 from onnx_lowrank.graph import with_samples_on_scores
+from onnx_lowrank.metrics import as_metric
 from onnx_lowrank.runtime.network import Network, open_network, open_networks
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.settings import FinetuneSettings
@@ -27,7 +28,9 @@ from onnx_lowrank.torch.training.agreement import CHECKED_SAMPLES, check_module
 from onnx_lowrank.torch.training.balance import balance, factor_pairs
 from onnx_lowrank.torch.training.comparison import build_objective, measured_batches, with_fitting_labels
 from onnx_lowrank.torch.training.dataset import DistillationData, Shard, split
+from onnx_lowrank.torch.training.epoch_judge import EpochJudge, epoch_judge
 from onnx_lowrank.torch.training.normalize import MIN_NORMALIZED_BATCH, NormalizedNetwork, normalized_convolutions
+from onnx_lowrank.torch.training.objective import Metrics
 from onnx_lowrank.torch.training.trainer import Trainer, place_for_training
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ class Distillation:
         fingerprints: hashes that identify this training: of the weights of both networks, and of some samples.
         accelerator: the processes and the device.
         axes: of samples in the inputs, by name, where they are not the first, see `Network`.
+        judge: measures epochs by a metric; None without one.
     """
 
     settings: FinetuneSettings
@@ -54,6 +58,7 @@ class Distillation:
     fingerprints: Mapping[str, str]
     accelerator: Accelerator
     axes: Mapping[str, int | None]
+    judge: EpochJudge | None = None
 
     @property
     def is_main_process(self) -> bool:
@@ -67,9 +72,10 @@ class Distillation:
 
     def identity(self) -> dict[str, Any]:
         """Return the values that a checkpoint must share with a training that resumes it."""
-        settings = {key: value for key, value in asdict(self.settings).items() if key not in {"threads", "provider"}}
+        settings = {key: value for key, value in vars(self.settings).items() if key not in {"threads", "provider"}}
         settings |= {name: str(settings[name]) for name in ("input_shapes", "constant_inputs")}
         settings["class_names"] = settings["class_names"] and str(settings["class_names"])
+        settings["metric"] = None if self.settings.metric is None else as_metric(self.settings.metric).name
         return settings | dict(self.fingerprints)
 
     def check_same(self, other: Mapping[str, Any], where: Path) -> None:
@@ -89,6 +95,13 @@ class Distillation:
                     f"{where}: checkpoint of another training ({key}: {other.get(key)} there, {ours[key]} here): start "
                     "without `resume`, or go on with the same options"
                 )
+
+    def evaluate(self) -> Metrics:
+        """Measure how the network in training does on the held-out samples, by the metric too if there is one."""
+        metrics = self.trainer.evaluate()
+        if self.judge is None:
+            return metrics
+        return replace(metrics, metric=self.judge.measure(self.trainer.weights()).converted)
 
     def verify(self, model: onnx.ModelProto, weights: Mapping[str, Tensor]) -> None:
         """Check that onnxruntime computes from a model what PyTorch computes from its weights.
@@ -119,6 +132,7 @@ def prepare_distillation(
     Raises:
         LowRankError: see `finetune`.
     """
+    metric = None if settings.metric is None else as_metric(settings.metric)  # raises for one that is none
     accelerator = _accelerator(settings)
     if data is None:
         raise CalibrationError("data: none given, samples to train on are wanted: pass `data`")
@@ -137,6 +151,7 @@ def prepare_distillation(
     dataset = split(samples, student.inputs, settings, shard, networks[0].fixed_batch, own_validation)
     for network, module in zip(networks, (teacher, student), strict=True):
         check_module(network, module, dataset)
+    judge = None if metric is None else epoch_judge(metric, networks, converted, dataset)
     fingerprints = _fingerprints(teacher, student, dataset)
     graph = networks[1].original.graph
     balance(student.state_dict(), factor_pairs(graph), student.keys)
@@ -147,7 +162,7 @@ def prepare_distillation(
     normalized = _normalized(student, graph, dataset, settings)
     half = _in_half_precision(settings, accelerator.device)
     trainer = Trainer(accelerator, normalized, teacher, objective, dataset, half=half)
-    return Distillation(settings, dataset, trainer, student, fingerprints, accelerator, networks[0].axes)
+    return Distillation(settings, dataset, trainer, student, fingerprints, accelerator, networks[0].axes, judge)
 
 
 def _accelerator(settings: FinetuneSettings) -> Accelerator:
