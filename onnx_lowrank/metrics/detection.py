@@ -10,14 +10,24 @@ import numpy as np
 
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.metrics.average_precision import COCO_OVERLAPS, average_precision
-from onnx_lowrank.metrics.detections import BOX_FORMS, LAYOUTS, LEAST_SCORE, NMS_OVERLAP, Boxes, Layout
-from onnx_lowrank.metrics.detections.layouts import BoxForm, LayoutName, Outputs, layouts_as, recognize_layout
-from onnx_lowrank.metrics.detections.read import class_count, read_boxes
+from onnx_lowrank.metrics.detections.boxes import Boxes
+from onnx_lowrank.metrics.detections.layouts import (
+    BOX_FORMS,
+    LAYOUTS,
+    BoxForm,
+    Layout,
+    LayoutName,
+    Outputs,
+    layouts_as,
+    recognize_layout,
+)
+from onnx_lowrank.metrics.detections.read import LEAST_SCORE, NMS_OVERLAP, class_count, read_boxes
 from onnx_lowrank.metrics.images import image_size
 from onnx_lowrank.metrics.labels.coco_file import label_of_category, read_coco
 from onnx_lowrank.metrics.labels.places import find_file
 from onnx_lowrank.metrics.options import one_of, read_options, share
 from onnx_lowrank.metrics.protocol import MetricSamples, Predictor, PreparedMetric, Resampled
+from onnx_lowrank.metrics.readings import box_reader
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +89,8 @@ class MeanAveragePrecision:
             return average_precision(truth, found, overlaps)
 
         shown = f"IoU {overlaps[0]:g}" if len(overlaps) == 1 else f"IoU {overlaps[0]:g} to {overlaps[-1]:g}"
-        return PreparedMetric(score, f"{what} ({sum(map(len, truth))} objects, {shown})")
+        what = f"{what} ({sum(map(len, truth))} objects, {shown})"
+        return PreparedMetric(score, what, box_reader(layout, self.score, self.nms))
 
     def recognize(self, original: Predictor, samples: MetricSamples) -> Layout:
         """Return the layout of the outputs, from the first batch that tells.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,11 @@ from onnx_lowrank.metrics.ctc import best_classes, read_greedily, usual_blank
 from onnx_lowrank.metrics.labels.places import find_file
 from onnx_lowrank.metrics.labels.text_file import read_characters, read_texts
 from onnx_lowrank.metrics.options import count, read_options
-from onnx_lowrank.metrics.protocol import Batch, MetricSamples, Predictor, PreparedMetric, Resampled
+from onnx_lowrank.metrics.protocol import Batch, MetricSamples, Predictor, PreparedMetric, Resampled, Text
 
 log = logging.getLogger(__name__)
 
 _FILES = ("texts.tsv", "texts.csv")
-
-Text = str | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,10 @@ class Reader:
     blank: int
     characters: tuple[str, ...] | None
 
-    def read(self, predictor: Predictor, batch: Batch) -> list[Text]:
+    def read(self, outputs: Mapping[str, NDArray[Any]], batch: Batch) -> list[Text]:
         """Return what a network reads in each sample of a batch."""
         samples = len(next(iter(batch.values())))
-        steps = best_classes(predictor(batch)[self.output], samples)
+        steps = best_classes(outputs[self.output], samples)
         if steps is None:
             raise CalibrationError(f"metric cer: output '{self.output}': no scores of steps for {samples} samples")
         return [self._text(read_greedily(each, self.blank)) for each in steps]
@@ -84,7 +83,7 @@ class CharacterAccuracy:
                 "characters, `cer:characters=FILE`"
             )
         if file is None:
-            truth = [text for batch in samples for text in reader.read(original, batch)]
+            truth = [text for batch in samples for text in reader.read(original(batch), batch)]
             what = "what the original reads"
         else:
             truth, what = list(read_texts(file, samples.names)), str(file)
@@ -94,10 +93,10 @@ class CharacterAccuracy:
             )
 
         def score(predictor: Predictor, samples: MetricSamples) -> Resampled:
-            found = [text for batch in samples for text in reader.read(predictor, batch)]
+            found = [text for batch in samples for text in reader.read(predictor(batch), batch)]
             return _accuracy(truth, found)
 
-        return PreparedMetric(score, what)
+        return PreparedMetric(score, what, lambda outputs, batch: list(reader.read(outputs, batch)))
 
     def recognize(self, original: Predictor, samples: MetricSamples) -> Reader:
         """Return the first output that holds steps of classes.

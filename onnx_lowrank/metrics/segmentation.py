@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class ClassMap:
     axis: int | None
     threshold: float = 0.0
 
-    def read(self, outputs: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+    def read(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
         """Return the class of each pixel, shape (samples, height, width)."""
         values = outputs[self.output]
         if self.axis is None:
@@ -80,7 +80,7 @@ class MeanIntersectionOverUnion:
             pairs = [_overlaps(each, wanted, maps.classes) for each, wanted in zip(found, truth, strict=True)]
             return _mean_over_classes(np.array(pairs))
 
-        return PreparedMetric(score, what)
+        return PreparedMetric(score, what, lambda outputs, _: list(maps.read(outputs)))
 
     def recognize(self, original: Predictor, samples: MetricSamples) -> ClassMap:
         """Return the first output that gives pixels classes.

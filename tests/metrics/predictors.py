@@ -49,8 +49,8 @@ def samples(
         tuple(names or none),
         source,
         labels,
-        lambda: sizes or none,
-        lambda: placements or none,
+        image_sizes=lambda: sizes or none,
+        placements=lambda: placements or none,
     )
 
 

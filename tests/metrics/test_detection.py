@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.metrics.average_precision import COCO_OVERLAPS, average_precision
 from onnx_lowrank.metrics.detection import build
-from onnx_lowrank.metrics.detections import Boxes
+from onnx_lowrank.metrics.detections.boxes import Boxes
 from onnx_lowrank.metrics.protocol import Placement
 from tests.metrics.predictors import Function, samples, score
 

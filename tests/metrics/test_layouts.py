@@ -10,9 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.metrics.detections import Layout, layouts_as, read_boxes, recognize_layout
-from onnx_lowrank.metrics.detections.layouts import cells
-from onnx_lowrank.metrics.detections.read import class_count
+from onnx_lowrank.metrics.detections.layouts import Layout, cells, layouts_as, recognize_layout
+from onnx_lowrank.metrics.detections.read import class_count, read_boxes
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
