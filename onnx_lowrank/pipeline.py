@@ -52,6 +52,7 @@ from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.metrics import as_metric
+from onnx_lowrank.metrics.readings import recognized_reader
 from onnx_lowrank.ranks import energy_losses
 from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
 from onnx_lowrank.ranks.estimate import estimate_losses, largest_within, log_prediction
@@ -75,8 +76,17 @@ from onnx_lowrank.solve.device import SolverDevice, solver_device
 from onnx_lowrank.solve.further_readers import kept_by
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from onnx_lowrank.solve.width import FULL_EFFORT, QUICK_EFFORT, WidthEffort, can_be_solved_anew, measure_width_losses
-from onnx_lowrank.verify import AccuracyLoss, CachedSession, MetricJudge, Runnable, metric_loss, scored_classes
+from onnx_lowrank.verify import (
+    AccuracyLoss,
+    CachedSession,
+    MetricJudge,
+    Runnable,
+    found_examples,
+    metric_loss,
+    scored_classes,
+)
 from onnx_lowrank.verify.conversion import (
+    MAX_PICTURES,
     loss_of,
     open_for_comparison,
     predictor_of,
@@ -87,6 +97,8 @@ from onnx_lowrank.verify.fidelity import check_bounds
 from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
+
+_MOST_SEARCHED = 48  # held-out samples among which those are found that the page of a detector shows
 
 
 def convert(
@@ -164,6 +176,8 @@ def convert(
                 converted, files.model, original, network, layers, calibration, monitor, publication
             )
             checked = judged_by_metric(checked, file, network, judge, monitor)
+            if judge is None:
+                checked = with_found_objects(checked, file, network, original, calibration, monitor)
             with monitor.measure("bench"):
                 latency, slow = time_file(file, network, layers, converted.plan, converted.settings, timer)
             finished = checked.with_measurements(latency=latency, slow=slow)
@@ -520,12 +534,37 @@ def judged_by_metric(
     if judge is None:
         return converted
     with monitor.measure("verify"):
-        runs = open_for_comparison(network, network.as_run(read_model(file)))
+        runs = CachedSession(open_for_comparison(network, network.as_run(read_model(file))))
         measured = judge.measure(predictor_of(network, runs))
+        found = judge.examples(predictor_of(network, runs), MAX_PICTURES)
     loss = None
     if converted.settings.max_drop is not None:
         loss = metric_loss(measured, converted.settings.drop_type)
-    return converted.with_measurements(metric=measured, loss=loss)
+    return converted.with_measurements(metric=measured, loss=loss, found=found)
+
+
+def with_found_objects(
+    converted: ConvertedNetwork,
+    file: Path,
+    network: Network,
+    original: CachedSession,
+    calibration: CalibrationSet,
+    monitor: Monitor,
+) -> ConvertedNetwork:
+    """Return a converted detector with what both networks find in some held-out samples; others are left as they are.
+
+    ``original`` runs the original, and still has its outputs from verification.
+    """
+    before = predictor_of(network, original)
+    batch = calibration.one_batch
+    if (read := recognized_reader(before(batch), batch)) is None:
+        return converted
+    few = calibration.split.held_out[:_MOST_SEARCHED]
+    with monitor.measure("verify"):
+        batches = iterate_batches(calibration.samples, few, calibration.split.batch_size)
+        after = predictor_of(network, open_for_comparison(network, network.as_run(read_model(file))))
+        found = found_examples(read, before, after, batches, MAX_PICTURES)
+    return converted.with_measurements(found=found)
 
 
 def written_and_verified(
@@ -572,5 +611,5 @@ def report_on(
     settings, plan, measurements = converted.settings, converted.plan, converted.measurements
     report = build_report(network, layers, plan, calibration, settings, measurements, timer.layer_timer, monitor)
     warn_of_lost_quantization(layers, plan)
-    figures = build_figures(network, layers.eligible, losses, measurements.comparison, file)
+    figures = build_figures(network, layers.eligible, losses, measurements, file)
     return Result(converted.model, plan, replace(report, file_bytes=figures.file_bytes), figures)

@@ -8,6 +8,11 @@
 | `scores`   | checks what a metric returns                                                               |
 | `predictor`| a network as metrics see it                                                                |
 | `classes`  | `top1` and `top5`                                                                          |
+| `detection`, `average_precision`, `detections/` | `map`: boxes, in the layouts that detectors use       |
+| `segmentation` | `miou`                                                                                 |
+| `reading`, `ctc` | `cer`                                                                                |
+| `embedding` | `cosine` and `recall1`                                                                    |
+| `labels/`  | COCO files, masks and tables of texts beside the images                                    |
 """
 
 from onnx_lowrank.metrics.protocol import (

@@ -22,8 +22,14 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lowrank.metrics.detections.boxes import Boxes
+
 Batch: TypeAlias = Mapping[str, NDArray[Any]]  # arrays by input name, first axis = samples
 Interval: TypeAlias = tuple[float, float]
+PixelClasses: TypeAlias = NDArray[np.int64]  # shape (height, width)
+Text: TypeAlias = str | tuple[int, ...]  # characters, or their classes
+Reading: TypeAlias = Boxes | PixelClasses | Text
+ReadOutputs: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Batch], list[Reading]]
 
 
 class Predictor(Protocol):
@@ -128,10 +134,13 @@ class PreparedMetric:
         score: returns the score of a network: a number; or one a sample, in their order, whose mean is the score; or
             a `Resampled`. Higher is better.
         truth: what it holds the network against, as in ``class folders``; empty where that is the user's own business.
+        read: returns what a network finds in each sample of a batch, for pictures, see `readings`: takes its outputs
+            and inputs by name; None where that is nothing to be shown.
     """
 
     score: MetricFunction
     truth: str = ""
+    read: ReadOutputs | None = None
 
 
 class Metric(Protocol):

@@ -15,6 +15,11 @@ from onnx_lowrank.metrics.user import UserMetric
 _BUILDERS = {
     "top1": "classes:top1",
     "top5": "classes:top5",
+    "map": "detection:build",
+    "miou": "segmentation:build",
+    "cer": "reading:build",
+    "cosine": "embedding:cosine",
+    "recall1": "embedding:recall1",
 }
 METRIC_NAMES = tuple(_BUILDERS)
 

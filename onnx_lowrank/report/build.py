@@ -30,7 +30,7 @@ from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.stopwatch import peak_memory_bytes
 from onnx_lowrank.settings import Settings
-from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison
+from onnx_lowrank.verify import CONFIDENCE, AccuracyLoss, Comparison, FoundExample
 from onnx_lowrank.verify.fidelity import fidelity_warnings, is_close, limits
 from onnx_lowrank.version import __version__
 
@@ -56,6 +56,7 @@ class Measurements:
         loss: of the network that a search ended with, on samples that nothing was searched with; None likewise, and
             for a dry run.
         metric: of the original and of the written file; None where none was asked for.
+        found: held-out images with what both networks find in them.
     """
 
     errors: Mapping[str, SolveErrors] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class Measurements:
     estimates: tuple[LossEstimate, ...] = ()
     loss: AccuracyLoss | None = None
     metric: Measured | None = None
+    found: tuple[FoundExample, ...] = ()
 
 
 def build_report(
@@ -206,7 +208,7 @@ def build_figures(
     network: Network,
     layers: Sequence[Layer],
     losses: Sequence[RankLosses],
-    comparison: Comparison | None = None,
+    measurements: Measurements,
     file: Path | None = None,
 ) -> ReportFigures:
     """Build what a page shows beside the numbers of the report.
@@ -215,8 +217,8 @@ def build_figures(
         network: the original.
         layers: its eligible layers.
         losses: of each of them.
-        comparison: of the written file with the original; None for a dry run.
-        file: what was written, in a folder of its own; None likewise.
+        measurements: of the written file; without a comparison for a dry run.
+        file: what was written, in a folder of its own; None for a dry run.
     """
     after = None if file is None else sum(path.stat().st_size for path in file.parent.iterdir())
     return ReportFigures(
@@ -225,7 +227,8 @@ def build_figures(
             layer.name: each.energies for layer, each in zip(layers, losses, strict=True) if each.energies is not None
         },
         file_bytes=(_original_bytes(network), after),
-        samples=() if comparison is None else comparison.samples,
+        samples=() if measurements.comparison is None else measurements.comparison.samples,
+        found=measurements.found,
     )
 
 

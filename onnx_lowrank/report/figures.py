@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.verify import ExamplePrediction
+from onnx_lowrank.verify import ExamplePrediction, FoundExample
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +21,11 @@ class ReportFigures:
             that the r leading directions hold.
         file_bytes: sizes of the original and of the converted model, weights included; None for a dry run.
         samples: held-out images with the predictions of both models.
+        found: held-out images with what both networks find in them, the worst first.
     """
 
     kernels: Mapping[str, tuple[int, ...]]
     energies: Mapping[str, NDArray[np.float64]]
     file_bytes: tuple[int, int | None]
     samples: tuple[ExamplePrediction, ...]
+    found: tuple[FoundExample, ...] = ()

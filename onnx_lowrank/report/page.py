@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.report.charts import energy_chart, error_chart, macs_chart
 from onnx_lowrank.report.figures import ReportFigures
+from onnx_lowrank.report.found import found_picture
 from onnx_lowrank.report.layer_table import layer_columns
 from onnx_lowrank.report.pictures import picture
 from onnx_lowrank.report.report import LayerReport, Report
@@ -98,6 +99,7 @@ def to_html(report: Report, figures: ReportFigures) -> str:
         key_figures=list(_key_figures(report, figures.file_bytes)),
         outputs=list(_outputs(report)),
         pictures=[picture(sample) for sample in figures.samples],
+        found=[found_picture(example) for example in figures.found],
         held_out=_held_out(report),
         disagreements=_disagreements(report),
         error_chart=error_chart(report.layers),

@@ -71,9 +71,26 @@ def picture(sample: ExamplePrediction) -> Picture:
     form = ".1%" if sample.probabilities else _score_format(max(scores))
     pairs = zip(sample.original, sample.converted, strict=True)
     guesses = [(_guess(sample, form, *first), _guess(sample, form, *second)) for first, second in pairs]
-    small = max(height, width) <= _MAX_PNG_SIDE
-    uri = _data_uri(sample.pixels, "png" if small else "jpeg")
+    uri, small = data_uri(sample.pixels), is_small(sample.pixels)
     return Picture(sample.number, uri, (width, height), small, sample.agree, tuple(guesses))
+
+
+def is_small(pixels: NDArray[np.uint8]) -> bool:
+    """Return whether an image is small enough to be enlarged pixel by pixel."""
+    return max(pixels.shape[0], pixels.shape[1]) <= _MAX_PNG_SIDE
+
+
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """Return an image as a data URI: PNG for a small one, else JPEG.
+
+    Args:
+        pixels: shape (height, width) or (height, width, 3).
+    """
+    form = "png" if is_small(pixels) else "jpeg"
+    stream = io.BytesIO()
+    options = {"quality": _JPEG_QUALITY} if form == "jpeg" else {"optimize": True}
+    Image.fromarray(pixels).save(stream, form, **options)
+    return f"data:image/{form};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def _score_format(largest: float) -> str:
@@ -85,10 +102,3 @@ def _score_format(largest: float) -> str:
 
 def _guess(sample: ExamplePrediction, form: str, label: int, score: float) -> Guess:
     return Guess(label, format(score, form), min(max(score, 0.0), 1.0) if sample.probabilities else None)
-
-
-def _data_uri(pixels: NDArray[np.uint8], form: str) -> str:
-    stream = io.BytesIO()
-    options = {"quality": _JPEG_QUALITY} if form == "jpeg" else {"optimize": True}
-    Image.fromarray(pixels).save(stream, form, **options)
-    return f"data:image/{form};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

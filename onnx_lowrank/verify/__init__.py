@@ -3,6 +3,7 @@
 from onnx_lowrank.verify.accuracy_loss import AccuracyLoss, measure_loss, metric_loss
 from onnx_lowrank.verify.cached_session import CachedSession, Runnable
 from onnx_lowrank.verify.examples import ExamplePrediction
+from onnx_lowrank.verify.found_examples import FoundExample, found_examples
 from onnx_lowrank.verify.intervals import CONFIDENCE, share_interval
 from onnx_lowrank.verify.metric_judge import MetricJudge
 from onnx_lowrank.verify.outputs import Comparison, OutputFidelity, compare_outputs, scored_classes
@@ -14,12 +15,14 @@ __all__ = [
     "CachedSession",
     "Comparison",
     "ExamplePrediction",
+    "FoundExample",
     "MetricJudge",
     "OutputFidelity",
     "Runnable",
     "check_structure",
     "check_untouched",
     "compare_outputs",
+    "found_examples",
     "measure_loss",
     "metric_loss",
     "scored_classes",

@@ -34,7 +34,7 @@ from onnx_lowrank.verify.fidelity import refusal
 log = logging.getLogger(__name__)
 
 _PICKS = "NonMaxSuppression"
-_MAX_PICTURES = 12  # held-out images that the page shows with the predictions of both models
+MAX_PICTURES = 12  # held-out images that the page shows with the predictions of both models
 _LONGER = 32  # by which open axes are stretched: networks halve their maps up to five times
 
 
@@ -97,7 +97,7 @@ def verify_conversion(
     if macs != planned:
         raise VerificationError(f"written model: {macs} multiply-adds, the plan makes {planned}: please report this")
     converted = open_for_comparison(network, runs)
-    comparison = compare_outputs(original, converted, batches, truth, _MAX_PICTURES)
+    comparison = compare_outputs(original, converted, batches, truth, MAX_PICTURES)
     comparison = replace(comparison, random=frozenset(network.random(one_batch, comparison.outputs)))
     _check_errors(runs, comparison)
     _check_other_sizes(network, one_batch, (original, converted), comparison)

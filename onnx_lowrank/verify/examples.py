@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from onnx_lowrank.metrics.images import channels_first, images_of
+
 _SHOWN_CLASSES = 3
-_MIN_IMAGE_SIDE = 8  # pixels; a smaller input is not taken for an image
 _MAX_IMAGE_SIDE = 224  # pixels; larger images are scaled down
 _PROBABILITY_SUM_TOLERANCE = 1e-2  # probabilities in half precision do not add up to 1 exactly
 
@@ -69,7 +70,9 @@ class ExampleKeeper:
             theirs: scores of the converted model, shape (samples, classes).
         """
         count = len(ours)
-        images = next((values for values in batch.values() if _is_images(values) and len(values) == count), None)
+        images = images_of(batch)
+        if images is not None and len(images) != count:
+            images = None
         same = ours.argmax(-1) == theirs.argmax(-1)
         for index in range(count if images is not None else 0):
             kept = self._agreements if same[index] else self._disagreements
@@ -88,30 +91,27 @@ def scores_images(output: NDArray[Any], images: int) -> bool:
     return is_scores(output) and len(output) == images
 
 
-def _is_images(values: NDArray[Any]) -> bool:
-    if values.ndim != 4 or values.dtype.kind not in "fui":
-        return False
-    sides = values.shape[2:] if _channels_first(values.shape[1:]) else values.shape[1:3]
-    return min(sides) >= _MIN_IMAGE_SIDE and (_channels_first(values.shape[1:]) or values.shape[3] in {1, 3})
-
-
-def _channels_first(shape: tuple[int, ...]) -> bool:
-    return shape[0] in {1, 3}
-
-
 def _sample(number: int, image: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any]) -> ExamplePrediction:
     probabilities = all(_are_probabilities(scores) for scores in (ours, theirs))
-    return ExamplePrediction(number, _pixels(image), _best(ours), _best(theirs), probabilities)
+    return ExamplePrediction(number, pixels_of(image, _MAX_IMAGE_SIDE), _best(ours), _best(theirs), probabilities)
 
 
-def _pixels(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a model input as an image, scaled from its own range to 0..255."""
+def pixels_of(image: NDArray[Any], most: int) -> NDArray[np.uint8]:
+    """Return a model input as an image, scaled from its own range to 0..255.
+
+    Args:
+        image: shape (1 or 3, height, width) or (height, width, 1 or 3).
+        most: pixels on a side; larger images are scaled down.
+
+    Returns:
+        Shape (height, width) or (height, width, 3).
+    """
     values = np.nan_to_num(image.astype(np.float64))
-    values = np.moveaxis(values, 0, -1) if _channels_first(values.shape) else values
+    values = np.moveaxis(values, 0, -1) if channels_first(values.shape) else values
     values -= values.min()
     spread = np.rint(values * (255 / (values.max() or 1))).astype(np.uint8)
     picture = Image.fromarray(spread[..., 0] if spread.shape[-1] == 1 else spread)
-    picture.thumbnail((_MAX_IMAGE_SIDE, _MAX_IMAGE_SIDE))
+    picture.thumbnail((most, most))
     return np.asarray(picture)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.metrics import Measured, Metric, MetricSamples, Predictor, Resampled
 from onnx_lowrank.metrics.scores import CheckedScores, checked_scores, mean_score
+from onnx_lowrank.verify.found_examples import FoundExample, found_examples
 from onnx_lowrank.verify.intervals import Interval, bootstrap_interval, paired_interval
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,9 @@ class MetricJudge:
 
     def __init__(self, metric: Metric, original: Predictor, samples: MetricSamples) -> None:
         self._name, self._samples = metric.name, samples
+        self._predictor = original
         prepared = metric.prepare(original, samples)
+        self._read = prepared.read
         self._score, self._truth = prepared.score, prepared.truth
         self._before = self._scores(original, "original")
         against = f", against {prepared.truth}" if prepared.truth else ""
@@ -57,6 +60,17 @@ class MetricJudge:
         return Measured(
             self._name, self.original, mean_score(after, count), interval, count, self._truth, no_interval=reason
         )
+
+    def examples(self, converted: Predictor, most: int) -> tuple[FoundExample, ...]:
+        """Return samples with what both networks find in them; none for a metric that shows nothing.
+
+        Args:
+            converted: the network.
+            most: samples, at most; those that differ most.
+        """
+        if self._read is None:
+            return ()
+        return found_examples(self._read, self._predictor, converted, self._samples, most)
 
     def _scores(self, network: Predictor, which: str) -> CheckedScores:
         found = self._score(network, self._samples)

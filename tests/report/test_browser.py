@@ -17,6 +17,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from onnx_lowrank.report import curve_to_html, to_html
 from screenshots import SCHEMES, WIDTHS, browser_programs, look, open_browser
 from tests.report.curves import MISSED, curve, point
+from tests.report.found import FOUND_BOXES, FOUND_PIXELS, FOUND_TEXTS
 from tests.report.pages import FIGURES, deep, sample
 
 pytestmark = pytest.mark.skipif(browser_programs() is None, reason="chromium and chromedriver are not installed")
@@ -68,11 +69,11 @@ def browser() -> Iterator[Chrome]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page with all there can be: many layers, long names, synthetic data, pictures with shares."""
+    """A page with all there can be: many layers, long names, synthetic data, pictures of every kind."""
     report, figures = deep(LAYERS, LONG)
     shares = sample(7, agree=False, probabilities=True)
     report = replace(report, calibration=replace(report.calibration, synthetic=True, source="/a" * 200))
-    figures = replace(figures, samples=(*FIGURES.samples, shares))
+    figures = replace(figures, samples=(*FIGURES.samples, shares), found=(*FOUND_BOXES, *FOUND_PIXELS, *FOUND_TEXTS))
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(to_html(report, figures), encoding="utf-8")
     return path
@@ -95,7 +96,7 @@ def test_it_asks_for_nothing_and_says_nothing(shown: Chrome, page: Path) -> None
     assert [url for url in asked if url != page.as_uri() and not url.startswith("data:")] == []
     assert shown.get_log("browser") == []
     sizes = [shown.execute_script("return arguments[0].naturalWidth", each) for each in every(shown, "img")]
-    assert sizes == [12, 12, 100, 12]
+    assert sizes == [12, 12, 100, 12, *5 * [160]]
 
 
 def every(browser: Chrome, selector: str) -> list[WebElement]:
@@ -110,6 +111,19 @@ def test_charts_have_their_marks(shown: Chrome) -> None:
         assert svg.size["height"] > 50
     assert all(len(svg.accessible_name) > 30 for svg in every(shown, "svg"))
     assert {svg.aria_role for svg in every(shown, "svg")} <= {"img", "image"}
+
+
+def test_boxes_lie_on_their_images(shown: Chrome) -> None:
+    pictures = every(shown, ".found svg")
+    assert len(pictures) == 4
+    for picture in pictures:
+        image = picture.find_element(By.CSS_SELECTOR, "image, use")
+        assert image.rect == picture.rect
+        for line in picture.find_elements(By.CSS_SELECTOR, ".line"):
+            x, scale = float(line.get_attribute("x") or 0), picture.rect["width"] / 160
+            assert abs(line.rect["x"] - picture.rect["x"] - x * scale) <= 1
+    dashed = [line.value_of_css_property("stroke-dasharray") for line in every(shown, ".found .alone .line")]
+    assert dashed == ["5px, 4px"]
 
 
 def column(browser: Chrome, number: int) -> list[str]:
