@@ -281,7 +281,7 @@ def check_class_names(options: Mapping[str, Any]) -> None:
 
 metric_option = option(
     "--metric", metavar="NAME", show_default="outputs",
-    values=f"{', '.join(METRIC_NAMES)}; or FILE:FUNCTION, run",
+    values=f"{', '.join(METRIC_NAMES)}; FILE:FUNCTION",
     help="Judge by this; may run code.",
 )  # fmt: skip
 

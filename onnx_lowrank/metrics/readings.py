@@ -42,11 +42,22 @@ def recognized_reader(outputs: Outputs, batch: Batch) -> ReadOutputs | None:
         outputs: of the original network.
         batch: its inputs.
     """
+    layout = recognized_layout(outputs, batch)
+    return None if layout is None else box_reader(layout)
+
+
+def recognized_layout(outputs: Outputs, batch: Batch) -> Layout | None:
+    """Return the layout of outputs that can be taken for nothing else than boxes; None for others.
+
+    Args:
+        outputs: of the original network.
+        batch: its inputs.
+    """
     size = image_size(batch)
     tensors = {name: values for name, values in outputs.items() if _is_numeric(values)}
     with np.errstate(all="ignore"):  # NaN and infinity are found by others
         layout = None if size is None else recognize_layout(tensors, size, len(next(iter(batch.values()))))
-    return None if layout is None or layout.name == "map" else box_reader(layout)
+    return None if layout is None or layout.name == "map" else layout
 
 
 def _is_numeric(values: Any) -> bool:

@@ -77,7 +77,7 @@ def picture(sample: ExamplePrediction) -> Picture:
 
 def is_small(pixels: NDArray[np.uint8]) -> bool:
     """Return whether an image is small enough to be enlarged pixel by pixel."""
-    return max(pixels.shape[0], pixels.shape[1]) <= _MAX_PNG_SIDE
+    return bool(max(pixels.shape[0], pixels.shape[1]) <= _MAX_PNG_SIDE)
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:

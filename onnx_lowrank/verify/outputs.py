@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnx_lowrank.metrics import Measured
 from onnx_lowrank.verify.cached_session import Runnable
 from onnx_lowrank.verify.examples import ExampleKeeper, ExamplePrediction, is_scores, scores_images
 from onnx_lowrank.verify.finite_values import finite_values
+from onnx_lowrank.verify.found_objects import FoundObjects
 from onnx_lowrank.verify.intervals import is_guessed
 from onnx_lowrank.verify.output_kinds import KindFidelity, KindSums
 
@@ -180,7 +181,7 @@ def compare_outputs(
         log.info("not compared, since they are no tensors of numbers in both models: %s", ", ".join(others))
     sums = {name: _OutputSums() for name in shared}
     hits: list[NDArray[np.bool_]] = []
-    keeper, images, classes = ExampleKeeper(pictures), 0, 0
+    keeper, objects, images, classes = ExampleKeeper(pictures), FoundObjects(), 0, 0
     for batch in batches:
         ours, theirs = a.run(batch), b.run(batch)
         count = len(next(iter(batch.values())))
@@ -191,6 +192,7 @@ def compare_outputs(
             del sums[name]
         for name, output in sums.items():
             output.add(ours[name], theirs[name], count)
+        objects.add({name: ours[name] for name in sums}, theirs, batch)
         if pictures and (scores := next((name for name in sums if scores_images(ours[name], count)), None)):
             keeper.add(batch, ours[scores], theirs[scores])
         if labels is not None:
@@ -205,6 +207,9 @@ def compare_outputs(
     for name in empty:
         log.warning("output '%s': it has no rows on any of %d images: it is not compared", name, images)
     fidelities = {name: output.result(name) for name, output in sums.items() if name not in empty}
+    for name, found in objects.fidelities().items():
+        if name in fidelities and np.isfinite(fidelities[name].relative_error):
+            fidelities[name] = replace(fidelities[name], of_kind=found)
     accuracy = _accuracy(hits)
     if accuracy is not None:
         warn_if_guessed(accuracy.top1[0], images, classes)

@@ -142,6 +142,43 @@ def test_one_batch_that_does_not_fit_is_enough() -> None:
     assert judged(a, a) is None
 
 
+SIDE, CELLS = 64, 84  # of an input, and of a head with strides 8, 16 and 32
+
+
+def heads(boxes: dict[int, tuple[float, float, float]]) -> Array:
+    """The output of a YOLOv8 of two classes for 4 images: by cell, centre and score of a box of 10 x 10 pixels."""
+    output = np.zeros((4, 6, CELLS), np.float32)
+    output[:, :4] = np.random.default_rng(0).uniform(1, SIDE, (4, 4, CELLS))  # which nobody looks at
+    for cell, (x, y, score) in boxes.items():
+        output[:, :5, cell] = x, y, 10, 10, score
+    return output
+
+
+class Heads:
+    """A network that returns a given output."""
+
+    outputs = numeric_outputs = ("output0",)
+
+    def __init__(self, output: Array) -> None:
+        self.output = output
+
+    def run(self, _: Any) -> dict[str, Array]:
+        return {"output0": self.output}
+
+
+def test_detectors_are_judged_by_the_objects_that_both_find() -> None:
+    """Of three objects one is lost and one moves away, and another one is new: 1 is the same of 3 and of 3."""
+    a = heads({3: (12, 12, 0.9), 40: (40, 20, 0.8), 70: (20, 50, 0.7), 9: (50, 50, 0.2)})
+    b = heads({3: (13, 12, 0.8), 40: (40, 34, 0.8), 70: (20, 50, 0.1), 9: (50, 50, 0.4)})
+    assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
+    batch = {"images": np.zeros((4, 3, SIDE, SIDE), np.float32)}
+    found = compare_outputs(Heads(a), Heads(b), [batch, batch]).outputs["output0"]
+    assert found.of_kind == KindFidelity("detections", "objects that both find", 1 / 3, 0.9, 0.5)
+    assert not is_close(found.to_dict())
+    nothing = heads({})
+    assert compare_outputs(Heads(nothing), Heads(nothing), [batch]).outputs["output0"].of_kind is None
+
+
 def fidelity(error: float, kind: KindFidelity | None = None, agreement: float | None = None) -> OutputFidelity:
     return OutputFidelity(error, 0.9, agreement, kind)
 
