@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -15,8 +14,6 @@ import click
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.metrics import METRIC_NAMES, as_metric
 from onnx_lowrank.metrics.user import UserMetric
-
-log = logging.getLogger(__name__)
 
 
 def load_batches(reference: str) -> Iterator[Any]:
@@ -62,9 +59,7 @@ def load_metric(text: str) -> str | UserMetric:
             f"{where}: no metric has this name: take one of {', '.join(METRIC_NAMES)}, or write a function of your own "
             "as file.py:function"
         )
-    metric = UserMetric(_load_function(text, where), text)
-    log.info("%s: this function decides what quality means, its code is run", where)
-    return metric
+    return UserMetric(_load_function(text, where), text)
 
 
 def _load_function(reference: str, where: str) -> Callable[..., Any]:

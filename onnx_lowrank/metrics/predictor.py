@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lowrank.metrics.protocol import Batch
@@ -34,5 +36,6 @@ class NetworkPredictor:
         Raises:
             ModelError: the network cannot be run on them.
         """
-        found = self.run(inputs)
-        return {name: found[name] for name in self.outputs}
+        found = self.run({name: np.asarray(values) for name, values in inputs.items()})
+        # Copies: a session may keep its outputs, and a metric may work in place.
+        return {name: copy(found[name]) for name in self.outputs}

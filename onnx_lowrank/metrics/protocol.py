@@ -46,7 +46,7 @@ class Predictor(Protocol):
         ...
 
     def __call__(self, inputs: Batch, /) -> dict[str, NDArray[Any]]:
-        """Run one batch and return the outputs by name; do not change them, they may be kept for later calls.
+        """Run one batch and return the outputs by name.
 
         Args:
             inputs: arrays by input name, first axis = samples.

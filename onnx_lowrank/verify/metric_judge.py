@@ -39,7 +39,7 @@ class MetricJudge:
         self._read = prepared.read
         self._score, self._truth = prepared.score, prepared.truth
         self._before = self._scores(original, "original")
-        against = f", against {prepared.truth}" if prepared.truth else ""
+        against = f", against {prepared.truth}" if prepared.truth else ", by running the user's code"
         log.info("%s of the original: %.4g on %d samples%s", metric.name, self.original, len(samples), against)
 
     @property

@@ -175,7 +175,7 @@ def test_the_original_is_measured_once_and_said(caplog: pytest.LogCaptureFixture
 
     with caplog.at_level(logging.INFO, "onnx_lowrank"):
         judge = MetricJudge(as_metric(count), ORIGINAL, SAMPLES)
-    assert caplog.messages == ["count of the original: 0.25 on 40 samples"]
+    assert caplog.messages == ["count of the original: 0.25 on 40 samples, by running the user's code"]
     judge.measure(CONVERTED)
     judge.measure(CONVERTED)
     assert calls == ["a", "b", "b"]
