@@ -11,6 +11,7 @@ from PIL import Image
 
 from demo_data import CLASSES, Digits, load_digits, split_digits
 from tests.helpers import run
+from tests.metrics.shapes import detector, draw_shapes
 
 ROOT = Path(__file__).parents[1]
 _LAST_NODE = "/relu2_1/Relu"  # of the demo model's third convolution
@@ -18,13 +19,16 @@ _RIDGE = 0.1  # relative to the mean squared norm of features
 
 
 def fill_folder(folder: Path, step: int) -> Path:
-    """Write model.onnx and images/ there; of the training digits every ``step``-th."""
+    """Write model.onnx and images/ there; of the training digits every ``step``-th. Likewise detectors of shapes."""
     train, _ = split_digits(load_digits())
     onnx.save(small_classifier(train), folder / "model.onnx")
     for number in range(0, len(train.labels), step):
         target = folder / "images" / str(train.labels[number])
         target.mkdir(parents=True, exist_ok=True)
         Image.fromarray(train.images[number]).save(target / f"{number}.png")
+    draw_shapes(folder / "shapes")
+    onnx.save(detector(), folder / "detector.onnx")
+    onnx.save(detector(noise=0.1), folder / "fast_detector.onnx")
     return folder
 
 

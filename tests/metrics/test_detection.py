@@ -187,6 +187,13 @@ def test_category_ids_are_classes_where_the_network_has_as_many(tmp_path: Path) 
     assert score(build("").prepare(by_id, data), by_id, data) == 1
 
 
+def test_a_box_beyond_an_image_that_is_seen_as_a_whole_is_left_as_it_is(tmp_path: Path) -> None:
+    beyond = rows([[((48, 8, 80, 24), 0.9, 0)], [], []])  # 16 columns of 32 are in the input
+    coco(tmp_path, [{"image_id": 10, "category_id": 3, "bbox": [96, 8, 64, 16]}])
+    data = labelled(tmp_path)
+    assert score(build("").prepare(beyond, data), beyond, data) == 1
+
+
 # What does not fit
 
 BOX = {"image_id": 10, "category_id": 3, "bbox": [16, 8, 32, 16]}

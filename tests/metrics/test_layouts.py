@@ -110,16 +110,20 @@ def anchors(form: str) -> Outputs:
 
 
 CASES: dict[str, tuple[Callable[[], Outputs], Layout, int | None]] = {
-    "yolov5": (lambda: {"output0": heads(True, 3)}, Layout("yolov5", ("output0",), "centres", suppressed=False), 3),
-    "yolox raw": (raw_yolox, Layout("yolox", ("output",), "grid", suppressed=False), 3),
+    "yolov5": (
+        lambda: {"output0": heads(True, 3)},
+        Layout("yolov5", ("output0",), "centres", suppressed=False, classes=3),
+        3,
+    ),
+    "yolox raw": (raw_yolox, Layout("yolox", ("output",), "grid", suppressed=False, classes=3), 3),
     "yolox decoded": (
         lambda: {"output": heads(True)},
-        Layout("yolox", ("output",), "centres", suppressed=False),
+        Layout("yolox", ("output",), "centres", suppressed=False, classes=3),
         3,
     ),
     "yolov8": (
         lambda: {"output0": heads(False).transpose(0, 2, 1)},
-        Layout("yolov8", ("output0",), "centres", suppressed=False),
+        Layout("yolov8", ("output0",), "centres", suppressed=False, classes=3),
         3,
     ),
     "rows": (rows, Layout("rows", ("output0",)), None),
@@ -179,6 +183,28 @@ def test_a_smaller_map_is_measured_in_pixels_of_the_input() -> None:
 def test_an_empty_map_holds_nothing() -> None:
     (found,) = read_boxes({"map": np.zeros((1, 1, *SIZE), np.float32)}, Layout("map", ("map",)), SIZE, 1)
     assert len(found) == 0
+
+
+def test_as_many_cells_as_columns() -> None:
+    """80 classes on 64 x 64: both ways round the shape is that of a head."""
+    values = np.zeros((1, 84, 84), np.float32)
+    values[0, :4] = np.array([30, 20, 10, 8])[:, None]
+    values[0, 4 + 79, 5] = 0.5
+    layout = recognize_layout({"output0": values}, (64, 64), 1)
+    assert layout == Layout("yolov8", ("output0",), "centres", suppressed=False, classes=80)
+    layout = recognize_layout({"output0": values.transpose(0, 2, 1)}, (64, 64), 1)
+    assert layout is not None
+    assert (layout.name, layout.classes) == ("yolox", 79)
+
+
+def test_columns_of_masks_are_no_scores() -> None:
+    coefficients = np.random.default_rng(0).normal(size=(2, 32, CELLS)).astype(np.float32)
+    values = np.concatenate([heads(False).transpose(0, 2, 1), coefficients], axis=1)
+    outputs = {"output0": values, "output1": np.zeros((2, 32, 16, 24), np.float32)}
+    layout = recognize_layout(outputs, SIZE, 2)
+    assert layout == CASES["yolov8"][1]
+    for found, wanted in zip(read_boxes(outputs, layout, SIZE, 2, least_score=0.1), OBJECTS, strict=True):
+        assert found.labels.tolist() == [each[2] for each in wanted]
 
 
 @pytest.mark.parametrize(

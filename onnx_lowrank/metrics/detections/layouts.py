@@ -34,6 +34,7 @@ STRIDES = ((8, 16, 32), (8, 16, 32, 64), (16, 32))
 _MAX_NORMALIZED = 2.0  # a box may reach beyond the image
 _SPREAD = 0.25  # share of the image's longer side that some decoded centre lies beyond
 _MOST_ROWS = 1000  # of objects that an exported suppression or selection leaves
+_MAX_PROBABILITY = 1 + 1e-6
 _MOST_BOXES_ALIKE = 0.99  # share of boxes whose corners are in order
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -52,6 +53,7 @@ class Layout:
         background: class that is no object, -1 for the last; None where there is none.
         logits: the function that makes probabilities of scores; None where they are some.
         suppressed: whether no two boxes are of the same object.
+        classes: how many a head scores, whose further columns are of masks or points; None for other layouts.
     """
 
     name: LayoutName
@@ -61,6 +63,7 @@ class Layout:
     background: int | None = None
     logits: Literal["sigmoid", "softmax"] | None = None
     suppressed: bool = True
+    classes: int | None = None
 
     def __str__(self) -> str:
         """Return the layout in words, as a log shows it: ``yolox of output 'output': boxes as grid``."""
@@ -130,21 +133,30 @@ def _yolov5(output: str, values: NDArray[Any], size: tuple[int, int], images: in
         return None
     if not strides_of(values.shape[1] // 3, size) or strides_of(values.shape[1], size):
         return None
-    return Layout("yolov5", (output,), "centres", _normalized(values[..., :4]), suppressed=False)
+    classes = _probable_columns(values[..., 4:]) - 1
+    if classes < 1:
+        return None
+    return Layout("yolov5", (output,), "centres", _normalized(values[..., :4]), suppressed=False, classes=classes)
 
 
 def _yolox(output: str, values: NDArray[Any], size: tuple[int, int], images: int) -> Layout | None:
     if values.ndim != 3 or len(values) != images or values.shape[2] < 6 or not strides_of(values.shape[1], size):
         return None
     boxes = values[..., :4]
+    classes = _probable_columns(values[..., 4:]) - 1
+    if classes < 1:
+        return None
     decoded = float(boxes[..., 2:].min()) >= 0 and float(boxes[..., :2].max()) > _SPREAD * max(size)
-    return Layout("yolox", (output,), "centres" if decoded else "grid", suppressed=False)
+    return Layout("yolox", (output,), "centres" if decoded else "grid", suppressed=False, classes=classes)
 
 
 def _yolov8(output: str, values: NDArray[Any], size: tuple[int, int], images: int) -> Layout | None:
     if values.ndim != 3 or len(values) != images or values.shape[1] < 5 or not strides_of(values.shape[2], size):
         return None
-    return Layout("yolov8", (output,), "centres", _normalized(values[:, :4]), suppressed=False)
+    classes = _probable_columns(values[:, 4:].transpose(0, 2, 1))
+    if classes < 1:
+        return None
+    return Layout("yolov8", (output,), "centres", _normalized(values[:, :4]), suppressed=False, classes=classes)
 
 
 def _rows(output: str, values: NDArray[Any], images: int) -> Layout | None:
@@ -210,8 +222,15 @@ def _scored_as(scores: NDArray[Any]) -> tuple[Literal["sigmoid", "softmax"] | No
     return ("sigmoid" if logits else None), None
 
 
+def _probable_columns(columns: NDArray[Any]) -> int:
+    """Return how many columns hold scores: the first ones up to one that is no probability, as of masks or points."""
+    axes = tuple(range(columns.ndim - 1))
+    probable = (columns.min(axes, initial=0) >= 0) & (columns.max(axes, initial=0) <= _MAX_PROBABILITY)
+    return len(probable) if probable.all() else int(probable.argmin())
+
+
 def _is_probability(values: NDArray[Any]) -> bool:
-    return bool(values.size) and float(values.min()) >= 0 and float(values.max()) <= 1 + 1e-6
+    return bool(values.size) and float(values.min()) >= 0 and float(values.max()) <= _MAX_PROBABILITY
 
 
 def _is_class(values: NDArray[Any]) -> bool:

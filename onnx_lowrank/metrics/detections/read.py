@@ -77,7 +77,8 @@ def _candidates(arrays: list[Array], layout: Layout, size: tuple[int, int]) -> t
         boxes, scores = arrays[0], _probabilities(arrays[1], layout)
     else:
         values = arrays[0].transpose(0, 2, 1) if layout.name == "yolov8" else arrays[0]
-        boxes, scores = values[..., :4], values[..., 4 if layout.name == "yolov8" else 5 :]
+        start = 4 if layout.name == "yolov8" else 5
+        boxes, scores = values[..., :4], values[..., start : start + (layout.classes or 0)]
         if layout.name != "yolov8":
             scores = scores * values[..., 4:5]
     return _corners(boxes, layout, size), scores.transpose(0, 2, 1)
@@ -141,9 +142,6 @@ def class_count(outputs: Outputs, layout: Layout) -> int | None:
         outputs: of a batch.
         layout: of the outputs.
     """
-    shape = np.shape(outputs[layout.outputs[-1]])
     if layout.name == "map":
         return 1
-    return {"yolov5": shape[-1] - 5, "yolox": shape[-1] - 5, "yolov8": shape[1] - 4, "anchors": shape[-1]}.get(
-        layout.name
-    )
+    return np.shape(outputs[layout.outputs[-1]])[-1] if layout.name == "anchors" else layout.classes

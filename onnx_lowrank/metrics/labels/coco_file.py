@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.metrics.detections.boxes import Boxes
 from onnx_lowrank.metrics.labels.places import entries_by_name
-from onnx_lowrank.metrics.protocol import MetricSamples
+from onnx_lowrank.metrics.protocol import MetricSamples, Placement
 
 _LEAST_VISIBLE = 0.5  # share of an object's area inside the input, below which it need not be found
+_ROUNDING = 1.0  # pixels of the input by which a whole image may reach beyond it
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class CocoFile:
             corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
             crowd = np.array([bool(row.get("iscrowd", 0)) for row in rows], bool)
             classes = np.array([labels[row["category_id"]] for row in rows], np.int64)
-            truth.append(_inside(corners * np.tile(scale, 2) + np.tile(offset, 2), classes, crowd, size))
+            placed = corners * np.tile(scale, 2) + np.tile(offset, 2)
+            truth.append(_inside(placed, classes, crowd, _borders(real, placement, size)))
         return truth
 
 
@@ -144,11 +146,30 @@ def label_of_category(file: CocoFile, classes: int | None, background: int | Non
     )
 
 
+def _borders(
+    image: tuple[int, int] | None, placement: Placement | None, size: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the least and the largest x and y that an image is seen at; infinite where none of it is cut away.
+
+    Boxes that reach beyond an image that is seen as a whole are left as they are, as COCO's own evaluation leaves them.
+    """
+    least, largest = np.full(2, -np.inf), np.full(2, np.inf)
+    if image is not None and placement is not None:
+        start, side = np.array(placement.offset), np.array(size[::-1])
+        end = start + np.array(placement.scale) * image
+        least[start < -_ROUNDING] = 0
+        largest[end > side + _ROUNDING] = side[end > side + _ROUNDING]
+    return least, largest
+
+
 def _inside(
-    corners: NDArray[np.float64], labels: NDArray[np.int64], crowd: NDArray[np.bool_], size: tuple[int, int]
+    corners: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    crowd: NDArray[np.bool_],
+    borders: tuple[NDArray[np.float64], NDArray[np.float64]],
 ) -> Boxes:
-    """Cut boxes at the borders of the input; those that are mostly cut away need not be found."""
-    cut = np.clip(corners, 0, np.tile(size[::-1], 2))
+    """Cut boxes at borders; those that are mostly cut away need not be found."""
+    cut = np.clip(corners, *(np.tile(each, 2) for each in borders))
     areas, left = (np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (corners, cut))
     seen = left > 0
     ignored = crowd | (left < _LEAST_VISIBLE * areas)
