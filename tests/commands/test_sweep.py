@@ -140,8 +140,9 @@ def test_where_none_can_be_reached_there_is_an_error() -> None:
 
 
 def test_where_none_is_good_enough_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_lowrank.verify.conversion.WORST_ERROR", 0.0)
-    with pytest.raises(VerificationError, match="output 'scores': relative error"):
+    monkeypatch.setattr("onnx_lowrank.verify.fidelity.WORST_ERROR", 0.0)
+    monkeypatch.setattr("onnx_lowrank.verify.fidelity.WORST_AGREEMENT", 1.1)
+    with pytest.raises(VerificationError, match="output 'scores': same top class"):
         swept((2, 3))
 
 

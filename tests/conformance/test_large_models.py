@@ -112,7 +112,8 @@ def test_nothing_changes_when_verification_fails(tmp_path: Path, monkeypatch: py
     path, out = saved(tmp_path / "in"), tmp_path / "out.onnx"
     convert(path, {"x": IMAGES}, speedup=1.5, output=out, bench=False)
     before = content(tmp_path)
-    monkeypatch.setattr("onnx_lowrank.verify.conversion.WORST_ERROR", 1e-9)
+    monkeypatch.setattr("onnx_lowrank.verify.fidelity.WORST_ERROR", 1e-9)
+    monkeypatch.setattr("onnx_lowrank.verify.fidelity.WORST_AGREEMENT", 1.1)
     with pytest.raises(VerificationError):
         convert(path, {"x": IMAGES}, speedup=3, output=out, force=True, bench=False)
     assert content(tmp_path) == before
