@@ -38,7 +38,8 @@ class TopClasses:
         if samples.labels is None:
             truth = np.concatenate([original(batch)[output].argmax(1) for batch in samples])
             return PreparedMetric(_hits(output, truth, self.top), "the original's top class")
-        samples.check_labels(scored, output)
+        if samples.check_labels is not None:
+            samples.check_labels(scored, output)
         return PreparedMetric(_hits(output, samples.labels, self.top), "class labels")
 
     def _scores(self, original: Predictor, samples: MetricSamples) -> tuple[str, int]:

@@ -84,7 +84,7 @@ class MetricSamples:
         source: the folder or archive of the images; None where samples are arrays.
         labels: class of every sample, shape (samples,); None where there are no class folders or names.
         check_labels: raises CalibrationError where the labels are of other classes than an output scores; takes their
-            number and the output's name.
+            number and the output's name. None where nothing is known of them.
         image_sizes: returns (width, height) in pixels of every sample's image file, None where it has none. The files
             are opened for it.
         placements: returns where every sample's image file lies in the input, None where it has none. Likewise.
@@ -94,7 +94,7 @@ class MetricSamples:
     names: tuple[str | None, ...]
     source: Path | None = None
     labels: NDArray[np.int64] | None = None
-    check_labels: Callable[[int, str], None] = lambda classes, output: None  # noqa: ARG005
+    check_labels: Callable[[int, str], None] | None = None
     image_sizes: Callable[[], Sequence[tuple[int, int] | None]] = tuple
     placements: Callable[[], Sequence[Placement | None]] = tuple
 
