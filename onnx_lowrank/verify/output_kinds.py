@@ -3,10 +3,10 @@
 | kind           | recognized by                                                 | judged by                        |
 |----------------|---------------------------------------------------------------|----------------------------------|
 | `segmentation` | images of probabilities that add up to 1 over the channels    | pixels of the same class         |
+| `places`       | rows of probabilities of classes: anchors, steps of a text    | class, but where it is common    |
 | `map`          | images of numbers that are next to 0 or 1 nearly everywhere   | overlap of what is above a half  |
 | `empty map`    | likewise, with next to nothing above a half                   | places on the same side of it    |
 | `class map`    | images of integers                                            | pixels of the same class         |
-| `places`       | rows of probabilities of classes: anchors, steps of a text    | class, but where it is common    |
 | `boxes`        | rows of four numbers, the last two not below the first two    | mean overlap of boxes            |
 | `embedding`    | one row a sample, of length 1                                 | mean cosine                      |
 
@@ -62,7 +62,7 @@ class KindSums:
     """Running sums over batches for one output, of every kind that it may be of."""
 
     def __init__(self) -> None:
-        self._left: list[_Kind] = [_Segmentation(), _Map(), _ClassMap(), _Places(), _Boxes(), _Embedding()]
+        self._left: list[_Kind] = [_Segmentation(), _Places(), _Map(), _ClassMap(), _Boxes(), _Embedding()]
 
     def add(self, a: Values, b: Values, samples: int) -> None:
         """Add the output of the original and of the other network for a batch.

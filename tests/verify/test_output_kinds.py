@@ -89,7 +89,7 @@ def test_steps_of_a_text_are_judged_where_there_are_letters() -> None:
     """Nine of ten steps are blank in both: they would hide that a third of the letters change."""
     letters = np.where(np.random.default_rng(0).random((12, 50)) < 0.1, 3, 0)
     changed = np.where((letters == 3) & (np.random.default_rng(1).random(letters.shape) < 0.3), 2, letters)
-    a, b = (softmax(9 * np.eye(7)[each], -1) for each in (letters, changed))
+    a, b = (softmax(90 * np.eye(70)[each], -1) for each in (letters, changed))  # next to 0 and 1 as in a map
     found = judged(a, b)
     assert found is not None
     assert (found.kind, found.measure) == ("places", "same class where there is one")
