@@ -222,6 +222,19 @@ def test_other_outputs_are_not_taken_for_boxes(outputs: Outputs) -> None:
     assert recognize_layout(outputs, SIZE, 2) is None
 
 
+def test_one_image_at_a_time_with_as_many_rows_as_objects() -> None:
+    corners, scores, labels = (values[0, :2] for values in padded())
+    outputs = {"boxes": corners, "labels": labels.astype(np.int64), "scores": scores}
+    layout = recognize_layout(outputs, SIZE, 1)
+    assert layout == Layout("objects", ("boxes", "scores", "labels"))
+    (found,) = read_boxes(outputs, layout, SIZE, 1)
+    assert found.labels.tolist() == [2, 0]
+    (nothing,) = read_boxes({name: values[:0] for name, values in outputs.items()}, layout, SIZE, 1)
+    assert len(nothing) == 0
+    empty = {"output": np.zeros((0, 7), np.float32)}
+    assert [len(each) for each in read_boxes(empty, Layout("rows", ("output",)), SIZE, 2)] == [0, 0]
+
+
 def test_a_layout_can_be_asked_for() -> None:
     values = {"output": np.zeros((2, CELLS, 6), np.float32)}
     recognized = recognize_layout(values, SIZE, 2)
