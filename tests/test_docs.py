@@ -24,6 +24,7 @@ PAGES = sorted((ROOT / "tools/docs").glob("*.md"))
 _BLOCK = re.compile(r"<!-- run -->\n```(\w*)\n(.*?)```", re.DOTALL)
 _FILE = re.compile(r"<!-- file (\S+) -->\n```\w*\n(.*?)```", re.DOTALL)
 ELSEWHERE = {"deploying"}  # tests/test_deployment.py runs these
+NIGHTLY = {"measure"}  # a search and a sweep; tests/cli/test_metric.py has quicker ones
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -52,7 +53,10 @@ def test_there_is_something_to_run() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.nightly] if page.stem in NIGHTLY else [], id=page.stem) for page in RUN],
+)
 def test_commands_and_code(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All run in this process, which imports everything once; README's have processes of their own."""
     monkeypatch.chdir(folder)
