@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank.metrics.detections.boxes import Boxes
-from onnx_lowrank.metrics.detections.layouts import cells
+from onnx_lowrank.metrics.detections.cells import cells
 from onnx_lowrank.metrics.readings import difference, recognized_reader, same_boxes
 from onnx_lowrank.verify import FoundExample, found_examples
 from tests.metrics.predictors import Function
