@@ -704,7 +704,8 @@ def break_factors(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
 
 def test_a_model_that_is_far_off_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_factors(monkeypatch, -9.0)
-    message = r"output 'y': relative error \d.* on 10 held-out samples, at most 1 is wanted: lower `speedup`"
+    found = r"same top class 0\.\d \(relative error \d.*\) on 10 held-out samples"
+    message = rf"output 'y': {found}, at least 0\.5 is wanted: lower `speedup` or add samples; nothing was written"
     with pytest.raises(VerificationError, match=message):
         converted(network(), output=tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -762,7 +763,7 @@ def test_class_indices_among_the_outputs_are_no_reason_to_refuse(monkeypatch: py
     monkeypatch.setattr("onnx_lowrank.verify.conversion.compare_outputs", lambda *_: Comparison(far, None, 8))
     assert convert(model, small.images(), speedup=2).report.verification is not None
     far["scores"] = OutputFidelity(7.0, 0.5, 0.1)
-    with pytest.raises(VerificationError, match="output 'scores': relative error 7"):
+    with pytest.raises(VerificationError, match=r"output 'scores': same top class 0\.1 \(relative error 7\)"):
         convert(model, small.images(), speedup=2)
 
 

@@ -37,8 +37,7 @@ class UserMetric:
             return self.function(predictor, samples)
         except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise CalibrationError(
-                f"metric {self.name}: failed with {type(error).__name__}: {error} ({_place(error)}): correct it; "
-                "--debug shows where"
+                f"metric {self.name}: failed with {type(error).__name__}: {error} ({_place(error)}): correct it"
             ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,12 @@ def test_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_failed_verification_is_exit_code_three(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_lowrank.verify.conversion.WORST_ERROR", 0.0)
+    monkeypatch.setattr("onnx_lowrank.verify.fidelity.WORST_ERROR", 0.0)
+    monkeypatch.setattr("onnx_lowrank.verify.fidelity.WORST_AGREEMENT", 1.1)
     found = fails(folder, "in.onnx", "o.onnx", "--data", "data.npy", "--speedup", "2", "--quiet", code=3)
-    assert "output 'scores': relative error" in found
+    assert re.search(
+        r"output 'scores': same top class [\d.]+ \(relative error .*\) on 12 held-out samples, at least", found
+    )
 
 
 def test_a_bug_is_one_line_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

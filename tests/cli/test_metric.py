@@ -203,7 +203,7 @@ def test_functions_and_names_from_python() -> None:
         ),
         (
             "import sys\ndef f(predictor, samples):\n    sys.exit('enough')",
-            "metric e.py:f: failed with SystemExit: enough (e.py, line 3): correct it; --debug shows where",
+            "metric e.py:f: failed with SystemExit: enough (e.py, line 3): correct it",
         ),
         (
             "def f(predictor, samples):\n    pass",
