@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.metrics.images import image_size
-from onnx_lowrank.metrics.labels.mask_files import VOID, find_masks, read_mask
+from onnx_lowrank.metrics.labels.mask_files import VOID, check_named, find_masks, read_mask
 from onnx_lowrank.metrics.options import read_options
 from onnx_lowrank.metrics.protocol import Batch, MetricSamples, Placement, Predictor, PreparedMetric, Resampled
 
@@ -29,7 +30,7 @@ class ClassMap:
 
     Attributes:
         output: its name.
-        classes: how many there are.
+        classes: how many there are, at most.
         axis: of the scores of classes; None where the output names classes.
         threshold: above which the only score means class 1.
     """
@@ -67,7 +68,7 @@ class MeanIntersectionOverUnion:
             CalibrationError: no output gives pixels classes, or masks are missing or do not fit.
         """
         maps = self.recognize(original, samples)
-        log.info("metric miou: %d classes of output '%s'", maps.classes, maps.output)
+        log.info("metric miou: classes of pixels are those of output '%s'", maps.output)
         folder = find_masks(samples.source, self.labels)
         if folder is None:
             truth = [classes.astype(np.uint8) for batch in samples for classes in maps.read(original(batch))]
@@ -122,7 +123,7 @@ def class_map(name: str, values: NDArray[Any], size: tuple[int, int]) -> ClassMa
         size: height and width of the network's input.
     """
     if values.dtype.kind in "iu" and (values.ndim == 3 or (values.ndim == 4 and values.shape[1] == 1)):
-        return ClassMap(name, int(values.max(initial=0)) + 1, None) if _is_map(values.shape[-2:], size) else None
+        return ClassMap(name, VOID, None) if _is_map(values.shape[-2:], size) else None
     if values.ndim != 4 or values.dtype.kind != "f":
         return None
     for axis, shape in ((1, values.shape[2:]), (3, values.shape[1:3])):
@@ -139,15 +140,15 @@ def _is_map(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
 
 
 def _masks(folder: Path, original: Predictor, samples: MetricSamples, maps: ClassMap) -> Iterator[NDArray[np.uint8]]:
-    names, images, placements = iter(samples.names), iter(samples.image_sizes()), iter(samples.placements())
+    check_named(folder, samples.names)
+    files = zip(samples.names, samples.image_sizes(), samples.placements(), strict=True)
     for batch in samples:
         shape, size = maps.read(original(batch)).shape[1:], _size(batch)
         share = shape[1] / size[1], shape[0] / size[0]
-        for _ in range(len(next(iter(batch.values())))):
-            placement = next(placements) or Placement((1.0, 1.0), (0.0, 0.0))
-            scale, offset = ((x * share[0], y * share[1]) for x, y in (placement.scale, placement.offset))
-            name = next(names)
-            mask = read_mask(folder, name, next(images), Placement(scale, offset), (shape[0], shape[1]))
+        for name, image, placement in islice(files, len(next(iter(batch.values())))):
+            known = placement or Placement((1.0, 1.0), (0.0, 0.0))
+            scale, offset = ((x * share[0], y * share[1]) for x, y in (known.scale, known.offset))
+            mask = read_mask(folder, str(name), image, Placement(scale, offset), (shape[0], shape[1]))
             if maps.classes == 2 and set(np.unique(mask)) <= {0, VOID}:
                 mask = np.where(mask == VOID, 1, 0).astype(np.uint8)  # black and white, as editors save two classes
             largest = int(mask[mask != VOID].max(initial=0))

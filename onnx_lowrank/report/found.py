@@ -105,7 +105,7 @@ def found_picture(example: FoundExample) -> FoundPicture:
     if isinstance(first, Boxes) and isinstance(second, Boxes):
         partners = same_boxes(first, second)
         kind, sides = "boxes", [_boxes(*each) for each in zip((first, second), partners, strict=True)]
-        verdict = f"{int(partners[0].sum())} the same"
+        verdict = f"{int(partners[0].sum())} the same" if len(first) + len(second) else "nothing in either"
     elif isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         kind, sides = "pixels", [_pixels(example.pixels, each) for each in (first, second)]
         verdict = f"{_percent(1 - example.difference)} of the pixels the same"

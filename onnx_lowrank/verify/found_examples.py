@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,8 @@ def found_examples(
         most: images to keep, at most.
 
     Returns:
-        The examples, the greatest difference first, then in the order of the data.
+        The examples, the greatest difference first; of the same one those where something is found, in the order of
+        the data.
     """
     kept: list[FoundExample] = []
     number = 0
@@ -63,7 +64,13 @@ def found_examples(
         for image, (ours, theirs) in zip(images, pairs, strict=True):
             number += 1
             share = difference(ours, theirs)
-            if len(kept) < most or share > kept[-1].difference:
-                kept.append(FoundExample(number, pixels_of(image, MAX_SIDE), size, ours, theirs, share))
-                kept = sorted(kept, key=lambda each: (-each.difference, each.number))[:most]
+            found = FoundExample(number, image, size, ours, theirs, share)
+            if len(kept) < most or _place(found) < _place(kept[-1]):
+                kept = sorted([*kept, replace(found, pixels=pixels_of(image, MAX_SIDE))], key=_place)[:most]
     return tuple(kept)
+
+
+def _place(example: FoundExample) -> tuple[float, bool, int]:
+    """Return what examples are sorted by."""
+    nothing = len(example.original) == len(example.converted) == 0
+    return -example.difference, nothing, example.number

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnx_lowrank import Result, Settings, convert, inspect
+from onnx_lowrank import Result, Settings, compare, convert, inspect
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.settings import Solver
 from tests.conformance.ocr_images import lines, pages, turned_lines
@@ -72,6 +72,9 @@ class Case:
         error: relative, of the output, at most.
         agreement: of what the outputs mean.
         share: of that, at least.
+        metric: by name, that says the same.
+        package: that the metric needs.
+        score: by the metric, at least.
         solver: of its layers.
         samples: that it is calibrated with.
     """
@@ -87,6 +90,9 @@ class Case:
     error: float
     agreement: Callable[[Array, Array], float]
     share: float
+    metric: str
+    package: str
+    score: float
     solver: Solver = "linear"
     samples: int = 32
 
@@ -108,6 +114,9 @@ CASES = {
         error=0.23,
         agreement=overlap,
         share=0.93,
+        metric="map",
+        package="faster_coco_eval",
+        score=0.95,
     ),
     "recognition": Case(
         file="ch_PP-OCRv4_rec_infer.onnx",
@@ -121,6 +130,9 @@ CASES = {
         error=0.21,
         agreement=read_alike,
         share=0.82,
+        metric="cer",
+        package="rapidfuzz",
+        score=0.95,
     ),
     "angle": Case(
         file="ch_ppocr_mobile_v2.0_cls_infer.onnx",
@@ -134,6 +146,9 @@ CASES = {
         error=0.15,
         agreement=same_class,
         share=0.97,
+        metric="top1",
+        package="numpy",
+        score=0.97,
         samples=96,
     ),
 }
@@ -216,3 +231,16 @@ def test_what_it_finds_stays_the_same(case: Case, converted: Result, resized: bo
     assert wanted.shape == found.shape
     assert relative(wanted, found) < case.error
     assert case.agreement(wanted, found) >= case.share
+
+
+@pytest.mark.slow
+def test_measures_by_name_say_the_same(case: Case, converted: Result) -> None:
+    pytest.importorskip(case.package)
+    assert converted.model is not None
+    images = case.images(1, case.count, **case.size)
+    measured = compare(case.model, converted.model, {"x": images}, metric=case.metric).metric
+    assert measured is not None
+    assert measured.original == 1  # held against itself
+    assert measured.converted >= case.score
+    if case.metric == "top1":
+        assert measured.converted == same_class(outputs(case.model, images), outputs(converted.model, images))

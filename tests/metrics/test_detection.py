@@ -177,6 +177,21 @@ def test_what_is_cut_away_need_not_be_found(tmp_path: Path) -> None:
     assert score(prepared, ORIGINAL, data) == pytest.approx((67 / 101 + 1) / 2)
 
 
+def test_every_label_is_text_for_a_network_that_finds_text(tmp_path: Path) -> None:
+    values = np.zeros((3, 1, 64, 64), np.float32)
+    values[0, 0, 20:30, 20:40], values[1, 0, 40:48, 10:50] = 0.75, 0.5
+    text = Function(lambda images: {"map": values[images[:, 0, 0, 0].astype(int)]}, ("map",))
+    grown = [1.5 * h * w / (2 * (h + w)) for h, w in ((10, 20), (8, 40))]
+    first, second = ((20, 20, 40, 30), grown[0]), ((10, 40, 50, 48), grown[1])
+    entries = []
+    for image, ((left, top, right, bottom), more) in enumerate((first, second)):
+        box = [2 * (left - more), top - more, 2 * (right - left + 2 * more), bottom - top + 2 * more]
+        entries.append({"image_id": 10 + image, "category_id": (3, 7)[image], "bbox": box})
+    coco(tmp_path, entries)
+    data = labelled(tmp_path)
+    assert score(build("").prepare(text, data), text, data) == 1
+
+
 def test_category_ids_are_classes_where_the_network_has_as_many(tmp_path: Path) -> None:
     by_id = rows([[(SQUARES[0], 0.9, 3)], [], [(SQUARES[1], 0.9, 7)]])
     coco(tmp_path, [

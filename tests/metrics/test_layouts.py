@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.metrics.detections.layouts import Layout, cells, layouts_as, recognize_layout
+from onnx_lowrank.metrics.detections.cells import cells
+from onnx_lowrank.metrics.detections.layouts import Layout, layouts_as, recognize_layout
 from onnx_lowrank.metrics.detections.read import class_count, read_boxes
 
 Array = NDArray[Any]
@@ -98,10 +99,14 @@ def whole_numbers() -> Outputs:
 
 
 def anchors(form: str) -> Outputs:
-    """Boxes and scores apart, as SSD (a background that comes first) and DETR (one that comes last) have them."""
+    """Boxes and scores apart; SSD has a background that comes first, DETR one that comes last, PP-YOLOE none."""
     values = heads(objectness=False)
     boxes, scores = values[..., :4] / np.tile(SIZE[::-1], 2).astype(np.float32), values[..., 4:]
     rest = 1 - scores.sum(axis=2, keepdims=True)
+    if form == "pp-yoloe":
+        corners = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], axis=2)
+        pixels = corners * np.tile(SIZE[::-1], 2).astype(np.float32)
+        return {"boxes": pixels, "scores": scores.transpose(0, 2, 1)}
     if form == "ssd":
         corners = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], axis=2)
         return {"scores": np.concatenate([rest, scores], axis=2), "boxes": corners}
@@ -138,6 +143,11 @@ CASES: dict[str, tuple[Callable[[], Outputs], Layout, int | None]] = {
         lambda: anchors("ssd"),
         Layout("anchors", ("boxes", "scores"), "corners", True, 0, None, False),
         4,
+    ),
+    "pp-yoloe": (
+        lambda: anchors("pp-yoloe"),
+        Layout("anchors", ("boxes", "scores"), suppressed=False),
+        3,
     ),
     "detr": (
         lambda: anchors("detr"),
@@ -220,6 +230,19 @@ def test_columns_of_masks_are_no_scores() -> None:
 )
 def test_other_outputs_are_not_taken_for_boxes(outputs: Outputs) -> None:
     assert recognize_layout(outputs, SIZE, 2) is None
+
+
+def test_one_image_at_a_time_with_as_many_rows_as_objects() -> None:
+    corners, scores, labels = (values[0, :2] for values in padded())
+    outputs = {"boxes": corners, "labels": labels.astype(np.int64), "scores": scores}
+    layout = recognize_layout(outputs, SIZE, 1)
+    assert layout == Layout("objects", ("boxes", "scores", "labels"))
+    (found,) = read_boxes(outputs, layout, SIZE, 1)
+    assert found.labels.tolist() == [2, 0]
+    (nothing,) = read_boxes({name: values[:0] for name, values in outputs.items()}, layout, SIZE, 1)
+    assert len(nothing) == 0
+    empty = {"output": np.zeros((0, 7), np.float32)}
+    assert [len(each) for each in read_boxes(empty, Layout("rows", ("output",)), SIZE, 2)] == [0, 0]
 
 
 def test_a_layout_can_be_asked_for() -> None:

@@ -109,6 +109,15 @@ def test_masks_beside_the_images(tmp_path: Path) -> None:
     assert score(prepared, SEGMENTER, data) == pytest.approx(iou_by_hand(known, np.minimum(known, 1)))
 
 
+def test_classes_by_number_may_be_others_in_masks(tmp_path: Path) -> None:
+    images = np.zeros((3, 1, 32, 32), np.float32)
+    for number in range(3):
+        save_mask(tmp_path / "masks" / f"{number}.png", np.repeat([0, 200], 16)[:, None] * np.ones((1, 32)))
+    network = Function(lambda images: {"classes": images.astype(np.int64)}, ("classes",))
+    data = masked(tmp_path, images)
+    assert score(build("").prepare(network, data), network, data) == pytest.approx(0.25)  # 0.5 and 0
+
+
 def test_masks_are_laid_where_the_image_lies(tmp_path: Path) -> None:
     images = scene()
     inside = images.copy()
@@ -162,6 +171,12 @@ def test_masks_that_do_not_fit(tmp_path: Path) -> None:
         f"{masks / '0.png'}: pixels of mode RGB found, one number for each is wanted, its class: save it in grey or "
         "with a palette",
     )
+
+
+def test_samples_of_arrays_have_no_masks(tmp_path: Path) -> None:
+    message = f"{tmp_path}: samples of arrays have no names to look up: pass a folder of images"
+    with pytest.raises(CalibrationError, match=f"^{re.escape(message)}$"):
+        build(f"labels={tmp_path}").prepare(SEGMENTER, samples(scene()))
 
 
 def test_outputs_without_classes_of_pixels() -> None:

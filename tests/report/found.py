@@ -28,6 +28,7 @@ def classes(*numbers: int) -> np.ndarray:
 FOUND_BOXES = (
     found(7, boxes((10, 20, 60, 50), (80, 30, 150, 110)), boxes((11, 20, 61, 50))),
     found(2, boxes((10, 20, 60, 50)), boxes((10, 20, 60, 50))),
+    found(1, boxes(), boxes()),
 )
 FOUND_PIXELS = (found(3, classes(0, 2, 5, 5), classes(0, 2, 2, 5)),)
 FOUND_TEXTS = (

@@ -115,7 +115,7 @@ def test_charts_have_their_marks(shown: Chrome) -> None:
 
 def test_boxes_lie_on_their_images(shown: Chrome) -> None:
     pictures = every(shown, ".found svg")
-    assert len(pictures) == 4
+    assert len(pictures) == 6
     for picture in pictures:
         image = picture.find_element(By.CSS_SELECTOR, "image, use")
         assert image.rect == picture.rect

@@ -24,7 +24,7 @@ def page(examples: tuple[FoundExample, ...]) -> Page:
 def test_boxes_of_both_networks_side_by_side() -> None:
     shown = page(FOUND_BOXES)
     words = shown.words
-    assert "What both networks find 2 of 12 held-out samples, those that differ most first. Dashed boxes" in words
+    assert "What both networks find 3 of 12 held-out samples, those that differ most first. Dashed boxes" in words
     assert "original 2 boxes" in words
     assert "converted 1 box sample 7 1 the same" in words
     pictures = [each for each in shown.all("svg") if each.get("viewbox", each.get("viewBox")) == "0 0 160 120"]
@@ -33,6 +33,8 @@ def test_boxes_of_both_networks_side_by_side() -> None:
         "Held-out sample 7, converted: 1 box; 1 the same",
         "Held-out sample 2, original: 1 box; 1 the same",
         "Held-out sample 2, converted: 1 box; 1 the same",
+        "Held-out sample 1, original: 0 boxes; nothing in either",
+        "Held-out sample 1, converted: 0 boxes; nothing in either",
     ]
     lines = [each for each in shown.all("rect") if each.get("class") == "line"]
     assert [tuple(float(each[key]) for key in ("x", "y", "width", "height")) for each in lines] == [
@@ -45,8 +47,8 @@ def test_boxes_of_both_networks_side_by_side() -> None:
     assert [each.get("class") for each in shown.all("g") if each.get("class") == "alone"] == ["alone"]
     assert "class 3, score 0.88" in words
     # Every image is in the page once: the second picture uses the first one's.
-    assert [each["href"] for each in shown.all("use")][:2] == ["#found-7", "#found-2"]
-    assert [each["id"] for each in shown.all("image")] == ["found-7", "found-2"]
+    assert [each["href"] for each in shown.all("use")][:3] == ["#found-7", "#found-2", "#found-1"]
+    assert [each["id"] for each in shown.all("image")] == ["found-7", "found-2", "found-1"]
     assert [each.get("class", "") for each in shown.all("li")].count("differ") == 1
 
 

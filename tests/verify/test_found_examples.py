@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_lowrank.metrics.detections.boxes import Boxes
-from onnx_lowrank.metrics.detections.layouts import cells
+from onnx_lowrank.metrics.detections.cells import cells
 from onnx_lowrank.metrics.readings import difference, recognized_reader, same_boxes
 from onnx_lowrank.verify import FoundExample, found_examples
 from tests.metrics.predictors import Function
@@ -79,6 +79,19 @@ def test_the_worst_come_first_and_no_more_than_wanted() -> None:
     assert found[0].size == (8, 16)
     assert found[0].pixels.shape == (8, 16)
     assert found[0].pixels[0, 1] == 255
+
+
+def test_where_something_is_found_comes_before_where_nothing_is() -> None:
+    images = np.zeros((3, 1, 8, 8), np.float32) + np.arange(3, dtype=np.float32).reshape(-1, 1, 1, 1)
+    found = [boxes(), boxes(A), boxes()]
+
+    def read(outputs: Any, batch: Any) -> list[Any]:
+        return [found[int(each)] for each in outputs["out"]]
+
+    network = numbers(0, 1, 2)
+    for most in (1, 2):
+        kept = found_examples(read, network, network, [{"images": images[:1]}, {"images": images[1:]}], most)
+        assert [each.number for each in kept] == [2, 1][:most]
 
 
 def test_inputs_without_images_have_no_pictures() -> None:

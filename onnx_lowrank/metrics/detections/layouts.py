@@ -9,7 +9,7 @@ H and W are height and width of the input; a head with strides 8, 16, 32 has cel
 | `yolov8`  | (N, 4 + classes, cells): box, scores                                  | YOLOv8, YOLO11                |
 | `rows`    | (N, n, 6): corners, score, class; (n, 7): image, corners, class, score | YOLOv10, exports with NMS     |
 | `objects` | boxes (N, n, 4), scores (N, n), classes (N, n); or without N          | torchvision, TensorFlow       |
-| `anchors` | boxes (N, n, 4), scores (N, n, classes)                               | SSD, DETR                     |
+| `anchors` | boxes (N, n, 4), scores (N, n, classes) or (N, classes, n)            | SSD, DETR, PP-YOLOE           |
 | `map`     | (N, 1, h, w): probability that a pixel is part of text                | DB, see `text_maps`           |
 
 What values tell is told by the original network alone, so that both networks are read alike.
@@ -19,18 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from onnx_lowrank.metrics.detections.cells import strides_of
 
 LayoutName = Literal["yolov5", "yolox", "yolov8", "rows", "objects", "anchors", "map"]
 BoxForm = Literal["grid", "centres", "corners", "corners-yx"]
 LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
 BOX_FORMS: tuple[BoxForm, ...] = get_args(BoxForm)
 
-STRIDES = ((8, 16, 32), (8, 16, 32, 64), (16, 32))
 _MAX_NORMALIZED = 2.0  # a box may reach beyond the image
 _SPREAD = 0.25  # share of the image's longer side that some decoded centre lies beyond
 _MOST_ROWS = 1000  # of objects that an exported suppression or selection leaves
@@ -114,20 +114,6 @@ def layouts_as(name: LayoutName, outputs: Outputs, size: tuple[int, int], images
             yield layout
 
 
-def cells(size: tuple[int, int], strides: tuple[int, ...]) -> int:
-    """Return the number of cells of a head.
-
-    >>> cells((640, 640), (8, 16, 32))
-    8400
-    """
-    return sum(ceil(size[0] / stride) * ceil(size[1] / stride) for stride in strides)
-
-
-def strides_of(count: int, size: tuple[int, int]) -> tuple[int, ...] | None:
-    """Return the strides of a head with a number of cells; None where no usual ones make that many."""
-    return next((strides for strides in STRIDES if cells(size, strides) == count), None)
-
-
 def _yolov5(output: str, values: NDArray[Any], size: tuple[int, int], images: int) -> Layout | None:
     if values.ndim != 3 or len(values) != images or values.shape[2] < 6 or values.shape[1] % 3:
         return None
@@ -201,10 +187,16 @@ def _anchors(outputs: Outputs, images: int) -> Iterator[Layout]:
         if boxes.ndim != 3 or boxes.shape[-1] != 4 or len(boxes) != images or boxes.dtype.kind != "f":
             continue
         for key, scores in outputs.items():
-            if key == name or scores.ndim != 3 or scores.shape[:2] != boxes.shape[:2] or scores.dtype.kind != "f":
+            fits = scores.ndim == 3 and len(scores) == images and boxes.shape[1] in scores.shape[1:]
+            if key == name or not fits or scores.dtype.kind != "f":
                 continue
-            logits, background = _scored_as(scores)
+            logits, background = _scored_as(scores_by_box(scores, boxes.shape[1]))
             yield Layout("anchors", (name, key), _form(boxes), _normalized(boxes), background, logits, False)
+
+
+def scores_by_box(scores: NDArray[Any], boxes: int) -> NDArray[Any]:
+    """Return scores of shape (images, boxes, classes), of those or of (images, classes, boxes)."""
+    return scores if scores.shape[1] == boxes else scores.transpose(0, 2, 1)
 
 
 def _scored_as(scores: NDArray[Any]) -> tuple[Literal["sigmoid", "softmax"] | None, int | None]:

@@ -10,7 +10,8 @@ from scipy.special import expit, softmax
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.metrics.detections.boxes import Boxes, from_centres
-from onnx_lowrank.metrics.detections.layouts import Layout, Outputs, strides_of
+from onnx_lowrank.metrics.detections.cells import from_grid
+from onnx_lowrank.metrics.detections.layouts import Layout, Outputs, scores_by_box
 from onnx_lowrank.metrics.detections.text_maps import boxes_of_map
 from onnx_lowrank.runtime.suppression import suppress
 
@@ -18,7 +19,6 @@ Array = NDArray[Any]
 LEAST_SCORE = 0.001  # of a box; mAP looks at faint ones too
 NMS_OVERLAP = 0.65
 _MOST_OF_CLASS = 100  # boxes that mAP looks at
-_LARGEST_LOGARITHM = 20.0  # of a size in strides; a larger one is no box
 
 
 def read_boxes(
@@ -74,7 +74,7 @@ def _objects(arrays: list[Array], images: int) -> list[tuple[Array, Array, Array
 def _candidates(arrays: list[Array], layout: Layout, size: tuple[int, int]) -> tuple[Array, Array]:
     """Return the corners and scores of all candidates, shapes (images, n, 4) and (images, classes, n)."""
     if layout.name == "anchors":
-        boxes, scores = arrays[0], _probabilities(arrays[1], layout)
+        boxes, scores = arrays[0], _probabilities(scores_by_box(arrays[1], arrays[0].shape[1]), layout)
     else:
         values = arrays[0].transpose(0, 2, 1) if layout.name == "yolov8" else arrays[0]
         start = 4 if layout.name == "yolov8" else 5
@@ -99,31 +99,12 @@ def _probabilities(scores: Array, layout: Layout) -> Array:
 def _corners(boxes: Array, layout: Layout, size: tuple[int, int]) -> Array:
     boxes = boxes.astype(np.float64)
     if layout.boxes == "grid":
-        boxes = _from_grid(boxes, size)
+        boxes = from_grid(boxes, size)
     if layout.boxes in ("grid", "centres"):
         boxes = from_centres(boxes)
     if layout.boxes == "corners-yx":
         boxes = boxes[..., [1, 0, 3, 2]]
     return boxes * np.tile(size[::-1], 2) if layout.normalized else boxes
-
-
-def _from_grid(boxes: Array, size: tuple[int, int]) -> Array:
-    """Return centres, widths and heights of boxes that a raw head gives relative to its cells.
-
-    References:
-        Ge, Liu, Wang, Li, Sun 2021, YOLOX: exceeding YOLO series in 2021, arXiv 2107.08430.
-    """
-    strides = strides_of(boxes.shape[1], size)
-    if strides is None:
-        raise ModelError(f"output: {boxes.shape[1]} rows are no cells of strides 8, 16, 32 for {size}: see `layout`")
-    grids = []
-    for stride in strides:
-        rows, columns = -(-size[0] // stride), -(-size[1] // stride)
-        y, x = np.divmod(np.arange(rows * columns), columns)
-        grids.append(np.stack([x, y, np.full(len(x), stride)], axis=1))
-    grid = np.concatenate(grids)
-    sizes = np.exp(np.minimum(boxes[..., 2:], _LARGEST_LOGARITHM))
-    return np.asarray(np.concatenate([boxes[..., :2] + grid[:, :2], sizes], axis=-1) * grid[:, 2:])
 
 
 def _suppressed(corners: Array, scores: Array, least_score: float, nms_overlap: float) -> list[Boxes]:
@@ -144,4 +125,7 @@ def class_count(outputs: Outputs, layout: Layout) -> int | None:
     """
     if layout.name == "map":
         return 1
-    return np.shape(outputs[layout.outputs[-1]])[-1] if layout.name == "anchors" else layout.classes
+    if layout.name == "anchors":
+        boxes, scores = (outputs[name] for name in layout.outputs)
+        return int(scores_by_box(scores, boxes.shape[1]).shape[2])
+    return layout.classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,12 @@ VOID = 255  # of pixels without a class
 _ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif")
 
 
+def check_named(folder: Path, images: Iterable[str | None]) -> None:
+    """Raise CalibrationError for images without a name that masks could be looked up by."""
+    if None in images:
+        raise CalibrationError(f"{folder}: samples of arrays have no names to look up: pass a folder of images")
+
+
 def find_masks(source: Path | None, given: Path | None) -> Path | None:
     """Return the folder of masks: the given one, or ``masks`` beside the folder or archive of images; None for none."""
     if given is not None:
@@ -26,7 +33,7 @@ def find_masks(source: Path | None, given: Path | None) -> Path | None:
 
 
 def read_mask(
-    folder: Path, name: str | None, image: tuple[int, int] | None, placement: Placement | None, shape: tuple[int, int]
+    folder: Path, name: str, image: tuple[int, int] | None, placement: Placement | None, shape: tuple[int, int]
 ) -> NDArray[np.uint8]:
     """Return the classes of an image's pixels, as they lie in a map of the network's input.
 
@@ -43,8 +50,6 @@ def read_mask(
     Raises:
         CalibrationError: there is no mask, it is no mask, or of another size than the image.
     """
-    if name is None:
-        raise CalibrationError(f"{folder}: samples of arrays have no names to look up: pass a folder of images")
     stem = name.rpartition(".")[0] or name
     paths = [folder / f"{each}{ending}" for each in (stem, stem.rpartition("/")[2]) for ending in _ENDINGS]
     path = next((each for each in paths if each.is_file()), None)
