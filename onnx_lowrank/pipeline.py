@@ -148,7 +148,7 @@ def convert(
         if files.model is not None:
             check_apart(network.original, files.model)
         check_reachable(layers, settings, rank_block(network.provider))
-        judge = open_judge(network, calibration, calibration.split.held_out, settings, monitor)
+        judge = None if dry_run else open_judge(network, calibration, calibration.split.held_out, settings, monitor)
         timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
         targets = collect(network, layers, calibration, monitor)
         losses = rank_losses(layers, targets, settings, device, monitor)

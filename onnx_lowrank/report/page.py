@@ -120,11 +120,12 @@ def _verdict(report: Report) -> str:
         parts.append(speed if is_steady(report.latency) else f"speed {unsteady_text(report.latency['interval'], '×')}")
     if report.verification is None:
         return f"{', '.join(parts)}: a plan, nothing was solved or written."
-    fidelity = _fidelity(report) if report.metric is None else _metric(report.metric)
+    if report.metric is not None:
+        figure = _metric(report.metric)
+        return f"{', '.join(parts)}; {figure.title} {figure.value} ({figure.detail})."
+    fidelity = _fidelity(report)
     value = f"on {fidelity.value} of" if fidelity.value.endswith("%") else f"{fidelity.value} on"
-    value = fidelity.value if report.metric is not None else value
-    title = fidelity.title if report.metric is not None else fidelity.title.lower()
-    return f"{', '.join(parts)}; {title} {value} {fidelity.detail}."
+    return f"{', '.join(parts)}; {fidelity.title.lower()} {value} {fidelity.detail}."
 
 
 def _key_figures(report: Report, file_bytes: tuple[int, int | None]) -> Iterator[KeyFigure]:
@@ -149,9 +150,7 @@ def _key_figures(report: Report, file_bytes: tuple[int, int | None]) -> Iterator
         elif bounds := bounds_text(latency, "×"):
             detail += f"; {bounds}"
         yield KeyFigure("Latency", faster, detail)
-    if report.metric is not None:
-        yield _metric(report.metric)
-    yield _fidelity(report)
+    yield _fidelity(report) if report.metric is None else _metric(report.metric)
 
 
 def _metric(metric: Mapping[str, Any]) -> KeyFigure:

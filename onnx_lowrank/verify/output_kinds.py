@@ -164,7 +164,7 @@ class _ClassMap(_Kind):
 
 
 class _Places(_Kind):
-    name, measure, expected = "places", "same class where there is one", 0.95
+    name, measure, expected = "places", "same class where there is one", 0.9
 
     def __init__(self) -> None:
         super().__init__()
