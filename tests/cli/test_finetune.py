@@ -571,3 +571,19 @@ def test_two_processes_train_as_one_does(folder: Path, tmp_path: Path) -> None:
     logged = [line for line in done.stderr.splitlines() if line.startswith(("before", "epoch", "learning", "warning"))]
     assert logged
     assert len(set(logged)) == len(logged)
+
+
+def test_a_metric_chooses_the_epoch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the file's folder is added to it
+    (tmp_path / "evaluate.py").write_text(
+        "import numpy as np\n"
+        "def size(predictor, samples):\n"
+        "    return [float(np.abs(row).mean()) for batch in samples for row in predictor(batch)['scores']]\n"
+    )
+    reference, report = f"{tmp_path / 'evaluate.py'}:size", tmp_path / "r.json"
+    shown = works(*words(folder, tmp_path / "o.onnx", metric=reference, report=report))
+    found = json.loads(report.read_text())
+    scores = [found["before"]["metric"], *(each["marks"]["metric"] for each in found["epochs"])]
+    assert found["best"] == int(np.argmax(scores))
+    assert found["metric"]["converted"] == scores[found["best"]]
+    assert f"metric      {reference}: original {found['metric']['original']:.4g}, converted " in shown.stdout
