@@ -203,8 +203,12 @@ def test_category_ids_are_classes_where_the_network_has_as_many(tmp_path: Path) 
 
 
 def test_a_box_beyond_an_image_that_is_seen_as_a_whole_is_left_as_it_is(tmp_path: Path) -> None:
-    beyond = rows([[((48, 8, 80, 24), 0.9, 0)], [], []])  # 16 columns of 32 are in the input
-    coco(tmp_path, [{"image_id": 10, "category_id": 3, "bbox": [96, 8, 64, 16]}])
+    # 16 columns of 32 are in the input.
+    beyond = rows([[((48, 8, 80, 24), 0.9, 0), ((-16, 40, 16, 56), 0.8, 0)], [], []])
+    coco(
+        tmp_path,
+        [{"image_id": 10, "category_id": 3, "bbox": [left, top, 64, 16]} for left, top in ((96, 8), (-32, 40))],
+    )
     data = labelled(tmp_path)
     assert score(build("").prepare(beyond, data), beyond, data) == 1
 
