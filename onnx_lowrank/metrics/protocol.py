@@ -200,4 +200,5 @@ class Measured:
             "interval": None if self.interval is None else list(self.interval),
             "images": self.images,
             "truth": self.truth,
+            **({"no_interval": self.no_interval} if self.interval is None else {}),
         }

@@ -289,8 +289,8 @@ def metric_text(metric: Mapping[str, Any], first: str = "original", second: str 
     >>> one = {"name": "top1", "original": 0.96, "converted": 0.95, "interval": [0, 0.02], "images": 100, "truth": ""}
     >>> metric_text(one)
     'top1: original 0.96, converted 0.95 (-0.01, 95 % interval -0.02 .. +0, on 100 samples)'
-    >>> metric_text({**one, "interval": None, "truth": "masks"}, "A", "B")
-    'top1: A 0.96, B 0.95 (-0.01, no interval, on 100 samples, against masks)'
+    >>> metric_text({**one, "interval": None, "no_interval": "one number", "truth": "masks"}, "A", "B")
+    'top1: A 0.96, B 0.95 (-0.01, no interval (one number), on 100 samples, against masks)'
     """
     before, after = metric["original"], metric["converted"]
     return f"{metric['name']}: {first} {before:.4g}, {second} {after:.4g} ({metric_detail(metric)})"
@@ -303,6 +303,8 @@ def metric_detail(metric: Mapping[str, Any]) -> str:
         metric: the entry ``metric`` of a JSON report.
     """
     interval = "no interval"
+    if metric["interval"] is None and metric.get("no_interval"):
+        interval += f" ({metric['no_interval']})"
     if metric["interval"] is not None:
         low, high = metric["interval"]
         interval = f"95 % interval {0.0 - high:+.2g} .. {0.0 - low:+.2g}"
