@@ -54,17 +54,15 @@ def evaluated_alone(model: str) -> float:
 
 
 def best_of_overlapping(boxes: Array, scores: Array) -> list[tuple[Array, float]]:
-    kept: list[tuple[Array, float]] = []
+    left, right = boxes[:, None, :2] - boxes[:, None, 2:] / 2, boxes[:, None, :2] + boxes[:, None, 2:] / 2
+    sides = np.minimum(right, right[:, 0]) - np.maximum(left, left[:, 0])
+    shared, areas = np.clip(sides, 0, None).prod(axis=2), boxes[:, 2:].prod(axis=1)
+    overlaps = shared / (areas[:, None] + areas - shared)
+    kept: list[int] = []
     for index in np.argsort(-scores, kind="stable"):
-        if scores[index] > 0.001 and all(overlap(boxes[index], box) <= 0.65 for box, _ in kept):
-            kept.append((boxes[index], scores[index]))
-    return kept
-
-
-def overlap(a: Array, b: Array) -> float:
-    sides = np.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2) - np.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
-    shared = float(np.clip(sides, 0, None).prod())
-    return shared / float(a[2:].prod() + b[2:].prod() - shared)
+        if scores[index] > 0.001 and (overlaps[index, kept] <= 0.65).all():
+            kept.append(int(index))
+    return [(boxes[index], scores[index]) for index in kept]
 
 
 def test_the_same_figure_as_the_library_alone(folder: Path) -> None:
