@@ -162,8 +162,8 @@ def test_boxes_of_a_file_are_laid_where_the_image_lies(tmp_path: Path) -> None:
     assert against_itself.truth == "the original's own detections of at least 0.3 (3 objects, IoU 0.5)"
 
 
-def test_what_is_cut_away_need_not_be_found(tmp_path: Path) -> None:
-    coco(tmp_path, [
+def test_what_is_cut_away_need_not_be_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = coco(tmp_path, [
         {"image_id": 10, "category_id": 3, "bbox": [40, 8, 16, 16]},  # SQUARES[0], 32 pixels to the right
         {"image_id": 10, "category_id": 7, "bbox": [72, 8, 16, 16]},  # SQUARES[1]
         {"image_id": 10, "category_id": 3, "bbox": [86, 30, 20, 20]},  # 10 of its 20 columns are seen
@@ -174,6 +174,10 @@ def test_what_is_cut_away_need_not_be_found(tmp_path: Path) -> None:
     data = labelled(tmp_path, Placement((1.0, 1.0), (-32.0, 0.0)))
     prepared = build("overlap=0.5").prepare(ORIGINAL, data)
     assert "(5 objects," in prepared.truth  # one of them ignored
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == [
+        f"{file}: 2 of 6 objects are mostly or wholly outside of what is cut out of the images, and are not counted: "
+        "with `resize` stretch or pad networks see all of an image"
+    ]
     assert score(prepared, ORIGINAL, data) == pytest.approx((67 / 101 + 1) / 2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.metrics.detections.boxes import Boxes
 from onnx_lowrank.metrics.labels.places import entries_by_name
 from onnx_lowrank.metrics.protocol import MetricSamples, Placement
+
+log = logging.getLogger(__name__)
 
 _LEAST_VISIBLE = 0.5  # share of an object's area inside the input, below which it need not be found
 _ROUNDING = 1.0  # pixels of the input by which a whole image may reach beyond it
@@ -52,21 +55,38 @@ class CocoFile:
         for entry, name, real, placement, size in zip(
             entries, samples.names, samples.image_sizes(), samples.placements(), sizes, strict=True
         ):
-            said = entry.get("width"), entry.get("height")
-            if real is not None and None not in said and said != real:
-                raise CalibrationError(
-                    f"{self.path}: image '{name}' is {real[0]} x {real[1]}, its entry says {said[0]} x {said[1]}: "
-                    "correct the entry, or pass the images that were annotated"
-                )
+            self._check_size(entry, name, real)
             rows = self.annotations.get(entry["id"], [])
             boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
             scale, offset = ((1.0, 1.0), (0.0, 0.0)) if placement is None else (placement.scale, placement.offset)
             corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-            crowd = np.array([bool(row.get("iscrowd", 0)) for row in rows], bool)
-            classes = np.array([labels[row["category_id"]] for row in rows], np.int64)
             placed = corners * np.tile(scale, 2) + np.tile(offset, 2)
-            truth.append(_inside(placed, classes, crowd, _borders(real, placement, size)))
+            classes = np.array([labels[row["category_id"]] for row in rows], np.int64)
+            truth.append(_inside(placed, classes, _crowds(rows), _borders(real, placement, size)))
+        self._warn_if_cut(sum(int((~_crowds(self.annotations.get(each["id"], []))).sum()) for each in entries), truth)
         return truth
+
+    def _check_size(self, entry: dict[str, Any], name: str | None, real: tuple[int, int] | None) -> None:
+        said = entry.get("width"), entry.get("height")
+        if real is not None and None not in said and said != real:
+            raise CalibrationError(
+                f"{self.path}: image '{name}' is {real[0]} x {real[1]}, its entry says {said[0]} x {said[1]}: "
+                "correct the entry, or pass the images that were annotated"
+            )
+
+    def _warn_if_cut(self, objects: int, truth: Sequence[Boxes]) -> None:
+        counted = sum(len(each) if each.ignored is None else int((~each.ignored).sum()) for each in truth)
+        if counted < objects:
+            log.warning(
+                "%s: %d of %d objects are mostly or wholly outside of what is cut out of the images, and are not "
+                "counted: with `resize` stretch or pad networks see all of an image",
+                self.path, objects - counted, objects,
+            )  # fmt: skip
+
+
+def _crowds(rows: Sequence[dict[str, Any]]) -> NDArray[np.bool_]:
+    """Return which annotations are of crowds, which need not be found."""
+    return np.array([bool(row.get("iscrowd", 0)) for row in rows], bool)
 
 
 def read_coco(path: Path) -> CocoFile:
