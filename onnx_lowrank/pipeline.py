@@ -80,6 +80,8 @@ from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
 
+_MAX_LAYERS_AT_ONCE = 4  # that ranks are measured of: each takes memory
+
 
 def convert(
     model: str | Path | onnx.ModelProto,
@@ -305,7 +307,8 @@ def rank_losses(
     with monitor.measure("ranks"):
         if settings.selection == "energy":
             return [energy_losses(layer, targets[layer.name].responses) for layer in layers.eligible]
-        measured = map(measure, layers.eligible) if device.one_by_one else side_by_side(measure, layers.eligible)
+        at_once = 1 if device.one_by_one else _MAX_LAYERS_AT_ONCE
+        measured = side_by_side(measure, layers.eligible, at_once)
         return list(monitor.track(measured, "ranks", len(layers.eligible)))
 
 
