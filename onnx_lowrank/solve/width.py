@@ -266,7 +266,8 @@ class _HeldOutErrors:
         """Return the relative squared error with the channels kept, ascending; ridges are sought near the last ones."""
         stay = _inputs_of(self._layer, kept)
         solved = self._last = self.regression.select(stay, self._last)
-        responses = (self._inputs[:, stay] @ solved.weight + solved.bias).astype(np.float32) + self._offset
+        weight, bias = solved.weight.astype(np.float32), solved.bias.astype(np.float32)
+        responses = self._inputs[:, stay] @ weight + bias + self._offset
         return float(np.sum((self._layer.activation(responses) - self._wanted) ** 2)) / self._size
 
 

@@ -118,7 +118,7 @@ def test_blocks_of_the_device_add_up(activation: Activation, monkeypatch: pytest
     from tests.solve.simulated_device import DEVICE, simulated_device
 
     monkeypatch.setattr(activation_steps, "DEVICE_BLOCK_ELEMENTS", 100)
-    monkeypatch.setattr(row_blocks_module, "DEVICE_BLOCK_ROWS", 50)
+    monkeypatch.setattr("onnx_lowrank.linalg.row_blocks.DEVICE_BLOCK_ROWS", 50)
     targets, predictions = np.random.default_rng(0).normal(size=(2, 333, 3))
     wanted = activation_step(activation, targets, predictions, 0.1)
     with simulated_device():
