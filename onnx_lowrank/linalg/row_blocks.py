@@ -5,7 +5,7 @@ Results come in the order of the blocks, so that a sum over them does not depend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from onnx_lowrank.linalg.arrays import Array, blocks, on_cpu
@@ -29,5 +29,10 @@ def over_row_blocks(work: Callable[[slice], Result], rows: Array) -> Iterator[Re
         work: what to do with the rows of a slice; on a CPU several blocks are worked on at a time.
         rows: an array of as many rows, on the device that ``work`` uses.
     """
-    parts = list(row_blocks(rows))
-    return side_by_side(work, parts) if on_cpu(rows) and len(parts) > 1 else map(work, parts)
+    return over_blocks(work, row_blocks(rows), rows)
+
+
+def over_blocks(work: Callable[[slice], Result], parts: Iterable[slice], template: Array) -> Iterator[Result]:
+    """Yield ``work(slice)`` of every slice, in order; several at a time where ``template`` is on a CPU."""
+    parts = list(parts)
+    return side_by_side(work, parts) if on_cpu(template) and len(parts) > 1 else map(work, parts)
