@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from difflib import SequenceMatcher
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,14 +53,9 @@ def recognized_layout(outputs: Outputs, batch: Batch) -> Layout | None:
         batch: its inputs.
     """
     size = image_size(batch)
-    tensors = {name: values for name, values in outputs.items() if _is_numeric(values)}
     with np.errstate(all="ignore"):  # NaN and infinity are found by others
-        layout = None if size is None else recognize_layout(tensors, size, len(next(iter(batch.values()))))
+        layout = None if size is None else recognize_layout(outputs, size, len(next(iter(batch.values()))))
     return None if layout is None or layout.name == "map" else layout
-
-
-def _is_numeric(values: Any) -> bool:
-    return isinstance(values, np.ndarray) and values.dtype.kind in "fiu" and values.size > 0
 
 
 def difference(first: Reading, second: Reading) -> float:

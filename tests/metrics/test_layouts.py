@@ -225,6 +225,8 @@ def test_columns_of_masks_are_no_scores() -> None:
         {"features": np.full((2, 126, 256, 2), 0.5, np.float32)},
         {"rows": np.full((2, 100, 6), 0.5, np.float32)},  # no classes among them
         {"steps": np.zeros((2, 40, 97), np.float32)},
+        {"names": np.array([["a"] * 6] * 2, object), "maps": [{"a": 1.0}]},
+        {"nothing": np.zeros((0, 7), np.float32), "boxes": np.zeros((2, 0, 4), np.float32)},
     ],
     ids=lambda outputs: next(iter(outputs)),
 )

@@ -99,10 +99,11 @@ def layouts_as(name: LayoutName, outputs: Outputs, size: tuple[int, int], images
         size: height and width of its input.
         images: number of images in the batch.
     """
+    tensors = {output: values for output, values in outputs.items() if _is_numeric(values)}
     if name in ("objects", "anchors"):
-        yield from (_objects if name == "objects" else _anchors)(outputs, images)
+        yield from (_objects if name == "objects" else _anchors)(tensors, images)
         return
-    for output, values in outputs.items():
+    for output, values in tensors.items():
         if values.dtype.kind != "f":
             continue
         if name == "rows":
@@ -112,6 +113,11 @@ def layouts_as(name: LayoutName, outputs: Outputs, size: tuple[int, int], images
             layout = head(output, values, size, images)
         if layout:
             yield layout
+
+
+def _is_numeric(values: Any) -> bool:
+    """Return whether an output is a tensor of numbers, not of text, and no sequence or map."""
+    return isinstance(values, np.ndarray) and values.dtype.kind in "fiu"
 
 
 def _yolov5(output: str, values: NDArray[Any], size: tuple[int, int], images: int) -> Layout | None:
