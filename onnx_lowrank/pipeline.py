@@ -99,6 +99,7 @@ from onnx_lowrank.version import __version__
 log = logging.getLogger(__name__)
 
 _MOST_SEARCHED = 48  # held-out samples among which those are found that the page of a detector shows
+_MAX_LAYERS_AT_ONCE = 4  # that ranks are measured of: each takes memory
 
 
 def convert(
@@ -329,7 +330,8 @@ def rank_losses(
     with monitor.measure("ranks"):
         if settings.selection == "energy":
             return [energy_losses(layer, targets[layer.name].responses) for layer in layers.eligible]
-        measured = map(measure, layers.eligible) if device.one_by_one else side_by_side(measure, layers.eligible)
+        at_once = 1 if device.one_by_one else _MAX_LAYERS_AT_ONCE
+        measured = side_by_side(measure, layers.eligible, at_once)
         return list(monitor.track(measured, "ranks", len(layers.eligible)))
 
 

@@ -14,13 +14,12 @@ Two sets A and B of rows together, with ``d`` the difference of their means (Cha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
-from onnx_lowrank.linalg.arrays import Array, blocks, namespace, on_cpu, outer, zeros
-
-BLOCK_ROWS = 2048  # rows that a CPU handles at a time: large enough for fast products, small enough for the cache
-DEVICE_BLOCK_ROWS = 65_536  # any other device: large enough that starting its kernels costs little
+from onnx_lowrank.linalg.arrays import Array, namespace, outer
+from onnx_lowrank.linalg.row_blocks import over_row_blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +43,14 @@ class Moments:
     @staticmethod
     def of(inputs: Array, targets: Array) -> Moments:
         """Compute the moments of rows ``inputs`` (n, p) and ``targets`` (n, q), any float type."""
+        return reduce(add, over_row_blocks(lambda rows: Moments._of_block(inputs[rows], targets[rows]), inputs))
+
+    @staticmethod
+    def _of_block(inputs: Array, targets: Array) -> Moments:
         xp = namespace(inputs)
         input_mean, target_mean = (xp.sum(rows, axis=0, dtype=xp.float64) / len(rows) for rows in (inputs, targets))
-        gram = zeros((inputs.shape[1], inputs.shape[1]), inputs)
-        cross = zeros((targets.shape[1], inputs.shape[1]), inputs)
-        for rows in row_blocks(inputs):
-            x, y = inputs[rows] - input_mean, targets[rows] - target_mean
-            gram += x.T @ x
-            cross += y.T @ x
-        return Moments(len(inputs), input_mean, target_mean, gram, cross)
+        x, y = inputs - input_mean, targets - target_mean
+        return Moments(len(inputs), input_mean, target_mean, x.T @ x, y.T @ x)
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows together."""
@@ -66,8 +64,3 @@ class Moments:
             self.gram + other.gram + weight * outer(inputs, inputs),
             self.cross + other.cross + weight * outer(targets, inputs),
         )
-
-
-def row_blocks(rows: Array) -> Iterator[slice]:
-    """Yield slices that cover ``rows``, as many at a time as suit their device."""
-    return blocks(len(rows), BLOCK_ROWS if on_cpu(rows) else DEVICE_BLOCK_ROWS)

@@ -26,11 +26,10 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from onnx_lowrank.linalg.arrays import Array, blocks, in_float64, like, namespace, zeros
+from onnx_lowrank.linalg.row_blocks import over_blocks
 from onnx_lowrank.linalg.symmetric import cholesky, divided_by_root, leading_directions, with_ridge
 
 SHRINK = 1e-3  # toward a multiple of the identity: columns may be fewer than their numbers, channels dead
@@ -49,9 +48,12 @@ def vertical_moments(patches: Array, template: Array = _HOST) -> Array:
         S, shape (kh * c, kh * c), in float64 on that device.
     """
     size = patches.shape[1] * patches.shape[2]
-    total = zeros((size, size), template)
-    for columns in _columns(patches, template):
-        total += columns.T @ columns
+
+    def of_block(rows: slice) -> Array:
+        columns = _columns(patches[rows], template)
+        return columns.T @ columns
+
+    total = sum(over_blocks(of_block, blocks(len(patches), _BLOCK_ROWS), template), zeros((size, size), template))
     moments = total / max(1, len(patches) * patches.shape[3])
     return with_ridge(moments, SHRINK * float(namespace(moments).linalg.trace(moments)) / size or 1.0)
 
@@ -107,19 +109,19 @@ def column_features(patches: Array, basis: Array, template: Array = _HOST, first
     filters, width = like(basis, template).T, patches.shape[3]
     shape = (len(patches) - first, width, len(basis))
     features = namespace(template).empty(shape, dtype=template.dtype, device=template.device)
-    done = 0
-    for columns in _columns(patches, template, first):
-        block = (columns @ filters).reshape(-1, width, len(basis))
-        features[done : done + len(block)] = block
-        done += len(block)
+
+    def fill(rows: slice) -> None:
+        columns = _columns(patches[first + rows.start : first + rows.stop], template)
+        features[rows] = (columns @ filters).reshape(-1, width, len(basis))
+
+    list(over_blocks(fill, blocks(len(features), _BLOCK_ROWS), template))
     return features
 
 
-def _columns(patches: Array, template: Array, first: int = 0) -> Iterator[Array]:
-    """Yield columns of patches as rows of kh * c numbers, a block at a time."""
-    for rows in blocks(len(patches) - first, _BLOCK_ROWS):
-        columns = like(patches[first + rows.start : first + rows.stop], template).swapaxes(1, -1)
-        yield columns.reshape(-1, columns.shape[2] * columns.shape[3])
+def _columns(patches: Array, template: Array) -> Array:
+    """Return columns of patches as rows of kh * c numbers."""
+    columns = like(patches, template).swapaxes(1, -1)
+    return columns.reshape(-1, columns.shape[2] * columns.shape[3])
 
 
 def _weight_columns(weight: Array, template: Array) -> Array:

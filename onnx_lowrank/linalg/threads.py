@@ -11,7 +11,8 @@ from __future__ import annotations
 import _thread
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from functools import cache
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from onnx_lowrank import interruption
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_MAX_WORKERS = 4  # items that are worked on at a time: each takes memory
+_workers: ContextVar[int] = ContextVar("workers", default=1)  # no other thread sees what is set: work inside of work
 _LONGEST_WAIT_S = 0.1  # in one piece: on Windows, waiting for a lock holds Ctrl-C up
 
 
@@ -102,14 +103,34 @@ def one_thread() -> AbstractContextManager[Any]:
     return limited
 
 
-def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield ``work(item)`` of every item, on as many threads as the linear algebra may use; it then uses one.
+@contextmanager
+def workers(count: int) -> Iterator[None]:
+    """Have `side_by_side` use so many threads inside the block, and the linear algebra one on each of them.
 
-    Read it to its end: until then the linear algebra stays at one thread.
+    The linear algebra's own threads wait for each other after every product, and keep a core busy while they do. Beside
+    other programs that takes several times as long as one thread; work in larger pieces does not mind.
     """
-    allowed = [int(library["num_threads"]) for library in _controller().info() if library["user_api"] == "blas"]
-    with one_thread():
-        yield from on_threads(work, items, min(_MAX_WORKERS, max(allowed, default=1)))
+    token = _workers.set(count)
+    try:
+        with one_thread():
+            yield
+    finally:
+        _workers.reset(token)
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], most: int | None = None) -> Iterator[Result]:
+    """Yield ``work(item)`` of every item, in order, on the threads that `workers` allows; what is inside uses one.
+
+    Args:
+        work: what to do.
+        items: what to do it with.
+        most: threads at most.
+    """
+    count = _workers.get() if most is None else min(_workers.get(), most)
+    if count > 1:
+        yield from on_threads(work, items, count)
+    else:
+        yield from map(work, items)
 
 
 def threads_text(count: int | None) -> str:

@@ -60,7 +60,7 @@ def metric_named(name: str, options: str = "") -> Metric:
     if name not in _BUILDERS:
         raise CalibrationError(
             f"metric '{name}': no metric has this name, one of {', '.join(METRIC_NAMES)} is wanted, or a function of "
-            "your own: write that as file.py:function"
+            "your own: correct the name, or pass the function itself"
         )
     file, _, function = _BUILDERS[name].partition(":")
     build: Callable[[str], Metric] = getattr(import_module(f"{__package__}.{file}"), function)

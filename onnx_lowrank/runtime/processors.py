@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
 
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
+from onnx_lowrank.linalg.threads import workers
 from onnx_lowrank.runtime.cgroup import read_limits
 
 _CPUS = Path("/sys/devices/system/cpu")
@@ -45,12 +46,11 @@ def _cores() -> int:
 
 @contextmanager
 def linear_algebra_threads(count: int | None) -> Iterator[None]:
-    """Bound the threads of the linear algebra inside the block.
+    """Share work that can be out among threads inside the block, each with one thread of the linear algebra.
 
     Args:
-        count: threads; None for as many as it takes by itself, and no more than there are usable cores.
+        count: threads; None for as many as the linear algebra takes by itself, and no more than there are usable cores.
     """
-    by_itself = {each["prefix"]: int(each["num_threads"]) for each in threadpool_info()}
-    limits = {prefix: count or min(own, usable_cores()) for prefix, own in by_itself.items()}
-    with threadpool_limits(limits):
+    by_itself = max((int(each["num_threads"]) for each in threadpool_info() if each["user_api"] == "blas"), default=1)
+    with workers(count or min(by_itself, usable_cores())):
         yield

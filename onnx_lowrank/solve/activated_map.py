@@ -25,7 +25,7 @@ from scipy.linalg import cholesky, solve_triangular
 
 from onnx_lowrank.linalg.arrays import Array, squares
 from onnx_lowrank.linalg.lbfgs import minimize
-from onnx_lowrank.linalg.moments import row_blocks
+from onnx_lowrank.linalg.row_blocks import over_row_blocks
 from onnx_lowrank.linalg.symmetric import mean_diagonal, with_ridge
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import ROWS_PER_HELD_OUT_ROW
@@ -83,12 +83,17 @@ def _rescaled(start: AffineMap, rows: Rows) -> AffineMap:
     Two numbers an output mend most of what least squares in front of an activation loses, without a product with the
     rows in each step.
     """
-    responses = rows.inputs @ start.weight.astype(np.float32)
-    mean = responses.mean(axis=0, dtype=np.float64)
+    responses, weight = np.empty_like(rows.targets), start.weight.astype(np.float32)
+
+    def of_block(part: slice) -> Floats:
+        responses[part] = rows.inputs[part] @ weight
+        return np.asarray(responses[part].sum(axis=0), np.float64)
+
+    mean = np.sum(list(over_row_blocks(of_block, responses)), axis=0) / len(rows)
     responses -= mean.astype(np.float32)
     numbers = np.stack([np.ones_like(mean), mean + start.bias])  # gain, shift
     best, least = numbers, np.full(len(mean), np.inf)
-    damping = _SCALE_DAMPING * np.stack([_summed(responses, responses), np.full(len(mean), float(len(rows)))])
+    damping = _SCALE_DAMPING * np.stack([_squared(responses), np.full(len(mean), float(len(rows)))])
     for _ in range(1 + _RESCALING_STEPS):
         error, step = _step_of_scales(numbers, responses, rows, damping + np.finfo(np.float32).tiny)
         best, least = np.where(error < least, numbers, best), np.minimum(error, least)
@@ -109,20 +114,31 @@ def _step_of_scales(
         damping: added to the curvature of each number, shape (2, d); an output may be cut off everywhere.
     """
     gain, shift = numbers.astype(np.float32)
-    current = responses * gain
-    current += shift
-    value, slope = rows.activation.with_slope(current if rows.offset is None else current + rows.offset)
-    missing, by_gain = rows.targets - value, slope * responses
-    a, b, c = _summed(by_gain, by_gain) + damping[0], _summed(by_gain, slope), _summed(slope, slope) + damping[1]
-    u, v = _summed(by_gain, missing), _summed(slope, missing)
-    return _summed(missing, missing), np.stack([c * u - b * v, a * v - b * u]) / (a * c - b * b)
+
+    def of_block(part: slice) -> Floats:
+        block, current = rows.part(part), responses[part] * gain
+        current += shift if block.offset is None else shift + block.offset
+        value, slope = rows.activation.with_slope(current)
+        missing, by_gain = block.targets - value, slope * responses[part]
+        curvatures = [(by_gain, by_gain), (by_gain, slope), (slope, slope)]
+        pairs = [(missing, missing), *curvatures, (by_gain, missing), (slope, missing)]
+        return np.stack([_summed(one, other) for one, other in pairs])
+
+    error, a, b, c, u, v = np.sum(list(over_row_blocks(of_block, responses)), axis=0)
+    a, c = a + damping[0], c + damping[1]
+    return error, np.stack([c * u - b * v, a * v - b * u]) / (a * c - b * b)
+
+
+def _squared(array: NDArray[np.float32]) -> Floats:
+    """Return the sums of squares over all rows, shape (d,)."""
+    sums: Floats = np.sum(list(over_row_blocks(lambda part: _summed(array[part], array[part]), array)), axis=0)
+    return sums
 
 
 def _summed(one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-    """Return the sums of products over all rows, shape (d,), a block at a time in float64."""
-    sums = [np.einsum("nd,nd->d", one[part], other[part]) for part in row_blocks(one)]
-    total: Floats = np.sum(sums, axis=0, dtype=np.float64)
-    return total
+    """Return the sums of products over the rows of a block, shape (d,)."""
+    sums: Floats = np.einsum("nd,nd->d", one, other).astype(np.float64)
+    return sums
 
 
 def _refined(start: AffineMap, rows: Rows, gram: Floats, ridge: float) -> AffineMap:
@@ -158,11 +174,14 @@ def _refined(start: AffineMap, rows: Rows, gram: Floats, ridge: float) -> Affine
 
 def _slopes(current: AffineMap, rows: Rows) -> Floats:
     """Return the root of the mean squared slope of every output, shape (d,)."""
-    total = np.zeros(len(current.bias))
-    for block in rows.blocks():
-        responses = block.inputs @ current.weight.astype(np.float32) + current.bias.astype(np.float32)
+    weight, bias = current.weight.astype(np.float32), current.bias.astype(np.float32)
+
+    def of_block(block: Rows) -> Floats:
+        responses = block.inputs @ weight + bias
         _, slope = block.activation.with_slope(responses if block.offset is None else responses + block.offset)
-        total += _summed(slope, slope)
+        return _summed(slope, slope)
+
+    total: Floats = np.sum(list(rows.over_blocks(of_block)), axis=0)
     return np.maximum(np.sqrt(total / len(rows)), _MIN_SLOPE)
 
 

@@ -20,6 +20,7 @@ from onnx_lowrank.layers.factors import Convolution, FactorChain
 from onnx_lowrank.layers.layer import Layer, pointwise
 from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import Array, blocks, like, namespace
+from onnx_lowrank.linalg.row_blocks import over_blocks
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import reconstruct
 from onnx_lowrank.solve.reduced_rank import RankFactors
@@ -57,9 +58,12 @@ def input_responses(layer: Layer, responses: LayerSamples) -> Array:
     # Kernel column by kernel column, channels last, as patches come: nothing is moved then.
     filters = like(np.swapaxes(weight, 1, -1).reshape(len(weight), -1), template)
     result = xp.empty((len(patches), len(filters)), dtype=template.dtype, device=template.device)
-    for rows in blocks(len(patches), _BLOCK_ROWS):
+
+    def fill(rows: slice) -> None:
         columns = like(patches[rows], template).swapaxes(1, -1)
         result[rows] = columns.reshape(-1, filters.shape[1]) @ filters.T
+
+    list(over_blocks(fill, blocks(len(patches), _BLOCK_ROWS), template))
     result += xp.asarray(bias, device=template.device)
     return result
 

@@ -19,8 +19,8 @@ Use it behind layers that have lost channels: a depthwise filter scales and shif
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import blocks, on_host
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.solve.reconstruct import MIN_ROWS, ROWS_PER_HELD_OUT_ROW
 
 Floats = NDArray[np.float64]
@@ -52,7 +53,7 @@ def solve_depthwise(layer: Layer, responses: LayerSamples) -> FactorChain:
         One convolution of the layer's shape, and its errors with the original's weights and solved.
     """
     start = np.concatenate([layer.weight.reshape(layer.filters, -1), layer.bias[:, None]], axis=1).astype(np.float64)
-    parts = list(_channel_blocks(layer, responses, start))
+    parts = list(side_by_side(partial(_channels, layer, responses, start), blocks(layer.filters, _BLOCK_CHANNELS)))
     rows = responses.targets.responses.shape[0]
     solved = start if rows < MIN_ROWS else _selected(parts, rows - rows // ROWS_PER_HELD_OUT_ROW)
     lost = np.zeros(2)
@@ -133,20 +134,18 @@ class _Equations:
         return weights
 
 
-def _channel_blocks(layer: Layer, responses: LayerSamples, start: Floats) -> Iterator[_Channels]:
-    """Yield the rows of a few channels at a time, channels first."""
-    targets, residual = on_host(responses.targets.responses), responses.targets.residual
-    added = None if residual is None else on_host(residual)
-    for channels in blocks(layer.filters, _BLOCK_CHANNELS):
-        patches = responses.part(channels, channels).patches
-        taps = patches[0 : len(patches)].reshape(len(patches), len(start[channels]), -1).transpose(1, 0, 2)
-        inputs = np.concatenate([taps, np.ones((*taps.shape[:2], 1))], axis=2, dtype=np.float32)
-        wanted = np.ascontiguousarray(targets[:, channels].T, np.float32)
-        offset = 0.0 if added is None else np.ascontiguousarray(added[:, channels].T, np.float32)
-        activation = layer.activation.part(channels)
-        activated = activation((wanted + offset).T).T
-        scale = taps.var(axis=1, dtype=np.float64).mean(axis=1)
-        yield _Channels(inputs, wanted, activated, offset, activation, start[channels], scale)
+def _channels(layer: Layer, responses: LayerSamples, start: Floats, channels: slice) -> _Channels:
+    """Return the rows of a few channels, channels first."""
+    own, patches = responses.part(channels, channels).targets, responses.part(channels, channels).patches
+    taps = patches[0 : len(patches)].reshape(len(patches), len(start[channels]), -1).transpose(1, 0, 2)
+    inputs = np.concatenate([taps, np.ones((*taps.shape[:2], 1))], axis=2, dtype=np.float32)
+    wanted = np.ascontiguousarray(on_host(own.responses).T, np.float32)
+    offset = 0.0 if own.residual is None else np.ascontiguousarray(on_host(own.residual).T, np.float32)
+    activation = layer.activation.part(channels)
+    activated = activation((wanted + offset).T).T
+    centred = inputs[..., :-1] - inputs[..., :-1].mean(axis=1, keepdims=True)
+    scale = np.einsum("cnt,cnt->c", centred, centred).astype(np.float64) / centred[0].size
+    return _Channels(inputs, wanted, activated, offset, activation, start[channels], scale)
 
 
 def _selected(parts: list[_Channels], cut: int) -> Floats:
@@ -154,12 +153,14 @@ def _selected(parts: list[_Channels], cut: int) -> Floats:
     train, held_out = slice(0, cut), slice(cut, None)
 
     def error(weights: list[Floats]) -> float:
-        return sum(part.squared_error(each, held_out) for part, each in zip(parts, weights, strict=True))
+        pairs = zip(parts, weights, strict=True)
+        return sum(side_by_side(lambda pair: pair[0].squared_error(pair[1], held_out), pairs))
 
     least, taken, ridges = error([part.start for part in parts]), 0, list[float]()
     current: list[Floats] | list[None] = [None] * len(parts)
     for _ in range(1 + _STEPS):
-        equations = [part.equations(each, train) for part, each in zip(parts, current, strict=True)]
+        pairs = zip(parts, current, strict=True)
+        equations = list(side_by_side(lambda pair: pair[0].equations(pair[1], train), pairs))
         tried = [(ridge, [each.solved(ridge) for each in equations]) for ridge in _RIDGES]
         errors = [error(weights) for _, weights in tried]
         best = int(np.argmin(errors))
@@ -167,7 +168,7 @@ def _selected(parts: list[_Channels], cut: int) -> Floats:
         current = tried[best][1]
         if errors[best] < least:
             least, taken = errors[best], len(ridges)
-    return np.concatenate([_solved_on_all(part, ridges[:taken]) for part in parts])
+    return np.concatenate(list(side_by_side(partial(_solved_on_all, ridges=ridges[:taken]), parts)))
 
 
 def _solved_on_all(part: _Channels, ridges: list[float]) -> Floats:

@@ -23,14 +23,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from onnx_lowrank.layers.activation import Activation
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.arrays import Array, like, namespace, squares, zeros
-from onnx_lowrank.linalg.moments import Moments, row_blocks
+from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.linalg.row_blocks import over_row_blocks
 from onnx_lowrank.solve.activation_steps import activation_step
 from onnx_lowrank.solve.reduced_rank import RankFactors, ReducedRankSolver
+
+Result = TypeVar("Result")
 
 PENALTIES = (0.01, 1.0)  # the paper's schedule: a warm-up, then the real one
 MAX_TURNS = 25  # per penalty
@@ -76,18 +80,22 @@ class Rows:
         offset = None if self.offset is None else self.offset[rows]
         return Rows(self.inputs[rows], self.responses[rows], self.targets[rows], offset, self.activation)
 
-    def blocks(self) -> Iterator[Rows]:
-        """Yield all rows, a block at a time."""
-        for rows in row_blocks(self.inputs):
-            yield self.part(rows)
+    def over_blocks(self, work: Callable[[Rows], Result]) -> Iterator[Result]:
+        """Yield ``work`` of all rows, a block at a time, in order."""
+        return over_row_blocks(lambda rows: work(self.part(rows)), self.inputs)
 
 
 def activated_error(rows: Rows, factors: RankFactors) -> float:
     """Return the relative error after the activation, ``||r(Y + S) - r(Y' + S)||_F / ||r(Y + S)||_F``."""
-    predict, lost, size = prediction(factors, rows.inputs), 0.0, 0.0
-    for block in rows.blocks():
-        lost += _lost(block, predict(block.inputs))
-        size += float(squares(block.targets))
+    predict = prediction(factors, rows.inputs)
+
+    def of_block(block: Rows) -> tuple[float, float]:
+        return _lost(block, predict(block.inputs)), float(squares(block.targets))
+
+    lost = size = 0.0
+    for part_lost, part_size in rows.over_blocks(of_block):
+        lost += part_lost
+        size += part_size
     return relative_error(lost, size)
 
 
@@ -172,12 +180,15 @@ def _auxiliary_moments(rows: Rows, factors: RankFactors, moments: Moments, penal
     """Take the z step; return cross moments of z with the inputs (d, p), and the mean of z (d,)."""
     xp, predict = namespace(rows.inputs), prediction(factors, rows.inputs)
     centre = like(moments.input_mean, rows.inputs)
+
+    def of_block(block: Rows) -> tuple[Array, Array]:
+        z = activation_step(block.activation, block.targets, predict(block.inputs), penalty, offset=block.offset)
+        return z.T @ (block.inputs - centre), xp.sum(z, axis=0, dtype=xp.float64)
+
     cross, total = zeros(moments.cross.shape, rows.inputs), zeros(moments.target_mean.shape, rows.inputs)
-    for block in rows.blocks():
-        predictions = predict(block.inputs)
-        z = activation_step(block.activation, block.targets, predictions, penalty, offset=block.offset)
-        cross += z.T @ (block.inputs - centre)
-        total += xp.sum(z, axis=0, dtype=xp.float64)
+    for part_cross, part_total in rows.over_blocks(of_block):
+        cross += part_cross
+        total += part_total
     return cross, total / len(rows)
 
 

@@ -25,8 +25,8 @@ from typing import Any
 
 from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, outer, squares, zeros
 from onnx_lowrank.linalg.lbfgs import minimize
-from onnx_lowrank.linalg.moments import row_blocks
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.linalg.row_blocks import over_row_blocks
 from onnx_lowrank.linalg.symmetric import with_ridge
 from onnx_lowrank.solve.factor_map import FactorMap, Whitening
 from onnx_lowrank.solve.nonlinear import Rows
@@ -105,10 +105,13 @@ def refine(
 def _inner(chain: FactorMap, features: Array, mean: Array) -> Array:
     """Return centred second moments of the features that T mixes, per row; ``mean`` is that of the features."""
     _, columns, size = features.shape
-    T, total = like(chain.T, features), zeros((columns * len(chain.T),) * 2, features)
-    for part in row_blocks(features):
+    T = like(chain.T, features)
+
+    def of_block(part: slice) -> Array:
         vertical = (features[part].reshape(-1, size) @ T.T).reshape(-1, columns * len(T))
-        total += vertical.T @ vertical
+        return vertical.T @ vertical
+
+    total = sum(over_row_blocks(of_block, features), zeros((columns * len(T),) * 2, features))
     centre = (mean.reshape(columns, size) @ chain.T.T).reshape(-1)
     return total / len(features) - outer(centre, centre)
 
@@ -130,20 +133,26 @@ def map_loss(
     """
     xp = namespace(features)
     weight, bias = like(map_, features).T, like(offset, features)
-    by_map, by_offset, lost = xp.zeros_like(weight.T), zeros(offset.shape, features), 0.0
-    for part in row_blocks(features):
+
+    def of_block(part: slice) -> tuple[float, Array | None, Array | None]:
         block, x = rows.part(part), features[part].reshape(-1, len(weight))
         response = x @ weight
         response += bias
         if block.offset is not None:
             response += block.offset
         if not gradient:
-            lost += float(squares(block.activation(response) - block.targets))
-            continue
+            return float(squares(block.activation(response) - block.targets)), None, None
         difference, slope = block.activation.with_slope(response)
         difference -= block.targets
-        lost += float(squares(difference))
+        lost = float(squares(difference))
         difference *= slope
-        by_map += difference.T @ x
-        by_offset += xp.ones(len(difference), dtype=difference.dtype, device=difference.device) @ difference
+        ones = xp.ones(len(difference), dtype=difference.dtype, device=difference.device)
+        return lost, difference.T @ x, ones @ difference
+
+    by_map, by_offset, lost = xp.zeros_like(weight.T), zeros(offset.shape, features), 0.0
+    for part_lost, part_by_map, part_by_offset in over_row_blocks(of_block, features):
+        lost += part_lost
+        if gradient:
+            by_map += part_by_map
+            by_offset += part_by_offset
     return lost, 2 * by_map, 2 * like(by_offset, features)

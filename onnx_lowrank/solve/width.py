@@ -35,10 +35,11 @@ from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import LayerSamples, Patches, PatchProbe, TargetResponses
 from onnx_lowrank.layers.width_losses import WidthLosses
-from onnx_lowrank.linalg.arrays import on_host
+from onnx_lowrank.linalg.arrays import on_host, squares
 from onnx_lowrank.linalg.elimination import elimination_order
 from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.linalg.relative_error import relative_error
+from onnx_lowrank.linalg.row_blocks import over_row_blocks
 from onnx_lowrank.linalg.search import lowest
 from onnx_lowrank.solve.activated_map import AffineMap, refined_map
 from onnx_lowrank.solve.further_readers import further_weights, kept_by
@@ -86,8 +87,9 @@ class _Part:
 
     @staticmethod
     def of(inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> _Part:
-        centred = targets - targets.mean(axis=0, dtype=np.float64)
-        return _Part(Moments.of(inputs, targets), float(np.sum(centred * centred)))
+        moments = Moments.of(inputs, targets)
+        mean = moments.target_mean.astype(np.float32)
+        return _Part(moments, sum(over_row_blocks(lambda rows: float(squares(targets[rows] - mean)), targets)))
 
     def squared_error(self, stay: NDArray[np.int64], weight: Floats, mean: Floats, target_mean: Floats) -> float:
         """Return ``sum || y - t - W^T (z - u) ||^2`` for means u (k,) and t (d,) of other rows."""
@@ -264,7 +266,8 @@ class _HeldOutErrors:
         """Return the relative squared error with the channels kept, ascending; ridges are sought near the last ones."""
         stay = _inputs_of(self._layer, kept)
         solved = self._last = self.regression.select(stay, self._last)
-        responses = (self._inputs[:, stay] @ solved.weight + solved.bias).astype(np.float32) + self._offset
+        weight, bias = solved.weight.astype(np.float32), solved.bias.astype(np.float32)
+        responses = self._inputs[:, stay] @ weight + bias + self._offset
         return float(np.sum((self._layer.activation(responses) - self._wanted) ** 2)) / self._size
 
 

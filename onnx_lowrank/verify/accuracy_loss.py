@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.errors import BudgetError, ModelError
+from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.linalg.relative_error import relative_error
 from onnx_lowrank.metrics import Measured
 from onnx_lowrank.settings import DropType
@@ -54,13 +54,13 @@ def metric_loss(measured: Measured, drop_type: DropType) -> AccuracyLoss:
         drop_type: ``absolute`` for the difference of the scores, ``relative`` for its share of the original's score.
 
     Raises:
-        BudgetError: it is to be relative to a score of 0.
+        CalibrationError: it is to be relative to a score of 0.
     """
     if drop_type == "absolute":
         return AccuracyLoss(measured.loss, measured.interval, measured.images, f"loss of {measured.name}", ".4g")
     size = abs(measured.original)
     if size == 0:
-        raise BudgetError(
+        raise CalibrationError(
             f"`drop_type='relative'`: {measured.name} of the original is 0 on {measured.images} samples, of which "
             "there is no share: use `drop_type='absolute'`"
         )

@@ -72,9 +72,10 @@ class KindSums:
             b: of the other network, of the same shape.
             samples: number of samples in the batch.
         """
-        self._left = [kind for kind in self._left if kind.fits(a, samples)]
-        for kind in self._left:
-            kind.add(a, b)
+        with np.errstate(all="ignore"):  # NaN and infinity are found by others
+            self._left = [kind for kind in self._left if kind.fits(a, samples)]
+            for kind in self._left:
+                kind.add(a, b)
 
     def result(self) -> KindFidelity | None:
         """Return the fidelity by the first kind that all batches fit; None for an output of no such kind."""

@@ -1,4 +1,4 @@
-"""Work side by side keeps its order, and to the threads that the linear algebra may take."""
+"""Work side by side keeps its order, and to the threads that it may take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from onnx_lowrank.linalg.threads import on_threads, side_by_side
+from onnx_lowrank.linalg.threads import on_threads, side_by_side, workers
 
 
 def blas_threads() -> int:
@@ -25,10 +25,25 @@ def test_side_by_side(allowed: int) -> None:
         inside.add(blas_threads())
         return item * item
 
-    with threadpool_limits(allowed):
+    with threadpool_limits(3), workers(allowed):
         assert list(side_by_side(work, range(6))) == [0, 1, 4, 9, 16, 25]
-        assert blas_threads() == allowed
     assert inside == {1}
+
+
+def test_work_inside_of_work_is_not_shared_out_again() -> None:
+    def work(item: int) -> set[int]:
+        here = threading.get_ident()
+        return set(side_by_side(lambda _: threading.get_ident() - here, range(4)))
+
+    with workers(2):
+        assert list(side_by_side(work, range(4))) == [{0}] * 4
+
+
+def test_most() -> None:
+    meeting = threading.Barrier(2)
+    with workers(2):
+        assert threading.get_ident() in set(side_by_side(lambda _: threading.get_ident(), range(4), 1))
+        assert len(set(side_by_side(lambda _: meeting.wait(timeout=30), range(4), 3))) == 2
 
 
 def test_nothing_to_do() -> None:

@@ -74,7 +74,7 @@ def test_outputs_that_score_no_classes() -> None:
         (
             "top3",
             f"metric 'top3': no metric has this name, one of {', '.join(METRIC_NAMES)} is wanted, or a function of "
-            "your own: write that as file.py:function",
+            "your own: correct the name, or pass the function itself",
         ),
         ("top1:k=3", "metric top1: options 'k=3' found, it takes none: leave them out"),
     ],

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.runtime import cgroup, processors
 from onnx_lowrank.runtime.processors import linear_algebra_threads, usable_cores
 from onnx_lowrank.runtime.provider import Provider
@@ -78,21 +81,30 @@ def test_the_real_machine_has_some() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
-def blas_threads() -> list[int]:
-    return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+def threads_at_work() -> int:
+    """So many threads work side by side where there is enough to do."""
+    inside: set[int] = set()
+
+    def work(_: int) -> None:
+        inside.add(threading.get_ident())
+        time.sleep(0.02)
+
+    list(side_by_side(work, range(100)))
+    return len(inside)
 
 
-def test_linear_algebra_has_no_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_shared_out_among_no_more_threads_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with threadpool_limits(3, user_api="blas"):
         monkeypatch.setattr(processors, "usable_cores", lambda: 2)
         with linear_algebra_threads(None):
-            assert set(blas_threads()) == {2}
+            assert threads_at_work() == 2
+            assert {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"} == {1}
         with linear_algebra_threads(1):
-            assert set(blas_threads()) == {1}
+            assert threads_at_work() == 1
         monkeypatch.setattr(processors, "usable_cores", lambda: 64)
         with linear_algebra_threads(None):
-            assert set(blas_threads()) == {3}  # as the user's environment said
-        assert set(blas_threads()) == {3}
+            assert threads_at_work() == 3  # as the user's environment said
+        assert threads_at_work() == 1
 
 
 IDLE = """

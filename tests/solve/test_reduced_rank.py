@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnx_lowrank.errors import RankError
-from onnx_lowrank.linalg.moments import BLOCK_ROWS, Moments
+from onnx_lowrank.linalg.moments import Moments
+from onnx_lowrank.linalg.row_blocks import BLOCK_ROWS
 from onnx_lowrank.solve.reduced_rank import RankFactors, reduced_rank_regression
 from onnx_lowrank.solve.truncated_svd import truncated_svd
 

@@ -15,7 +15,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg import moments
-from onnx_lowrank.linalg.moments import BLOCK_ROWS, DEVICE_BLOCK_ROWS, row_blocks
+from onnx_lowrank.linalg.row_blocks import BLOCK_ROWS, DEVICE_BLOCK_ROWS, row_blocks
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import activation_steps, nonlinear, solve_layer
 from onnx_lowrank.solve.activation_steps import activation_step
@@ -118,7 +118,7 @@ def test_blocks_of_the_device_add_up(activation: Activation, monkeypatch: pytest
     from tests.solve.simulated_device import DEVICE, simulated_device
 
     monkeypatch.setattr(activation_steps, "DEVICE_BLOCK_ELEMENTS", 100)
-    monkeypatch.setattr(moments, "DEVICE_BLOCK_ROWS", 50)
+    monkeypatch.setattr("onnx_lowrank.linalg.row_blocks.DEVICE_BLOCK_ROWS", 50)
     targets, predictions = np.random.default_rng(0).normal(size=(2, 333, 3))
     wanted = activation_step(activation, targets, predictions, 0.1)
     with simulated_device():

@@ -130,6 +130,7 @@ def test_embeddings_are_judged_by_their_cosine() -> None:
         np.zeros((12, 100), np.int64),
         np.zeros((12, 0, 4), np.float32),
         np.full((12, 1, 16, 16), np.nan, np.float32),
+        np.where(np.arange(12 * 9).reshape(12, 9, 1) % 2, np.inf, -np.inf) * np.ones(20, np.float32),
     ],
 )
 def test_outputs_of_no_such_kind(output: Array) -> None:

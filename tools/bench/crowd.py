@@ -69,19 +69,23 @@ def convert_at_once(model: Path, options: list[str], count: int) -> float:
         RuntimeError: one of them failed.
     """
     with tempfile.TemporaryDirectory() as folder:
+        errors = [Path(folder, f"{number}.txt") for number in range(count)]
         start = time.perf_counter()
         processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "onnx_lowrank", str(model), f"{folder}/{number}.onnx", "--quiet", *options],
-                stderr=subprocess.DEVNULL,
-            )
-            for number in range(count)
+            _started(model, Path(folder, f"{number}.onnx"), options, errors[number]) for number in range(count)
         ]
         codes = [process.wait() for process in processes]
         seconds = time.perf_counter() - start
-    if any(codes):
-        raise RuntimeError(f"exit codes {codes}: run the conversion by itself to see why")
+        if any(codes):
+            said = [text.read_text() for text, code in zip(errors, codes, strict=True) if code]
+            raise RuntimeError(f"exit codes {codes}: {''.join(said)}")
     return seconds
+
+
+def _started(model: Path, output: Path, options: list[str], errors: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "onnx_lowrank", str(model), str(output), "--quiet", *options]
+    with errors.open("w") as file:
+        return subprocess.Popen(command, stderr=file)
 
 
 if __name__ == "__main__":

@@ -51,10 +51,13 @@ def build_objective(
         raise ModelError(
             f"{original.name}: no output is a tensor of one row per sample: there is nothing to learn from"
         )
-    teacher.outputs = tuple(tensors)
     _check_outputs(original, converted, tensors)
     student.outputs = tuple(tensors)
-    _check_shapes(original, converted, tensors, _tensors(student, dataset)[0])
+    actual = _tensors(student, dataset)[0]
+    narrowed = [name for name in tensors if name not in outputs and actual[name].shape != tensors[name].shape]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in narrowed}
+    teacher.outputs = student.outputs = tuple(tensors)
+    _check_shapes(original, converted, tensors, actual)
     scores = tuple(tensors[name].ndim == 2 and tensors[name].shape[1] > 1 for name in outputs)
     return Objective(
         outputs=len(outputs),
@@ -119,11 +122,11 @@ def _check_shapes(
     original: Network, converted: Network, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]
 ) -> None:
     """Raise where a tensor of the converted network has another shape than the original's."""
-    for name, tensor in actual.items():
-        if tensor.shape != expected[name].shape:
+    for name, tensor in expected.items():
+        if actual[name].shape != tensor.shape:
             raise ModelError(
-                f"{converted.name}: '{name}' has shape {tuple(tensor.shape)}, that of {original.name} "
-                f"{tuple(expected[name].shape)}: take the network that was made of it"
+                f"{converted.name}: '{name}' has shape {tuple(actual[name].shape)}, that of {original.name} "
+                f"{tuple(tensor.shape)}: take the network that was made of it"
             )
 
 

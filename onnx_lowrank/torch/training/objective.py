@@ -151,7 +151,31 @@ def ends_in_softmax(graph: onnx.GraphProto, output: str) -> bool:
 
 
 def converted_tensors(original: onnx.GraphProto, converted: onnx.GraphProto) -> list[str]:
-    """Return the names of tensors that both graphs compute, but in different ways: outputs of converted layers."""
+    """Return the names of tensors that both graphs compute, but in different ways: outputs of converted layers.
+
+    Where such an output is only added to a shortcut, the sum takes its place: what is left of a branch may differ by
+    much where the sum hardly does.
+    """
     producers = [{name: node for node in graph.node for name in node.output} for graph in (original, converted)]
+    weights = [{tensor.name: tensor for tensor in graph.initializer} for graph in (original, converted)]
+    both = weights[0].keys() & weights[1].keys()
+    changed = {name for name in both if weights[0][name] != weights[1][name]}
     shared = producers[0].keys() & producers[1].keys()
-    return sorted(name for name in shared if list(producers[0][name].input) != list(producers[1][name].input))
+    return sorted(
+        {
+            _sum_behind(name, original)
+            for name in shared
+            if list(producers[0][name].input) != list(producers[1][name].input)
+            or not changed.isdisjoint(producers[0][name].input)
+        }
+        & shared
+    )
+
+
+def _sum_behind(tensor: str, graph: onnx.GraphProto) -> str:
+    """Return the sum with another tensor that is all that a tensor is read for; else the tensor itself."""
+    readers = [node for node in graph.node if tensor in node.input]
+    weights = {each.name for each in graph.initializer}
+    if len(readers) == 1 and readers[0].op_type == "Add" and weights.isdisjoint(readers[0].input):
+        return str(readers[0].output[0])
+    return tensor

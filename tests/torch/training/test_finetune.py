@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.torch import Finetuned, finetune, from_torch
+from onnx_lowrank.torch.training.objective import converted_tensors
 from onnx_lowrank.torch.training.trainer import Trainer
 from tests.conformance.test_precision import typed
 from tests.helpers import build, filters, normal, relative, run
-from tests.networks import images
+from tests.networks import images, network
 from tests.torch.pairs import MADE, converted_pair, pair, perturbed, weights_of
 from tests.torch.trainings import QUICK, assert_same_weights, held_out, scripted, squared, trained
 
@@ -128,7 +129,7 @@ def test_inner_tensors_come_closer_where_they_are_matched(match: float) -> None:
     made = pair("scores")
     result = trained(made, match=match)
     batch = {"x": made.samples[held_out(128)]}
-    wanted, before, after = (run(model, batch, ["c1", "n2", "c3"]) for model in (
+    wanted, before, after = (run(model, batch, ["c1", "n2", "s3"]) for model in (
         made.original, made.converted, result.model
     ))  # fmt: skip
     errors = [sum(relative(wanted[name], found[name]) ** 2 for name in wanted) for found in (before, after)]
@@ -137,6 +138,18 @@ def test_inner_tensors_come_closer_where_they_are_matched(match: float) -> None:
     alone = trained(made, epochs=1).before.loss
     assert result.before.loss == pytest.approx(alone + match * errors[0], rel=1e-3)
     assert result.after.loss < result.before.loss
+
+
+def test_tensors_with_fewer_channels_are_not_matched() -> None:
+    """Of layers that channels are left out between; those of the original's shape are."""
+    made = converted_pair(network(), images(128, 12), method="width", speedup=1.5)
+    batch = {"x": made.samples[held_out(128)]}
+    names = converted_tensors(made.original.graph, made.converted.graph)
+    wanted, found = (run(model, batch, names) for model in (made.original, made.converted))
+    same = [name for name in names if wanted[name].shape == found[name].shape]
+    assert 0 < len(same) < len(names)
+    alone, matched = (trained(made, epochs=1, match=match).before.loss for match in (0.0, 1.0))
+    assert matched == pytest.approx(alone + sum(relative(wanted[name], found[name]) ** 2 for name in same), rel=1e-3)
 
 
 def test_half_precision_stays_half() -> None:

@@ -251,22 +251,41 @@ def test_an_output_that_nothing_makes_is_none() -> None:
 
 @pytest.mark.parametrize("name", [*MADE, "demo"])
 def test_the_responses_of_converted_layers_are_found(name: str) -> None:
-    """Those and no others: from the report, layer by layer, with the BatchNormalization that went into it."""
+    """Those and no others: from the report, layer by layer, with the BatchNormalization that went into it.
+
+    Where only a shortcut is added to one, it is the sum.
+    """
     found = demo() if name == "demo" else pair(name)
     original, converted = found.original.graph, found.converted.graph
     makers = {node.name or node.output[0]: node for node in original.node}
-    responses = set()
+    weights = {tensor.name for tensor in original.initializer}
+    responses, compared = set(), set()
     for layer in found.result.report.layers:
         if layer.method != "kept":
             (response,) = makers[layer.name].output
             behind = [node for node in original.node if response in node.input]
             if len(behind) == 1 and behind[0].op_type == "BatchNormalization":
                 (response,) = behind[0].output
+                behind = [node for node in original.node if response in node.input]
             responses.add(response)
+            added = len(behind) == 1 and behind[0].op_type == "Add" and not weights & {*behind[0].input}
+            compared.add(behind[0].output[0] if added else response)
     assert len(responses) >= 2
-    assert converted_tensors(original, converted) == sorted(responses)
+    assert converted_tensors(original, converted) == sorted(compared)
     made = {output: node for node in converted.node for output in node.output}
     assert all("/lowrank_" in made[name].input[1] for name in responses)
+
+
+def test_layers_with_other_weights_are_found() -> None:
+    """Where channels are left out nodes stay as they are, and read weights that have changed."""
+    graph = """g (float[N,2,4,4] x) => (float[N,2,4,4] y) {
+        a = Conv (x, w1)  b = Relu (a)  c = Conv (b, w2)  s = Add (c, x)  t = Add (s, one)  y = Conv (t, w3)
+    }"""
+    weights = {name: normal(0, 2, 2, 1, 1) for name in ("w1", "w2", "w3")} | {"one": np.float32(1)}
+    original = build(graph, weights).graph
+    assert converted_tensors(original, build(graph, weights | {"w1": weights["w1"][:1]}).graph) == ["a"]
+    assert converted_tensors(original, build(graph, weights | {"w2": 2 * weights["w2"]}).graph) == ["s"]
+    assert converted_tensors(original, build(graph, weights | {"one": np.float32(2)}).graph) == ["t"]
 
 
 def test_a_network_beside_itself_has_none() -> None:

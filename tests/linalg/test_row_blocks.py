@@ -1,0 +1,45 @@
+"""Work on blocks of rows: results in order, and sums that do not depend on the number of threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_lowrank.layers import activation as act
+from onnx_lowrank.linalg.moments import Moments
+from onnx_lowrank.linalg.row_blocks import BLOCK_ROWS, over_row_blocks, row_blocks
+from onnx_lowrank.linalg.threads import workers
+from onnx_lowrank.solve.nonlinear import Rows
+from onnx_lowrank.solve.refine import map_loss
+
+COUNT = 3 * BLOCK_ROWS + 5
+
+
+def test_blocks_cover_all_rows_once() -> None:
+    covered = np.zeros(COUNT, int)
+    for part in row_blocks(covered):
+        covered[part] += 1
+    assert covered.tolist() == [1] * COUNT
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_results_come_in_order(threads: int) -> None:
+    rows = np.arange(COUNT)
+    with workers(threads):
+        assert list(over_row_blocks(lambda part: part.start, rows)) == [0, BLOCK_ROWS, 2 * BLOCK_ROWS, 3 * BLOCK_ROWS]
+
+
+def test_sums_do_not_depend_on_the_number_of_threads() -> None:
+    draw = np.random.default_rng(0)
+    inputs, targets = (draw.normal(3, 2, size=(COUNT, size)).astype(np.float32) for size in (7, 5))
+    rows = Rows(inputs, targets, np.maximum(targets, 0), None, act.relu())
+    map_, offset = draw.normal(size=(5, 7)), draw.normal(size=5)
+    found = []
+    for threads in (1, 2, 3):
+        with workers(threads):
+            moments = Moments.of(inputs, targets)
+            found.append((moments.gram, moments.cross, *map_loss(map_, offset, inputs[:, None, :], rows)))
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(found[0][0] / COUNT, np.cov(inputs.T.astype(np.float64), bias=True), rtol=1e-10)
