@@ -14,6 +14,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import namespace, squares
+from onnx_lowrank.solve.balance import balanced
 from onnx_lowrank.solve.channel import solve_channel
 from onnx_lowrank.solve.depthwise import solve_depthwise
 from onnx_lowrank.solve.spatial_channel import solve_spatial
@@ -54,10 +55,11 @@ def solve_layer(
     if layer.groups > 1:
         return _grouped(layer, responses, plan, solver, refinement)
     if plan.method == "channel" and plan.channel is not None:
-        return solve_channel(layer, responses, plan.channel, solver=solver)
+        return balanced(solve_channel(layer, responses, plan.channel, solver=solver), responses.patches)
     if plan.method in ("spatial", "spatial-channel") and plan.spatial is not None:
         channel = plan.channel if plan.method == "spatial-channel" else None
-        return solve_spatial(layer, responses, plan.spatial, channel, solver=solver, refinement=refinement)
+        chain = solve_spatial(layer, responses, plan.spatial, channel, solver=solver, refinement=refinement)
+        return balanced(chain, responses.patches)
     raise ValueError(f"{layer.op} '{layer.name}': nothing to solve for method {plan.method!r}")
 
 
