@@ -171,6 +171,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 OPTIONS: dict[str, tuple[list[str], Any]] = {
     "learn": (["--learn", "both"], "both"),
     "class_names": (["--class-names", "names.txt"], Path("names.txt")),
+    "metric": (["--metric", "top1"], "top1"),
     "epochs": (["--epochs", "7"], 7),
     "batch_size": (["--batch-size", "33"], 33),
     "learning_rate": (["--learning-rate", "0.25"], 0.25),
