@@ -129,8 +129,10 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], most: in
     count = _workers.get() if most is None else min(_workers.get(), most)
     if count > 1:
         yield from on_threads(work, items, count)
-    else:
-        yield from map(work, items)
+        return
+    for item in items:
+        interruption.check()
+        yield work(item)
 
 
 def threads_text(count: int | None) -> str:
