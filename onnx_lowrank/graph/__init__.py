@@ -38,7 +38,7 @@ What the rest of the package needs most is re-exported here; lookups and cuts ar
 
 from onnx_lowrank.graph.extract import with_outputs
 from onnx_lowrank.graph.find_layers import find_depthwise, find_layers, node_names, weighted_tensors
-from onnx_lowrank.graph.inline import inline_functions
+from onnx_lowrank.graph.inline import inline_all_functions, inline_functions
 from onnx_lowrank.graph.input_statistics import read_input_statistics
 from onnx_lowrank.graph.layer_model import input_shape, layer_model
 from onnx_lowrank.graph.narrow import narrow_channels
@@ -73,6 +73,7 @@ __all__ = [
     "find_depthwise",
     "find_layers",
     "in_single_precision",
+    "inline_all_functions",
     "inline_functions",
     "inner_name",
     "input_names",

@@ -29,7 +29,7 @@ _COMPUTING_OPERATORS = frozenset(  # what weights are normalized, scaled and put
         *("Abs", "Neg", "Sign", "Sqrt", "Reciprocal", "Exp", "Log", "Tanh", "Sigmoid", "Relu", "Clip"),
         *("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "ReduceMean", "ReduceMax", "ReduceMin"),
         *("Concat", "Slice", "Split", "Gather", "Expand", "Tile", "Shape", "ConstantOfShape", "Equal", "Where"),
-        *("CastLike",),
+        *("CastLike", "BatchNormalization"),
     }
 )
 _MAX_EVALUATED_VALUES = 2**28  # of one tensor

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import onnx
 import torch
-from onnx import inliner
 from torch import Tensor, nn
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph import read_model
+from onnx_lowrank.graph import inline_all_functions, read_model
 from onnx_lowrank.graph.tensors import values
 from onnx_lowrank.torch.module.attributes import attributes
 from onnx_lowrank.torch.module.indexing import gathering, slicing, splitting
@@ -245,9 +244,7 @@ def to_torch(model: str | Path | onnx.ModelProto, dtype: torch.dtype | None = No
     Raises:
         ModelError: it cannot be read, or an operator cannot be converted.
     """
-    loaded = read_model(model)
-    if loaded.functions:
-        loaded = inliner.inline_local_functions(loaded)
+    loaded = inline_all_functions(read_model(model))
     if all(value.name in {each.name for each in loaded.graph.initializer} for value in loaded.graph.input):
         raise ModelError("the model has no inputs: there is nothing to train on")
     opset = next((each.version for each in loaded.opset_import if each.domain in {"", "ai.onnx"}), 1)
