@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from onnx_lowrank import convert
+from onnx_lowrank.graph.index import GraphIndex
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from tests.helpers import build, filters, normal, relative, run
 
@@ -78,3 +79,30 @@ def test_weights_standardized_by_batch_normalization(mode: str) -> None:
     assert [node.op_type for node in result.model.graph.node] == ["Conv", "Conv", "Relu"]
     fresh = {"x": normal(10, 4, 3, 10, 10)}
     assert relative(run(model, fresh)["y"], run(result.model, fresh)["y"]) < 1e-5
+
+
+def flipped(count: str) -> onnx.ModelProto:
+    """A weight with its rows in reverse order, by an index that is counted down, as Keras exports it through JAX."""
+    return build(
+        f"""g (float[N,3,10,10] x) => (float[N,16,A,10] y) {{
+            up = Range(zero, {count}, one) last = Sub({count}, one) down = Sub(last, up)
+            w = Gather<axis=2>(v, down)
+            y = Conv<pads=[0,1,0,1]>(x, w)
+        }}""",
+        {
+            "v": filters(0, 16, 3, 3, 3),
+            **{name: np.int64(value) for name, value in {"zero": 0, "one": 1, "three": 3, "many": 2**40}.items()},
+        },
+    )
+
+
+def test_weights_in_an_order_that_is_computed() -> None:
+    model = flipped("three")
+    result = convert(model, {"x": SAMPLES}, plan=RankPlan((LayerPlan("y", "channel", 16),)), bench=False)
+    assert result.model is not None
+    assert [node.op_type for node in result.model.graph.node] == ["Conv", "Conv"]
+    assert relative(run(model, {"x": SAMPLES})["y"], run(result.model, {"x": SAMPLES})["y"]) < 1e-5
+
+
+def test_a_range_too_long_to_hold_is_not_counted() -> None:
+    assert GraphIndex(flipped("many")).constant("up") is None
