@@ -20,6 +20,8 @@ python3 -m venv "$folder/venv"
     torch==2.14.1 onnxscript==0.7.2 onnx==1.23.2 onnxruntime==1.32.0 numpy==2.4.6
 cd "$folder"
 "$folder/venv/bin/python" - 2>/dev/null <<'PYTHON'
+import contextlib
+import io
 import warnings
 
 import onnx
@@ -44,7 +46,8 @@ session = ort.InferenceSession("mean.onnx", providers=["CPUExecutionProvider"])
 found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0].tolist()
 print(f"dynamo       {node.op_type}({reduction=})", found)
 try:
-    torch.onnx.export(Mean(), (x,), "older.onnx", dynamo=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(Mean(), (x,), "older.onnx", dynamo=False)
     message = "exported"
 except Exception as error:
     message = f"{type(error).__name__}: {error}"
