@@ -1,4 +1,4 @@
-"""Inline the functions that a model defines itself where they contain layers, which cannot be replaced inside them."""
+"""Inline functions that a model defines itself: layers cannot be replaced inside them, nor activations be seen."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.find_layers import LAYER_OPERATORS
 from onnx_lowrank.graph.index import STANDARD_DOMAINS, inner_nodes
 
+_LINEAR = frozenset({"Add", "Sub", "Sum", "Mul", "Div", "Constant", "Identity", "Dropout", "BatchNormalization"})
+_CURVED = frozenset(  # what activations consist of, beside these
+    {
+        *("Relu", "LeakyRelu", "PRelu", "Clip", "HardSigmoid", "Sigmoid", "Tanh", "HardSwish", "Swish", "Softplus"),
+        *("Gelu", "Erf", "Pow", "Exp", "Log"),
+    }
+)
+
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with those of its functions inlined that contain a layer's operator; all others stay.
+    """Return the model with some of its functions inlined; all others stay.
+
+    Those that contain a layer's operator, and those behind a layer that may be its activation.
 
     Args:
         model: not changed.
@@ -25,7 +35,10 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     # Until a pass finds no further ones: a function may call another that has layers.
     while more := {_key(each) for each in model.functions if _has_layers(each, with_layers)} - with_layers:
         with_layers |= more
-    return _inlined(model, with_layers) if with_layers else model
+    model = _inlined(model, with_layers) if with_layers else model
+    while behind := _behind_layers(model):  # again for those that these call
+        model = _inlined(model, behind)
+    return model
 
 
 def inline_all_functions(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -79,6 +92,38 @@ def _means_the_same(function: onnx.FunctionProto, version: int, other: int) -> b
 
 def _since(node: onnx.NodeProto, version: int) -> int:
     return int(onnx.defs.get_schema(node.op_type, version).since_version)
+
+
+def _behind_layers(model: onnx.ModelProto) -> set[tuple[str, str]]:
+    """Return the functions that may be the activation of a layer: called behind one, and made of such operators."""
+    activations = _activations(model)
+    responses, called = set(), set()
+    for node in model.graph.node if activations else ():
+        if node.op_type in LAYER_OPERATORS:
+            responses.add(node.output[0])
+        elif not responses.isdisjoint(node.input):
+            if (node.domain, node.op_type) in activations:
+                called.add((node.domain, node.op_type))
+            elif node.op_type in _LINEAR:
+                responses.add(node.output[0])
+    return called
+
+
+def _activations(model: onnx.ModelProto) -> set[tuple[str, str]]:
+    """Return the functions that consist of operators of activations, or of calls of such functions."""
+    found: set[tuple[str, str]] = set()
+    while more := {_key(each) for each in model.functions if _is_activation(each, found)} - found:
+        found |= more
+    return found
+
+
+def _is_activation(function: onnx.FunctionProto, activations: Collection[tuple[str, str]]) -> bool:
+    kinds = [(node.domain, node.op_type) for node in function.node]
+    curved = [kind in activations or (kind[0] in STANDARD_DOMAINS and kind[1] in _CURVED) for kind in kinds]
+    return any(curved) and all(
+        is_curved or (kind[0] in STANDARD_DOMAINS and kind[1] in _LINEAR)
+        for kind, is_curved in zip(kinds, curved, strict=True)
+    )
 
 
 def _key(function: onnx.FunctionProto) -> tuple[str, str]:

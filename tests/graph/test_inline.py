@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 import pytest
 
 from onnx_lowrank import convert, inspect
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import inline_all_functions, inline_functions
+from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.torch import to_torch
 from tests.helpers import add_initializers, filters, normal, relative, run
@@ -39,6 +41,30 @@ def test_layers_in_functions_are_converted(imports: str) -> None:
     assert [node.op_type for node in result.model.graph.node] == ["Conv", "Conv", "Relu"]
     assert relative(run(original, x)["y"], run(result.model, x)["y"]) < 1e-5
     assert original.SerializeToString() == before
+
+
+def test_activations_in_functions_are_seen_and_other_functions_stay() -> None:
+    """An activation that calls another one, as modules become functions; a bias and a norm are none."""
+    made = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20, "own" : 1]>
+        g (float[N,3,8,8] x) => (float[N,M,A,B] y) {
+            c = Conv (x, weight)  a = own.activation (c)  n = own.norm (a)  y = own.biased (n)
+        }
+        <domain: "own", opset_import: ["" : 20]> biased (a) => (b) {
+            one = Constant <value_float = 1.0> ()  b = Add (a, one)
+        }
+        <domain: "own", opset_import: ["" : 20, "own" : 1]> activation (a) => (b) { b = own.sloped <slope = 0.25> (a) }
+        <domain: "own", opset_import: ["" : 20]> sloped <slope> (a) => (b) { b = LeakyRelu <alpha: float = @slope> (a) }
+        <domain: "own", opset_import: ["" : 20]> norm (a) => (b) { b = LpNormalization <axis = 1> (a) }"""
+    )
+    add_initializers(made, {"weight": filters(0, 8, 3, 3, 3)})
+    (layer,) = inspect(made).rows
+    assert isinstance(layer, Layer)
+    assert layer.activation.name == "leaky_relu"
+    inlined = inline_functions(made)
+    assert [node.op_type for node in inlined.graph.node] == ["Conv", "LeakyRelu", "norm", "biased"]
+    x = {"x": normal(1, 2, 3, 8, 8)}
+    np.testing.assert_array_equal(run(made, x)["y"], run(inlined, x)["y"])
 
 
 def test_a_function_of_another_opset_is_inlined_where_its_operators_are_the_same() -> None:
