@@ -27,7 +27,7 @@ from onnx_lowrank.layers.plan import largest_ranks
 from spectrum import image_batch
 
 Feeds = Mapping[str, NDArray[Any]]
-SAMPLES, SIZE = 12, 64
+SAMPLES, SIZE = 24, 64
 _QUICK: dict[str, Any] = {"bench": False, "samples": SAMPLES, "positions": 40, "threads": 1, "asymmetric": False}
 
 
