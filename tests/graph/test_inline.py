@@ -13,7 +13,6 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import inline_all_functions, inline_functions
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
-from onnx_lowrank.torch import to_torch
 from tests.helpers import add_initializers, filters, normal, relative, run
 
 
@@ -73,7 +72,7 @@ def test_a_function_of_another_opset_is_inlined_where_its_operators_are_the_same
     assert [node.op_type for node in inlined.graph.node] == ["Conv", "Relu"]
 
 
-@pytest.mark.parametrize("inline", [inline_functions, inline_all_functions, to_torch, inspect])
+@pytest.mark.parametrize("inline", [inline_functions, inline_all_functions, inspect])
 def test_a_function_of_an_opset_with_other_operators_is_refused(inline: Callable[[onnx.ModelProto], object]) -> None:
     body = "m = ReduceMean <axes = [1]> (a)  c = Conv (a, w)  b = Add (c, m)"
     with pytest.raises(ModelError) as caught:

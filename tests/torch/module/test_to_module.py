@@ -147,6 +147,15 @@ def test_any_tensors_can_be_had() -> None:
     assert outputs_of(module, images(2))[0].shape == (2, 16, 1, 1)
 
 
+def test_functions_that_name_another_version_of_their_domain_are_run() -> None:
+    """As jax2onnx writes them, which onnx's inliner leaves out without a word."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g (float[N,3] x) => (float[N,3] y) { y = own.block (x) }
+        <domain: "own", opset_import: ["" : 17, "own" : 17]> block (a) => (b) { c = Relu (a)  b = Neg (c) }"""
+    )
+    assert_same(model, {"x": normal(1, 2, 3)})
+
+
 @pytest.mark.parametrize("ir", [3, 8])
 def test_initializers_are_no_inputs(ir: int) -> None:
     """Before IR version 4 they are listed with them."""
