@@ -20,17 +20,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-_LAYERS = (
-    "Conv",
-    "ConvTranspose",
-    "Gemm",
-    "MatMul",
-    "FusedConv",
-    "FusedGemm",
-    "QLinearConv",
-    "ConvInteger",
-    "MatMulInteger",
-)
+_LAYERS = {
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm"),
+    *("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"),
+}
 
 
 class Samples:
