@@ -12,7 +12,7 @@
 #   value_float  onnxconverter-common: Type parameter (T) of Optype (Mul) bound to different types
 #   value_float  onnxruntime:          Type parameter (T) of Optype (Mul) bound to different types
 #
-# onnxscript and onnx.parser write the short form. Fold such nodes into initializers first, with onnxslim for example.
+# onnxscript's `op.Constant(value_float=0.25)` is one. Fold such nodes into initializers first, with onnxslim for example.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

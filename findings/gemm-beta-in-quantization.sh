@@ -9,7 +9,7 @@
 #   beta 1.0  error 0.00, without optimizations 0.00
 #   beta 2.0  error 0.75, without optimizations 0.50
 #
-# Exporters of torch.addmm and of older frameworks write `beta`. Multiply the bias by it before quantizing.
+# PyTorch's exporters write `beta` for torch.addmm. Multiply the bias by it before quantizing.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,15 +4,14 @@
 # Expected: what ONNX's AveragePool cannot say is written as further nodes (a Mul behind the pool), or refused, as the
 # exporters do with other arguments that have no counterpart.
 #
-# Happens: a plain AveragePool is written, without an error or a warning, and every number is off by the same factor. The
-# exporter's own check, `torch.onnx.export(..., verify=True)`, is the only thing to notice:
+# Happens: a plain AveragePool is written, without an error or a warning, and every number is off by the same factor:
 #
 #   torch        36.0
 #   dynamo       AveragePool, 4.0
 #   older        AveragePool, 4.0
 #
-# `divisor_override=1` is the usual way to write the sum over a window. Use `x.mean` by hand: AvgPool2d without the
-# argument, times kernel size / divisor.
+# `divisor_override=1` is a way to write the sum over a window. Use AvgPool2d without it, and multiply by the number of
+# values in a window / divisor.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
