@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # onnxconverter-common 1.16.0 and onnxruntime 1.32.0: their float16 converters overlook constants of the short form.
 #
-# Expected: a Constant node may hold its number as `value` (a tensor) or as `value_float` (the number itself, since opset
-# 12); both are float32, and both become float16.
+# Expected: a Constant node may hold its number as `value` (a tensor) or as `value_float` (the number itself, since
+# opset 12); both are float32, and both become float16.
 #
 # Happens: both converters, which come from one source, know `value` alone. The number of the other form stays float32
 # beside float16 tensors, and the result, which is returned without a word, cannot be loaded:
@@ -12,7 +12,8 @@
 #   value_float  onnxconverter-common: Type parameter (T) of Optype (Mul) bound to different types
 #   value_float  onnxruntime:          Type parameter (T) of Optype (Mul) bound to different types
 #
-# onnxscript's `op.Constant(value_float=0.25)` is one. Fold such nodes into initializers first, with onnxslim for example.
+# onnxscript's `op.Constant(value_float=0.25)` is one. Fold such nodes into initializers first, with onnxslim for
+# example.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
