@@ -3,9 +3,9 @@
 #
 # Expected: `model.export("model.onnx", format="onnx")` writes what runtimes load, or raises for what it cannot express.
 #
-# Happens: operators of TensorFlow that tf2onnx does not know are written under their own names into ONNX's own domain, and
-# the export ends as if all were well. It is not about exotic layers: the exact GELU has been Erfc since Keras computes it
-# that way, CELU is Expm1, and a convolution in groups is the call of a function that is not in the file:
+# Happens: operators of TensorFlow that tf2onnx does not know are written under their own names into ONNX's own domain,
+# and the export ends as if all were well. It is not about exotic layers: the exact GELU becomes Erfc, CELU Expm1, and a
+# convolution in groups the call of a function that is not in the file:
 #
 #   Activation("relu")    loads
 #   Activation("gelu")    No Op registered for Erfc with domain_version of 15
