@@ -5,7 +5,7 @@ BIN := .venv/bin
 # tests, ends with long ones, and leaves a core idle for most of a minute.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo docs test test-nightly test-gpu format train-demo
+.PHONY: demo docs test test-nightly test-gpu findings format train-demo
 
 # Converts the bundled model at 4x and prints accuracy, multiply-adds and latency before and after.
 demo: .venv/extras-cpu,demo
@@ -35,6 +35,13 @@ test-nightly: .venv/extras-cpu,dev,docs,torch
 test-gpu:
 	$(PYTHON) -m pytest --device cuda tests/test_gpu.py tests/layers/test_activation_tensors.py tests/linalg/test_symmetric.py \
 		tests/calibrate/test_propagate.py tests/solve/test_tensors.py
+
+# Runs what findings/ says about other libraries, and says what has changed since. Needs the network, so CI does not.
+findings:
+	@changed=; for script in findings/*.sh; do \
+		echo "== $$script"; $$script || changed="$$changed $$script"; \
+	done; \
+	if [ -n "$$changed" ]; then echo "changed:$$changed"; exit 1; fi; echo "nothing has changed"
 
 # Repairs what ruff can repair, and formats.
 format: .venv/extras-cpu,dev,docs,torch

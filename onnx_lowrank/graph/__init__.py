@@ -36,9 +36,10 @@ What the rest of the package needs most is re-exported here; lookups and cuts ar
 `tensors`.
 """
 
+from onnx_lowrank.graph.channels_last import affine_before_transpose
 from onnx_lowrank.graph.extract import with_outputs
 from onnx_lowrank.graph.find_layers import find_depthwise, find_layers, node_names, weighted_tensors
-from onnx_lowrank.graph.inline import inline_functions
+from onnx_lowrank.graph.inline import inline_all_functions, inline_functions
 from onnx_lowrank.graph.input_statistics import read_input_statistics
 from onnx_lowrank.graph.layer_model import input_shape, layer_model
 from onnx_lowrank.graph.narrow import narrow_channels
@@ -66,6 +67,7 @@ from onnx_lowrank.graph.write import (
 __all__ = [
     "Publication",
     "add_texts",
+    "affine_before_transpose",
     "check_apart",
     "check_not_read",
     "check_writable",
@@ -73,6 +75,7 @@ __all__ = [
     "find_depthwise",
     "find_layers",
     "in_single_precision",
+    "inline_all_functions",
     "inline_functions",
     "inner_name",
     "input_names",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from onnx_lowrank.graph.fold import ChannelAxis
 from onnx_lowrank.graph.index import GraphIndex, attribute
@@ -15,6 +16,7 @@ from onnx_lowrank.layers.activation import Activation
 
 # Operators that leave every element as it is, so that an activation may follow them.
 _PASS_THROUGH_OPERATORS = frozenset({"Identity", "Dropout", "Transpose"})
+_FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _RELATIVE_TOLERANCE = 1e-3  # constants such as 1/6 and sqrt(2) are exported with few digits by some tools
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -28,7 +30,7 @@ def find_activation(index: GraphIndex, tensor: str, axis: ChannelAxis) -> Activa
         axis: its channel axis.
     """
     transposed = False
-    while (node := index.only_consumer(tensor)) is not None and node.op_type in _PASS_THROUGH_OPERATORS:
+    while (node := index.only_consumer(tensor)) is not None and _passes_through(node):
         transposed |= node.op_type == "Transpose"
         tensor = node.output[0]
     if node is not None:
@@ -38,6 +40,12 @@ def find_activation(index: GraphIndex, tensor: str, axis: ChannelAxis) -> Activa
     else:
         activation = _pattern(index, tensor)
     return activation or act.identity()
+
+
+def _passes_through(node: onnx.NodeProto) -> bool:
+    """Return whether a node leaves every element as it is, but for rounding to another floating-point type."""
+    to_float = node.op_type == "Cast" and attribute(node, "to") in _FLOAT_TYPES
+    return to_float or node.op_type in _PASS_THROUGH_OPERATORS
 
 
 def _single_operator(

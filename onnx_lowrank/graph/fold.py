@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.graph.index import CONVOLUTIONS, GraphIndex, attribute
 
 SUM_OPERATORS = frozenset({"Add", "Sum"})  # Sum of two tensors, as Caffe2 exports it
+AFFINE_OPERATORS = SUM_OPERATORS | {"Sub", "Mul", "Div"}  # with one operand constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,7 @@ def _affine(
     """Return scale and offset, shape (d,) each, of a node that scales and shifts channels; None for any other node."""
     if node.op_type == "BatchNormalization" and node.input[0] == tensor and axis.is_second:
         return _batch_normalization(index, node)
-    if node.op_type not in {*SUM_OPERATORS, "Mul"}:
+    if node.op_type not in AFFINE_OPERATORS:
         return None
     others = [name for name in node.input if name != tensor]
     value = index.constant(others[0]) if len(others) == 1 and len(node.input) == 2 else None
@@ -123,7 +124,16 @@ def _affine(
     if values is None:
         return None
     ones, zeros = np.ones(axis.channels), np.zeros(axis.channels)
-    return (ones, values) if node.op_type in SUM_OPERATORS else (values, zeros)
+    is_first = node.input[0] == tensor
+    match node.op_type:
+        case "Mul":
+            return values, zeros
+        case "Div":
+            return (1 / values, zeros) if is_first and values.all() else None
+        case "Sub":
+            return (ones, -values) if is_first else (-ones, values)
+        case _:
+            return ones, values
 
 
 def _batch_normalization(

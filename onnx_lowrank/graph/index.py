@@ -6,7 +6,7 @@ Nodes are identified by their first output: node names may be missing or repeate
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ _COMPUTING_OPERATORS = frozenset(  # what weights are normalized, scaled and put
         *("Abs", "Neg", "Sign", "Sqrt", "Reciprocal", "Exp", "Log", "Tanh", "Sigmoid", "Relu", "Clip"),
         *("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "ReduceMean", "ReduceMax", "ReduceMin"),
         *("Concat", "Slice", "Split", "Gather", "Expand", "Tile", "Shape", "ConstantOfShape", "Equal", "Where"),
-        *("CastLike",),
+        *("CastLike", "BatchNormalization", "Range"),
     }
 )
 _MAX_EVALUATED_VALUES = 2**28  # of one tensor
@@ -185,6 +185,9 @@ class GraphIndex:
 
 def _evaluated_values(node: onnx.NodeProto, inputs: Sequence[NDArray[Any]]) -> int:
     """Return about how many values a node makes of constants, at least."""
+    if node.op_type == "Range":
+        start, limit, step = (float(each.reshape(())) for each in inputs)
+        return ceil(max(0.0, (limit - start) / step)) if step else 0
     if node.op_type in {"ConstantOfShape", "Expand", "Tile"}:
         factor = inputs[0].size if node.op_type == "Tile" else 1
         return int(factor) * prod(int(size) for size in inputs[-1].ravel())

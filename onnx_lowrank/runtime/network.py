@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import (
+    affine_before_transpose,
     counted_tensors,
     find_depthwise,
     find_layers,
@@ -269,7 +270,7 @@ def open_network(
         ModelError: it cannot be read or loaded, or an axis, a shape or a constant does not fit its input.
     """
     name = "<model>" if isinstance(model, onnx.ModelProto) else str(model)
-    original = inline_functions(read_model(model))
+    original = affine_before_transpose(inline_functions(read_model(model)))
     network = _opened(original, provider, name, input_shapes)
     missing = set(may_lack) - {spec.name for spec in network.inputs}
     constants = {key: value for key, value in (constants or {}).items() if key not in missing}

@@ -75,6 +75,12 @@ def test_added_and_multiplied_constants(shape: tuple[int, ...], operator: str, o
     check(network(f"n = {operator}({order})  y = Relu(n)", {"k": normal(3, *shape)}), "n", ("c", "n"))
 
 
+@pytest.mark.parametrize("shape", [(), (D, 1, 1)])
+@pytest.mark.parametrize("node", ["Sub(c, k)", "Sub(k, c)", "Div(c, k)"])
+def test_subtracted_constants_and_divisors(shape: tuple[int, ...], node: str) -> None:
+    check(network(f"n = {node}  y = Relu(n)", {"k": normal(3, *shape)}), "n", ("c", "n"))
+
+
 def test_constants_behind_nodes() -> None:
     check(
         network("k = Unsqueeze(v, axes)  n = Add(c, k)  y = Relu(n)", {"v": normal(3, D), "axes": [1, 2]}),
@@ -107,7 +113,8 @@ def test_any_row_of_them(steps: list[str], bias: bool) -> None:
         ("n = Sum(c, k, c)  y = Relu(n)", {"k": np.float32(1)}),
         ("n = Sum(c)  y = Relu(n)", {}),
         ("m = ReduceMean<axes=[2,3]>(x)  s = ReduceMax<axes=[1]>(m)  n = Mul(c, s)  y = Relu(n)", {}),
-        ("n = Sub(c, k)  y = Relu(n)", {"k": np.float32(1)}),
+        ("n = Div(k, c)  y = Relu(n)", {"k": np.float32(1)}),
+        ("n = Div(c, k)  y = Relu(n)", {"k": np.float32(0)}),
         ("n = BatchNormalization(c, gamma, beta, mean, var)  y = Add(n, c)", NORMALIZATION),  # c is read twice
         ("k = Cos(beta)  n = BatchNormalization(c, gamma, k, mean, var)  y = Relu(n)", NORMALIZATION),
     ],

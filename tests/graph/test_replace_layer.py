@@ -247,8 +247,8 @@ def test_weight_names_that_are_taken() -> None:
     del model.graph.node[1]
     model.graph.node.extend(
         [
-            onnx.helper.make_node("Sub", ["c", "features.0/lowrank_0/weight"], ["d"]),
-            onnx.helper.make_node("Sub", ["d", "features.0/lowrank_1/bias"], ["y"]),
+            onnx.helper.make_node("Max", ["c", "features.0/lowrank_0/weight"], ["d"]),
+            onnx.helper.make_node("Max", ["d", "features.0/lowrank_1/bias"], ["y"]),
         ]
     )
     converted = check_same(model)

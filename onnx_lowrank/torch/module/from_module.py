@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import inliner
 from torch import Tensor, nn
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph import read_model
+from onnx_lowrank.graph import inline_all_functions, read_model
 from onnx_lowrank.graph.tensors import put_inside, values
 from onnx_lowrank.torch.module.to_module import OnnxModule
 from onnx_lowrank.torch.module.weights import Constant, array_of, constants
@@ -36,7 +35,7 @@ def from_torch(module: nn.Module | Mapping[str, Tensor], model: str | Path | onn
     state = module if isinstance(module, Mapping) else _unwrapped(module).state_dict()
     result = read_model(model)
     floats = _floats(result)
-    if result.functions and _is_inside(state, floats, inlined := inliner.inline_local_functions(result)):
+    if result.functions and _is_inside(state, floats, inlined := inline_all_functions(result)):
         result, floats = inlined, _floats(inlined)
     keys = OnnxModule.state_keys(floats)
     for name, key in keys.items():

@@ -21,25 +21,23 @@ from torch import Tensor, nn
 from onnx_lowrank.errors import MissingDependencyError, ModelError
 from onnx_lowrank.torch.module.layers import Operation
 
-_RECURRENT = ("LSTM", "GRU", "RNN")
+RECURRENT = ("LSTM", "GRU", "RNN")
 _SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 
 
-def library_operation(node: onnx.NodeProto, opset: int, graph: onnx.GraphProto) -> Operation:
+def library_operation(node: onnx.NodeProto, opset: int, weights: Sequence[onnx.TensorProto]) -> Operation:
     """Return an operator as a function of its inputs.
 
     Args:
         node: the operator.
         opset: of the graph.
-        graph: holds the weights of recurrent operators, which are not trained.
+        weights: those of a recurrent operator, which are not trained; none for others.
 
     Raises:
         ModelError: onnx2pytorch does not support it.
     """
     convert, multi_output = _library()
-    alone = onnx.GraphProto(node=[node])
-    if node.op_type in _RECURRENT:
-        alone.initializer.extend(tensor for tensor in graph.initializer if tensor.name in node.input)
+    alone = onnx.GraphProto(node=[node], initializer=weights)
     kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     where = f"{kind} '{node.name or node.output[0]}'"
     advice = "simplify the model, with onnxslim for example, or export it with another opset"
@@ -53,9 +51,9 @@ def library_operation(node: onnx.NodeProto, opset: int, graph: onnx.GraphProto) 
         raise ModelError(f"{where}: cannot be turned into PyTorch (opset {opset}: {error}): {advice}") from error
     if isinstance(operation, partial) and operation.func is torch.cat:
         return lambda *tensors: operation(list(tensors))
-    if node.op_type in _RECURRENT:
-        weights = {tensor.name for tensor in alone.initializer}
-        positions = [position for position, name in enumerate(node.input) if name not in weights]
+    if node.op_type in RECURRENT:
+        held = {tensor.name for tensor in weights}
+        positions = [position for position, name in enumerate(node.input) if name not in held]
         return _WithoutWeights(operation.requires_grad_(False), positions)  # its weights are copies, never written back
     if isinstance(operation, multi_output) and len(node.output) == 1:
         return _First(operation)

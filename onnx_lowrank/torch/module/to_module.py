@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
 import torch
-from onnx import inliner
 from torch import Tensor, nn
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph import read_model
+from onnx_lowrank.graph import inline_all_functions, read_model
 from onnx_lowrank.graph.tensors import values
 from onnx_lowrank.torch.module.attributes import attributes
 from onnx_lowrank.torch.module.indexing import gathering, slicing, splitting
 from onnx_lowrank.torch.module.layers import LAYERS, Operation
-from onnx_lowrank.torch.module.library import library_operation
+from onnx_lowrank.torch.module.library import RECURRENT, library_operation
 from onnx_lowrank.torch.module.resize import resize
 from onnx_lowrank.torch.module.sizes import Sizes, arithmetic, as_tensor, constant_of_shape, shape_of, sizes
 from onnx_lowrank.torch.module.weights import Constant, constants, learned, look_up, put, state_keys
@@ -44,6 +43,22 @@ _OWN = (
 _MAX_NUMBERS = 64  # in a constant that may be such a setting
 
 
+class _Source(NamedTuple):
+    """What a step is made of.
+
+    Attributes:
+        node: serialized.
+        opset: of the graph.
+        weights: those of a recurrent operator, which are not trained, serialized; else none.
+        dtype: floating-point type of the module; None for that of the model.
+    """
+
+    node: bytes
+    opset: int
+    weights: tuple[bytes, ...]
+    dtype: torch.dtype | None
+
+
 @dataclass(frozen=True, eq=False)
 class _Step:
     """A node.
@@ -55,6 +70,7 @@ class _Step:
         arithmetic: function of sizes; None if it has no such form.
         inputs: names of tensors, empty for omitted optional ones.
         outputs: names of tensors.
+        source: of which it is made.
     """
 
     kind: str
@@ -63,13 +79,26 @@ class _Step:
     arithmetic: Callable[..., Sizes] | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    source: _Source
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the source, since functions made by functions cannot be, and the tensors of a library operator."""
+        if isinstance(self.operation, nn.Module):
+            return _step, (self.source,), self.operation.state_dict()
+        return _step, (self.source,)
+
+    def __setstate__(self, tensors: dict[str, Tensor]) -> None:
+        """Take over the tensors of a library operator, with their device and type."""
+        assert isinstance(self.operation, nn.Module)
+        self.operation.load_state_dict(tensors, assign=True)
 
 
 class OnnxModule(nn.Module):
     """A graph as a module; use `to_torch` to create one.
 
     It takes the graph's inputs in order, and returns its output, or a tuple of its outputs. BatchNormalization uses the
-    statistics of the graph, even in training mode.
+    statistics of the graph, even in training mode. ``torch.save`` writes it whole; to load it, ``torch.load`` wants
+    ``weights_only=False`` and this package.
 
     Attributes:
         inputs: names of the graph's inputs.
@@ -86,7 +115,7 @@ class OnnxModule(nn.Module):
         self.outputs = tuple(value.name for value in graph.output)
         self.behind: dict[str, Callable[[Tensor], Tensor]] = {}
         nodes = [node for node in graph.node if node.output[0] not in held]
-        self._steps = [_step(node, opset, graph, dtype) for node in nodes]
+        self._steps = [_step(_source(node, opset, graph, dtype)) for node in nodes]
         self._numbers = {name: values(each.tensor).tolist() for name, each in held.items() if _is_small(each)}
         floats = {name: each for name, each in held.items() if each.is_float}
         self.keys = self.state_keys(floats)
@@ -215,33 +244,39 @@ def to_torch(model: str | Path | onnx.ModelProto, dtype: torch.dtype | None = No
     Raises:
         ModelError: it cannot be read, or an operator cannot be converted.
     """
-    loaded = read_model(model)
-    if loaded.functions:
-        loaded = inliner.inline_local_functions(loaded)
+    loaded = inline_all_functions(read_model(model))
     if all(value.name in {each.name for each in loaded.graph.initializer} for value in loaded.graph.input):
         raise ModelError("the model has no inputs: there is nothing to train on")
     opset = next((each.version for each in loaded.opset_import if each.domain in {"", "ai.onnx"}), 1)
     return OnnxModule(loaded.graph, opset, dtype).eval()
 
 
-def _step(node: onnx.NodeProto, opset: int, graph: onnx.GraphProto, dtype: torch.dtype | None) -> _Step:
+def _source(node: onnx.NodeProto, opset: int, graph: onnx.GraphProto, dtype: torch.dtype | None) -> _Source:
+    held = graph.initializer if node.op_type in RECURRENT else ()
+    weights = tuple(tensor.SerializeToString() for tensor in held if tensor.name in node.input)
+    return _Source(node.SerializeToString(), opset, weights, dtype)
+
+
+def _step(source: _Source) -> _Step:
+    node = onnx.NodeProto.FromString(source.node)
     own: dict[str, Callable[[onnx.NodeProto], Any]] = {
         **LAYERS,
         "Slice": slicing,
         "Gather": gathering,
         "Split": splitting,
         "Shape": shape_of,
-        "Resize": lambda node: resize(node, opset),
-        "ConstantOfShape": lambda node: constant_of_shape(node, dtype),
+        "Resize": lambda node: resize(node, source.opset),
+        "ConstantOfShape": lambda node: constant_of_shape(node, source.dtype),
     }
     if node.op_type in own and not node.domain:
         operation = own[node.op_type](node)
-    elif node.op_type == "Cast" and dtype is not None and Constant.is_float_type(attributes(node)["to"]):
-        operation = lambda x: x.to(dtype)  # noqa: E731
+    elif node.op_type == "Cast" and source.dtype is not None and Constant.is_float_type(attributes(node)["to"]):
+        operation = lambda x: x.to(source.dtype)  # noqa: E731
     else:
-        operation = library_operation(node, opset, graph)
+        weights = [onnx.TensorProto.FromString(each) for each in source.weights]
+        operation = library_operation(node, source.opset, weights)
     name = node.name or node.output[0]
-    return _Step(node.op_type, name, operation, arithmetic(node), tuple(node.input), tuple(node.output))
+    return _Step(node.op_type, name, operation, arithmetic(node), tuple(node.input), tuple(node.output), source)
 
 
 def _is_small(constant: Constant) -> bool:

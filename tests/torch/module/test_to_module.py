@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.torch import to_torch
+from onnx_lowrank.torch import OnnxModule, to_torch
 from tests.conformance.test_precision import typed
 from tests.conformance.test_support import sparse
 from tests.helpers import add_initializers, build, filters, normal, relative, run
@@ -25,6 +26,15 @@ from tests.torch.oracle import WHOLE, as_tuple, assert_same, outputs_of
 from tests.torch.real_networks import QUICK_ONES, REAL
 
 Array = NDArray[Any]
+
+
+def saved_and_loaded(module: OnnxModule) -> OnnxModule:
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert isinstance(loaded, OnnxModule)
+    return loaded
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -89,6 +99,32 @@ def test_the_state_loads_into_another_module() -> None:
     assert_same(network(seed=0), {"x": images(2)}, WHOLE, other)
 
 
+@pytest.mark.parametrize("name", QUICK_ONES)
+def test_a_saved_module_is_loaded_whole(name: str) -> None:
+    module, batch = to_torch(REAL[name].model), REAL[name].smallest
+    loaded = saved_and_loaded(module)
+    for want, have in zip(outputs_of(module, batch), outputs_of(loaded, batch), strict=True):
+        np.testing.assert_array_equal(want, have)
+    assert [key for key, _ in module.named_parameters()] == [key for key, _ in loaded.named_parameters()]
+
+
+def test_a_saved_module_keeps_what_was_trained_and_its_type() -> None:
+    """Recurrent weights, too, which a library operator holds outside the state."""
+    model = build(
+        "g (float[T,2,3] x) => (float[T,2,6] y) { r, h, c = LSTM <hidden_size = 4> (x, w, r1)  s = Squeeze (r, one) "
+        " y = MatMul (s, dense) }",
+        {"w": normal(0, 1, 16, 3), "r1": normal(1, 1, 16, 4), "one": np.array([1]), "dense": normal(2, 4, 6)},
+    )
+    module = to_torch(model).double()
+    with torch.no_grad():
+        module.dense.mul_(3)
+    loaded, x = saved_and_loaded(module), normal(3, 5, 2, 3).astype(np.float64)
+    np.testing.assert_array_equal(*outputs_of(module, x), *outputs_of(loaded, x))
+    wanted = run(model, {"x": x.astype(np.float32)})["y"]
+    assert relative(3 * wanted, outputs_of(loaded, x)[0]) < WHOLE
+    assert loaded.dense.equal(module.dense)
+
+
 # Inputs and outputs
 
 
@@ -109,6 +145,15 @@ def test_any_tensors_can_be_had() -> None:
     np.testing.assert_array_equal(found["w1"], numpy_helper.to_array(network().graph.initializer[0]))
     module.outputs = ("pool",)
     assert outputs_of(module, images(2))[0].shape == (2, 16, 1, 1)
+
+
+def test_functions_that_name_another_version_of_their_domain_are_run() -> None:
+    """As jax2onnx writes them, which onnx's inliner leaves out without a word."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g (float[N,3] x) => (float[N,3] y) { y = own.block (x) }
+        <domain: "own", opset_import: ["" : 17, "own" : 17]> block (a) => (b) { c = Relu (a)  b = Neg (c) }"""
+    )
+    assert_same(model, {"x": normal(1, 2, 3)})
 
 
 @pytest.mark.parametrize("ir", [3, 8])
