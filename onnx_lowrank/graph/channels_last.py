@@ -59,15 +59,18 @@ def _move(index: GraphIndex, node: onnx.NodeProto) -> _Move | None:
     """Return what to move behind a node; None where it is no convolution, or nothing can be moved."""
     if node.op_type not in CONVOLUTIONS or node.domain not in STANDARD_DOMAINS:
         return None
+    if not node.output or len(node.input) < 2:  # nobody has checked the model yet
+        return None
     transpose = index.only_consumer(node.output[0])
-    perm = attribute(transpose, "perm") if transpose is not None and transpose.op_type == "Transpose" else None
-    kind = _float_type(index, node.input[1])
-    if transpose is None or perm is None or kind is None:
+    if transpose is None or transpose.op_type != "Transpose" or not transpose.output:
+        return None
+    perm, kind = attribute(transpose, "perm") or (), _float_type(index, node.input[1])
+    if kind is None or len(perm) < 2 or sorted(perm) != list(range(len(perm))):
         return None
     nodes: list[str] = []
     casts, constants, affine = set(), {}, 0
     tensor = transpose.output[0]
-    while (follower := index.only_consumer(tensor)) is not None:
+    while (follower := index.only_consumer(tensor)) is not None and follower.output:
         output = follower.output[0]
         if follower.op_type == "Cast" and attribute(follower, "to") == kind:
             casts.add(output)

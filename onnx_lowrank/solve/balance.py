@@ -32,7 +32,7 @@ from onnx_lowrank.layers.responses import Patches
 
 Floats = NDArray[np.float64]
 
-_PIECES, _ROWS_PER_PIECE = 8, 64  # of the patches that ranges are measured on, spread over all images
+PIECES, ROWS_PER_PIECE = 8, 64  # of the patches that ranges are measured on, spread over all images
 
 
 def balanced(chain: FactorChain, patches: Patches) -> FactorChain:
@@ -56,8 +56,8 @@ def balanced(chain: FactorChain, patches: Patches) -> FactorChain:
 
 def _some(patches: Patches) -> Floats:
     """Return patches of a few places, shape (m, c, kh, kw)."""
-    starts = np.linspace(0, max(0, len(patches) - _ROWS_PER_PIECE), _PIECES).astype(int)
-    return np.concatenate([np.asarray(patches[start : start + _ROWS_PER_PIECE], np.float64) for start in starts])
+    starts = np.linspace(0, max(0, len(patches) - ROWS_PER_PIECE), PIECES).astype(int).tolist()
+    return np.concatenate([np.asarray(patches[start : start + ROWS_PER_PIECE], np.float64) for start in starts])
 
 
 def _responses(weight: Floats, inputs: Floats) -> Floats:

@@ -90,3 +90,22 @@ def test_a_cast_to_the_type_that_it_has_is_no_obstacle_for_an_activation() -> No
     (layer,) = inspect(model).rows
     assert isinstance(layer, Layer)
     assert layer.activation.name == "relu"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "perm"), [(["x"], [0, 2, 3, 1]), (["x", "w"], [0]), (["x", "w"], [0, 0, 1, 2]), (["x", "w"], None)]
+)
+def test_a_model_that_nobody_has_checked_is_left_to_the_runtime(inputs: list[str], perm: list[int] | None) -> None:
+    """Whose message says what is wrong with it."""
+    nodes = [
+        onnx.helper.make_node("Conv", inputs, ["c"]),
+        onnx.helper.make_node("Transpose", ["c"], ["t"], **({} if perm is None else {"perm": perm})),
+        onnx.helper.make_node("Add", ["t", "b"], ["y"]),
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(np.ones(shape, np.float32), name)
+        for name, shape in (("w", (2, 2, 1, 1)), ("b", 2))
+    ]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2, 3, 3]) for name in "xy"]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], constants))
+    assert affine_before_transpose(model) is model

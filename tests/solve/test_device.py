@@ -100,7 +100,7 @@ def test_threads_that_choose_ranks(one_by_one: bool, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(pipeline, "solver_device", lambda _: SolverDevice(bring, one_by_one=one_by_one))
     data = {"x": images(40, size=8)}
-    convert(plain_network(), data, speedup=2, provider="cpu", bench=False, dry_run=True)
+    convert(plain_network(), data, speedup=2, provider="cpu", threads=2, bench=False, dry_run=True)
     assert (seen == {threading.get_ident()}) == one_by_one
 
 
