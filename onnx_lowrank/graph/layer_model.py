@@ -7,6 +7,8 @@ layout is the same for the layer and for all its chains, and cancels out where t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 from onnx import helper
 
@@ -29,7 +31,8 @@ def layer_model(layer: Layer, factors: FactorChain, batch: int) -> onnx.ModelPro
     element_type = helper.np_dtype_to_tensor_dtype(layer.weight.dtype)
     graph = GraphBuilder(name="layer")
     graph.input("input", element_type, input_shape(layer, factors, batch))
-    add_chain(graph, layer, factors, "factor", ("input", "response"))
+    rows = replace(layer, op="MatMul") if layer.op == "Gemm" else layer  # the pool wants an axis that Gemm has not
+    add_chain(graph, rows, factors, "factor", ("input", "response"))
     graph.node("Relu", ["response"], "activated")
     graph.node("GlobalAveragePool", ["activated"], "output")
     graph.output("output", element_type, _pooled_shape(layer, batch))

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from onnx_lowrank.graph import layer_model
 from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
-from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.layer import Layer, pointwise
 from onnx_lowrank.layers.plan import METHODS, LayerPlan
 from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.runtime.network import count_macs
@@ -81,3 +81,22 @@ def test_the_layers_own_float_type(dtype: Any) -> None:
     (output,) = run(model, {"input": normal(0, 1, 8, 6, 6, dtype=dtype)}).values()
     assert output.dtype == dtype
     assert np.isfinite(output).all()
+
+
+@pytest.mark.parametrize("op", ["Gemm", "MatMul"])
+@pytest.mark.parametrize(("plan", "rows"), [(LayerPlan("fc", "kept"), 1), (LayerPlan("fc", "channel", channel=4), 5)])
+def test_a_fully_connected_layer(op: str, plan: LayerPlan, rows: int) -> None:
+    """As it is too, which is one Gemm in a network."""
+    weight, bias = normal(0, 12, 8, 1), normal(1, 12)
+    layer = replace(
+        conv_layer(12, 8, (1, 1), (rows, 1)),
+        **{"op": op, "weight": weight, "bias": bias, "geometry": pointwise(1), "channels_last": True},
+        **{"input_size": (rows,), "positions": (rows,)},
+    )
+    factors = itself(layer) if plan.method == "kept" else random_factors(layer, plan)
+    x = normal(2, 3, rows, 8)
+    (found,) = run(layer_model(layer, factors, 3), {"input": x}).values()
+    assert found.shape == (3, rows, 1)
+    if plan.method == "kept":
+        response = x @ weight[:, :, 0].T + bias
+        assert relative(np.maximum(response, 0).mean(axis=2, keepdims=True), found) < 1e-5
