@@ -16,9 +16,12 @@ from onnx_lowrank.calibrate.taps import (
     as_patches,
     clear_outside,
     explained_failures,
+    is_computed_anew,
     patch_indices,
     patch_rows,
     patch_tap,
+    product_indices,
+    product_tap,
     response_indices,
     response_tap,
 )
@@ -57,7 +60,7 @@ def collect_targets(
         CalibrationError: a response is NaN, infinite, or too large to compute with.
     """
     probes, images = probes or {}, len(next(iter(positions.values()), ()))
-    taps = {layer.name: _taps(layer, probed=layer.name in probes) for layer in layers}
+    taps = {layer.name: _taps(layer, positions[layer.name].shape[1], probed=layer.name in probes) for layer in layers}
     all_taps = [tap for by_role in taps.values() for tap in by_role.values()]
     session: Session | None = None
     rows: dict[str, NDArray[Any]] = {}
@@ -83,15 +86,20 @@ def collect_targets(
 
 def _indices(layer: Layer, positions: Ints, probe: Ints | None) -> dict[str, NDArray[Any]]:
     """Return the feeds of a layer's taps for one batch."""
-    feeds = response_indices(layer, positions)
+    anew = is_computed_anew(layer, positions.shape[1])
+    feeds = product_indices(layer, positions) if anew else {}
+    if layer.residual or not anew:
+        feeds |= response_indices(layer, positions)
     return feeds if probe is None else feeds | patch_indices(layer, positions[:, probe])
 
 
-def _taps(layer: Layer, *, probed: bool) -> dict[str, Tap]:
+def _taps(layer: Layer, per_sample: int, *, probed: bool) -> dict[str, Tap]:
     """Return the taps of a layer by role: its response, residual and input, where there are any."""
     element_type = onnx.helper.np_dtype_to_tensor_dtype(layer.weight.dtype)
-    tensors = {"response": layer.response} | ({"residual": layer.residual} if layer.residual else {})
-    taps = {role: response_tap(layer, tensor, element_type) for role, tensor in tensors.items()}
+    anew = is_computed_anew(layer, per_sample)
+    taps = {"response": product_tap(layer) if anew else response_tap(layer, layer.response, element_type)}
+    if layer.residual:
+        taps["residual"] = response_tap(layer, layer.residual, element_type)
     return taps | ({"input": patch_tap(layer, element_type)} if probed else {})
 
 

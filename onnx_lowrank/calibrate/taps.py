@@ -7,6 +7,10 @@ A row of a response is small: ``Gather(Reshape(tensor, [-1]), base + channel * s
 channels are moved to the end and gathered together: ``Gather(Reshape(Transpose(tensor), [-1, c]), point)``. That is
 several times faster, and the transposition costs nothing where onnxruntime has to leave its own layout anyway.
 
+A tap on a response that an activation or a sum follows costs far more than its rows: onnxruntime fuses both with the
+convolution, and cannot where the response itself is wanted; its tensors leave the blocked layout and enter it again.
+The response of a 1 x 1 convolution is therefore computed anew, from the rows of its input at the sampled positions.
+
 | code    | meaning                                            | shape         |
 |---------|----------------------------------------------------|---------------|
 | base    | flat index of channel 0 at each sampled position   | (N, P, 1)     |
@@ -21,7 +25,7 @@ ordered kernel column by kernel column, channels last, since the solvers work on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +42,10 @@ from onnx_lowrank.errors import CalibrationError, ModelError
 from onnx_lowrank.graph.builder import GraphBuilder
 from onnx_lowrank.graph.index import probe_name
 from onnx_lowrank.layers.layer import Layer
+
+_PRODUCTS_PER_VALUE = (
+    100  # multiply-adds in the time that a value takes to leave the blocked layout, and enter it again
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +115,51 @@ def response_tap(layer: Layer, tensor: str, element_type: int) -> Tap:
     return _tap(graph)
 
 
+def is_computed_anew(layer: Layer, per_sample: int) -> bool:
+    """Return whether a response is better computed from rows of the input than taken from the network.
+
+    Args:
+        layer: whose response it is.
+        per_sample: number of rows sampled of every sample.
+    """
+    pointwise = layer.op == "Conv" and prod(layer.kernel) == 1 and layer.groups == 1 and not any(layer.geometry.pads)
+    exact = layer.weight.dtype == np.float32 and layer.compressed is None
+    fused = layer.activation.name != "identity" or layer.residual is not None
+    return pointwise and exact and fused and per_sample * layer.channels < _PRODUCTS_PER_VALUE * layer.rows
+
+
+def product_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
+    """Return the feeds of a `product_tap` for positions (N, P) of one batch."""
+    (indices,) = patch_indices(layer, positions).values()
+    return {probe_name(layer.name, "points"): indices[:, :, 0, 0]}
+
+
+def product_tap(layer: Layer) -> Tap:
+    """Return a tap that computes rows of a layer's response, shape (N, P, d), from rows of its input.
+
+    Args:
+        layer: one that `is_computed_anew`; its ``input`` tensor is read.
+    """
+    graph, name = GraphBuilder(), partial(probe_name, layer.name, "response", layer.response)
+    indices = graph.input(probe_name(layer.name, "points"), TensorProto.INT64)
+    points = graph.node("Gather", [_flat(graph, layer, name), indices], name("points"), name=name("points"))
+    weight = graph.constant(name("weight"), layer.weight.reshape(layer.filters, -1).T)
+    product = graph.node("MatMul", [points, weight], name("product"), name=name("product"))
+    bias = graph.constant(name("bias"), layer.bias.astype(np.float32))
+    graph.output(graph.node("Add", [product, bias], name("rows"), name=name("rows")), TensorProto.FLOAT)
+    return _tap(graph)
+
+
+def _flat(graph: GraphBuilder, layer: Layer, name: Callable[[str], str]) -> str:
+    """Add nodes that make rows of channels of a layer's input; return the name of their tensor."""
+    shape = graph.constant(name("flat_shape"), np.array([-1, layer.channels]))
+    tensor = layer.input
+    if not layer.channels_last:
+        perm = [0, *range(2, len(layer.input_size) + 2), 1]
+        tensor = graph.node("Transpose", [tensor], name("moved"), perm=perm)
+    return graph.node("Reshape", [tensor, shape], name("flat"))
+
+
 def _tap(builder: GraphBuilder) -> Tap:
     graph = builder.export().graph
     return Tap(graph.node, graph.initializer, graph.input, graph.output[0])
@@ -133,13 +186,9 @@ def patch_tap(layer: Layer, element_type: int) -> Tap:
         layer: the layer; its ``input`` tensor is read.
         element_type: ONNX element type of that tensor.
     """
-    graph, name, axes = GraphBuilder(), partial(probe_name, layer.name, "input"), len(layer.input_size)
+    graph, name = GraphBuilder(), partial(probe_name, layer.name, "input")
     indices = graph.input(probe_name(layer.name, "patches"), TensorProto.INT64)
-    flat_shape = graph.constant(name("flat_shape"), np.array([-1, layer.channels]))
-    tensor = layer.input
-    if not layer.channels_last:
-        tensor = graph.node("Transpose", [tensor], name("moved"), perm=[0, *range(2, axes + 2), 1])
-    flat = graph.node("Reshape", [tensor, flat_shape], name("flat"))
+    flat = _flat(graph, layer, name)
     graph.output(graph.node("Gather", [flat, indices], patch_rows(layer), name=patch_rows(layer)), element_type)
     return _tap(graph)
 

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from onnx_lowrank.calibrate import collect_targets, layer_positions
+from onnx_lowrank.calibrate.taps import is_computed_anew
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import TargetResponses
@@ -65,6 +66,44 @@ def test_targets_are_the_response_tensors_at_the_positions(batch_size: int) -> N
             np.testing.assert_allclose(found.residual, wanted, rtol=1e-5, atol=2e-6)
         else:
             assert found.residual is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_responses_of_pointwise_layers_are_those_of_the_network(batch_size: int) -> None:
+    """They are computed from the rows of the inputs: with a folded normalization, a residual, strides, and probes."""
+    model = build(
+        """g (float[N,3,10,9] x) => (float[N,5,5,5] y) {
+            a = Conv(x, w0, b0)
+            n = BatchNormalization(a, gamma, beta, mean, var)
+            r = Relu(n)
+            c = Conv(r, w1)
+            sum = Add(r, c)
+            d = Conv<strides=[2,2]>(sum, w2, b0)
+            y = Relu(d)
+        }""",
+        {
+            **{"w0": filters(0, 5, 3, 1, 1), "b0": normal(1, 5), "gamma": normal(2, 5), "beta": normal(3, 5)},
+            **{"mean": normal(4, 5), "var": normal(5, 5) ** 2, "w1": filters(6, 5, 5, 1, 1)},
+            "w2": filters(7, 5, 5, 1, 1),
+        },
+    )
+    layers, _ = find(model, {"x": X[:1]})
+    assert [(layer.response, layer.residual) for layer in layers] == [("n", None), ("c", "r"), ("d", None)]
+    assert all(is_computed_anew(layer, 11) for layer in layers)
+    positions = layer_positions(layers, IMAGES, 11, seed=3)
+    probes = {layer.name: np.array([2, 5]) for layer in layers[:2]}
+    targets = collect_targets(model, layers, positions, batches(X, batch_size), CPU, probes)
+    whole = run(model, {"x": X}, ["n", "c", "r", "d"])
+    for layer in layers:
+        found = targets[layer.name]
+        wanted = sampled(whole[layer.response], positions[layer.name])
+        np.testing.assert_allclose(found.responses, wanted, rtol=1e-5, atol=5e-6)
+        if found.probe is not None:
+            rows = applied(layer, found.probe.patches.reshape(len(found.probe.rows), -1))
+            np.testing.assert_allclose(found.responses[found.probe.rows], rows, rtol=1e-5, atol=5e-6)
+    residual = targets[layers[1].name].residual
+    assert residual is not None
+    np.testing.assert_allclose(residual, sampled(whole["r"], positions[layers[1].name]), rtol=1e-5, atol=2e-6)
 
 
 def test_a_graph_input_as_residual() -> None:

@@ -18,12 +18,16 @@ from onnx_lowrank.calibrate.taps import (
     Tap,
     as_patches,
     clear_outside,
+    is_computed_anew,
     leading_pads,
     patch_indices,
     patch_tap,
+    product_indices,
+    product_tap,
     response_indices,
     response_tap,
 )
+from onnx_lowrank.layers.activation import identity
 from onnx_lowrank.layers.layer import Layer
 from tests.example_layers import conv_geometries, transposed_geometries
 from tests.helpers import Array, Feeds, applied, build, filters, find, normal, relative, run, sampled
@@ -31,6 +35,7 @@ from tests.helpers import Array, Feeds, applied, build, filters, find, normal, r
 IMAGES = 3
 OPSETS = [7, 9, 11, 13, 17, 21, 23]
 W = np.array([1, 10, 100, 1000], np.float32)
+W1 = filters(0, 5, 3, 1, 1)[..., 0]
 
 
 def conv_model(attributes: str, weight: Array, size: tuple[int, int], **options: Any) -> onnx.ModelProto:
@@ -123,6 +128,43 @@ def test_response_tap_takes_any_tensor_of_the_same_shape() -> None:
     positions = draw_positions(np.random.default_rng(2), IMAGES, 25, 7)
     rows = run_tap(model, response_tap(layer, "x", TensorProto.FLOAT), {"x": x, **response_indices(layer, positions)})
     np.testing.assert_array_equal(rows.reshape(-1, 3), sampled(x, positions))
+
+
+@pytest.mark.parametrize("attributes", ["strides=[1,1]", "strides=[2,3]", 'auto_pad="SAME_UPPER", strides=[2,2]'])
+def test_product_tap_computes_what_the_network_does(attributes: str) -> None:
+    model = conv_model(attributes, filters(0, 5, 3, 1, 1), (7, 6), bias=normal(3, 5))
+    x = normal(1, IMAGES, 3, 7, 6)
+    layer = only_layer(model, x)
+    positions = draw_positions(np.random.default_rng(2), IMAGES, int(np.prod(layer.positions)), 6)
+    assert is_computed_anew(layer, 6)
+    rows = run_tap(model, product_tap(layer), {"x": x, **product_indices(layer, positions)})
+    assert rows.shape == (*positions.shape, 5)
+    wanted = sampled(run(model, {"x": x}, ["c"])["c"], positions)
+    np.testing.assert_allclose(rows.reshape(-1, 5), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_product_tap_of_a_convolution_along_one_axis() -> None:
+    model = build("g (float[N,3,9] x) => (float[N,5,5] y) { c = Conv<strides=[2]>(x, w) y = Relu(c) }", {"w": W1})
+    x = normal(1, IMAGES, 3, 9)
+    layer = only_layer(model, x)
+    positions = np.array([[4, 0], [1, 3], [2, 2]])
+    rows = run_tap(model, product_tap(layer), {"x": x, **product_indices(layer, positions)})
+    np.testing.assert_allclose(rows.reshape(-1, 5), sampled(run(model, {"x": x}, ["c"])["c"], positions), rtol=1e-5)
+
+
+def test_what_is_computed_anew() -> None:
+    """1 x 1, followed by something that is fused with it, and few products against the values of the response."""
+    model = conv_model("strides=[1,1]", filters(0, 5, 3, 1, 1), (8, 5))
+    layer = only_layer(model, normal(1, 1, 3, 8, 5))
+    assert is_computed_anew(layer, 1333)  # 3 channels x 1333 < 100 x 40 positions
+    assert not is_computed_anew(layer, 1334)
+    alone = replace(layer, activation=identity())
+    assert not is_computed_anew(alone, 6)
+    assert is_computed_anew(replace(alone, residual="x"), 6)
+    assert not is_computed_anew(replace(layer, weight=layer.weight.astype(np.float16)), 6)
+    assert not is_computed_anew(replace(layer, geometry=replace(layer.geometry, pads=(0, 0, 1, 0))), 6)
+    larger = only_layer(conv_model("pads=[1,1,1,1]", filters(0, 5, 3, 3, 3), (8, 5)), normal(1, 1, 3, 8, 5))
+    assert not is_computed_anew(larger, 6)
 
 
 @pytest.mark.parametrize("opset", OPSETS)

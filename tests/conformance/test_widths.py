@@ -14,6 +14,8 @@ from onnx_lowrank.errors import RankError
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.responses import TargetResponses
+from onnx_lowrank.pipeline import open_conversion
+from onnx_lowrank.settings import Settings
 from tests.helpers import Array, build, filters, normal, relative, run
 
 HOW: dict[str, Any] = {"bench": False, "threads": 1, "provider": "cpu", "seed": 0}
@@ -135,6 +137,14 @@ def test_depthwise_layers_are_solved_for_the_inputs_that_they_get() -> None:
 
     assert as_it_was("d1") == [True] * 24
     assert as_it_was("d2") == [False] * 24
+
+
+def test_patches_are_kept_of_layers_only_whose_ranks_or_widths_are_chosen() -> None:
+    """Those of depthwise ones are of no use, and keeping them is what takes most of a pass."""
+    _, layers, calibration = open_conversion(inverted_residuals(), {"x": DATA}, None, Settings(**HOW))
+    assert [layer.name for layer in layers.carriers] == ["d1", "d2"]
+    assert calibration.probes.keys() == {"s", "e1", "p1", "p2"}
+    assert calibration.positions.keys() >= {"e1", "d1", "p1", "e2", "d2", "p2"}
 
 
 def test_an_excluded_depthwise_layer_stays() -> None:
