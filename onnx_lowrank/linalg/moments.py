@@ -41,16 +41,29 @@ class Moments:
     cross: Array
 
     @staticmethod
-    def of(inputs: Array, targets: Array) -> Moments:
-        """Compute the moments of rows ``inputs`` (n, p) and ``targets`` (n, q), any float type."""
-        return reduce(add, over_row_blocks(lambda rows: Moments._of_block(inputs[rows], targets[rows]), inputs))
+    def of(inputs: Array, targets: Array, *, single: bool = False) -> Moments:
+        """Compute the moments of rows ``inputs`` (n, p) and ``targets`` (n, q), any float type.
+
+        Args:
+            inputs: rows.
+            targets: as many rows.
+            single: whether products within a block are float32, which is twice as fast, and enough where a ridge of
+                1e-4 or more is added.
+        """
+
+        def of_block(rows: slice) -> Moments:
+            return Moments._of_block(inputs[rows], targets[rows], single=single)
+
+        return reduce(add, over_row_blocks(of_block, inputs))
 
     @staticmethod
-    def _of_block(inputs: Array, targets: Array) -> Moments:
+    def _of_block(inputs: Array, targets: Array, *, single: bool) -> Moments:
         xp = namespace(inputs)
         input_mean, target_mean = (xp.sum(rows, axis=0, dtype=xp.float64) / len(rows) for rows in (inputs, targets))
-        x, y = inputs - input_mean, targets - target_mean
-        return Moments(len(inputs), input_mean, target_mean, x.T @ x, y.T @ x)
+        kind = xp.float32 if single else xp.float64
+        x, y = inputs - xp.astype(input_mean, kind), targets - xp.astype(target_mean, kind)
+        gram, cross = (xp.astype(products, xp.float64, copy=False) for products in (x.T @ x, y.T @ x))
+        return Moments(len(inputs), input_mean, target_mean, gram, cross)
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows together."""

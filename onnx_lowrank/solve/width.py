@@ -25,10 +25,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from onnx_lowrank.layers.channel_group import in_turns
 from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
@@ -47,6 +49,8 @@ from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.reconstruct import MIN_ROWS, ROWS_PER_HELD_OUT_ROW
 
 Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
+Real = TypeVar("Real", Floats, Floats32)
 
 RIDGES = tuple(10.0**power for power in range(-4, 5))  # relative to the mean diagonal of G; late layers want 0.1 to 10
 WIDTH_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1.0)  # losses are measured at
@@ -87,14 +91,14 @@ class _Part:
 
     @staticmethod
     def of(inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> _Part:
-        moments = Moments.of(inputs, targets)
+        moments = Moments.of(inputs, targets, single=True)
         mean = moments.target_mean.astype(np.float32)
         return _Part(moments, sum(over_row_blocks(lambda rows: float(squares(targets[rows] - mean)), targets)))
 
-    def squared_error(self, stay: NDArray[np.int64], weight: Floats, mean: Floats, target_mean: Floats) -> float:
+    def squared_error(self, stay: NDArray[np.int64], weight: Floats32, mean: Floats, target_mean: Floats) -> float:
         """Return ``sum || y - t - W^T (z - u) ||^2`` for means u (k,) and t (d,) of other rows."""
         own = self.moments
-        gram, cross = own.gram[np.ix_(stay, stay)], own.cross[:, stay].T
+        gram, cross = own.gram[np.ix_(stay, stay)].astype(np.float32), own.cross[:, stay].T
         offset = own.target_mean - target_mean - (own.input_mean[stay] - mean) @ weight
         inside = self.squares - 2 * np.sum(weight * cross) + np.sum(weight * (gram @ weight))
         return float(inside + own.count * (offset @ offset))
@@ -107,14 +111,14 @@ class WidthSelection:
     Attributes:
         ridge: r.
         second: r'; None where the map that makes good for missing channels does best.
-        weight: solved on the other rows, shape (k, d).
+        weight: solved on the other rows, in float32, shape (k, d).
         bias: shape (d,).
         error: squared, on the held-out rows.
     """
 
     ridge: float
     second: float | None
-    weight: Floats
+    weight: Floats32
     bias: Floats
     error: float
 
@@ -152,7 +156,8 @@ class WidthRegression:
     def select(self, stay: NDArray[np.int64], near: WidthSelection | None = None) -> WidthSelection:
         """Select both ridges for the inputs that stay, and solve on the rows that they are not judged by.
 
-        The error falls and rises again along the ridges, so it is followed downhill.
+        The error falls and rises again along the ridges, so it is followed downhill, in float32: twice as fast, and
+        held-out rows cannot tell the difference.
 
         Args:
             stay: the inputs that stay, shape (k,).
@@ -160,17 +165,20 @@ class WidthRegression:
         """
         moments = self.train
         mean, target_mean = moments.input_mean[stay], moments.target_mean
-        gram = moments.gram[np.ix_(stay, stay)]
+        gram = moments.gram[np.ix_(stay, stay)].astype(np.float32)
 
-        def tried(prior: Floats, missing: Floats, ridge: float) -> tuple[float, Floats]:
-            weight = _ridge(moments, gram, prior, missing, ridge)
+        def tried(prior: Floats32, missing: Floats32, ridge: float) -> tuple[float, Floats32]:
+            try:
+                weight = _ridge(moments, gram, prior, missing, ridge)
+            except LinAlgError:  # inputs that are all but dependent, and too small a ridge for float32
+                return inf, prior
             return self._held_out.squared_error(stay, weight, mean, target_mean), weight
 
-        own = self._weight[stay]
-        missing = moments.gram[stay] @ self._weight - gram @ own
+        own = self._weight[stay].astype(np.float32)
+        missing = (moments.gram[stay] @ self._weight).astype(np.float32) - gram @ own
         first = lowest(partial(tried, own, missing), self._ridges, None if near is None else near.ridge)
         prior = first.result
-        missing = moments.cross[:, stay].T - gram @ prior
+        missing = moments.cross[:, stay].T.astype(np.float32) - gram @ prior
         second = lowest(
             partial(tried, prior, missing), self._ridges, None if near is None else near.second or self._ridges[-1]
         )
@@ -199,11 +207,11 @@ class WidthRegression:
         return refined_map(linear, rows, gram, _REFINING_RIDGE if selected.second is None else selected.second)
 
 
-def _ridge(moments: Moments, gram: Floats, prior: Floats, missing: Floats, ridge: float) -> Floats:
+def _ridge(moments: Moments, gram: Real, prior: Real, missing: Real, ridge: float) -> Real:
     """Return ``prior + (G_SS + r I)^-1 missing``, the ridge relative to the mean diagonal of G."""
     scale = float(np.trace(moments.gram)) / len(moments.gram) or 1.0
-    factor = cho_factor(gram + ridge * scale * np.eye(len(gram)), overwrite_a=True, check_finite=False)
-    solved: Floats = prior + cho_solve(factor, missing, check_finite=False)
+    damped = gram + np.diag(np.full(len(gram), ridge * scale, gram.dtype))
+    solved: Real = prior + cho_solve(cho_factor(damped, check_finite=False), missing, check_finite=False)
     return solved
 
 
@@ -266,8 +274,7 @@ class _HeldOutErrors:
         """Return the relative squared error with the channels kept, ascending; ridges are sought near the last ones."""
         stay = _inputs_of(self._layer, kept)
         solved = self._last = self.regression.select(stay, self._last)
-        weight, bias = solved.weight.astype(np.float32), solved.bias.astype(np.float32)
-        responses = self._inputs[:, stay] @ weight + bias + self._offset
+        responses = self._inputs[:, stay] @ solved.weight + solved.bias.astype(np.float32) + self._offset
         return float(np.sum((self._layer.activation(responses) - self._wanted) ** 2)) / self._size
 
 

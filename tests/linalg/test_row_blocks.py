@@ -43,3 +43,15 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
         for one, other in zip(found[0], others, strict=True):
             np.testing.assert_array_equal(one, other)
     np.testing.assert_allclose(found[0][0] / COUNT, np.cov(inputs.T.astype(np.float64), bias=True), rtol=1e-10)
+
+
+def test_moments_of_float32_products_are_those_of_float64_ones_but_for_rounding() -> None:
+    """Of inputs far from zero, which float32 products of uncentred rows would not survive."""
+    generator = np.random.default_rng(4)
+    inputs = generator.normal(300, 1, size=(COUNT, 6)).astype(np.float32)
+    targets = (inputs[:, :2] - 290).astype(np.float32)
+    exact, single = (Moments.of(inputs, targets, single=each) for each in (False, True))
+    for one, other in ((exact.gram, single.gram), (exact.cross, single.cross)):
+        assert other.dtype == np.float64
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(exact.gram).max())
+    np.testing.assert_array_equal(exact.input_mean, single.input_mean)

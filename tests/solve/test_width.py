@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cholesky
 
 from onnx_lowrank.layers.activation import identity, relu
 from onnx_lowrank.layers.channel_group import ChannelGroup
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import LayerSamples, PatchProbe, TargetResponses
 from onnx_lowrank.layers.width_losses import WidthLosses
-from onnx_lowrank.solve.width import FULL_EFFORT, QUICK_EFFORT, measure_width_losses, solve_width
+from onnx_lowrank.solve.width import FULL_EFFORT, QUICK_EFFORT, WidthRegression, measure_width_losses, solve_width
 from tests.example_layers import conv_layer
 
 Floats = NDArray[np.float32]
@@ -58,6 +59,19 @@ def test_channels_that_depend_on_others_are_made_good_for_exactly(kernel: tuple[
     np.testing.assert_allclose(respond(solved, unseen), respond(layer, unseen), rtol=0, atol=2e-2)
     assert chain.errors.solved < 1e-3 < chain.errors.linear
     assert losses.error(np.array([4]))[0] < 1e-5
+
+
+def test_a_ridge_that_is_too_small_for_float32_is_not_selected() -> None:
+    generator = np.random.default_rng(8)
+    inputs = np.repeat(generator.normal(size=(3000, 3)), 40, axis=1).astype(np.float32)
+    weight, stay = generator.normal(size=(120, 4)), np.arange(0, 120, 2)
+    targets = np.asarray(inputs @ weight, np.float32)
+    with pytest.raises(LinAlgError):
+        cholesky(np.cov(inputs[:, stay].T).astype(np.float32) + 1e-9 * np.eye(60, dtype=np.float32))
+    found = WidthRegression(inputs, targets, weight, ridges=(1e-9, 1e-2)).select(stay)
+    assert (found.ridge, found.second) == (1e-2, 1e-2)
+    lost = inputs[:, stay] @ found.weight + found.bias - targets
+    assert np.mean(lost**2) < 1e-6 * np.mean(targets**2)
 
 
 def measured(layer: Layer, patches: Floats, residual: Floats | None = None) -> WidthLosses:
