@@ -206,6 +206,9 @@ def clear_outside(rows: NDArray[Any], layer: Layer, positions: Ints) -> None:
         layer: the layer.
         positions: positions of the rows, shape (N, P).
     """
+    geometry = layer.geometry
+    if not (geometry.transposed or any(geometry.pads) or geometry.auto_pad.startswith("SAME")):
+        return
     _, inside = _kernel_points(layer, positions % prod(layer.positions))
     if not inside.all():
         rows[~inside] = 0
