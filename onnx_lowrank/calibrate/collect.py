@@ -26,6 +26,7 @@ from onnx_lowrank.calibrate.taps import (
     response_tap,
 )
 from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.graph.before_padding import before_padding
 from onnx_lowrank.graph.extract import extract
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import LARGEST, PatchProbe, TargetResponses, not_usable
@@ -59,6 +60,7 @@ def collect_targets(
     Raises:
         CalibrationError: a response is NaN, infinite, or too large to compute with.
     """
+    layers = before_padding(model, layers)
     probes, images = probes or {}, len(next(iter(positions.values()), ()))
     taps = {layer.name: _taps(layer, positions[layer.name].shape[1], probed=layer.name in probes) for layer in layers}
     all_taps = [tap for by_role in taps.values() for tap in by_role.values()]

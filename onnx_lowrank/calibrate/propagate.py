@@ -34,6 +34,7 @@ from onnx_lowrank.calibrate.taps import (
     response_tap,
 )
 from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.graph.before_padding import before_padding
 from onnx_lowrank.graph.extract import ancestors, extract
 from onnx_lowrank.graph.index import tensors_read
 from onnx_lowrank.layers.layer import Layer
@@ -118,6 +119,7 @@ class Propagation:
             CalibrationError: an input is NaN, infinite, or too large to compute with; or the disk is full.
         """
         self._close_buffer()
+        layer, *later = before_padding(model, [layer, *later])
         segment = self._open_segment(model, layer, later)
         sampled = self._positions[layer.name]
         self._buffer = PatchBuffer(layer, sampled.size, self.cache)
