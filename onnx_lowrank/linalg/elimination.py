@@ -21,14 +21,19 @@ Use it to rank inputs; what is left is better solved anew, with a ridge that hel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.blas import dgemm
+from scipy.linalg.lapack import dpotri
 
 Floats = NDArray[np.float64]
 
 _ROUND_SHARE = 1 / 32  # of the channels that are left, taken out between two updates of the whole inverse
 _CANDIDATES_PER_CHANNEL = 2  # in a round; among these the choice is exact
+_COMPACT_SHARE = 0.75  # of the rows: with fewer left, copying them costs less than going on with zeros
 
 
 def elimination_order(
@@ -57,28 +62,42 @@ def elimination_order(
     if not gram.any():
         return np.arange(count)
     ridge = damping * float(np.trace(gram)) / len(gram)
-    factor = cho_factor(gram + ridge * np.eye(len(gram)), overwrite_a=True)
-    inverse = cho_solve(factor, np.eye(len(gram)))
-    best = cho_solve(factor, cross + ridge * weight)
-    left, order = np.arange(count), []
-    while len(left):
-        channels = np.arange(len(left))
-        size = max(1, int(len(left) * _ROUND_SHARE))
-        candidates = np.argsort(_costs(inverse, best, channels, block), kind="stable")
-        out = _cheapest(inverse, best, candidates[: _CANDIDATES_PER_CHANNEL * size], size, block)
-        order.append(left[out])
-        stay = np.setdiff1d(channels, out)
-        inverse, best = _without(inverse, best, _rows(out, block), _rows(stay, block))
-        left = left[stay]
+    factor = cho_factor(gram + ridge * np.eye(len(gram)), overwrite_a=True, lower=True)
+    best = np.ascontiguousarray(cho_solve(factor, cross + ridge * weight))
+    half, _ = dpotri(factor[0], lower=True)
+    half = np.tril(half)
+    inverse = np.asfortranarray(half + np.tril(half, -1).T)
+    channels, order = np.arange(count), []  # those that the rows are of: some are out already, with zeros in their rows
+    is_left = np.ones(count, bool)
+    for taken in _rounds(count):
+        costs = np.where(is_left, _costs(inverse, best, block), np.inf)
+        candidates = np.argsort(costs, kind="stable")[: min(_CANDIDATES_PER_CHANNEL * taken, is_left.sum())]
+        out = _cheapest(inverse, best, candidates, taken, block)
+        order.append(channels[out])
+        is_left[out] = False
+        _take_out(inverse, best, _rows(out, block))
+        if is_left.sum() < _COMPACT_SHARE * len(channels):
+            stay = np.repeat(is_left, block)
+            inverse, best = np.asfortranarray(inverse[stay][:, stay]), best[stay]
+            channels, is_left = channels[is_left], np.ones(is_left.sum(), bool)
     return np.concatenate(order)
 
 
-def _without(inverse: Floats, best: Floats, out: NDArray[np.int64], stay: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Return the inverse and the map of the inputs that stay, once others are out."""
-    towards = np.linalg.solve(inverse[np.ix_(out, out)], inverse[np.ix_(out, stay)]).T
-    rest: Floats = inverse[np.ix_(stay, stay)]
-    rest -= towards @ inverse[np.ix_(out, stay)]
-    return rest, best[stay] - towards @ best[out]
+def _rounds(count: int) -> Iterator[int]:
+    """Yield how many channels each round takes out."""
+    while count:
+        taken = max(1, int(count * _ROUND_SHARE))
+        yield taken
+        count -= taken
+
+
+def _take_out(inverse: Floats, best: Floats, out: NDArray[np.int64]) -> None:
+    """Update the inverse, in Fortran's order, and the map in place for inputs that go; their rows become zero."""
+    rows, maps = inverse[out], best[out]
+    towards = np.linalg.solve(rows[:, out], rows)
+    dgemm(-1.0, towards.T, rows.T, 1.0, inverse, trans_b=True, overwrite_c=True)
+    dgemm(-1.0, maps.T, towards.T, 1.0, best.T, trans_b=True, overwrite_c=True)
+    inverse[out], inverse[:, out], best[out] = 0.0, 0.0, 0.0  # but for rounding
 
 
 def _rows(channels: NDArray[np.int64], block: int) -> NDArray[np.int64]:
@@ -87,16 +106,16 @@ def _rows(channels: NDArray[np.int64], block: int) -> NDArray[np.int64]:
     return rows
 
 
-def _costs(inverse: Floats, best: Floats, channels: NDArray[np.int64], block: int) -> Floats:
-    """Return by how much the squared error rises without each channel, shape (channels,)."""
-    rows = _rows(channels, block)
-    of_channel = best[rows].reshape(len(channels), block, -1)
+def _costs(inverse: Floats, best: Floats, block: int) -> Floats:
+    """Return by how much the squared error rises without each channel, shape (channels,); zero if it is out already."""
     if block == 1:
-        squares: Floats = np.einsum("cbd,cbd->c", of_channel, of_channel)
-        squares /= np.diag(inverse)[rows].clip(min=np.finfo(float).tiny)
+        squares: Floats = np.einsum("id,id->i", best, best)
+        squares /= inverse.diagonal().clip(min=np.finfo(float).tiny)
         return squares
-    each = rows.reshape(-1, block)
+    each = np.arange(len(best)).reshape(-1, block)
+    of_channel = best.reshape(len(each), block, -1)
     blocks = inverse[each[:, :, None], each[:, None, :]]
+    blocks[~blocks.any(axis=(1, 2))] = np.eye(block)  # out already
     costs: Floats = np.einsum("cbd,cbd->c", of_channel, np.linalg.solve(blocks, of_channel))
     return costs
 
@@ -104,15 +123,11 @@ def _costs(inverse: Floats, best: Floats, channels: NDArray[np.int64], block: in
 def _cheapest(inverse: Floats, best: Floats, candidates: NDArray[np.int64], size: int, block: int) -> NDArray[np.int64]:
     """Return ``size`` of the candidates, one after the other the cheapest given those before it."""
     rows = _rows(candidates, block)
-    inverse, best = inverse[np.ix_(rows, rows)], best[rows]
-    left, out = np.arange(len(candidates)), []
+    inverse, best = np.asfortranarray(inverse[np.ix_(rows, rows)]), best[rows]
+    is_left, out = np.ones(len(candidates), bool), []
     for _ in range(size):
-        costs = _costs(inverse, best, left, block)
-        chosen = int(left[costs.argmin()])
-        own = np.arange(chosen * block, (chosen + 1) * block)
-        towards = np.linalg.solve(inverse[np.ix_(own, own)], inverse[own]).T
-        best = best - towards @ best[own]
-        inverse = inverse - towards @ inverse[own]
-        left = left[left != chosen]
+        chosen = int(np.where(is_left, _costs(inverse, best, block), np.inf).argmin())
+        is_left[chosen] = False
         out.append(chosen)
+        _take_out(inverse, best, _rows(np.array([chosen]), block))
     return candidates[out]
