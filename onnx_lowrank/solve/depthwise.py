@@ -38,6 +38,7 @@ Floats = NDArray[np.float64]
 
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # relative to the mean square of a tap
 _STEPS = 3  # of Gauss-Newton at most
+_MIN_GAIN = 1e-3  # of the error on held-out rows, relative, by a step; with less it is the last
 _BLOCK_CHANNELS = 64  # solved side by side: enough for fast products, few enough to copy their rows
 _MIN_RIDGE = 1e-8  # a channel may be silent
 
@@ -158,7 +159,7 @@ def _selected(parts: list[_Channels], cut: int) -> Floats:
 
     least, taken, ridges = error([part.start for part in parts]), 0, list[float]()
     current: list[Floats] | list[None] = [None] * len(parts)
-    for _ in range(1 + _STEPS):
+    for step in range(1 + _STEPS):
         pairs = zip(parts, current, strict=True)
         equations = list(side_by_side(lambda pair: pair[0].equations(pair[1], train), pairs))
         tried = [(ridge, [each.solved(ridge) for each in equations]) for ridge in _RIDGES]
@@ -166,8 +167,11 @@ def _selected(parts: list[_Channels], cut: int) -> Floats:
         best = int(np.argmin(errors))
         ridges.append(tried[best][0])
         current = tried[best][1]
+        enough = errors[best] < (1 - _MIN_GAIN) * least
         if errors[best] < least:
             least, taken = errors[best], len(ridges)
+        if step and not enough:  # least squares, which come first, know nothing of the activation
+            break
     return np.concatenate(list(side_by_side(partial(_solved_on_all, ridges=ridges[:taken]), parts)))
 
 
