@@ -20,8 +20,9 @@ INPUTS = {"in.onnx", "data.npy", "a.onnx", "b.onnx"}
 
 CONVERT = ("in.onnx", "out.onnx", "--report", "r.json", "--save-plan", "p.json", "--speedup", "2")
 SWEEP = ("sweep", "in.onnx", "out", "--speedups", "1.5,2,3", "--models")
-FINETUNE = ("finetune", "a.onnx", "b.onnx", "out.onnx", "--epochs", "30", "--batch-size", "8", "--report", "r.json")
-COMMANDS = {"convert": CONVERT, "sweep": SWEEP, "finetune": FINETUNE}
+SAMPLES = ("samples", "in.onnx", "out.npz")
+FINETUNE = ("finetune", "a.onnx", "b.onnx", "out.onnx", "--epochs", "8", "--batch-size", "8", "--report", "r.json")
+COMMANDS = {"convert": CONVERT, "sweep": SWEEP, "samples": SAMPLES, "finetune": FINETUNE}
 
 
 def fill(folder: Path) -> Path:

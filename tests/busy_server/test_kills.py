@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -119,6 +120,8 @@ def test_a_kill_at_any_moment(folder: Path, command: str, count: int) -> None:
         for path in folder.rglob("*.onnx"):
             if ".tmp" not in str(path):
                 onnx.checker.check_model(onnx.load(path))
+        for path in folder.glob("*.npz"):
+            np.load(path)["x"]
     last = start(folder, *COMMANDS[command], "--force")
     seconds_until_the_end(last)
     assert last.returncode == 0
