@@ -43,9 +43,10 @@ class Option(click.Option):
         try:
             return super().type_cast_value(ctx, value)
         except click.BadParameter as error:
-            if isinstance(self.type, click.Choice) and isinstance(value, str):
-                error.message = error.message.rstrip(".") + did_you_mean(value, map(str, self.type.choices))
-            raise
+            if not (isinstance(self.type, click.Choice) and isinstance(value, str)):
+                raise
+            question = did_you_mean(value, map(str, self.type.choices))
+            raise click.BadParameter(error.message.rstrip(".") + question, ctx, self) from error
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the option's row of the help, or None to leave it out."""
