@@ -22,6 +22,7 @@ CONVERT = ("in.onnx", "out.onnx", "--report", "r.json", "--save-plan", "p.json",
 SWEEP = ("sweep", "in.onnx", "out", "--speedups", "1.5,2,3", "--models")
 SAMPLES = ("samples", "in.onnx", "out.npz")
 FINETUNE = ("finetune", "a.onnx", "b.onnx", "out.onnx", "--epochs", "8", "--batch-size", "8", "--report", "r.json")
+LONGEST_RUN_S = 180  # of a command that nothing hits, on a crowded machine
 COMMANDS = {"convert": CONVERT, "sweep": SWEEP, "samples": SAMPLES, "finetune": FINETUNE}
 
 
@@ -66,10 +67,13 @@ def temporary(folder: Path) -> Path:
     return place
 
 
-def seconds_until_the_end(process: subprocess.Popen[str]) -> float:
-    """Wait for a process; fail where that takes a minute."""
+def seconds_until_the_end(process: subprocess.Popen[str], longest: float = 60) -> float:
+    """Wait for a process, and end it and fail where that takes longer than so many seconds."""
     begin = time.monotonic()
-    process.communicate(timeout=60)
+    try:
+        process.communicate(timeout=longest)
+    finally:
+        process.kill()
     return time.monotonic() - begin
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.busy_server.commands import (
     COMMANDS,
+    LONGEST_RUN_S,
     fill,
     last_line,
     left,
@@ -71,7 +72,7 @@ def test_a_signal_at_any_moment(folder: Path, command: str, seed: int) -> None:
     clear(folder)
     begin = time.monotonic()
     whole = start(folder, *COMMANDS[command])
-    seconds_until_the_end(whole)
+    seconds_until_the_end(whole, LONGEST_RUN_S)
     whole_seconds = time.monotonic() - begin
     assert whole.returncode == 0, last_line(folder)
     moments = np.random.default_rng(seed).uniform(0, whole_seconds, SIGNALS)
