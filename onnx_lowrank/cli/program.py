@@ -45,7 +45,7 @@ class Command(click.Command):
         except click.NoSuchOption as error:  # click's own question differs from release to release
             known = [name for option in self.get_params(ctx) for name in option.opts if name.startswith("--")]
             question = did_you_mean(error.option_name, known)
-            raise click.UsageError(f"no option '{error.option_name}'{question}", ctx) from error
+            raise click.UsageError(f"No such option '{error.option_name}'{question}", ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; errors end the process with their exit code."""
