@@ -20,7 +20,6 @@
     tables.py    where tables are printed, and how wide
     watch.py     progress and log lines on stderr
     standard_output.py  what happens where standard output cannot be written
-    suggestions.py  what a word that is not known may have meant
     messages.py  flags in messages of the library, which name settings as Python does
 """
 

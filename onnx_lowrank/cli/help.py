@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from onnx_lowrank.cli.suggestions import did_you_mean
+from onnx_lowrank.errors import did_you_mean
 from onnx_lowrank.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from onnx_lowrank.cli.suggestions import did_you_mean
-from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.errors import CalibrationError, did_you_mean
 from onnx_lowrank.metrics import METRIC_NAMES, as_metric
 from onnx_lowrank.metrics.user import UserMetric
 

@@ -17,8 +17,7 @@ from onnx_lowrank.calibrate.data.preprocess import PRESETS, ChannelOrder, Resize
 from onnx_lowrank.cli.help import Function, option, setting
 from onnx_lowrank.cli.loader import load_batches, load_metric
 from onnx_lowrank.cli.messages import flags, with_flags
-from onnx_lowrank.cli.suggestions import did_you_mean
-from onnx_lowrank.errors import BudgetError, CalibrationError
+from onnx_lowrank.errors import BudgetError, CalibrationError, did_you_mean
 from onnx_lowrank.graph import input_names
 from onnx_lowrank.metrics import METRIC_NAMES
 from onnx_lowrank.runtime.constants import ARRAY_FILES

@@ -17,8 +17,7 @@ from onnx_lowrank.cli.help import ALL_OPTIONS, Option, help_all
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.presets import preset_rows
 from onnx_lowrank.cli.standard_output import flushed
-from onnx_lowrank.cli.suggestions import did_you_mean
-from onnx_lowrank.errors import LowRankError, VerificationError
+from onnx_lowrank.errors import LowRankError, VerificationError, did_you_mean
 from onnx_lowrank.runtime.library import silence
 
 _FIXABLE, _NOT_VERIFIED, INTERRUPTED = 1, 3, 130
