@@ -25,6 +25,9 @@ Wrong arguments from Python code stay ``ValueError`` and ``TypeError``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class LowRankError(Exception):
     """Base of every error the user can fix."""
@@ -56,3 +59,17 @@ class VerificationError(LowRankError):
 
 class MissingDependencyError(LowRankError):
     """An optional package or an execution provider is missing."""
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return a question to append to an error message; empty where nothing is like the word.
+
+    Args:
+        word: what was given.
+        words: what is known.
+
+    >>> did_you_mean("imagnet", ["imagenet", "raw"])
+    ": did you mean 'imagenet'?"
+    """
+    alike = get_close_matches(word.lower(), words, n=1)
+    return f": did you mean '{alike[0]}'?" if alike else ""

@@ -163,7 +163,7 @@ def convert(
         else:
             with monitor.measure("ranks"):
                 converted = ConvertedNetwork(settings, choose(settings))
-            log_prediction(converted.plan, settings)
+            log_prediction(choose, converted.plan, settings)
             if not dry_run:
                 converted = solve(converted.plan, calibration, targets, settings, monitor)
         if dry_run:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from numpy.typing import NDArray
 
-from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.errors import BudgetError, did_you_mean
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import Factorization, RankPlan
 
@@ -175,11 +175,12 @@ class Settings:
         """Return the settings with fields changed.
 
         Raises:
-            TypeError: there is no such field; where to give it instead if it is one of the preprocessing.
+            TypeError: there is no such field; which one was meant, or where to give one of the preprocessing.
         """
-        for name in changes.keys() - {known.name for known in fields(self)}:
+        known = [each.name for each in fields(self)]
+        for name in changes.keys() - set(known):
             of_images = name in {"mean", "std", "scale", "channel_order", "resize"}
-            remedy = f": pass preprocessing=Preprocessing({name}=...)" if of_images else ""
+            remedy = f": pass preprocessing=Preprocessing({name}=...)" if of_images else did_you_mean(name, known)
             raise TypeError(f"no setting '{name}'{remedy}")
         return replace(self, **changes)
 

@@ -657,8 +657,10 @@ def test_a_speedup_out_of_reach_names_the_largest_that_is_not() -> None:
 
 
 def test_unknown_settings() -> None:
-    with pytest.raises(TypeError, match=r"no setting 'speed_up'$"):
+    with pytest.raises(TypeError, match=r"no setting 'speed_up': did you mean 'speedup'\?$"):
         converted(network(), speed_up=2)
+    with pytest.raises(TypeError, match=r"no setting 'quality'$"):
+        converted(network(), quality=2)
     with pytest.raises(TypeError, match=r"no setting 'mean': pass preprocessing=Preprocessing\(mean=...\)"):
         converted(network(), mean=127)
     with pytest.raises(ValueError, match="cost must be one of macs, latency, params, got 'joules'"):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from onnx_lowrank.errors import did_you_mean
 from onnx_lowrank.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -16,7 +17,7 @@ ALL_OPTIONS = "onnx_lowrank.all_options"  # in the meta of a context whose help 
 
 
 class Option(click.Option):
-    """An option with a row of its own in the help, its default at the end.
+    """An option with a row of its own in the help, its default at the end, and errors that say what was meant.
 
     ``--help`` may leave it out. The shell completes it all the same, unlike a hidden one of click.
 
@@ -36,6 +37,16 @@ class Option(click.Option):
     def shown(self, ctx: click.Context) -> bool:
         """Return whether the help that is asked for has the option."""
         return not self.advanced or ALL_OPTIONS in ctx.meta
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Convert what was given; where it is none of a few words, ask which of them was meant."""
+        try:
+            return super().type_cast_value(ctx, value)
+        except click.BadParameter as error:
+            if not (isinstance(self.type, click.Choice) and isinstance(value, str)):
+                raise
+            question = did_you_mean(value, map(str, self.type.choices))
+            raise click.BadParameter(error.message.rstrip(".") + question, ctx, self) from error
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the option's row of the help, or None to leave it out."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.errors import CalibrationError, did_you_mean
 from onnx_lowrank.metrics import METRIC_NAMES, as_metric
 from onnx_lowrank.metrics.user import UserMetric
 
@@ -57,7 +57,7 @@ def load_metric(text: str) -> str | UserMetric:
     if ":" not in text and not text.endswith(".py"):
         raise click.UsageError(
             f"{where}: no metric has this name: take one of {', '.join(METRIC_NAMES)}, or write a function of your own "
-            "as file.py:function"
+            f"as file.py:function{did_you_mean(text, METRIC_NAMES)}"
         )
     return UserMetric(_load_function(text, where), text)
 

@@ -17,7 +17,7 @@ from onnx_lowrank.calibrate.data.preprocess import PRESETS, ChannelOrder, Resize
 from onnx_lowrank.cli.help import Function, option, setting
 from onnx_lowrank.cli.loader import load_batches, load_metric
 from onnx_lowrank.cli.messages import flags, with_flags
-from onnx_lowrank.errors import BudgetError, CalibrationError
+from onnx_lowrank.errors import BudgetError, CalibrationError, did_you_mean
 from onnx_lowrank.graph import input_names
 from onnx_lowrank.metrics import METRIC_NAMES
 from onnx_lowrank.runtime.constants import ARRAY_FILES
@@ -156,7 +156,8 @@ class Methods(click.ParamType):
             return "auto"
         for name in names:
             if name not in FORMS:
-                self.fail(f"'{name}' is not one of {', '.join(FORMS)}, or auto alone", param, ctx)
+                question = did_you_mean(name, FORMS)
+                self.fail(f"'{name}' is not one of {', '.join(FORMS)}, or auto alone{question}", param, ctx)
         return str(names[0]) if len(names) == 1 else names
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

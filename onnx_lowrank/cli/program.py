@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -18,7 +17,7 @@ from onnx_lowrank.cli.help import ALL_OPTIONS, Option, help_all
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.presets import preset_rows
 from onnx_lowrank.cli.standard_output import flushed
-from onnx_lowrank.errors import LowRankError, VerificationError
+from onnx_lowrank.errors import LowRankError, VerificationError, did_you_mean
 from onnx_lowrank.runtime.library import silence
 
 _FIXABLE, _NOT_VERIFIED, INTERRUPTED = 1, 3, 130
@@ -40,7 +39,12 @@ class Command(click.Command):
         for word, following in zip(args, [*args[1:], "--"], strict=False):
             value = bare.get(word) if following.startswith("--") else None
             words += [word] if value is None else [word, value]
-        return super().parse_args(ctx, words)
+        try:
+            return super().parse_args(ctx, words)
+        except click.NoSuchOption as error:  # click's own question differs from release to release
+            known = [name for option in self.get_params(ctx) for name in option.opts if name.startswith("--")]
+            question = did_you_mean(error.option_name, known)
+            raise click.UsageError(f"No such option '{error.option_name}'{question}", ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; errors end the process with their exit code."""
@@ -103,8 +107,8 @@ class Program(click.Group):
         """Raise a usage error for a word that is nearly a command, and neither an option nor like a file's name."""
         if ctx.resilient_parsing or word.startswith("-") or "." in word or "/" in word or os.path.lexists(word):
             return
-        if meant := get_close_matches(word.lower(), self.commands, n=1):
-            raise click.UsageError(f"no command '{word}', nor a file of that name: did you mean '{meant[0]}'?", ctx)
+        if question := did_you_mean(word, self.commands):
+            raise click.UsageError(f"no command '{word}', nor a file of that name{question}", ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Look up a command."""

@@ -13,7 +13,7 @@ from rich import progress
 from rich.console import Console
 
 from onnx_lowrank.cli.messages import flags, with_flags
-from onnx_lowrank.runtime.progress import Item
+from onnx_lowrank.runtime.progress import Item, SampleCount
 
 _LINE_INTERVAL_S = 5.0
 
@@ -81,11 +81,13 @@ class Watch(logging.Handler):
 
     def _lines(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
         start = shown = time.monotonic()
-        for done, item in enumerate(items, start=1):
+        said = 0
+        for step, item in enumerate(items, start=1):
             yield item
             now = time.monotonic()
-            if done == total or now - shown >= _LINE_INTERVAL_S:
-                shown = now
+            done = max(step, items.done) if isinstance(items, SampleCount) else step  # with all others of its batch
+            if done > said and (done == total or now - shown >= _LINE_INTERVAL_S):
+                said, shown = done, now
                 left = (now - start) / done * (total - done)
                 self._print(f"{stage}: {done}/{total}" + (f", about {left:.0f} s left" if done < total else ""))
 

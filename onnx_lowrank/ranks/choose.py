@@ -243,10 +243,11 @@ def _out_of_reach(
     options: Sequence[Sequence[Option]], budget: _Budget, coupling: Coupling, settings: Settings
 ) -> BudgetError:
     unit = "ms" if settings.cost == "latency" else settings.cost
+    stay = max(0, budget.fixed - sum(coupling.carried))  # what is carried falls with the channels that others read
     return BudgetError(
         f"speedup {settings.speedup:g} cannot be reached, the largest that can is "
         f"{budget.whole / budget.smallest(options, coupling):.2f} "
-        f"({budget.whole:.4g} {unit}, of which {max(0, budget.fixed):.4g} are in layers that stay): lower `speedup`"
+        f"({budget.whole:.4g} {unit}, of which {stay:.4g} are in layers that stay): lower `speedup`"
     )
 
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 COMMON_SPEEDUPS = (1.2, 1.5, 2.0, 3.0, 4.0)
 # Of the networks in tools/docs/choosing.md, all kept 95 % of their top classes or more below the first one.
 SMALL_ERROR, LARGE_ERROR = 0.25, 0.5
+ZEROS_ERROR = 1.0  # that an output of zeros would have
 _RATIO = 1.01  # of the smallest speedup that loses too much to the largest that does not, at the end
 
 
@@ -73,11 +74,34 @@ def verdict(error: float) -> str:
     return "little" if error <= SMALL_ERROR else "some" if error <= LARGE_ERROR else "much"
 
 
-def log_prediction(plan: RankPlan, settings: Settings) -> None:
-    """Log what a plan is predicted to lose, before the network is solved for long."""
-    if settings.selection != "energy":
-        error = predicted_error(plan)
-        log.info("predicted error %.2g (%s)", error, verdict(error))
+def log_prediction(choose: Callable[[Settings], RankPlan], plan: RankPlan, settings: Settings) -> None:
+    """Log what a plan is predicted to lose, before the network is solved for long; a warning where that is nearly all.
+
+    No more than a warning, since layers that are solved may lose a fraction of what is predicted.
+
+    Args:
+        choose: chooses ranks for settings.
+        plan: the ranks that it has chosen.
+        settings: for these.
+    """
+    if settings.selection == "energy":
+        return
+    error = predicted_error(plan)
+    log.info("predicted error %.2g (%s)", error, verdict(error))
+    if error > ZEROS_ERROR:
+        log.warning(
+            "predicted error %.2g, and zeros would have %g: the result may be refused in the end: %s",
+            error, ZEROS_ERROR, _remedy(choose, settings),
+        )  # fmt: skip
+
+
+def _remedy(choose: Callable[[Settings], RankPlan], settings: Settings) -> str:
+    """Return what to do about a prediction that is too large."""
+    if settings.plan is not None:
+        return "raise the ranks of the plan"
+    if settings.cost == "latency":  # predictions are for speedups that are counted
+        return "lower `speedup`"
+    return f"`speedup={largest_within(choose, settings, LARGE_ERROR):g}` is the largest with at most {LARGE_ERROR:g}"
 
 
 def predicted_error(plan: RankPlan) -> float:

@@ -372,13 +372,15 @@ def fidelity_text(point: CurvePoint) -> str:
 
 
 def labelled(label: str, text: str) -> str:
-    """Return a long text behind a label, over as many lines as it takes.
+    """Return a long text behind a label, over as many lines as it takes; options and paths are left whole.
 
     >>> labelled("warning", "close to nothing").splitlines()
     ['warning     close to nothing']
     """
-    indent = 12 * " "
-    return textwrap.fill(text, _LINE_WIDTH, initial_indent=f"{label:<12}", subsequent_indent=indent)
+    return textwrap.fill(
+        text, _LINE_WIDTH, initial_indent=f"{label:<12}", subsequent_indent=12 * " ", break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip
 
 
 def short_number(value: float) -> str:

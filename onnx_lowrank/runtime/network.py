@@ -42,7 +42,7 @@ from onnx_lowrank.runtime.inputs import Shapes, TensorSpec, fixed_batch, known_s
 from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.random_numbers import random_tensors
-from onnx_lowrank.runtime.session import Session
+from onnx_lowrank.runtime.session import RunError, Session
 from onnx_lowrank.settings import Constants
 
 log = logging.getLogger(__name__)
@@ -94,9 +94,16 @@ class Network:
             feeds: one batch of inputs; sizes that the model leaves open are taken from it.
 
         Raises:
-            ModelError: there is no Conv, ConvTranspose, Gemm or MatMul at all.
+            ModelError: there is no Conv, ConvTranspose, Gemm or MatMul at all, or the network does not take the inputs.
         """
-        layers = _layers(self.model, feeds, self.provider, self.name)
+        try:
+            layers = _layers(self.model, feeds, self.provider, self.name)
+        except RunError as error:
+            sizes = ", ".join(f"{name} {'x'.join(map(str, value.shape))}" for name, value in feeds.items())
+            raise ModelError(
+                f"{self.name}: onnxruntime cannot run it on {sizes}: {error.reason}: give sizes that it takes, with "
+                "the data or `input_shapes`; many networks want multiples of 32"
+            ) from error
         return layers_before_draws(layers, self.random(feeds, [layer.input for layer in layers.sampled]))
 
     def random(self, feeds: Feeds, tensors: Iterable[str]) -> dict[str, str]:

@@ -33,6 +33,21 @@ class Silent:
         yield from items
 
 
+class SampleCount:
+    """The numbers of all samples, as steps that are done several at a time, with the batch that they are in.
+
+    Attributes:
+        samples: how many there are.
+        done: how many have been worked on.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self.samples, self.done = samples, 0
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.samples))
+
+
 def track_samples(progress: Progress, batches: Iterable[BatchT], stage: str, samples: int) -> Iterator[BatchT]:
     """Yield batches and count the samples in them as steps of a stage.
 
@@ -42,8 +57,11 @@ def track_samples(progress: Progress, batches: Iterable[BatchT], stage: str, sam
         stage: its name.
         samples: number of samples in all batches.
     """
-    counter = progress.track(range(samples), stage, samples)
+    count = SampleCount(samples)
+    counter = progress.track(count, stage, samples)
     next(counter, None)  # a sample is done once the next one is asked for
     for batch in batches:
         yield batch
-        deque(islice(counter, len(next(iter(batch.values())))), maxlen=0)
+        size = len(next(iter(batch.values())))
+        count.done += size
+        deque(islice(counter, size), maxlen=0)

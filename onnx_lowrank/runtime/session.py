@@ -33,6 +33,18 @@ _PROVIDER_HINT = (
 )
 
 
+class RunError(ModelError):
+    """onnxruntime does not take some inputs of a model.
+
+    Attributes:
+        reason: its own message.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class Session:
     """A model ready to run.
 
@@ -198,7 +210,7 @@ class Session:
         try:
             yield
         except Exception as error:  # onnxruntime's exceptions share no base class but this
-            raise ModelError(f"{self._name}: onnxruntime cannot run it: {error}") from error
+            raise RunError(f"{self._name}: onnxruntime cannot run it: {error}", str(error)) from error
 
 
 def choose_provider(name: str = "auto", threads: int | None = None) -> Provider:

@@ -12,10 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
-from tests.busy_server.commands import COMMANDS, CONVERT, ROOT, fill, left, seconds_until_the_end, start
+from tests.busy_server.commands import COMMANDS, CONVERT, LONGEST_RUN_S, ROOT, fill, left, seconds_until_the_end, start
+
+KILLS, NIGHTS = 4, 15  # at a time; of these one by day and all by night, 60 kills
 
 SLOW_WRITER = """
 import os, sys, time
@@ -103,15 +106,15 @@ def works_in(folder: Path, *words: str) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [4, pytest.param(60, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, NIGHTS))])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_kill_at_any_moment(folder: Path, command: str, count: int) -> None:
+def test_a_kill_at_any_moment(folder: Path, command: str, seed: int) -> None:
     """What is left then is whole, or goes away with the next run, which needs no help but --force."""
     begin = time.monotonic()
-    seconds_until_the_end(start(folder, *COMMANDS[command]))
+    seconds_until_the_end(start(folder, *COMMANDS[command]), LONGEST_RUN_S)
     whole_seconds, wanted = time.monotonic() - begin, left(folder)
-    moments = random.Random(count)
-    for _ in range(count):
+    moments = random.Random(seed)
+    for _ in range(KILLS):
         process = start(folder, *COMMANDS[command], "--force")
         time.sleep(moments.uniform(0.1, whole_seconds))
         process.send_signal(signal.SIGKILL)
@@ -119,8 +122,10 @@ def test_a_kill_at_any_moment(folder: Path, command: str, count: int) -> None:
         for path in folder.rglob("*.onnx"):
             if ".tmp" not in str(path):
                 onnx.checker.check_model(onnx.load(path))
+        for path in folder.glob("*.npz"):
+            np.load(path)["x"]
     last = start(folder, *COMMANDS[command], "--force")
-    seconds_until_the_end(last)
+    seconds_until_the_end(last, LONGEST_RUN_S)
     assert last.returncode == 0
     assert left(folder) == wanted
 

@@ -19,6 +19,8 @@ from tests.busy_server.commands import FINETUNE, ROOT, fill, left, start
 from tests.helpers import build, filters
 from tests.networks import network
 
+LONG = (*FINETUNE, "--epochs", "30")  # so that a disk can be filled meanwhile
+
 
 def run(folder: Path, *words: str) -> tuple[float, float]:
     """Convert in a process of its own, and return the seconds and the peak of its memory in MB."""
@@ -118,7 +120,7 @@ def test_a_disk_that_fills_while_a_network_is_trained(small_disk: Path) -> None:
     fill(small_disk)
     data = np.load(small_disk / "data.npy")
     np.save(small_disk / "data.npy", data[:60])
-    process = start(small_disk, *FINETUNE)
+    process = start(small_disk, *LONG)
     while "out.onnx.checkpoint" not in left(small_disk):
         assert process.poll() is None, (small_disk / "stderr").read_text()
         time.sleep(0.005)
@@ -135,7 +137,7 @@ def test_a_disk_that_fills_while_a_network_is_trained(small_disk: Path) -> None:
     assert "Traceback" not in said
     assert left(small_disk) == {"out.onnx.checkpoint", "ballast"}
     (small_disk / "ballast").unlink()
-    again = start(small_disk, *FINETUNE, "--resume")
+    again = start(small_disk, *LONG, "--resume")
     again.communicate(timeout=120)
     assert again.returncode == 0, (small_disk / "stderr").read_text()
     assert left(small_disk) == {"out.onnx", "r.json"}

@@ -6,11 +6,13 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from onnx_lowrank.cli import watch
 from onnx_lowrank.cli.watch import Watch
+from onnx_lowrank.runtime.progress import track_samples
 from tests.command_line import works
 
 
@@ -32,6 +34,21 @@ def test_lines_have_what_is_done_and_the_seconds_left(monkeypatch: pytest.Monkey
         "solve: 7/10, about 8 s left",
         "solve: 9/10, about 3 s left",
         "solve: 10/10",
+    ]
+
+
+def test_samples_of_a_batch_are_done_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    shown = Watch(Console(file=stream, width=200), quiet=False, words={})
+    for _ in track_samples(shown, [{"x": np.zeros(size)} for size in (8, 8, 8, 6)], "collect", 30):
+        now[0] += 6.0
+    assert stream.getvalue().splitlines() == [
+        "collect: 8/30, about 16 s left",
+        "collect: 16/30, about 10 s left",
+        "collect: 24/30, about 4 s left",
+        "collect: 30/30",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_lowrank import convert, inspect
-from onnx_lowrank.errors import RankError
+from onnx_lowrank.errors import BudgetError, RankError
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.responses import TargetResponses
@@ -324,3 +325,12 @@ def test_a_transposed_convolution_makes_good_for_channels() -> None:
     shapes = [list(tensor.dims) for tensor in result.model.graph.initializer if len(tensor.dims) == 4]
     assert sorted(shapes) == sorted([[6, 3, 3, 3], [6, 4, 3, 3], [4, 4, 1, 1]])
     assert relative(run(model, {"x": UNSEEN})["y"], run(result.model, {"x": UNSEEN})["y"]) < 2e-3
+
+
+def test_what_can_lose_channels_is_not_said_to_stay() -> None:
+    """Depthwise layers get fewer channels with their neighbours, so they bound no speedup."""
+    with pytest.raises(BudgetError) as raised:
+        convert(inverted_residuals(), DATA, speedup=1000, **HOW)
+    largest, whole, stay = map(float, re.findall(r"[\d.]+(?:e[+]\d+)?(?= \(|.macs,|.are)", str(raised.value)))
+    assert stay == 0  # no matter that depthwise layers are no eligible ones
+    assert whole / largest < 144 * 2 * 48 * 9  # than depthwise layers take now

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from onnx_lowrank import Settings, convert
+from onnx_lowrank import Settings, convert, pipeline
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.ranks.estimate import (
@@ -16,6 +16,7 @@ from onnx_lowrank.ranks.estimate import (
     LossEstimate,
     estimate_losses,
     largest_within,
+    log_prediction,
     predicted_error,
 )
 from tests.helpers import plain_network
@@ -78,6 +79,48 @@ def test_out_of_reach_is_too_much() -> None:
 def test_where_even_the_smallest_loses_much_it_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert largest_within(chooser(lambda _: 0.5), Settings(), 0.25) == 1.05
     assert "even a speedup of 1.05 is predicted to lose much: an error of 0.5, 0.25 is wanted at most" in caplog.text
+
+
+def test_a_prediction_beyond_zeros_is_a_warning_that_names_what_loses_less(caplog: pytest.LogCaptureFixture) -> None:
+    choose = chooser(lambda speedup: (speedup - 1) / 4)
+    settings = Settings(speedup=6, bench=False)
+    log_prediction(choose, choose(settings), settings)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    text, _, found = warning.partition("`speedup=")
+    assert text == "predicted error 1.2, and zeros would have 1: the result may be refused in the end: "
+    number, _, rest = found.partition("`")
+    assert 3.0 / 1.02 <= float(number) <= 3.0
+    assert rest == " is the largest with at most 0.5"
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [({"cost": "latency"}, ": lower `speedup`"), ({"plan": RankPlan(())}, ": raise the ranks of the plan")],
+)
+def test_other_targets_have_other_remedies(
+    caplog: pytest.LogCaptureFixture, changes: dict[str, Any], remedy: str
+) -> None:
+    plan = chooser(lambda _: 1.3)(Settings(bench=False))
+    log_prediction(chooser(lambda _: 1.3), plan, Settings(speedup=6, **changes))
+    assert caplog.records[-1].getMessage().endswith(f"the result may be refused in the end{remedy}")
+
+
+def test_a_prediction_that_is_no_more_than_zeros_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    choose = chooser(lambda _: 0.99)
+    log_prediction(choose, choose(Settings(bench=False)), Settings(speedup=6))
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+def test_the_warning_comes_before_anything_is_solved(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def solve_network(*_: object, **__: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(pipeline, "solve_network", solve_network)
+    with pytest.raises(InterruptedError):
+        convert(plain_network(), {"x": images(80, 8)}, speedup=20, **HOW)
+    assert "and zeros would have 1: the result may be refused in the end: `speedup=" in caplog.text
 
 
 def test_where_nothing_can_be_reached_there_is_an_error() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from onnx_lowrank.report import Report, headline, to_html, to_markdown
+from onnx_lowrank.report import Report, headline, labelled, to_html, to_markdown
 from tests.report.pages import FIGURES
 from tests.report.test_report import REPORT
 
@@ -53,3 +53,14 @@ def test_more_is_not_fewer() -> None:
     assert "parameters  1 k -> 1.25 k (1.25x more)" in headline(report)
     assert "| parameters | 1 k | 1.25 k | 1.25x more |" in to_markdown(report)
     assert "1.25× more" in to_html(report, FIGURES)
+
+
+def test_options_and_paths_are_not_broken_where_a_text_wraps() -> None:
+    """They are there to be copied."""
+    path = "/data/" + 12 * "a-long-folder/"
+    for start in range(70, 100):
+        lines = labelled("warning", f"{start * 'x'} lower --max-drop or see {path} then").splitlines()
+        words = " ".join(lines).split()
+        assert words == ["warning", start * "x", "lower", "--max-drop", "or", "see", path, "then"]
+        assert all(line.startswith(12 * " ") for line in lines[1:])
+        assert all(len(line) <= 100 or path in line or start * "x" in line for line in lines)

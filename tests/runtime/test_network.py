@@ -64,6 +64,28 @@ def test_shapes_of_unknown_inputs() -> None:
         open_network(two, CPU, {"": (1,)})
 
 
+def test_sizes_that_the_network_does_not_take() -> None:
+    """Maps that are halved and doubled again, as in detectors, fit their shortcut for even sizes only."""
+    model = build(
+        """g (float[N,3,h,w] x) => (float[N,4,p,q] y) {
+            c = Conv<pads=[1,1,1,1]>(x, w)
+            s = MaxPool<kernel_shape=[2,2], strides=[2,2]>(c)
+            u = Resize<mode="nearest">(s, , scales)
+            sum = Add(u, c)
+            y = Conv(sum, v)
+        }""",
+        {"w": filters(0, 4, 3, 3, 3), "v": filters(1, 4, 4, 1, 1), "scales": np.array([1, 1, 2, 2], np.float32)},
+    )
+    network = open_network(model, CPU, {})
+    assert len(network.layers({"x": normal(0, 2, 3, 8, 6)}).eligible) == 2
+    with pytest.raises(
+        ModelError,
+        match=r"(?s)^<model>: onnxruntime cannot run it on x 2x3x8x7: .*6 by 7.*: give sizes that it takes, with the "
+        r"data or `input_shapes`; many networks want multiples of 32$",
+    ):
+        network.layers({"x": normal(0, 2, 3, 8, 7)})
+
+
 def test_zeros_have_the_inputs_types() -> None:
     model = build("g (int64[N,2] i, bool[3] f, float16[N] h) => (int64[N,2] y) { y = Identity(i) }")
     zeros = open_network(model, CPU, {}).zeros()
