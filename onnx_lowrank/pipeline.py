@@ -250,7 +250,7 @@ def find_layers_on_data(
     max_held_out: int = MAX_HELD_OUT_SAMPLES,
 ) -> tuple[Network, LayerSet, CalibrationSet]:
     """Do what `open_conversion` does, except that no positions are drawn and no layer need be left to factorize."""
-    provider = choose_provider(settings.provider, settings.threads)
+    provider = choose_provider(settings.provider, settings.threads, settings.ep_library)
     network = open_network(model, provider, settings.input_shapes, settings.constant_inputs, settings.samples_axis)
     network, data = with_sample_axes(network, data)
     if settings.preview:

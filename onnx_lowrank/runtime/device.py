@@ -22,12 +22,12 @@ def rank_block(provider: Provider) -> int:
 
     onnxruntime's CPU kernels use blocks of 16 with AVX-512 and of 8 without; tensor cores want multiples of 8.
     """
-    return 16 if provider.name == "cpu" and "avx512f" in _cpuinfo() else 8
+    return 16 if provider.on_cpu and "avx512f" in _cpuinfo() else 8
 
 
 def device_name(provider: Provider) -> str:
     """Return what identifies a device in a table of latencies: model and, for a CPU, cores and block."""
-    if provider.name != "cpu":
+    if not provider.on_cpu:
         return _gpu_name()
     models = (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name"))
     board = _text(Path("/proc/device-tree/model")).strip("\0 \n")  # where /proc/cpuinfo names no model
@@ -56,7 +56,7 @@ def _text(path: Path) -> str:
 
 def free_on_device(provider: Provider) -> int:
     """Return the free bytes of a GPU's memory; 0 for a CPU, and where the driver does not say."""
-    memory = None if provider.name == "cpu" else _ask_driver("nvmlDeviceGetMemoryInfo")
+    memory = None if provider.memory == "cpu" else _ask_driver("nvmlDeviceGetMemoryInfo")
     return 0 if memory is None else int(memory.free)
 
 

@@ -38,6 +38,7 @@ from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.runtime.constants import with_constants
+from onnx_lowrank.runtime.fallback import warn_of_fallback
 from onnx_lowrank.runtime.inputs import Shapes, TensorSpec, fixed_batch, known_shape, with_axes, with_shapes
 from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
@@ -343,17 +344,25 @@ def _that_runs(
 ) -> tuple[onnx.ModelProto, tuple[TensorSpec, ...]]:
     """The network, in float32 if it does not run as it is, and its inputs."""
     try:
-        return original, Session(original, provider, name=name).inputs
+        return original, _inputs(original, provider, name)
     except ModelError as error:
         if not is_in_other_precision(original):
             raise
         try:
             single = in_single_precision(original)
-            inputs = Session(single, provider, name=name).inputs
+            inputs = _inputs(single, provider, name)
         except (ModelError, ValueError):  # the latter from weights that do not fit their shape
             raise error from None
         log.info("onnxruntime has no kernels for its types: it is run in float32 and written in its own types")
         return single, inputs
+
+
+def _inputs(model: onnx.ModelProto, provider: Provider, name: str) -> tuple[TensorSpec, ...]:
+    """The inputs of a network that runs; with a warning where a plugin leaves operators to the CPU."""
+    session = Session(model, provider, name=name)
+    if provider.plugin is not None:
+        warn_of_fallback(session, provider.plugin, name)
+    return session.inputs
 
 
 def count_macs(model: onnx.ModelProto, feeds: Feeds, provider: Provider, without: Collection[str] = ()) -> int:
