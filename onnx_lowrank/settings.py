@@ -63,7 +63,7 @@ class Settings:
         ep_library: file of a plugin execution provider, see `onnx_lowrank.runtime.plugin`; None for those that
             onnxruntime brings.
         threads: of onnxruntime and of the solver; None for the cores that this process may use.
-        rank_multiple: ranks are multiples of this; None for the block the provider likes.
+        rank_multiple: ranks are multiples of this; None for what the provider and its version like.
         include: regular expressions on layer names; only layers that one of them matches are factorized.
         exclude: regular expressions on layer names; layers that one of them matches stay.
         input_shapes: shape by input name, where the model leaves axes open.

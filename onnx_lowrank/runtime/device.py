@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.rank_multiples import channel_block
 
 log = logging.getLogger(__name__)
 
 
 def rank_block(provider: Provider) -> int:
-    """Return the number of channels that the provider's kernels process at a time: ranks that are multiples run fast.
-
-    onnxruntime's CPU kernels use blocks of 16 with AVX-512 and of 8 without; tensor cores want multiples of 8.
-    """
-    return 16 if provider.on_cpu and "avx512f" in _cpuinfo() else 8
+    """Return the number of channels that the provider's kernels process at a time: multiples of it run fast."""
+    name = "cpu" if provider.on_cpu else "cuda"
+    return channel_block("onnxruntime", name, has_avx512="avx512f" in _cpuinfo())
 
 
 def device_name(provider: Provider) -> str:

@@ -483,3 +483,16 @@ def test_real_clocks_choose_ranks_too() -> None:
     assert report["verification"]["outputs"]["y"]["relative_error"] < 1
     x = images(4, 16, seed=9)
     assert relative(run(model, {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.5
+
+
+@pytest.mark.parametrize(("version", "threads", "multiple"), [("1.29.0", 2, 4), ("1.29.0", 1, 1), ("1.32.0", 2, 1)])
+def test_an_older_onnxruntime_with_several_threads_gets_whole_sets_of_blocks(
+    monkeypatch: pytest.MonkeyPatch, version: str, threads: int, multiple: int
+) -> None:
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: 1)
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.version", lambda: version)
+    result = converted(mobile(), method="channel", rank_multiple=None, threads=threads, speedup=1.3, dry_run=True)
+    ranks = [entry.channel for entry in result.plan if entry.channel is not None]
+    assert len(ranks) > 2
+    assert all(rank % multiple == 0 or rank in {1, 2} for rank in ranks)
+    assert multiple > 1 or any(rank % 4 for rank in ranks if rank > 4)
