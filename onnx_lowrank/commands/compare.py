@@ -99,7 +99,9 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     indices, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
     batch_size = _batch_that_fits(first, opened, indices, batch_size)
     models = [_with_tensors(_with_comparable_scores(each), tensors, each.name) for each in networks]
-    sessions = [open_comparable(model, where, each.name) for model, each in zip(models, networks, strict=True)]
+    sessions = [
+        open_comparable(model, where, each.name, in_plugin=True) for model, each in zip(models, networks, strict=True)
+    ]
     if labels and (scores := scored_classes(sessions[0], opened.read(indices[: first.fixed_batch or 1]))):
         opened.check_labels(*scores)
 

@@ -359,7 +359,7 @@ def _that_runs(
 
 def _inputs(model: onnx.ModelProto, provider: Provider, name: str) -> tuple[TensorSpec, ...]:
     """The inputs of a network that runs; with a warning where a plugin leaves operators to the CPU."""
-    session = Session(model, provider, name=name)
+    session = Session(model, provider, name=name, in_plugin=True)
     if provider.plugin is not None:
         warn_of_fallback(session, provider.plugin, name)
     return session.inputs

@@ -44,20 +44,21 @@ class Provider:
     def chain(self, *, deployed: bool) -> list[tuple[str, dict[str, str]]]:
         """Return onnxruntime's provider names, the preferred one first, CPU last; each with its options.
 
-        Not for a plugin, which a session gets by its device.
+        Without a plugin, which a session gets by its device.
 
         Args:
             deployed: as a user runs a network. Otherwise as suits one that runs a few times: products in full float32
                 instead of TF32, no search for the fastest algorithms, no engines built.
         """
-        names = {"cpu": [], "cuda": ["cuda"], "tensorrt": ["tensorrt", "cuda"] if deployed else ["cuda"]}[self.name]
+        own = "cpu" if self.plugin else self.name
+        names = {"cpu": [], "cuda": ["cuda"], "tensorrt": ["tensorrt", "cuda"] if deployed else ["cuda"]}[own]
         options = {} if deployed else _CUDA_OPTIONS_FOR_FEW_RUNS
         return [(EXECUTION_PROVIDERS[name], options if name == "cuda" else {}) for name in (*names, "cpu")]
 
     @property
     def batch_elements(self) -> int:
         """Numbers in the inputs of a forward batch: larger batches take more memory and are no faster."""
-        return CPU_BATCH_ELEMENTS if self.on_cpu else GPU_BATCH_ELEMENTS
+        return CPU_BATCH_ELEMENTS if self.memory == "cpu" else GPU_BATCH_ELEMENTS
 
     @property
     def memory(self) -> str:

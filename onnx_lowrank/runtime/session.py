@@ -46,6 +46,9 @@ class Session:
         name: what to call it in error messages.
         optimized: let onnxruntime optimize the graph first.
         deployed: run it as a user would, to be timed; see `Provider.chain`.
+        in_plugin: run it in the provider's plugin, if it has one; None for what is deployed. Everything else, graphs of
+            a few layers or with inner tensors as outputs, runs on the CPU: plugins compile for seconds, may compute in
+            few bits, and take no such graphs at times.
 
     Raises:
         ModelError: onnxruntime cannot load the model; its own message is kept.
@@ -59,6 +62,7 @@ class Session:
         name: str = "model",
         optimized: bool = True,
         deployed: bool = False,
+        in_plugin: bool | None = None,
     ) -> None:
         interruption.check()
         runtime = load_onnxruntime()
@@ -72,7 +76,8 @@ class Session:
         if not optimized:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._name = name
-        self._memory, self._has_plugin = provider.memory, provider.plugin is not None
+        plugin = provider.plugin if (deployed if in_plugin is None else in_plugin) else None
+        self._memory, self._has_plugin = provider.memory, plugin is not None
         try:
             source = str(model) if isinstance(model, Path) else model.SerializeToString()
             self._external = {} if isinstance(model, Path) else external_initializers(model)
@@ -80,12 +85,12 @@ class Session:
             with redirect_stdout(io.StringIO()):  # it prints that it tries again, which helps nobody
                 if provider.memory == "cuda":
                     load_cuda_libraries()
-                if provider.plugin is None:
+                if plugin is None:
                     chain = provider.chain(deployed=deployed)
                     self._session = runtime.InferenceSession(source, options, providers=chain)
                 else:
                     options.add_session_config_entry(_ASSIGNMENT, "1")
-                    provider.plugin.add_to(options, options.intra_op_num_threads)
+                    plugin.add_to(options, options.intra_op_num_threads)
                     self._session = runtime.InferenceSession(source, options)
         except Exception as error:  # onnxruntime's exceptions share no base class but this
             raise ModelError(f"{name}: onnxruntime cannot load it: {error}") from error
