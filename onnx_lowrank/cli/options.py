@@ -397,7 +397,7 @@ def provider_options(function: Function) -> Function:
         setting("--provider", type=ProviderName(PROVIDERS), metavar="NAME", help="Run on cpu, cuda or tensorrt."),
         # Eager: it is read before --provider, which it gives more values.
         setting("--ep-library", type=FilePath(), metavar="FILE", advanced=True, is_eager=True,
-                values="a plugin provider, which --provider names: openvino, openvino:gpu",
+                values="its providers: --provider openvino, or openvino:gpu",
                 help="Plugin provider to run on."),
         setting("--threads", type=click.IntRange(1, 256), metavar="N", advanced=True, show_default="all",
                 help="Threads to use."),
