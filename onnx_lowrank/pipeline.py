@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
-from onnx_lowrank.calibrate.metric_samples import metric_samples
 from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES
 from onnx_lowrank.graph import (
     Publication,
@@ -51,14 +50,14 @@ from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.linalg.threads import side_by_side
-from onnx_lowrank.metrics import as_metric
-from onnx_lowrank.metrics.readings import recognized_reader
 from onnx_lowrank.ranks import energy_losses
 from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
 from onnx_lowrank.ranks.estimate import estimate_losses, largest_within, log_prediction
 from onnx_lowrank.ranks.search import largest_speedup
 from onnx_lowrank.report.build import Measurements, build_figures, build_report, warn_of_lost_quantization
+from onnx_lowrank.report.converted import ConvertedNetwork
 from onnx_lowrank.report.files import OutputFiles
+from onnx_lowrank.report.quality import judged_by_metric, open_judge, with_found_objects
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.device import free_on_device, rank_block
 from onnx_lowrank.runtime.latency import ConversionTimer, time_file
@@ -79,14 +78,11 @@ from onnx_lowrank.solve.width import FULL_EFFORT, QUICK_EFFORT, WidthEffort, can
 from onnx_lowrank.verify import (
     AccuracyLoss,
     CachedSession,
-    MetricJudge,
     Runnable,
-    found_examples,
     metric_loss,
     scored_classes,
 )
 from onnx_lowrank.verify.conversion import (
-    MAX_PICTURES,
     loss_of,
     open_for_comparison,
     predictor_of,
@@ -98,7 +94,6 @@ from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
 
-_MOST_SEARCHED = 48  # held-out samples among which those are found that the page of a detector shows
 _MAX_LAYERS_AT_ONCE = 4  # that ranks are measured of: each takes memory
 
 
@@ -188,34 +183,6 @@ def convert(
                 log.warning("%s", warning)
             add_texts(files.texts(result), publication)
         return result  # the model has its name now
-
-
-@dataclass(frozen=True, eq=False)
-class ConvertedNetwork:
-    """A network with its layers solved as planned, not yet written.
-
-    Attributes:
-        settings: how it was converted; after a search, with the speedup that was found.
-        plan: its ranks.
-        model: in the original's types; None for a dry run.
-        measurements: errors of its layers and passes that it took.
-    """
-
-    settings: Settings
-    plan: RankPlan
-    model: onnx.ModelProto | None = None
-    measurements: Measurements = field(default_factory=Measurements)
-
-    def with_measurements(self, **changes: Any) -> ConvertedNetwork:
-        """Return the same network with fields of its measurements changed."""
-        return replace(self, measurements=replace(self.measurements, **changes))
-
-    @property
-    def solved(self) -> onnx.ModelProto:
-        """The model; raises ValueError for a dry run, which has none."""
-        if self.model is None:
-            raise ValueError("a dry run has no model")
-        return self.model
 
 
 def open_conversion(
@@ -504,69 +471,6 @@ def search_speedup(
     with monitor.measure("search"):
         search = largest_speedup(attempt, max_drop)
     return search.network.with_measurements(search=search)
-
-
-def open_judge(
-    network: Network,
-    calibration: CalibrationSet,
-    indices: NDArray[np.int64],
-    settings: Settings,
-    monitor: Monitor,
-) -> MetricJudge | None:
-    """Return what measures networks by the metric of the settings; None where that is none.
-
-    Args:
-        network: the original, which is measured at once.
-        calibration: the samples.
-        indices: which of them to measure on.
-        settings: with the metric.
-        monitor: watches.
-    """
-    if settings.metric is None:
-        return None
-    samples = metric_samples(calibration.samples, indices, lambda: calibration.batches(indices, monitor, "judge"))
-    runs = CachedSession(open_for_comparison(network, network.model))
-    return MetricJudge(as_metric(settings.metric), predictor_of(network, runs), samples)
-
-
-def judged_by_metric(
-    converted: ConvertedNetwork, file: Path, network: Network, judge: MetricJudge | None, monitor: Monitor
-) -> ConvertedNetwork:
-    """Return a converted network with the metric of its written file; the same without a judge."""
-    if judge is None:
-        return converted
-    with monitor.measure("verify"):
-        runs = CachedSession(open_for_comparison(network, network.as_run(read_model(file))))
-        measured = judge.measure(predictor_of(network, runs))
-        found = judge.examples(predictor_of(network, runs), MAX_PICTURES)
-    loss = None
-    if converted.settings.max_drop is not None:
-        loss = metric_loss(measured, converted.settings.drop_type)
-    return converted.with_measurements(metric=measured, loss=loss, found=found)
-
-
-def with_found_objects(
-    converted: ConvertedNetwork,
-    file: Path,
-    network: Network,
-    original: CachedSession,
-    calibration: CalibrationSet,
-    monitor: Monitor,
-) -> ConvertedNetwork:
-    """Return a converted detector with what both networks find in some held-out samples; others are left as they are.
-
-    ``original`` runs the original, and still has its outputs from verification.
-    """
-    before = predictor_of(network, original)
-    batch = calibration.one_batch
-    if (read := recognized_reader(before(batch), batch)) is None:
-        return converted
-    few = calibration.split.held_out[:_MOST_SEARCHED]
-    with monitor.measure("verify"):
-        batches = iterate_batches(calibration.samples, few, calibration.split.batch_size)
-        after = predictor_of(network, open_for_comparison(network, network.as_run(read_model(file))))
-        found = found_examples(read, before, after, batches, MAX_PICTURES)
-    return converted.with_measurements(found=found)
 
 
 def written_and_verified(
