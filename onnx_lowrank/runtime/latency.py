@@ -81,6 +81,11 @@ class Latency:
         return self.speedup if self.steady else self.interval[1]
 
     @property
+    def least_speedup(self) -> float:
+        """The speedup, or its lower bound where it is unsteady."""
+        return self.speedup if self.steady else self.interval[0]
+
+    @property
     def measured_text(self) -> str:
         """The same in words."""
         return f"measured speedup {self.most_speedup:.2f}" + ("" if self.steady else " at most")
@@ -170,6 +175,22 @@ class ConversionTimer:
             plan: their methods and ranks.
         """
         return self._time_once([with_random_factors(self._network.model, layers, plan)])[0]
+
+    def time_beside_plan(
+        self, solved: onnx.ModelProto, layers: Sequence[Layer], plan: RankPlan
+    ) -> tuple[Latency, Latency]:
+        """Time a solved network and what its ranks were chosen by, in turns: what differs is no change of the machine.
+
+        Args:
+            solved: the network, as it runs here.
+            layers: the layers that the plan is for.
+            plan: its ranks.
+
+        Returns:
+            The latencies of the solved network, and of the planned one with random weights.
+        """
+        first, second = self.time_all([solved, with_random_factors(self._network.model, layers, plan)])
+        return first, second
 
     def original_ms(self) -> float:
         """Return the milliseconds of the original, timed where that has not been done before."""
