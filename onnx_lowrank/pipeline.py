@@ -271,7 +271,8 @@ def conversion_timer(
     shape = shapes.get(network.sampled[0].name) or shapes.get("")
     batch = network.fixed_batch or (shape[0] if shape else 1)
     layer_timer = LayerTimer(network.provider, batch, settings.latency_table, stored_bytes(network.model))
-    return ConversionTimer(network, calibration.repeated(batch), layer_timer, monitor)
+    planar = network.prefers_planar(settings)
+    return ConversionTimer(network, calibration.repeated(batch), layer_timer, monitor, planar=planar)
 
 
 def collect(
@@ -359,7 +360,8 @@ def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to
     passes = propagation.node_runs / (len(converted.graph.node) * calibration.images)
     errors = {layer.name: factors.errors for layer, factors in solved}
     reasons = {layer.name: factors.reason for layer, factors in solved if factors.reason}
-    model = network.with_factors(solved, calibration.one_batch)  # ``converted`` has the types it runs in here
+    # ``converted`` has the types it runs in here.
+    model = network.with_factors(solved, calibration.one_batch, planar=network.prefers_planar(settings))
     _add_metadata(model, plan, settings)
     return ConvertedNetwork(settings, plan, model, Measurements(errors, reasons, passes))
 

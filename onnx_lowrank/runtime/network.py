@@ -44,7 +44,7 @@ from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.random_numbers import random_tensors
 from onnx_lowrank.runtime.session import Session
-from onnx_lowrank.settings import Constants
+from onnx_lowrank.settings import Constants, Settings
 
 log = logging.getLogger(__name__)
 
@@ -120,18 +120,21 @@ class Network:
         own = {layer.name: layer for layer in found}
         return [own[layer.name] for layer in layers]
 
-    def with_factors(self, solved: Sequence[tuple[Layer, FactorChain]], feeds: Feeds) -> onnx.ModelProto:
+    def with_factors(
+        self, solved: Sequence[tuple[Layer, FactorChain]], feeds: Feeds, *, planar: bool = False
+    ) -> onnx.ModelProto:
         """Return the network as it was given with factors in the places of layers, in its own types.
 
         Args:
             solved: layers and the chains that replace them.
             feeds: one batch of inputs.
+            planar: write chains of 1-D convolutions as 2-D ones, see `onnx_lowrank.graph.planar`.
         """
         model = onnx.ModelProto()
         model.CopyFrom(self.original)
         layers = self.in_own_types([layer for layer, _ in solved], feeds)
         for layer, (_, factors) in zip(layers, solved, strict=True):
-            replace_layer(model, layer, factors)
+            replace_layer(model, layer, factors, planar=planar)
             if (loss := rounding_loss(layer, factors)) > _MAX_ROUNDING_LOSS:
                 log.warning(
                     "%s '%s': its factors lose %.0f times the precision of %s when rounded to it: "
@@ -144,6 +147,10 @@ class Network:
     def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """A network in the original's types as it runs here."""
         return with_samples_first(in_single_precision(model) if self.single else model, self.axes)
+
+    def prefers_planar(self, settings: Settings) -> bool:
+        """Whether milliseconds count, and chains of 1-D convolutions run faster as 2-D: in onnxruntime on a CPU."""
+        return settings.cost == "latency" and self.provider.name == "cpu"
 
     @property
     def one_by_one(self) -> bool:
