@@ -203,13 +203,14 @@ def _corrected(
             break
         shares = {each: 1 / measured for each, (measured, _) in tried.items()}
         total = max(_next_budget(shares, 1 / (_AIMED_SHARE * settings.speedup)), smallest)
-    speedup, plan = min(tried.values(), key=lambda each: abs(each[0] / settings.speedup - _AIMED_SHARE))
-    if speedup < _MIN_SHARE * settings.speedup:
+    reached = [each for each in tried.values() if each[0] >= _MIN_SHARE * settings.speedup]
+    if not reached:
         largest = max(measured for measured, _ in tried.values())
         raise BudgetError(
             f"speedup {settings.speedup:g} cannot be reached, the largest that can is {largest:.2f} "
             f"(measured; {max(0, budget.fixed):.4g} of {budget.whole:.4g} ms are in layers that stay): lower `speedup`"
         )
+    _, plan = min(reached, key=lambda each: abs(each[0] / settings.speedup - _AIMED_SHARE))
     return plan
 
 
