@@ -59,9 +59,11 @@ class Settings:
             a layer. What does not fit beside the responses goes to the disk. None for half of what is free.
         batch_size: samples per forward pass; None to go by the input's size. A fixed batch in the model goes first.
         seed: of all randomness.
-        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; with ``ep_library`` the name of one that it has.
+        ep_library: file of a plugin execution provider, see `onnx_lowrank.runtime.plugin`; None for those that
+            onnxruntime brings.
         threads: of onnxruntime and of the solver; None for the cores that this process may use.
-        rank_multiple: ranks are multiples of this; None for the block the provider likes.
+        rank_multiple: ranks are multiples of this; None for what the provider and its version like.
         include: regular expressions on layer names; only layers that one of them matches are factorized.
         exclude: regular expressions on layer names; layers that one of them matches stay.
         input_shapes: shape by input name, where the model leaves axes open.
@@ -111,7 +113,8 @@ class Settings:
     memory: float | None = None
     batch_size: int | None = None
     seed: int = 0
-    provider: ProviderName = "auto"
+    provider: ProviderName | str = "auto"
+    ep_library: str | PathLike[str] | None = None
     threads: int | None = None
     rank_multiple: int | None = None
     include: tuple[str, ...] = ()

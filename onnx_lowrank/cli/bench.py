@@ -43,6 +43,7 @@ def bench_command(models: tuple[Path, ...], **options: Any) -> None:
     benchmark = bench(
         models,
         provider=options["provider"],
+        ep_library=options["ep_library"],
         threads=options["threads"],
         batch_size=options["batch_size"],
         pace=pace,

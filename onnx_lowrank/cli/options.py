@@ -167,6 +167,16 @@ class Methods(click.ParamType):
         return [CompletionItem(",".join([*given, name])) for name in left if not given or name != "auto"]
 
 
+class ProviderName(click.Choice[str]):
+    """An execution provider of onnxruntime; with ``--ep-library`` any name, which the library may have."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the name where it is one of onnxruntime's own."""
+        if ctx is not None and ctx.params.get("ep_library") is not None:
+            return str(value)
+        return str(super().convert(value, param, ctx))
+
+
 def _number(text: str) -> float:
     """Return a number, an int where it is written as one: large integers stay exact."""
     if text.lower() in {"true", "false"}:
@@ -385,7 +395,11 @@ def provider_options(function: Function) -> Function:
     """Add where things run."""
     return _with(
         function,
-        setting("--provider", type=click.Choice(PROVIDERS), metavar="NAME", help="Run on cpu, cuda or tensorrt."),
+        setting("--provider", type=ProviderName(PROVIDERS), metavar="NAME", help="Run on cpu, cuda or tensorrt."),
+        # Eager: it is read before --provider, which it gives more values.
+        setting("--ep-library", type=FilePath(), metavar="FILE", advanced=True, is_eager=True,
+                values="its providers: --provider openvino, or openvino:gpu",
+                help="Plugin provider to run on."),
         setting("--threads", type=click.IntRange(1, 256), metavar="N", advanced=True, show_default="all",
                 help="Threads to use."),
     )  # fmt: skip

@@ -39,7 +39,7 @@ from onnx_lowrank.errors import OutputError
 def samples(model: Path, output: Path, **options: Any) -> None:
     """Write samples after preprocessing: one array per input, first axis = samples."""
     quiet, force = options.pop("quiet"), options.pop("force")
-    for unused in ("debug", "provider", "threads"):  # nothing is run
+    for unused in ("debug", "provider", "ep_library", "threads"):  # nothing is run
         options.pop(unused)
     if output.suffix.lower() != ".npz":
         raise OutputError(f"{output}: .npz is wanted: rename it")

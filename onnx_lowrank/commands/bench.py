@@ -76,7 +76,7 @@ class Benchmark:
     def to_dict(self) -> dict[str, Any]:
         """The fields of ``bench --json``."""
         return {
-            "provider": self.provider.name,
+            "provider": self.provider.label,
             "device": self.device,
             "threads": self.provider.threads or None,
             "onnxruntime": version(),
@@ -84,10 +84,11 @@ class Benchmark:
         }
 
 
-def bench(
+def bench(  # noqa: PLR0913  (the options of the command, each with its default)
     models: Sequence[str | Path | onnx.ModelProto],
     *,
     provider: str = "auto",
+    ep_library: str | Path | None = None,
     threads: int | None = None,
     batch_size: int | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -100,6 +101,7 @@ def bench(
     Args:
         models: paths or models.
         provider: where they run.
+        ep_library: file of a plugin execution provider, which ``provider`` names.
         threads: of onnxruntime; None for its own choice.
         batch_size: samples per run, where the model leaves that open; None for one.
         input_shapes: shape by input name, where a model leaves axes open; its first axis is the batch size too.
@@ -117,7 +119,7 @@ def bench(
     """
     if not models:
         raise ValueError("bench: no models, wanted at least one")
-    where, shapes = choose_provider(provider, threads), input_shapes or {}
+    where, shapes = choose_provider(provider, threads, ep_library), input_shapes or {}
     networks = _with_shapes(open_networks(models, where, {}, constant_inputs or {}, samples_axis or {}), shapes)
     feeds = [_feeds(network, shapes, batch_size) for network in networks]
     timings = time_in_turns([network.model for network in networks], feeds, where, pace or Pace())

@@ -44,6 +44,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     batch_size: int | None = None,
     seed: int = 0,
     provider: str = "auto",
+    ep_library: str | Path | None = None,
     threads: int | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     constant_inputs: Constants | None = None,
@@ -65,6 +66,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
         batch_size: samples per forward pass.
         seed: of the drawing.
         provider: where both run.
+        ep_library: file of a plugin execution provider, which ``provider`` names.
         threads: of onnxruntime.
         input_shapes: shape by input name, where the models leave axes open.
         constant_inputs: by name of the inputs that are always fed the same: numbers, an array or its file.
@@ -79,7 +81,7 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     """
     if class_names is not None and not labels and metric is None:
         raise ValueError("class_names says what the labels are called: set labels too")
-    where = choose_provider(provider, threads)
+    where = choose_provider(provider, threads, ep_library)
     networks = open_networks((a, b), where, input_shapes or {}, constant_inputs or {}, samples_axis or {})
     first, second = networks
     if first.inputs != second.inputs:
@@ -97,7 +99,9 @@ def compare(  # noqa: PLR0913  (the options of the command, each with its defaul
     indices, batch_size = draw_samples(opened, first.sampled, np.random.default_rng(seed), samples, batch_size)
     batch_size = _batch_that_fits(first, opened, indices, batch_size)
     models = [_with_tensors(_with_comparable_scores(each), tensors, each.name) for each in networks]
-    sessions = [open_comparable(model, where, each.name) for model, each in zip(models, networks, strict=True)]
+    sessions = [
+        open_comparable(model, where, each.name, in_plugin=True) for model, each in zip(models, networks, strict=True)
+    ]
     if labels and (scores := scored_classes(sessions[0], opened.read(indices[: first.fixed_batch or 1]))):
         opened.check_labels(*scores)
 

@@ -105,7 +105,8 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
     samples: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
-    provider: ProviderName = "auto",
+    provider: ProviderName | str = "auto",
+    ep_library: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -124,6 +125,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
         batch_size: samples per forward pass.
         seed: of the drawing of samples and positions.
         provider: where it runs.
+        ep_library: file of a plugin execution provider, which ``provider`` names.
         threads: of onnxruntime.
         progress: watches the pass.
         input_shapes: shape by input name, where the model leaves axes open.
@@ -138,7 +140,7 @@ def inspect(  # noqa: PLR0913  (the options of the command, each with its defaul
         shapes, constants = input_shapes or {}, constant_inputs or {}
         settings = Settings(
             samples=samples, batch_size=batch_size, seed=seed, provider=provider, threads=threads, method="channel",
-            input_shapes=shapes, constant_inputs=constants, samples_axis=samples_axis or {},
+            ep_library=ep_library, input_shapes=shapes, constant_inputs=constants, samples_axis=samples_axis or {},
         )  # fmt: skip
         with linear_algebra_threads(threads):
             if energy:

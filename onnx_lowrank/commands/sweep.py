@@ -18,12 +18,9 @@ from onnx_lowrank.errors import BudgetError, CalibrationError, VerificationError
 from onnx_lowrank.graph import Publication, add_texts, check_apart, new_folder
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.pipeline import (
-    ConvertedNetwork,
     collect,
     conversion_timer,
-    judged_by_metric,
     open_conversion,
-    open_judge,
     rank_losses,
     report_on,
     solve_network,
@@ -31,6 +28,8 @@ from onnx_lowrank.pipeline import (
 )
 from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
 from onnx_lowrank.report.build import calibration_report, report_warnings
+from onnx_lowrank.report.converted import ConvertedNetwork
+from onnx_lowrank.report.quality import judged_by_metric, open_judge
 from onnx_lowrank.runtime.device import rank_block
 from onnx_lowrank.runtime.latency import ConversionTimer, slow_warnings
 from onnx_lowrank.runtime.monitor import Monitor

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_lowrank.graph.index import fresh_name
+from onnx_lowrank.graph.planar import is_planar, planar_chain
 from onnx_lowrank.graph.transposed import reversed_weight
 from onnx_lowrank.graph.typed_factors import typed, typed_weights
 from onnx_lowrank.layers.factors import Convolution, FactorChain
@@ -24,6 +25,7 @@ from onnx_lowrank.layers.layer import Layer
 Shape = tuple[int, ...]
 
 _OPSET, _IR_VERSION = 13, 8  # of models that are run by themselves
+_TO_MAPS, _TO_ROWS = (0, 0, 1, -1), (0, 0, -1)  # shapes of Reshape: 0 keeps an axis, -1 takes the rest
 
 
 class GraphBuilder:
@@ -80,7 +82,15 @@ class GraphBuilder:
         return self._tensors.setdefault(name, gs.Variable(name, element_type, shape))
 
 
-def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: str, ends: tuple[str, str]) -> None:
+def add_chain(
+    graph: GraphBuilder,
+    layer: Layer,
+    factors: FactorChain,
+    prefix: str,
+    ends: tuple[str, str],
+    *,
+    planar: bool = False,
+) -> None:
     """Add a layer's chain: a Conv or ConvTranspose for each factor, or MatMul and Add where it is fully connected.
 
     Args:
@@ -89,10 +99,17 @@ def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: s
         factors: the chain.
         prefix: of node names, which continue with ``_0``, ``_1``, ``_2``; the name itself where there is one factor.
         ends: names of the tensor that the chain reads and of the one that it makes.
+        planar: write 1-D convolutions as 2-D ones of height 1, see `planar_chain`.
 
     Raises:
         ModelError: a weight overflows the layer's float type.
     """
+    if planar and not layer.channels_last and is_planar(factors):
+        maps = graph.fresh(f"{prefix}/maps"), graph.fresh(f"{prefix}/response")
+        _reshape(graph, ends[0], maps[0], _TO_MAPS, f"{prefix}/to_maps")
+        add_chain(graph, layer, planar_chain(factors), prefix, maps)
+        _reshape(graph, maps[1], ends[1], _TO_ROWS, f"{prefix}/to_rows")
+        return
     weights = typed_weights(layer, factors)
     tensor, target = ends
     count = len(factors.convolutions)
@@ -115,6 +132,13 @@ def add_chain(graph: GraphBuilder, layer: Layer, factors: FactorChain, prefix: s
             product = graph.node("MatMul", [tensor, names[0]], graph.fresh(f"{name}/product"), name=name)
             graph.node("Add", [product, names[1]], output, name=graph.fresh(f"{name}/add"))
         tensor = output
+
+
+def _reshape(graph: GraphBuilder, source: str, target: str, shape: Shape, name: str) -> None:
+    """Add a Reshape, which opsets before 13 know as well, unlike Unsqueeze with its axes as an input."""
+    name = graph.fresh(name)
+    constant = graph.constant(graph.fresh(f"{name}/shape"), np.array(shape, np.int64))
+    graph.node("Reshape", [source, constant], target, name=name)
 
 
 def _as_operators_read_it(weight: NDArray[Any], layer: Layer, convolution: Convolution) -> NDArray[Any]:

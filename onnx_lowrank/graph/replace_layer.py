@@ -17,20 +17,21 @@ from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 
 
-def replace_layer(model: onnx.ModelProto, layer: Layer, factors: FactorChain) -> None:
+def replace_layer(model: onnx.ModelProto, layer: Layer, factors: FactorChain, *, planar: bool = False) -> None:
     """Put a solved chain into the model, where the layer was.
 
     Args:
         model: changed in place.
         layer: a layer of the model that has not been replaced yet.
         factors: its chain; weights are written in the layer's float type.
+        planar: write chains of 1-D convolutions as 2-D ones, see `onnx_lowrank.graph.planar`.
 
     Raises:
         ModelError: a weight overflows the layer's float type; the model is unchanged.
     """
     builder = GraphBuilder(names_in_use(model))
     prefix = layer.name if len(factors.convolutions) == 1 else f"{layer.name}/lowrank"
-    add_chain(builder, layer, factors, prefix, (layer.input, layer.response))
+    add_chain(builder, layer, factors, prefix, (layer.input, layer.response), planar=planar)
     chain, graph = builder.export().graph, model.graph
     replaced = [place for place, node in enumerate(graph.node) if node.output and node.output[0] in layer.nodes]
     no_longer_read = [name for place in replaced for name in tensors_read(graph.node[place])]

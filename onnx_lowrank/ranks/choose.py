@@ -25,6 +25,7 @@ from onnx_lowrank.ranks.options import Cost, allowed_methods, layer_options, wit
 from onnx_lowrank.ranks.search import MIN_SPEEDUP
 from onnx_lowrank.ranks.select import Option, depth_weights, select
 from onnx_lowrank.runtime.latency import ConversionTimer
+from onnx_lowrank.runtime.rank_multiples import layer_multiple
 from onnx_lowrank.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def choose_ranks(
         return RankPlan(tuple(_with_energy(layer, entry, each) for layer, entry, each in given))
     if settings.cost == "latency":
         return _under_latency(layers, losses, settings, timer)
-    budget, options, coupling = _counted(layers, losses, settings, timer.layer_timer.machine.block)
+    machine = timer.layer_timer.machine
+    budget, options, coupling = _counted(layers, losses, settings, machine.block, machine.wide_multiple)
 
     def select_within(budget: _Budget) -> RankPlan:
         return _select(options, budget, coupling, settings)
@@ -123,7 +125,7 @@ def check_reachable(layers: LayerSet, settings: Settings, block: int) -> None:
     if settings.predicted_error is not None:  # the speedup is only the largest that may be picked
         settings = replace(settings, speedup=min(MIN_SPEEDUP, settings.speedup))
     lossless = [_no_losses(layer, settings) for layer in layers.eligible]
-    budget, options, coupling = _counted(layers, lossless, settings, block)
+    budget, options, coupling = _counted(layers, lossless, settings, block, block)
     if budget.smallest(options, coupling) > budget.total:
         raise _out_of_reach(options, budget, coupling, settings)
 
@@ -140,7 +142,7 @@ def _no_losses(layer: Layer, settings: Settings) -> RankLosses:
 
 
 def _counted(
-    layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, block: int
+    layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, block: int, wide: int
 ) -> tuple[_Budget, list[list[Option]], Coupling]:
     """Return a budget of multiply-adds or parameters, and what every layer may be within it.
 
@@ -153,7 +155,7 @@ def _counted(
     fixed = sum(layer.macs for layer in layers.skipped) if counts_macs else layers.fixed_storage(itemsize)
     total = sum(whole) + fixed
     stays = {layer.name: float(layer.macs if counts_macs else layer.parameters) for layer in layers.skipped}
-    options = _options(layers.eligible, losses, [measure] * len(layers.eligible), settings, block)
+    options = _options(layers.eligible, losses, [measure] * len(layers.eligible), settings, (block, wide))
     return _Budget(total / settings.speedup, total, fixed), options, _coupling(layers.eligible, stays)
 
 
@@ -161,13 +163,14 @@ def _under_latency(
     layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, timer: ConversionTimer
 ) -> RankPlan:
     """Stay within a budget of measured milliseconds, corrected until the whole network meets it."""
-    methods, block = settings.methods, timer.layer_timer.machine.block
+    machine = timer.layer_timer.machine
+    methods, block = settings.methods, machine.block
     latencies = [ChainLatency(layer, allowed_methods(layer, methods), block) for layer in layers.eligible]
     pairs = list(zip(layers.eligible, latencies, strict=True))
     timer.measure([(layer, plan) for layer, latency in pairs for plan in latency.to_measure()])
     for layer, latency in pairs:
         latency.learn(partial(timer.layer_timer.milliseconds, layer))
-    options = _options(layers.eligible, losses, latencies, settings, block)
+    options = _options(layers.eligible, losses, latencies, settings, (block, machine.wide_multiple))
     whole = timer.original_ms()
     fixed = whole - sum(layer[0].cost for layer in options)  # the first option keeps the layer
     budget = _Budget(whole / (_AIMED_SHARE * settings.speedup), whole, fixed)
@@ -200,13 +203,14 @@ def _corrected(
             break
         shares = {each: 1 / measured for each, (measured, _) in tried.items()}
         total = max(_next_budget(shares, 1 / (_AIMED_SHARE * settings.speedup)), smallest)
-    speedup, plan = min(tried.values(), key=lambda each: abs(each[0] / settings.speedup - _AIMED_SHARE))
-    if speedup < _MIN_SHARE * settings.speedup:
+    reached = [each for each in tried.values() if each[0] >= _MIN_SHARE * settings.speedup]
+    if not reached:
         largest = max(measured for measured, _ in tried.values())
         raise BudgetError(
             f"speedup {settings.speedup:g} cannot be reached, the largest that can is {largest:.2f} "
             f"(measured; {max(0, budget.fixed):.4g} of {budget.whole:.4g} ms are in layers that stay): lower `speedup`"
         )
+    _, plan = min(reached, key=lambda each: abs(each[0] / settings.speedup - _AIMED_SHARE))
     return plan
 
 
@@ -279,12 +283,16 @@ def _options(
     losses: Sequence[RankLosses],
     costs: Sequence[Cost],
     settings: Settings,
-    block: int,
+    multiples: tuple[int, int],
 ) -> list[list[Option]]:
-    multiple = settings.rank_multiple or block
+    """Return what every layer may be; ``multiples`` of ranks: of any layer, and of wide ones."""
+
+    def multiple(layer: Layer) -> int:
+        return settings.rank_multiple or layer_multiple(largest_ranks(layer)["channel"], *multiples)
+
     methods = settings.methods
     return [
-        with_scaled_costs(layer, layer_options(layer, each, cost, methods, multiple))
+        with_scaled_costs(layer, layer_options(layer, each, cost, methods, multiple(layer)))
         for layer, each, cost in zip(layers, losses, costs, strict=True)
     ]
 

@@ -13,6 +13,19 @@ REACHED_SHARE_OF_COUNT = 0.99
 REACHED_SHARE_OF_TIME = 0.95
 
 
+def is_close(latency: Latency, wanted: float) -> bool:
+    """Return whether a measured speedup may be the one that was asked for, neither less nor more.
+
+    Args:
+        latency: measured; unsteady ones are close unless all of their interval is not.
+        wanted: speedup in milliseconds.
+    """
+    return (
+        latency.most_speedup >= REACHED_SHARE_OF_TIME * wanted
+        and REACHED_SHARE_OF_TIME * latency.least_speedup <= wanted
+    )
+
+
 def missed_targets(
     report: Report, settings: Settings, latency: Latency | None, loss: AccuracyLoss | None
 ) -> tuple[str, ...]:

@@ -13,21 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.rank_multiples import channel_block
 
 log = logging.getLogger(__name__)
 
 
 def rank_block(provider: Provider) -> int:
-    """Return the number of channels that the provider's kernels process at a time: ranks that are multiples run fast.
-
-    onnxruntime's CPU kernels use blocks of 16 with AVX-512 and of 8 without; tensor cores want multiples of 8.
-    """
-    return 16 if provider.name == "cpu" and "avx512f" in _cpuinfo() else 8
+    """Return the number of channels that the provider's kernels process at a time: multiples of it run fast."""
+    name = "cpu" if provider.on_cpu else "cuda"
+    return channel_block("onnxruntime", name, has_avx512="avx512f" in _cpuinfo())
 
 
 def device_name(provider: Provider) -> str:
     """Return what identifies a device in a table of latencies: model and, for a CPU, cores and block."""
-    if provider.name != "cpu":
+    if not provider.on_cpu:
         return _gpu_name()
     models = (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name"))
     board = _text(Path("/proc/device-tree/model")).strip("\0 \n")  # where /proc/cpuinfo names no model
@@ -56,7 +55,7 @@ def _text(path: Path) -> str:
 
 def free_on_device(provider: Provider) -> int:
     """Return the free bytes of a GPU's memory; 0 for a CPU, and where the driver does not say."""
-    memory = None if provider.name == "cpu" else _ask_driver("nvmlDeviceGetMemoryInfo")
+    memory = None if provider.memory == "cpu" else _ask_driver("nvmlDeviceGetMemoryInfo")
     return 0 if memory is None else int(memory.free)
 
 

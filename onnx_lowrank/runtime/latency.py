@@ -81,6 +81,11 @@ class Latency:
         return self.speedup if self.steady else self.interval[1]
 
     @property
+    def least_speedup(self) -> float:
+        """The speedup, or its lower bound where it is unsteady."""
+        return self.speedup if self.steady else self.interval[0]
+
+    @property
     def measured_text(self) -> str:
         """The same in words."""
         return f"measured speedup {self.most_speedup:.2f}" + ("" if self.steady else " at most")
@@ -118,16 +123,23 @@ class ConversionTimer:
         feeds: the batch that whole networks are timed with.
         layer_timer: times single layers, with batches of the same size.
         progress: watches.
+        planar: chains of 1-D convolutions are written as 2-D ones, see `onnx_lowrank.graph.planar`.
 
     Attributes:
         layer_timer: times single layers.
     """
 
     def __init__(
-        self, network: Network, feeds: Mapping[str, NDArray[Any]], layer_timer: LayerTimer, progress: Progress
+        self,
+        network: Network,
+        feeds: Mapping[str, NDArray[Any]],
+        layer_timer: LayerTimer,
+        progress: Progress,
+        *,
+        planar: bool = False,
     ) -> None:
         self._network, self._feeds, self._progress = network, feeds, progress
-        self.layer_timer = layer_timer
+        self.layer_timer, self._planar = layer_timer, planar
 
     def time(self, converted: onnx.ModelProto | Path) -> Latency:
         """Time the original and a converted network in turns.
@@ -169,7 +181,26 @@ class ConversionTimer:
             layers: the layers that the plan is for.
             plan: their methods and ranks.
         """
-        return self._time_once([with_random_factors(self._network.model, layers, plan)])[0]
+        return self._time_once([self._planned(layers, plan)])[0]
+
+    def time_beside_plan(
+        self, solved: onnx.ModelProto, layers: Sequence[Layer], plan: RankPlan
+    ) -> tuple[Latency, Latency]:
+        """Time a solved network and what its ranks were chosen by, in turns: what differs is no change of the machine.
+
+        Args:
+            solved: the network, as it runs here.
+            layers: the layers that the plan is for.
+            plan: its ranks.
+
+        Returns:
+            The latencies of the solved network, and of the planned one with random weights.
+        """
+        first, second = self.time_all([solved, self._planned(layers, plan)])
+        return first, second
+
+    def _planned(self, layers: Sequence[Layer], plan: RankPlan) -> onnx.ModelProto:
+        return with_random_factors(self._network.model, layers, plan, planar=self._planar)
 
     def original_ms(self) -> float:
         """Return the milliseconds of the original, timed where that has not been done before."""
@@ -184,20 +215,23 @@ class ConversionTimer:
         self.measure([*((layer, LayerPlan(layer.name)) for layer in layers), *plan.factorized(layers)])
 
 
-def with_random_factors(model: onnx.ModelProto, layers: Sequence[Layer], plan: RankPlan) -> onnx.ModelProto:
+def with_random_factors(
+    model: onnx.ModelProto, layers: Sequence[Layer], plan: RankPlan, *, planar: bool = False
+) -> onnx.ModelProto:
     """Return the converted network with random weights in its factors: as fast as the real one, and there at once.
 
     Args:
         model: the original; not changed.
         layers: the layers that the plan is for.
         plan: their methods and ranks.
+        planar: write chains of 1-D convolutions as 2-D ones.
     """
     network = onnx.ModelProto()
     network.CopyFrom(model)
     planned = plan.factorized(layers)
     for layer, entry in planned:
         if entry.width is None:
-            replace_layer(network, layer, random_factors(layer, entry))
+            replace_layer(network, layer, random_factors(layer, entry), planar=planar)
     narrow_channels(
         network,
         {

@@ -10,6 +10,7 @@ from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.linalg.threads import threads_text
+from onnx_lowrank.runtime.rank_multiples import wide_multiple
 
 _SCHEMA = 1
 
@@ -31,6 +32,11 @@ class Machine:
     threads: int
     onnxruntime: str
     block: int
+
+    @property
+    def wide_multiple(self) -> int:
+        """What ranks of wide layers are better multiples of than of the block."""
+        return wide_multiple("onnxruntime", self.onnxruntime, self.provider, self.threads, self.block)
 
     def __str__(self) -> str:
         return f"{self.device}, {self.provider}, {threads_text(self.threads)}, onnxruntime {self.onnxruntime}"

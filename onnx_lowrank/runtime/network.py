@@ -38,12 +38,13 @@ from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.runtime.constants import with_constants
+from onnx_lowrank.runtime.fallback import warn_of_fallback
 from onnx_lowrank.runtime.inputs import Shapes, TensorSpec, fixed_batch, known_shape, with_axes, with_shapes
 from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.random_numbers import random_tensors
 from onnx_lowrank.runtime.session import RunError, Session
-from onnx_lowrank.settings import Constants
+from onnx_lowrank.settings import Constants, Settings
 
 log = logging.getLogger(__name__)
 
@@ -126,18 +127,21 @@ class Network:
         own = {layer.name: layer for layer in found}
         return [own[layer.name] for layer in layers]
 
-    def with_factors(self, solved: Sequence[tuple[Layer, FactorChain]], feeds: Feeds) -> onnx.ModelProto:
+    def with_factors(
+        self, solved: Sequence[tuple[Layer, FactorChain]], feeds: Feeds, *, planar: bool = False
+    ) -> onnx.ModelProto:
         """Return the network as it was given with factors in the places of layers, in its own types.
 
         Args:
             solved: layers and the chains that replace them.
             feeds: one batch of inputs.
+            planar: write chains of 1-D convolutions as 2-D ones, see `onnx_lowrank.graph.planar`.
         """
         model = onnx.ModelProto()
         model.CopyFrom(self.original)
         layers = self.in_own_types([layer for layer, _ in solved], feeds)
         for layer, (_, factors) in zip(layers, solved, strict=True):
-            replace_layer(model, layer, factors)
+            replace_layer(model, layer, factors, planar=planar)
             if (loss := rounding_loss(layer, factors)) > _MAX_ROUNDING_LOSS:
                 log.warning(
                     "%s '%s': its factors lose %.0f times the precision of %s when rounded to it: "
@@ -150,6 +154,10 @@ class Network:
     def as_run(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """A network in the original's types as it runs here."""
         return with_samples_first(in_single_precision(model) if self.single else model, self.axes)
+
+    def prefers_planar(self, settings: Settings) -> bool:
+        """Whether milliseconds count, and chains of 1-D convolutions run faster as 2-D: in onnxruntime on a CPU."""
+        return settings.cost == "latency" and self.provider.name == "cpu"
 
     @property
     def one_by_one(self) -> bool:
@@ -350,17 +358,25 @@ def _that_runs(
 ) -> tuple[onnx.ModelProto, tuple[TensorSpec, ...]]:
     """The network, in float32 if it does not run as it is, and its inputs."""
     try:
-        return original, Session(original, provider, name=name).inputs
+        return original, _inputs(original, provider, name)
     except ModelError as error:
         if not is_in_other_precision(original):
             raise
         try:
             single = in_single_precision(original)
-            inputs = Session(single, provider, name=name).inputs
+            inputs = _inputs(single, provider, name)
         except (ModelError, ValueError):  # the latter from weights that do not fit their shape
             raise error from None
         log.info("onnxruntime has no kernels for its types: it is run in float32 and written in its own types")
         return single, inputs
+
+
+def _inputs(model: onnx.ModelProto, provider: Provider, name: str) -> tuple[TensorSpec, ...]:
+    """The inputs of a network that runs; with a warning where a plugin leaves operators to the CPU."""
+    session = Session(model, provider, name=name, in_plugin=True)
+    if provider.plugin is not None:
+        warn_of_fallback(session, provider.plugin, name)
+    return session.inputs
 
 
 def count_macs(model: onnx.ModelProto, feeds: Feeds, provider: Provider, without: Collection[str] = ()) -> int:

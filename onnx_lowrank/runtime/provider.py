@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnx_lowrank.runtime.plugin import Plugin
+
 EXECUTION_PROVIDERS = {  # onnxruntime's name by ours
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -19,30 +21,46 @@ class Provider:
     """Where sessions run.
 
     Attributes:
-        name: ``cpu``, ``cuda`` or ``tensorrt``.
+        name: ``cpu``, ``cuda`` or ``tensorrt``; for a plugin what the user calls it.
         threads: threads within an operator; 0 lets onnxruntime decide.
+        plugin: the provider of a library of its own, which takes the place of the others; None for those that
+            onnxruntime brings.
     """
 
     name: str = "cpu"
     threads: int = 0
+    plugin: Plugin | None = None
+
+    @property
+    def label(self) -> str:
+        """The name, and the version where that is not onnxruntime's own."""
+        return f"{self.name} {self.plugin.version}".strip() if self.plugin else self.name
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it runs on the CPU."""
+        return self.plugin.kind == "cpu" if self.plugin else self.name == "cpu"
 
     def chain(self, *, deployed: bool) -> list[tuple[str, dict[str, str]]]:
         """Return onnxruntime's provider names, the preferred one first, CPU last; each with its options.
+
+        Without a plugin, which a session gets by its device.
 
         Args:
             deployed: as a user runs a network. Otherwise as suits one that runs a few times: products in full float32
                 instead of TF32, no search for the fastest algorithms, no engines built.
         """
-        names = {"cpu": [], "cuda": ["cuda"], "tensorrt": ["tensorrt", "cuda"] if deployed else ["cuda"]}[self.name]
+        own = "cpu" if self.plugin else self.name
+        names = {"cpu": [], "cuda": ["cuda"], "tensorrt": ["tensorrt", "cuda"] if deployed else ["cuda"]}[own]
         options = {} if deployed else _CUDA_OPTIONS_FOR_FEW_RUNS
         return [(EXECUTION_PROVIDERS[name], options if name == "cuda" else {}) for name in (*names, "cpu")]
 
     @property
     def batch_elements(self) -> int:
         """Numbers in the inputs of a forward batch: larger batches take more memory and are no faster."""
-        return CPU_BATCH_ELEMENTS if self.name == "cpu" else GPU_BATCH_ELEMENTS
+        return CPU_BATCH_ELEMENTS if self.memory == "cpu" else GPU_BATCH_ELEMENTS
 
     @property
     def memory(self) -> str:
-        """onnxruntime's name of the memory that tensors are in."""
-        return "cpu" if self.name == "cpu" else "cuda"
+        """onnxruntime's name of the memory that tensors are in; a plugin copies them to its own by itself."""
+        return "cpu" if self.plugin or self.name == "cpu" else "cuda"

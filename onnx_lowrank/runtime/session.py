@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from onnx_lowrank.errors import MissingDependencyError, ModelError
 from onnx_lowrank.runtime.inputs import TensorSpec
 from onnx_lowrank.runtime.library import load_cuda_libraries, load_onnxruntime
 from onnx_lowrank.runtime.ort_values import Resident, external_initializers, numpy_type
+from onnx_lowrank.runtime.plugin import open_plugin
 from onnx_lowrank.runtime.processors import usable_cores
 from onnx_lowrank.runtime.provider import EXECUTION_PROVIDERS, Provider
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ASSIGNMENT = "session.record_ep_graph_assignment_info"  # which operators run where
 _PROVIDER_HINT = (
     "check the driver and the CUDA, cuDNN and TensorRT libraries, or use `provider='cpu'` "
     "(pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN)"
@@ -54,6 +58,9 @@ class Session:
         name: what to call it in error messages.
         optimized: let onnxruntime optimize the graph first.
         deployed: run it as a user would, to be timed; see `Provider.chain`.
+        in_plugin: run it in the provider's plugin, if it has one; None for what is deployed. Everything else, graphs of
+            a few layers or with inner tensors as outputs, runs on the CPU: plugins compile for seconds, may compute in
+            few bits, and take no such graphs at times.
 
     Raises:
         ModelError: onnxruntime cannot load the model; its own message is kept.
@@ -67,6 +74,7 @@ class Session:
         name: str = "model",
         optimized: bool = True,
         deployed: bool = False,
+        in_plugin: bool | None = None,
     ) -> None:
         interruption.check()
         runtime = load_onnxruntime()
@@ -80,7 +88,8 @@ class Session:
         if not optimized:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._name = name
-        self._memory = provider.memory
+        plugin = provider.plugin if (deployed if in_plugin is None else in_plugin) else None
+        self._memory, self._has_plugin = provider.memory, plugin is not None
         try:
             source = str(model) if isinstance(model, Path) else model.SerializeToString()
             self._external = {} if isinstance(model, Path) else external_initializers(model)
@@ -88,8 +97,13 @@ class Session:
             with redirect_stdout(io.StringIO()):  # it prints that it tries again, which helps nobody
                 if provider.memory == "cuda":
                     load_cuda_libraries()
-                chain = provider.chain(deployed=deployed)
-                self._session = runtime.InferenceSession(source, options, providers=chain)
+                if plugin is None:
+                    chain = provider.chain(deployed=deployed)
+                    self._session = runtime.InferenceSession(source, options, providers=chain)
+                else:
+                    options.add_session_config_entry(_ASSIGNMENT, "1")
+                    plugin.add_to(options, options.intra_op_num_threads)
+                    self._session = runtime.InferenceSession(source, options)
         except Exception as error:  # onnxruntime's exceptions share no base class but this
             raise ModelError(f"{name}: onnxruntime cannot load it: {error}") from error
 
@@ -118,6 +132,19 @@ class Session:
     def providers(self) -> tuple[str, ...]:
         """onnxruntime's names of the providers that have started."""
         return tuple(self._session.get_providers())
+
+    @property
+    def operators(self) -> dict[str, Counter[str]]:
+        """How many operators of each type run on which provider, by onnxruntime's name of it.
+
+        Of a plugin only, and from onnxruntime 1.24 on; empty where it does not say. A provider that takes no operator
+        is among `providers` all the same.
+        """
+        ask = getattr(self._session, "get_provider_graph_assignment_info", None)
+        found: dict[str, Counter[str]] = {}
+        for part in ask() if ask and self._has_plugin else ():
+            found.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+        return found
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run one batch of inputs.
@@ -213,19 +240,27 @@ class Session:
             raise RunError(f"{self._name}: onnxruntime cannot run it: {error}", str(error)) from error
 
 
-def choose_provider(name: str = "auto", threads: int | None = None) -> Provider:
-    """Choose the provider to run on; ``auto`` takes CUDA where it starts, else the CPU.
+def choose_provider(
+    name: str = "auto", threads: int | None = None, library: str | PathLike[str] | None = None
+) -> Provider:
+    """Choose the provider to run on; ``auto`` takes CUDA where it starts, else the CPU; the library's first with one.
 
     Args:
-        name: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        name: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``; with a library one of its providers, see `open_plugin`.
         threads: threads within an operator; None lets onnxruntime decide.
+        library: file of a plugin provider; None for the providers that onnxruntime brings.
 
     Raises:
         MissingDependencyError: onnxruntime or the provider is not installed or does not start.
         ValueError: no such provider.
     """
+    if library is not None:
+        plugin = open_plugin(library, name)
+        if threads and plugin.kind == "cpu" and not plugin.thread_options(threads):
+            log.warning("provider %s: how it is told `threads` is not known here: it takes its own number", name)
+        return Provider(plugin.ep_name if name == "auto" else name, threads or 0, plugin)
     if name not in {"auto", *EXECUTION_PROVIDERS}:
-        raise ValueError(f"provider must be auto, cpu, cuda or tensorrt, got {name!r}")
+        raise ValueError(f"provider must be auto, cpu, cuda or tensorrt, got {name!r}; others need ep_library")
     available = load_onnxruntime().get_available_providers()
     if name == "auto":
         name = "cuda" if EXECUTION_PROVIDERS["cuda"] in available and _starts("cuda") else "cpu"

@@ -15,7 +15,9 @@ from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import Session
 
 
-def open_comparable(model: onnx.ModelProto, provider: Provider, name: str = "model") -> Session:
+def open_comparable(
+    model: onnx.ModelProto, provider: Provider, name: str = "model", *, in_plugin: bool = False
+) -> Session:
     """Open a model so that at least one of its outputs can be compared, if that is possible.
 
     Text, sequences, maps and optional values have no distance from each other. Where no output is a floating-point
@@ -26,20 +28,21 @@ def open_comparable(model: onnx.ModelProto, provider: Provider, name: str = "mod
         model: the model; not changed.
         provider: where it runs.
         name: what to call it in error messages.
+        in_plugin: run it in the provider's plugin, if it has one.
 
     Raises:
         ModelError: onnxruntime cannot load it.
     """
-    session = Session(model, provider, name=name)
+    session = Session(model, provider, name=name, in_plugin=in_plugin)
     hidden = set(session.outputs) - set(session.numeric_outputs)
     if session.floating_outputs or not hidden:
         return session
     producers = {output: node for node in model.graph.node for output in node.output if output}
     tensors = hidden
     while tensors := _read(producers, tensors):
-        opened = Session(with_outputs(model, sorted(tensors)), provider, name=name)
+        opened = Session(with_outputs(model, sorted(tensors)), provider, name=name, in_plugin=in_plugin)
         if nearest := tensors & set(opened.floating_outputs):
-            return Session(with_outputs(model, sorted(nearest)), provider, name=name)
+            return Session(with_outputs(model, sorted(nearest)), provider, name=name, in_plugin=in_plugin)
     return session
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -288,7 +288,8 @@ def test_the_clock_says_what_was_asked_for(clock: MadeUpClock, method: str, spee
     assert found == pytest.approx(result.report.to_dict()["speedup"]["latency"])
     assert 0.995 * speedup <= found <= 1.1 * speedup
     if method == "auto":  # layers add up to the whole on this clock, so nothing has to be corrected
-        assert [len(each) for each in clock.networks] == [1, 2, 2]  # the original, a stand-in, the result
+        # The original, a stand-in, the result as it was solved and as it was written.
+        assert [len(each) for each in clock.networks] == [1, 2, 2, 2]
 
 
 def test_blocks_that_cost_the_same_are_filled(clock: MadeUpClock) -> None:
@@ -333,13 +334,18 @@ def test_the_budget_is_corrected_by_the_whole_network(
     first, *_, last = re.findall(r"measured speedup (\S+)", caplog.text)
     assert abs(float(last) - 2.04) < abs(float(first) - 2.04)
     assert 1.95 <= result.to_dict()["speedup"]["latency"] <= 2.15
-    assert 4 <= len(clock.networks) <= 1 + 6 + 1
+    assert 4 <= len(clock.networks) <= 1 + 6 + 2
     assert warnings(caplog) == []
 
 
-def test_of_all_that_was_tried_the_nearest_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("measured", "taken"), [((1.4, 1.2, 1.9, 1.6, 2.6, 1.3), 2), ((1.6, 2.8, 2.7, 2.9, 1.7, 2.6), 5)]
+)
+def test_of_all_that_was_tried_the_nearest_that_is_enough_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: Sequence[float], taken: int
+) -> None:
     """A clock on which no try is any good: 1.4, 1.2, 1.9, ... instead of 2."""
-    speedups = iter([1.4, 1.2, 1.9, 1.6, 2.6, 1.3])
+    speedups = iter(measured)
     tried: list[RankPlan] = []
     real = ConversionTimer.time_plan
 
@@ -357,8 +363,7 @@ def test_of_all_that_was_tried_the_nearest_is_taken(monkeypatch: pytest.MonkeyPa
     set_clock(monkeypatch, tmp_path, milliseconds)
     result = by_time(plain_network(), dry_run=True, speedup=2.0)
     assert 4 <= len(tried) <= 6
-    assert result.plan == tried[2]
-    assert result.plan not in tried[:2] + tried[3:]
+    assert result.plan == tried[taken]
 
 
 def test_the_next_budget_lies_on_the_line_through_what_was_tried() -> None:
@@ -483,3 +488,70 @@ def test_real_clocks_choose_ranks_too() -> None:
     assert report["verification"]["outputs"]["y"]["relative_error"] < 1
     x = images(4, 16, seed=9)
     assert relative(run(model, {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.5
+
+
+@pytest.mark.parametrize(("version", "threads", "multiple"), [("1.29.0", 2, 4), ("1.29.0", 1, 1), ("1.32.0", 2, 1)])
+def test_an_older_onnxruntime_with_several_threads_gets_whole_sets_of_blocks(
+    monkeypatch: pytest.MonkeyPatch, version: str, threads: int, multiple: int
+) -> None:
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: 1)
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.version", lambda: version)
+    result = converted(mobile(), method="channel", rank_multiple=None, threads=threads, speedup=1.3, dry_run=True)
+    ranks = [entry.channel for entry in result.plan if entry.channel is not None]
+    assert len(ranks) > 2
+    assert all(rank % multiple == 0 or rank in {1, 2} for rank in ranks)
+    assert multiple > 1 or any(rank % 4 for rank in ranks if rank > 4)
+
+
+def planned_or_solved(model: onnx.ModelProto | Path) -> float:
+    """Solved networks, which say how they were made, take a tenth longer than planned ones."""
+    is_solved = isinstance(model, onnx.ModelProto) and len(model.metadata_props) > 0
+    return blocked(model) * (1.1 if is_solved else 1)
+
+
+@pytest.mark.parametrize("speedup", [1.6, 2.0])
+def test_ranks_are_chosen_again_where_the_solved_network_misses_the_milliseconds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, speedup: float
+) -> None:
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: BLOCK)
+    set_clock(monkeypatch, tmp_path, planned_or_solved)
+    with caplog.at_level(logging.INFO):
+        result = by_time(plain_network(), speedup=speedup)
+    assert f"wanted {speedup:g}: ranks are chosen again, for {1.1 * speedup:.2f}" in caplog.text
+    assert 0.95 * speedup <= result.to_dict()["speedup"]["latency"] <= 1.06 * speedup
+    assert result.to_dict()["speedup"]["requested"] == speedup
+    assert warnings(caplog) == []
+    plan = [each.value for each in model_of(result).metadata_props if each.key == "onnx_lowrank.plan"]
+    assert plan == [result.plan.to_json()]
+
+
+def test_a_machine_that_changed_meanwhile_is_no_gap_to_make_up_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Chains get slower after ranks were chosen: planned networks do too, and what is asked for stays the same."""
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: BLOCK)
+
+    def milliseconds(model: onnx.ModelProto | Path) -> float:
+        same = is_one_layer(model) or len(clock.networks) < 3 or len(work(model)) == 5
+        return blocked(model) * (1 if same else 1.2)
+
+    clock = set_clock(monkeypatch, tmp_path, milliseconds)
+    with caplog.at_level(logging.INFO):
+        result = by_time(plain_network(), speedup=2.0)
+    assert "wanted 2: ranks are chosen again, for 2.00" in caplog.text
+    assert 1.95 <= result.to_dict()["speedup"]["latency"] <= 2.1
+
+
+def test_a_gap_that_no_ranks_make_up_for_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: BLOCK)
+    set_clock(
+        monkeypatch, tmp_path, lambda model: blocked(model) * (8 if planned_or_solved(model) > blocked(model) else 1)
+    )
+    with caplog.at_level(logging.INFO):
+        result = by_time(plain_network(), speedup=2.0)
+    assert "it stays as it is: speedup 16" in caplog.text
+    assert [text.partition(", because")[0] for text in warnings(caplog)] == [
+        f"asked 2x in milliseconds, reached {result.to_dict()['speedup']['latency']:.2f}x"
+    ]
