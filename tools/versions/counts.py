@@ -59,7 +59,9 @@ def run_tests(python: Path, root: Path, folder: Path, tests: list[str]) -> Count
     pytest = [str(python), "-m", "pytest", "-q", "-m", "not slow and not nightly", f"--junitxml={file}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CI": "true"}
     with output.open("w") as written:
-        command = [*pytest, "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", *tests]
+        # An old package warns of what newer ones beside it deprecate, which its users see, but which breaks nothing.
+        options = ["-o", "addopts=--import-mode=importlib", "-W", "default::DeprecationWarning"]
+        command = [*pytest, "-p", "no:cacheprovider", *options, *tests]
         subprocess.run(command, cwd=root, env=environment, stdout=written, stderr=subprocess.STDOUT, check=False)
     if not file.exists():
         raise RuntimeError(f"{' '.join(command)}: did not run:\n{output.read_text()[-2000:]}")
