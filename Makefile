@@ -5,7 +5,7 @@ BIN := .venv/bin
 # tests, ends with long ones, and leaves a core idle for most of a minute.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo docs test test-nightly test-gpu findings format train-demo
+.PHONY: demo docs test test-nightly test-gpu findings versions format train-demo
 
 # Converts the bundled model at 4x and prints accuracy, multiply-adds and latency before and after.
 demo: .venv/extras-cpu,demo
@@ -42,6 +42,10 @@ findings:
 		echo "== $$script"; $$script || changed="$$changed $$script"; \
 	done; \
 	if [ -n "$$changed" ]; then echo "changed:$$changed"; exit 1; fi; echo "nothing has changed"
+
+# Runs quick tests with the oldest and the newest allowed packages, on each Python that is found. Needs the network.
+versions: .venv/extras-versions
+	$(BIN)/python tools/versions/versions.py
 
 # Repairs what ruff can repair, and formats.
 format: .venv/extras-cpu,dev,docs,torch

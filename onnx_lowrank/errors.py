@@ -25,8 +25,10 @@ Wrong arguments from Python code stay ``ValueError`` and ``TypeError``.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class LowRankError(Exception):
@@ -73,3 +75,17 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """
     alike = get_close_matches(word.lower(), words, n=1)
     return f": did you mean '{alike[0]}'?" if alike else ""
+
+
+def check_name(path: Path) -> None:
+    """Raise OSError for a name that is too long for its file system.
+
+    From Python 3.14 on, ``Path.exists`` and its like say of such a name that there is no file of it.
+    """
+    try:
+        path.stat()
+    except ValueError:
+        pass  # a character that no name has, of which the others raise nothing either
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise

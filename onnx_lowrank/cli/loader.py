@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from onnx_lowrank.errors import CalibrationError, did_you_mean
+from onnx_lowrank.errors import CalibrationError, check_name, did_you_mean
 from onnx_lowrank.metrics import METRIC_NAMES, as_metric
 from onnx_lowrank.metrics.user import UserMetric
 
@@ -68,7 +68,8 @@ def _load_function(reference: str, where: str) -> Callable[..., Any]:
     path = Path(file)
     if not (colon and name):
         raise click.UsageError(f"{where}: no function named: write it as file.py:function")
-    if not _guarded(path.is_file, where, "looking for it"):
+    _guarded(lambda: check_name(path), where, "looking for it")
+    if not path.is_file():
         raise _error(where, f"no such file '{path}'", "check the path")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:

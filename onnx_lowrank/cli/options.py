@@ -17,7 +17,7 @@ from onnx_lowrank.calibrate.data.preprocess import PRESETS, ChannelOrder, Resize
 from onnx_lowrank.cli.help import Function, option, setting
 from onnx_lowrank.cli.loader import load_batches, load_metric
 from onnx_lowrank.cli.messages import flags, with_flags
-from onnx_lowrank.errors import BudgetError, CalibrationError, did_you_mean
+from onnx_lowrank.errors import BudgetError, CalibrationError, check_name, did_you_mean
 from onnx_lowrank.graph import input_names
 from onnx_lowrank.metrics import METRIC_NAMES
 from onnx_lowrank.runtime.constants import ARRAY_FILES
@@ -35,6 +35,7 @@ class FilePath(click.ParamType):
         """Convert text to a path."""
         path = Path(value)
         try:
+            check_name(path)
             path.exists()
         except (OSError, ValueError) as error:  # too long, for example
             self.fail(f"'{value}' cannot be the name of a file ({error})", param, ctx)

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnx_lowrank.errors import ModelError
+from onnx_lowrank.errors import ModelError, check_name
 from onnx_lowrank.graph.order import sort_nodes
 from onnx_lowrank.graph.tensors import can_be_mapped, every_tensor, is_external, put_inside, put_outside, values
 
@@ -40,6 +40,7 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         return copy
     path = Path(model)
     try:
+        check_name(path)
         exists = path.is_file()
     except (OSError, ValueError) as error:  # not a valid file name
         raise ModelError(f"{path}: cannot be the name of a file ({error}): check the path") from error

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import onnx
 
 from onnx_lowrank import interruption
-from onnx_lowrank.errors import OutputError
+from onnx_lowrank.errors import OutputError, check_name
 from onnx_lowrank.graph.publication import Publication, explained, final_place
 from onnx_lowrank.graph.tensors import can_be_mapped, is_external, put_inside, put_outside, stored_bytes, values
 
@@ -26,7 +26,8 @@ def check_writable(path: Path, *, force: bool) -> None:
     Raises:
         OutputError: the file exists and ``force`` is not set, its folder is missing or not writable, or it is a folder.
     """
-    with explained(path):  # the name may be too long for the file system
+    with explained(path):
+        check_name(path)
         folder = final_place(path).parent
         exists, is_file, has_folder = path.exists(), path.is_file(), folder.is_dir()
     if path.is_dir():

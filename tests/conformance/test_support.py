@@ -32,6 +32,7 @@ def dense(body: str, read: str = ROW, **more: Any) -> onnx.ModelProto:
 
 def quantized(body: str, **more: Any) -> onnx.ModelProto:
     constants = {"s": np.float32(0.1), "z": np.uint8(128), "q": normal(0, 8, 64, 3, 3).astype(np.int8), **more}
+    constants["u"] = constants["q"].astype(np.uint8)  # which every release of onnxruntime has a kernel for
     return build(f"g ({MAP}) => (float[N,A,B,C] y) {{ {body} }}", constants)
 
 
@@ -132,7 +133,7 @@ CASES: dict[tuple[str, str], onnx.ModelProto] = {
         'y = ConvTranspose <auto_pad="SAME_UPPER", strides=[2,2]> (x, w)', 64, 8, 3, 3
     ),
     ("ConvTranspose", "depthwise"): conv("y = ConvTranspose <group=64> (x, w)", 64, 1, 3, 3),
-    ("ConvInteger", ""): quantized("p = Cast <to=3> (x)  i = ConvInteger (p, q)  y = Cast <to=1> (i)"),
+    ("ConvInteger", ""): quantized("p = Cast <to=3> (x)  i = ConvInteger (p, u)  y = Cast <to=1> (i)"),
     ("QLinearConv", ""): quantized(
         "p = QuantizeLinear (x, s, z)  i = QLinearConv (p, s, z, q, s, n, s, z)  y = DequantizeLinear (i, s, z)",
         n=np.int8(0),

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from packaging.version import Version
 
 from onnx_lowrank.graph.draws import drawn_tensors, is_taken_out
 from onnx_lowrank.graph.extract import extract
@@ -49,6 +50,8 @@ def draws(model: onnx.ModelProto) -> bool:
 @pytest.mark.parametrize("opset", [12, 13, 22])
 @pytest.mark.parametrize("case", DROPOUT)
 def test_dropout_stays_where_onnxruntime_keeps_it(case: str, opset: int) -> None:
+    if opset == 22 and Version(onnxruntime.__version__) < Version("1.26"):
+        pytest.skip("onnxruntime 1.24 takes out no Dropout of opset 22")
     model = network(*DROPOUT[case], opset=opset)
     dropout = next(node for node in model.graph.node if "d" in node.output)
     assert is_taken_out(GraphIndex(model), dropout) is not draws(model)

@@ -81,10 +81,10 @@ def test_convolutions_whose_weights_are_computed() -> None:
 
 def test_integer_operators() -> None:
     constants = {"q": np.ones((6, 4, 3, 3), np.int8), "s": np.float32(0.1), "z": np.uint8(0), "n": np.int8(0)}
-    constants |= {"m": np.ones((8, 5), np.int8)}
+    constants |= {"m": np.ones((8, 5), np.int8), "u": np.ones((6, 4, 3, 3), np.uint8)}
     model = build(
         """g (uint8[N,4,9,8] x) => (int32[N,6,7,6] a, uint8[N,6,7,6] b, int32[N,4,9,5] c) {
-            a = ConvInteger(x, q)
+            a = ConvInteger(x, u)
             b = QLinearConv(x, s, z, q, s, n, s, z)
             c = MatMulInteger(x, m)
         }""",

@@ -58,6 +58,10 @@ def tools(samples: Array) -> dict[str, Callable[[Path, Path], None]]:
             source, target, quant_format=quantization.QuantFormat.QOperator
         ),
         "INT8 dynamic": quantization.quantize_dynamic,
+        "INT8 NNCF": lambda source, target: onnx.save(_nncf(onnx.load(source), samples), target),
+        "INT8 NNCF, whole ranges": lambda source, target: onnx.save(
+            _nncf(onnx.load(source), samples, whole_ranges=True), target
+        ),
         "fp16, onnxconverter-common": lambda source, target: onnx.save(_half(onnx.load(source)), target),
         "fp16, onnxruntime": lambda source, target: onnx.save(_half_of_onnxruntime(onnx.load(source)), target),
     }
@@ -88,6 +92,18 @@ def _graphsurgeon(model: onnx.ModelProto) -> onnx.ModelProto:
 
     exported: onnx.ModelProto = onnx_graphsurgeon.export_onnx(onnx_graphsurgeon.import_onnx(model).cleanup())
     return exported
+
+
+def _nncf(network: Any, samples: Array, *, whole_ranges: bool = False) -> Any:
+    """Quantize a model of ONNX or OpenVINO; with the ranges of all samples, or by default with the mean of them."""
+    import nncf  # noqa: PLC0415
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet  # noqa: PLC0415
+
+    feeds = [sample[None] for sample in samples[:16]]
+    named = [{network.graph.input[0].name: feed} for feed in feeds] if isinstance(network, onnx.ModelProto) else feeds
+    ranges = {"activations_range_estimator_params": RangeEstimatorParametersSet.MINMAX} if whole_ranges else {}
+    advanced = nncf.AdvancedQuantizationParameters(**ranges)
+    return nncf.quantize(network, nncf.Dataset(named), advanced_parameters=advanced)
 
 
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -125,12 +141,14 @@ def layers(model: onnx.ModelProto) -> tuple[int, set[str]]:
     return sum(node.op_type in _LAYERS for node in model.graph.node), {node.name for node in model.graph.node}
 
 
-def openvino(source: Path, samples: Array) -> tuple[int, Array]:
-    """Return how many convolutions and products OpenVINO's network has, and its first output."""
+def openvino(source: Path, samples: Array, *, quantized: bool = False) -> tuple[int, Array]:
+    """Return how many convolutions and products OpenVINO's network has, and its first output; in eight bits by NNCF."""
     from openvino import Core  # noqa: PLC0415
 
     core = Core()
     network = core.read_model(source)
+    if quantized:
+        network = _nncf(network, samples, whole_ranges=True)
     kinds = [operation.get_type_name() for operation in network.get_ops()]
     count = sum(kind in {"Convolution", "ConvolutionBackpropData", "MatMul", "GroupConvolution"} for kind in kinds)
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
@@ -169,8 +187,9 @@ def main(source: Path, samples: Array) -> None:
             f"  {tool:27} layers {count}, names {stay:.0%}, metadata {'kept' if not lost else f'lost {lost}'}, {seen}"
             f"{f', domains {domains}' if domains else ''}"
         )
-    count, found = openvino(source, samples)
-    print(f"  {'OpenVINO':27} layers {count}, {error(found)}")
+    for name, quantized in (("OpenVINO", False), ("INT8 NNCF, OpenVINO", True)):
+        count, found = openvino(source, samples, quantized=quantized)
+        print(f"  {name:27} layers {count}, {error(found)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from posixpath import commonpath
 
-from onnx_lowrank.errors import CalibrationError
+from onnx_lowrank.errors import CalibrationError, check_name
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -71,6 +71,7 @@ def split_archive_path(path: Path) -> tuple[Path, str]:
     Raises:
         CalibrationError: neither ``path`` nor an archive that it could continue inside exists.
     """
+    check_name(path)
     if path.exists():
         return path, ""
     for parent in path.parents:
