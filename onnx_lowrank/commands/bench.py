@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
 from onnx_lowrank.runtime.device import device_name
 from onnx_lowrank.runtime.latency import is_steady
 from onnx_lowrank.runtime.library import version
@@ -120,7 +121,7 @@ def bench(
     where, shapes = choose_provider(provider, threads), input_shapes or {}
     networks = _with_shapes(open_networks(models, where, {}, constant_inputs or {}, samples_axis or {}), shapes)
     feeds = [_feeds(network, shapes, batch_size) for network in networks]
-    timings = time_in_turns([network.model for network in networks], feeds, where, pace or Pace())
+    timings = time_in_turns([network.model for network in networks], feeds, OnnxRuntime(where), pace or Pace())
     found = []
     for network, mine, timing in zip(networks, feeds, timings, strict=True):
         inputs = {name: values.shape for name, values in mine.items()}

@@ -19,6 +19,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.random_factors import random_factors
+from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.progress import Progress
@@ -158,9 +159,9 @@ class ConversionTimer:
         ]
 
     def _time_once(self, converted: Sequence[onnx.ModelProto | Path]) -> list[Latency]:
-        models, provider = [self._network.model, *converted], self._network.provider
-        before, *after = time_in_turns(models, [self._feeds] * len(models), provider, _PACE)
-        return [Latency(before, timing, self.layer_timer.batch, provider.threads) for timing in after]
+        models, runtime = [self._network.model, *converted], OnnxRuntime(self._network.provider)
+        before, *after = time_in_turns(models, [self._feeds] * len(models), runtime, _PACE)
+        return [Latency(before, timing, self.layer_timer.batch, runtime.threads) for timing in after]
 
     def time_plan(self, layers: Sequence[Layer], plan: RankPlan) -> Latency:
         """Time the network as planned before it is solved, with random weights, which are as fast.

@@ -1,0 +1,29 @@
+"""A folder for what converters write; it vanishes, also where the command is interrupted."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from onnx_lowrank import interruption
+from onnx_lowrank.errors import OutputError
+
+
+@contextmanager
+def staging_folder() -> Iterator[Path]:
+    """Make a folder among the temporary files, and remove it with all that is in it after the block.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="onnx-lowrank-"))
+    except OSError as error:
+        raise OutputError(
+            f"{tempfile.gettempdir()}: cannot be written ({error.strerror}): set the variable TMPDIR to another place"
+        ) from error
+    with interruption.cleaned_up(lambda: shutil.rmtree(folder, ignore_errors=True)):
+        yield folder
