@@ -21,7 +21,7 @@ from onnx_lowrank.errors import BudgetError, CalibrationError
 from onnx_lowrank.graph import input_names
 from onnx_lowrank.metrics import METRIC_NAMES
 from onnx_lowrank.runtime.constants import ARRAY_FILES
-from onnx_lowrank.settings import COSTS, DROP_TYPES, FORMS, PROVIDERS
+from onnx_lowrank.settings import COSTS, DROP_TYPES, FORMS, PROVIDERS, RUNTIMES
 
 _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
 
@@ -164,6 +164,26 @@ class Methods(click.ParamType):
         *given, last = incomplete.split(",")
         left = [name for name in ("auto", *FORMS) if name.startswith(last) and name not in given]
         return [CompletionItem(",".join([*given, name])) for name in left if not given or name != "auto"]
+
+
+class Runtimes(click.ParamType):
+    """Names of runtimes with commas between them."""
+
+    name = "runtime"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Convert text to names."""
+        names = value if isinstance(value, tuple) else tuple(value.split(","))
+        for name in names:
+            if name not in RUNTIMES:
+                self.fail(f"'{name}' is not one of {', '.join(RUNTIMES)}", param, ctx)
+        return names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the last name."""
+        *given, last = incomplete.split(",")
+        left = [name for name in RUNTIMES if name.startswith(last) and name not in given]
+        return [CompletionItem(",".join([*given, name])) for name in left]
 
 
 def _number(text: str) -> float:

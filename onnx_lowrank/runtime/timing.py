@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.runtime.backends.protocol import Prepared, Runtime
-from onnx_lowrank.runtime.backends.staging import staging_folder
+from onnx_lowrank.runtime.backends.staging import new_folder, staging_folder
 
 _MAX_RUNS_PER_ROUND = 2_000  # reached by models that take microseconds
 _MIN_COVERAGE = 0.75  # of an interval: that of three rounds from the smallest to the largest
@@ -167,11 +167,10 @@ def time_in_turns(
         ValueError: the numbers of models and feeds differ.
     """
     with staging_folder() as folder:
-        prepared = []
-        for position, (model, batch) in enumerate(zip(models, feeds, strict=True)):
-            own = folder / str(position)
-            own.mkdir()
-            prepared.append(runtime.prepare(model, batch, own))
+        prepared = [
+            runtime.prepare(model, batch, new_folder(folder / str(position)))
+            for position, (model, batch) in enumerate(zip(models, feeds, strict=True))
+        ]
         return time_prepared(prepared, pace, between)
 
 

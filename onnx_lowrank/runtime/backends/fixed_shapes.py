@@ -54,30 +54,20 @@ def write_fixed(model: onnx.ModelProto | Path, feeds: Mapping[str, NDArray[Any]]
     fixed.CopyFrom(read_model(model) if isinstance(model, Path) else model)
     held = {tensor.name for tensor in fixed.graph.initializer} - feeds.keys()
     inputs = [value for value in fixed.graph.input if value.name not in held]
-    sizes = _sizes_by_name(inputs, feeds)
     for value in inputs:
         _set_shape(value, feeds[value.name].shape)
-    for value in [*fixed.graph.output, *fixed.graph.value_info]:
-        for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param in sizes:
-                dimension.dim_value = sizes[dimension.dim_param]
     del fixed.graph.input[:]  # IR version 3 lists initializers among them, which some converters take for inputs
     fixed.graph.input.extend(inputs)
+    del fixed.graph.value_info[:]  # its open axes are no longer open
     fixed.ir_version = max(fixed.ir_version, 4)
+    shapes = _output_shapes(fixed)
+    for value in fixed.graph.output:
+        if (shape := shapes.get(value.name)) is not None:
+            _set_shape(value, shape)
     file = folder / "model.onnx"
     save_model(fixed, file)
     ordered = {value.name: np.ascontiguousarray(feeds[value.name]) for value in inputs}
-    return FixedModel(file, ordered, _output_shapes(fixed))
-
-
-def _sizes_by_name(inputs: list[onnx.ValueInfoProto], feeds: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """Return the sizes of axes that the model names, such as ``batch``."""
-    return {
-        dimension.dim_param: size
-        for value in inputs
-        for dimension, size in zip(value.type.tensor_type.shape.dim, feeds[value.name].shape, strict=False)
-        if dimension.dim_param
-    }
+    return FixedModel(file, ordered, shapes)
 
 
 def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
@@ -91,6 +81,9 @@ def _output_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...] | None]:
     """Infer the shapes of the outputs without the weights, which may be too large to be copied to and fro."""
     light = onnx.ModelProto()
     light.CopyFrom(model)
+    for value in light.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
     large = [tensor for tensor in light.graph.initializer if np.prod(tensor.dims) > _MAX_SHAPE_VALUES]
     for tensor in large:
         light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
@@ -102,6 +95,6 @@ def _output_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...] | None]:
 
 def _known_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
     tensor = value.type.tensor_type
-    if not tensor.HasField("shape") or not all(dimension.HasField("dim_value") for dimension in tensor.shape.dim):
+    if not tensor.HasField("shape") or not all(dimension.dim_value > 0 for dimension in tensor.shape.dim):
         return None
     return tuple(dimension.dim_value for dimension in tensor.shape.dim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,7 +55,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """``onnxruntime``, ``openvino``, ``ncnn`` or ``mnn``."""
+        """``onnxruntime``, ``openvino``, ``ncnn``, ``mnn``, ``litert`` or ``tensorrt``."""
 
     @property
     def version(self) -> str:
@@ -79,3 +80,29 @@ class Runtime(Protocol):
         Raises:
             ModelError: the converter cannot convert it, with its own words.
         """
+
+
+@dataclass(frozen=True)
+class RuntimeFacts:
+    """What a report says of a runtime.
+
+    Attributes:
+        name: of the runtime.
+        version: of the runtime.
+        precision: what products are computed in.
+        threads: 0 for its own choice.
+    """
+
+    name: str
+    version: str
+    precision: str
+    threads: int
+
+    @staticmethod
+    def of(runtime: Runtime) -> RuntimeFacts:
+        """Return the facts of a runtime."""
+        return RuntimeFacts(runtime.name, runtime.version, runtime.precision, runtime.threads)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry of ``runtime`` in JSON."""
+        return dict(vars(self))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from onnx_lowrank.errors import MissingDependencyError
+from onnx_lowrank.runtime.backends.litert import LiteRt
 from onnx_lowrank.runtime.backends.mnn import Mnn
 from onnx_lowrank.runtime.backends.native_output import native_output
 from onnx_lowrank.runtime.backends.ncnn import Ncnn
 from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
 from onnx_lowrank.runtime.backends.openvino import OpenVino
 from onnx_lowrank.runtime.backends.protocol import Runtime
+from onnx_lowrank.runtime.backends.tensorrt import TensorRt
 from onnx_lowrank.runtime.provider import Provider
 
 
@@ -20,8 +26,8 @@ def open_runtime(name: str, provider: Provider) -> Runtime:
     """Open a runtime.
 
     Args:
-        name: ``onnxruntime``, ``openvino``, ``ncnn`` or ``mnn``; ``openvino:f32`` and ``ncnn:f32`` compute in float32
-            where they would choose less precision.
+        name: ``onnxruntime``, ``openvino``, ``ncnn``, ``mnn``, ``litert`` or ``tensorrt``; ``openvino:f32`` and
+            ``ncnn:f32`` compute in float32 where they would choose less precision.
         provider: where onnxruntime runs; of other runtimes, the number of threads.
 
     Raises:
@@ -53,11 +59,30 @@ def _mnn(provider: Provider, precision: str | None) -> Runtime:  # noqa: ARG001
     return Mnn(_load("MNN", "mnn"), provider.threads)
 
 
+def _litert(provider: Provider, precision: str | None) -> Runtime:  # noqa: ARG001
+    interpreter = _load("ai_edge_litert.interpreter", "litert")
+    beside = Path(sys.executable).with_name("onnx2tf")
+    converter = shutil.which("onnx2tf") or (str(beside) if beside.is_file() else None)
+    if converter is None:
+        raise MissingDependencyError(
+            "runtime 'litert': no program onnx2tf on PATH, which converts for it: pipx install onnx2tf (it wants older "
+            "releases of NumPy and ONNX than this package, so give it an environment of its own)"
+        )
+    return LiteRt(interpreter, importlib.metadata.version("ai-edge-litert"), converter, provider.threads)
+
+
+def _tensorrt(provider: Provider, precision: str | None) -> Runtime:  # noqa: ARG001
+    version = str(_load("tensorrt", "tensorrt").__version__)
+    return TensorRt(_load("polygraphy.backend.trt", "tensorrt"), _load("polygraphy.cuda", "tensorrt"), version)
+
+
 _OPENERS: dict[str, Callable[[Provider, str | None], Runtime]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "ncnn": _ncnn,
     "mnn": _mnn,
+    "litert": _litert,
+    "tensorrt": _tensorrt,
 }
 
 

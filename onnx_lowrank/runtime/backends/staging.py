@@ -27,3 +27,9 @@ def staging_folder() -> Iterator[Path]:
         ) from error
     with interruption.cleaned_up(lambda: shutil.rmtree(folder, ignore_errors=True)):
         yield folder
+
+
+def new_folder(folder: Path) -> Path:
+    """Make a folder and return it."""
+    folder.mkdir()
+    return folder
