@@ -163,6 +163,8 @@ class Settings:
             raise ValueError("cost 'latency' has to be measured: leave bench on")
         if self.class_names is not None and not self.labels and self.metric is None:
             raise ValueError("class_names says what the labels are called: set labels too")
+        if self.runtime not in RUNTIMES:
+            raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {self.runtime!r}")
         if self.latency_table is not None and self.cost != "latency":
             raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
         if self.selection == "energy" and self.methods != ("channel",):

@@ -40,7 +40,7 @@ _HEADING = "median ms   p10 ms   p90 ms   ratio       interval"
 @provider_options
 @debug_option
 def bench_command(models: tuple[Path, ...], **options: Any) -> None:
-    """Measure latency: models in turns, one of them loaded at a time.
+    """Measure latency: models in turns, one loaded at a time.
 
     Ratios are to the first model: 2 means twice as fast. The interval is wide
     where other work on the machine spoils the timing. Outputs of other runtimes

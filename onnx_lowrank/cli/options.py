@@ -200,6 +200,8 @@ def method_options(function: Function) -> Function:
         setting("--cost", type=click.Choice(COSTS), metavar="KIND", help="Count macs, params or latency."),
         setting("--latency-table", type=FilePath(), metavar="FILE", advanced=True, show_default="cache",
                 help="Latencies to read and add to."),
+        setting("--runtime", type=click.Choice(RUNTIMES), metavar="NAME", advanced=True, values=", ".join(RUNTIMES),
+                help="Measure milliseconds in this."),
         setting("--method", type=Methods(), metavar="NAME,...", advanced=True,
                 values=f"auto; or with commas: {', '.join(FORMS)}", help="Methods allowed, see below."),
     )  # fmt: skip

@@ -24,6 +24,7 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime.backends.converter import run_converter
 from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel, write_fixed
 from onnx_lowrank.runtime.backends.native_output import native_output
+from onnx_lowrank.runtime.backends.staging import keep_only
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import Session
 
@@ -62,6 +63,7 @@ class LiteRt:
         keep = ["-kat", *kept] if kept else []
         command = [self._converter, "-i", fixed.file.name, "-o", ".", "-coion", *keep]
         run_converter(command, folder, f"{where}: onnx2tf cannot convert it", _FILE, _QUIET)
+        keep_only(folder, {_FILE, fixed.file.name, f"{fixed.file.name}.data"})
         return _Prepared(where, self, folder / _FILE, fixed, frozenset(moved & fixed.feeds.keys()))
 
 

@@ -20,6 +20,7 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime.backends.converter import run_converter
 from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel, write_fixed
 from onnx_lowrank.runtime.backends.native_output import native_output
+from onnx_lowrank.runtime.backends.staging import keep_only
 
 _FILE = "model.mnn"
 _CONVERTER = "import sys, _tools; _tools.mnnconvert(sys.argv)"
@@ -55,8 +56,7 @@ class Mnn:
         options = ["-f", "ONNX", "--modelFile", fixed.file.name, "--MNNModel", _FILE, "--bizCode", "MNN"]
         command = [sys.executable, "-c", _CONVERTER, *options]
         run_converter(command, folder, f"{where}: MNNConvert cannot convert it", _FILE)
-        for file in (each for each in folder.iterdir() if each.name != _FILE and each.suffix != ".weight"):
-            file.unlink()
+        keep_only(folder, {_FILE})
         return _Prepared(where, self, folder / _FILE, fixed)
 
 

@@ -20,6 +20,7 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime.backends.converter import run_converter
 from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel, write_fixed
 from onnx_lowrank.runtime.backends.native_output import native_output
+from onnx_lowrank.runtime.backends.staging import keep_only
 
 _PARAM, _WEIGHTS, _SCRIPT = "model.ncnn.param", "model.ncnn.bin", "model_ncnn.py"
 _NO_AXIS = 233  # of samples, in ncnn's own code
@@ -63,8 +64,7 @@ class Ncnn:
         command = [self._converter, fixed.file.name, f"inputshape={shapes}", "fp16=0"]
         run_converter(command, folder, f"{where}: pnnx cannot convert it for ncnn", _PARAM)
         axes = _sample_axes((folder / _SCRIPT).read_text(encoding="utf-8"))
-        for file in (each for each in folder.iterdir() if each.name not in {_PARAM, _WEIGHTS}):
-            file.unlink()  # models of the steps in between, as large as the network
+        keep_only(folder, {_PARAM, _WEIGHTS})
         return _Prepared(where, self, folder, fixed, axes)
 
     def new_net(self) -> Any:

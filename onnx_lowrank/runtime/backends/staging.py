@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,3 +33,19 @@ def new_folder(folder: Path) -> Path:
     """Make a folder and return it."""
     folder.mkdir()
     return folder
+
+
+def keep_only(folder: Path, names: Collection[str]) -> None:
+    """Remove what a converter left on its way, which may be several times as large as the network.
+
+    Args:
+        folder: where it ran.
+        names: of files that are needed.
+    """
+    for entry in folder.iterdir():
+        if entry.name in names:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
