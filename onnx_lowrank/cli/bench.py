@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from onnx_lowrank.cli.help import option, setting
+from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import FilePath, Runtimes, debug_option, provider_options, read_inputs, shape_options
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.commands.bench import bench
@@ -92,7 +93,8 @@ def _compared_table(timings: RuntimeTimings) -> list[str]:
             lines.append(f"{_cells(model.timed)}   {far:>7.1e}   {model.path}")
     lines += [f"does not run: {model.error}" for model in timings.models if model.error is not None]
     timed = [model.timed for model in timings.models if model.timed is not None]
-    return [*lines, *_doubts(timed), *(f"warning: {warning}" for warning in timings.warnings)]
+    words = flags(click.get_current_context())
+    return [*lines, *_doubts(timed), *(f"warning: {with_flags(warning, words)}" for warning in timings.warnings)]
 
 
 def _cells(model: ModelTiming) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.commands.benchmark import Benchmark, ModelInRuntime, ModelTiming, RuntimeTimings
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.runtime.agreement import Agreement, disagreement
+from onnx_lowrank.runtime.agreement import disagreement
 from onnx_lowrank.runtime.backends import Runtime, RuntimeFacts, open_runtime
 from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
 from onnx_lowrank.runtime.device import device_name
@@ -89,10 +89,7 @@ def _in_runtime(
         warnings = []
     else:
         trials = try_out(models, feeds, runtime, provider, pace)
-        ran = zip(names, trials, strict=True)
-        warnings = disagreement(
-            facts, [Agreement(name, each.differences, each.rounding) for name, each in ran if each.error is None]
-        )
+        warnings = disagreement(facts, names, [each.differences for each in trials])
     first = trials[0].timing
     rows = [
         ModelInRuntime(name, _timed(name, batch, first, trial.timing), trial.differences, trial.error)

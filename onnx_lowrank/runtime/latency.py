@@ -20,7 +20,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.random_factors import random_factors
-from onnx_lowrank.runtime.agreement import Agreement, disagreement
+from onnx_lowrank.runtime.agreement import disagreement
 from onnx_lowrank.runtime.backends.protocol import RuntimeFacts
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.network import Network
@@ -206,11 +206,9 @@ class ConversionTimer:
         for trial in trials:
             if trial.error is not None:
                 raise ModelError(trial.error)
-        names = ["the original", *["the converted network"] * len(converted)]
-        original, *others = (
-            Agreement(name, trial.differences, trial.rounding) for name, trial in zip(names, trials, strict=True)
-        )
-        return [tuple(disagreement(RuntimeFacts.of(runtime), [original, each])) for each in others]
+        original, *others = (trial.differences for trial in trials)
+        names, facts = ("the original", "the converted network"), RuntimeFacts.of(runtime)
+        return [tuple(disagreement(facts, names, [original, each])) for each in others]
 
     def time_plan(self, layers: Sequence[Layer], plan: RankPlan) -> Latency:
         """Time the network as planned before it is solved, with random weights, which are as fast.

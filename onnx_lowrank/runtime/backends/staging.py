@@ -8,24 +8,21 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from onnx_lowrank import interruption
-from onnx_lowrank.errors import OutputError
+from onnx_lowrank.graph.publication import Publication, explained
 
 
 @contextmanager
 def staging_folder() -> Iterator[Path]:
-    """Make a folder among the temporary files, and remove it with all that is in it after the block.
+    """Make a folder among the temporary files; it vanishes after the block, or when the command is interrupted.
+
+    What a killed process has left is removed by the next one, as everywhere.
 
     Raises:
         OutputError: it cannot be made.
     """
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="onnx-lowrank-"))
-    except OSError as error:
-        raise OutputError(
-            f"{tempfile.gettempdir()}: cannot be written ({error.strerror}): set the variable TMPDIR to another place"
-        ) from error
-    with interruption.cleaned_up(lambda: shutil.rmtree(folder, ignore_errors=True)):
+    with Publication(is_result=False) as publication:
+        with explained(Path(tempfile.gettempdir())):
+            folder = publication.temporary("").parent
         yield folder
 
 

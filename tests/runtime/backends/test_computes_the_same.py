@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.runtime.agreement import outputs_in
 from onnx_lowrank.runtime.backends import Runtime, open_runtime
+from onnx_lowrank.runtime.trial import try_out
 from tests.helpers import CPU, Array, build, filters, normal, run
 
-MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "ncnn": "pnnx", "mnn": "_tools"}
+MODULES = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "ncnn": "pnnx",
+    "mnn": "_tools",
+    "litert": "ai_edge_litert",
+}
+# LiteRT's converter takes five seconds or more for a network, however small.
+RUNTIMES = [pytest.param(name, marks=pytest.mark.nightly) if name == "litert" else name for name in MODULES]
+ROOT = Path(__file__).parents[3]
+OCR = Path(getattr(find_spec("rapidocr_onnxruntime"), "origin", None) or "none").parent / "models"
 CONV = "Conv<pads=[1,1,1,1]>"
 GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
     "open axes": (
@@ -57,8 +73,18 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
 }
 
 
+REAL: dict[str, tuple[Path, tuple[int, ...]]] = {
+    "the demo": (ROOT / "models/demo_mnist_vgg.onnx", (1, 1, 28, 28)),
+    "detection": (OCR / "ch_PP-OCRv4_det_infer.onnx", (1, 3, 96, 160)),
+    "recognition": (OCR / "ch_PP-OCRv4_rec_infer.onnx", (1, 3, 48, 160)),
+    "direction": (OCR / "ch_ppocr_mobile_v2.0_cls_infer.onnx", (1, 3, 48, 192)),
+}
+
+
 def opened(name: str) -> Runtime:
     pytest.importorskip(MODULES[name], reason=f"runtime {name} is not installed")
+    if name == "litert" and not shutil.which("onnx2tf"):
+        pytest.skip("LiteRT's converter onnx2tf is not on PATH")
     return open_runtime(name, CPU)
 
 
@@ -74,7 +100,7 @@ def feeds_of(model: Any) -> dict[str, Array]:
     return feeds
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", RUNTIMES)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_the_same_as_onnxruntime(name: str, graph: str, tmp_path: Path) -> None:
     runtime = opened(name)
@@ -92,7 +118,7 @@ def test_the_same_as_onnxruntime(name: str, graph: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found[output], values, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", RUNTIMES)
 def test_one_output_of_two(name: str, tmp_path: Path) -> None:
     runtime = opened(name)
     model = build(*GRAPHS["two inputs, two outputs"])
@@ -102,3 +128,35 @@ def test_one_output_of_two(name: str, tmp_path: Path) -> None:
     found = running.outputs()
     assert list(found) == ["q"]
     np.testing.assert_allclose(found["q"], run(model, feeds)["q"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("network", REAL)
+def test_real_networks(name: str, network: str, tmp_path: Path) -> None:
+    runtime = opened(name)
+    file, shape = REAL[network]
+    if not file.is_file():
+        pytest.skip(f"{file.name} is not there: the package rapidocr-onnxruntime has it")
+    (source,) = (value.name for value in onnx.load(file, load_external_data=False).graph.input)
+    (found,) = try_out([file], [{source: np.random.default_rng(0).random(shape, np.float32)}], runtime, CPU)
+    assert found.error is None
+    assert max(found.differences.values()) < 3e-3  # of the detection's map, which is all but 0 on noise
+
+
+@pytest.mark.parametrize("name", ["ncnn", "mnn", "openvino"])
+def test_a_network_that_it_cannot_run_is_an_error_with_its_own_words(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing is printed beside it: whoever reads the command's output wants its table."""
+    runtime = opened(name)
+    unknown = "g (float[1,4] x) => (float[1,4] y) { y = NoSuchOperator(x) }"
+    words, graph = {
+        "ncnn": ("ncnn cannot load it: layer NonZero not", "g (float[1,4] x) => (int64[2,M] y) { y = NonZero(x) }"),
+        "mnn": ("MNNConvert cannot convert it: ", unknown),
+        "openvino": ("OpenVINO cannot read it: .*NoSuchOperator", unknown),
+    }[name]
+    model = build(graph)
+    feeds = feeds_of(model)
+    with pytest.raises(ModelError, match=f"^model: {words}"):
+        outputs_in(runtime.prepare(model, feeds, tmp_path))
+    assert capfd.readouterr() == ("", "")
