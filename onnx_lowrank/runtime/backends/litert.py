@@ -58,6 +58,9 @@ class LiteRt:
         where = str(model) if isinstance(model, Path) else "model"
         np.save(folder / _TEST_IMAGES, np.zeros((20, 128, 128, 3), np.float32))
         loaded = onnx.load(fixed.file, load_external_data=False)
+        for position, node in enumerate(loaded.graph.node):  # TensorFlow takes no '@' and the like in names
+            node.name = f"node_{position}"
+        onnx.save(loaded, fixed.file)
         moved = _read_by_convolutions(loaded.graph)
         kept = [name for name in fixed.feeds if name not in moved]
         keep = ["-kat", *kept] if kept else []

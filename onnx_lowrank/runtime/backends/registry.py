@@ -6,7 +6,8 @@ import importlib
 import importlib.metadata
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def _onnxruntime(provider: Provider, precision: str | None) -> Runtime:  # noqa:
 
 
 def _openvino(provider: Provider, precision: str | None) -> Runtime:
-    return OpenVino(_load("openvino", "openvino"), provider.threads, precision)
+    with _without("openvino_telemetry"):  # would send an event and keep an identifier in the user's home on import
+        module = _load("openvino", "openvino")
+    return OpenVino(module, provider.threads, precision)
 
 
 def _ncnn(provider: Provider, precision: str | None) -> Runtime:
@@ -84,6 +87,20 @@ _OPENERS: dict[str, Callable[[Provider, str | None], Runtime]] = {
     "litert": _litert,
     "tensorrt": _tensorrt,
 }
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Have imports of a module that is not imported yet fail inside the block, as if it were not installed."""
+    if module in sys.modules:
+        yield
+        return
+    modules: dict[str, Any] = sys.modules
+    modules[module] = None
+    try:
+        yield
+    finally:
+        del modules[module]
 
 
 def _load(module: str, extra: str) -> Any:

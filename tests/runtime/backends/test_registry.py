@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +45,7 @@ def test_packages_that_are_missing(name: str, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_litert_without_its_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_litert_without_its_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setattr(importlib, "import_module", lambda _: object())
@@ -94,6 +98,21 @@ def test_openvino_names_the_precision_that_it_takes() -> None:
     parameter = openvino.opset13.parameter([1, 4], openvino.Type.f32)
     compiled = runtime.compile(openvino.Model([openvino.opset13.relu(parameter)], [parameter]))
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == runtime.precision
+
+
+def test_openvino_reports_nothing(tmp_path: Path) -> None:
+    """Where its telemetry is installed, importing it sends an event, but for CI, and writes into the user's home."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    program = (
+        "import sys\n"
+        "from onnx_lowrank.runtime.backends import open_runtime\n"
+        "from onnx_lowrank.runtime.provider import Provider\n"
+        "open_runtime('openvino', Provider())\n"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]\n"
+    )
+    quiet = {name: value for name, value in os.environ.items() if name not in {"CI", "TF_BUILD", "JENKINS_URL"}}
+    subprocess.run([sys.executable, "-c", program], env={**quiet, "HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])
