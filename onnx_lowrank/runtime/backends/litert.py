@@ -58,16 +58,15 @@ class LiteRt:
         where = str(model) if isinstance(model, Path) else "model"
         np.save(folder / _TEST_IMAGES, np.zeros((20, 128, 128, 3), np.float32))
         loaded = onnx.load(fixed.file, load_external_data=False)
-        for position, node in enumerate(loaded.graph.node):  # TensorFlow takes no '@' and the like in names
-            node.name = f"node_{position}"
-        onnx.save(loaded, fixed.file)
         moved = _read_by_convolutions(loaded.graph)
-        kept = [name for name in fixed.feeds if name not in moved]
+        names = _plain_names(loaded.graph)
+        onnx.save(loaded, fixed.file)
+        kept = [names[name] for name in fixed.feeds if name not in moved]
         keep = ["-kat", *kept] if kept else []
         command = [self._converter, "-i", fixed.file.name, "-o", ".", "-coion", *keep]
         run_converter(command, folder, f"{where}: onnx2tf cannot convert it", _FILE, _QUIET)
         keep_only(folder, {_FILE, fixed.file.name, f"{fixed.file.name}.data"})
-        return _Prepared(where, self, folder / _FILE, fixed, frozenset(moved & fixed.feeds.keys()))
+        return _Prepared(where, self, folder / _FILE, fixed, frozenset(moved & fixed.feeds.keys()), names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +76,13 @@ class _Prepared:
     file: Path
     fixed: FixedModel
     moved: frozenset[str]  # inputs whose channels are last now
+    names: Mapping[str, str]  # of inputs and outputs in the converted network
+
+    def in_onnxruntime(self) -> dict[str, NDArray[Any]]:
+        """Return what onnxruntime computes, by the names of outputs in the original."""
+        feeds = {self.names[name]: values for name, values in self.fixed.feeds.items()}
+        found = Session(self.fixed.file, Provider(), name=self.where).run(feeds)
+        return {name: found[self.names[name]] for name in self.fixed.output_shapes}
 
     def open(self, outputs: Sequence[str] | None = None) -> _Running:
         """Load it; all outputs are computed anyway.
@@ -91,11 +97,12 @@ class _Prepared:
                 interpreter.allocate_tensors()
                 signature = interpreter.get_signature_runner()
                 inputs, places = signature.get_input_details(), signature.get_output_details()
-                for name, place in inputs.items():
-                    values = self.fixed.feeds[name]
+                for name, values in self.fixed.feeds.items():
+                    if (place := inputs.get(self.names[name])) is None:  # nothing depends on it
+                        continue
                     moved = np.moveaxis(values, 1, -1) if name in self.moved else values
                     interpreter.set_tensor(place["index"], np.ascontiguousarray(moved, place["dtype"]))
-                indices = {name: places[name]["index"] for name in wanted}
+                indices = {name: places[self.names[name]]["index"] for name in wanted}
             except Exception as error:  # RuntimeError, ValueError, KeyError of a name that the converter has changed
                 raise ModelError(f"{self.where}: LiteRT cannot load it: {error!r} {printed()}".rstrip()) from error
         return _Running(self, interpreter, indices)
@@ -123,12 +130,42 @@ class _Running:
         fixed = self._prepared.fixed
         found = {name: np.array(self._interpreter.get_tensor(index)) for name, index in self._indices.items()}
         unclear = [name for name, values in found.items() if _has_two_layouts(values, fixed.output_shapes[name])]
-        wanted = Session(fixed.file, Provider(), name=self._prepared.where).run(fixed.feeds) if unclear else {}
+        wanted = self._prepared.in_onnxruntime() if unclear else {}
         return {name: _channels_first(values, fixed, name, wanted.get(name)) for name, values in found.items()}
 
     def close(self) -> None:
         """Drop the interpreter."""
         self._interpreter = None
+
+
+def _plain_names(graph: onnx.GraphProto) -> dict[str, str]:
+    """Rename nodes, inputs and outputs of a graph: TensorFlow takes no ``@`` or ``.`` in names, ONNX takes anything.
+
+    Args:
+        graph: changed in place.
+
+    Returns:
+        New names of inputs and outputs by their old ones.
+    """
+    names = {value.name: f"input_{position}" for position, value in enumerate(graph.input)}
+    for position, value in enumerate(graph.output):
+        names.setdefault(value.name, f"output_{position}")
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    _rename(graph, names)
+    for position, node in enumerate(graph.node):
+        node.name = f"node_{position}"
+    return names
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename what nodes read and make, those in subgraphs too."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _rename(inner, names)
 
 
 def _read_by_convolutions(graph: onnx.GraphProto) -> set[str]:

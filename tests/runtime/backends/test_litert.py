@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel
-from onnx_lowrank.runtime.backends.litert import _channels_first, _has_two_layouts, _read_by_convolutions
-from tests.helpers import build, filters, normal
+from onnx_lowrank.runtime.backends.litert import (
+    _channels_first,
+    _has_two_layouts,
+    _plain_names,
+    _read_by_convolutions,
+)
+from tests.helpers import build, filters, normal, run
 
 
 @pytest.mark.parametrize(
@@ -54,3 +59,22 @@ def test_where_the_shape_does_not_tell_the_values_do() -> None:
 @pytest.mark.parametrize("shape", [(1, 4, 6, 5), (1, 1, 1, 1), (6, 6), (1, 6, 6, 5)])
 def test_where_the_shape_tells(shape: tuple[int, ...]) -> None:
     assert not _has_two_layouts(normal(0, *shape), shape)
+
+
+def test_names_become_plain_and_the_network_stays_the_same() -> None:
+    model = build(
+        "g (float[1,4] x, bool[1] c) => (float[1,4] y, float[1,4] x2) { y = If(c)<then_branch = t () => (float[1,4] a) "
+        "{ a = Relu(x) }, else_branch = e () => (float[1,4] b) { b = Neg(x) }> x2 = Add(x, y) }"
+    )
+    model.graph.node[0].name = "If@0"
+    x = normal(0, 1, 4)
+    renamed = type(model)()
+    renamed.CopyFrom(model)
+    names = _plain_names(renamed.graph)
+    assert names == {"x": "input_0", "c": "input_1", "y": "output_0", "x2": "output_1"}
+    assert [node.name for node in renamed.graph.node] == ["node_0", "node_1"]
+    for condition in (True, False):
+        wanted = run(model, {"x": x, "c": np.array([condition])})
+        found = run(renamed, {"input_0": x, "input_1": np.array([condition])})
+        for name, values in wanted.items():
+            np.testing.assert_array_equal(found[names[name]], values)
