@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnx_lowrank.calibrate import Preprocessing, preset
-    from onnx_lowrank.commands.bench import Benchmark, ModelTiming, bench
+    from onnx_lowrank.commands.bench import bench
+    from onnx_lowrank.commands.benchmark import Benchmark, ModelTiming
     from onnx_lowrank.commands.compare import compare
     from onnx_lowrank.commands.inspect import Inspection, inspect
     from onnx_lowrank.commands.sweep import sweep
@@ -57,7 +58,8 @@ __all__ = [
 
 # Imported when they are asked for: the command line can then be interrupted while it starts, which takes a second.
 _HOMES = {
-    **dict.fromkeys(["Benchmark", "ModelTiming", "bench"], "commands.bench"),
+    **dict.fromkeys(["Benchmark", "ModelTiming"], "commands.benchmark"),
+    "bench": "commands.bench",
     **dict.fromkeys(["Preprocessing", "preset"], "calibrate"),
     **dict.fromkeys(["Inspection", "inspect"], "commands.inspect"),
     "compare": "commands.compare",

@@ -62,6 +62,7 @@ from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.quality import judged_by_metric, open_judge, with_found_objects
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.report.targets import is_close
+from onnx_lowrank.runtime.backends import open_runtime
 from onnx_lowrank.runtime.device import free_on_device, rank_block
 from onnx_lowrank.runtime.latency import ConversionTimer, time_file
 from onnx_lowrank.runtime.layer_latency import LayerTimer
@@ -182,8 +183,8 @@ def convert(
             if judge is None:
                 checked = with_found_objects(checked, file, network, original, calibration, monitor)
             with monitor.measure("bench"):
-                latency, slow = time_file(file, network, layers, converted.plan, converted.settings, timer)
-            finished = checked.with_measurements(latency=latency, slow=slow)
+                timed = time_file(file, network, layers, converted.plan, converted.settings, timer)
+            finished = checked.with_measurements(latency=timed.latency, slow=timed.slow, differing=timed.differing)
             result = report_on(finished, network, layers, losses, calibration, timer, monitor, file)
             result = result.written_to(files.model)
             for warning in result.report.warnings:
@@ -270,7 +271,8 @@ def conversion_timer(
     shapes = settings.input_shapes
     shape = shapes.get(network.sampled[0].name) or shapes.get("")
     batch = network.fixed_batch or (shape[0] if shape else 1)
-    layer_timer = LayerTimer(network.provider, batch, settings.latency_table, stored_bytes(network.model))
+    runtime = open_runtime(settings.runtime, network.provider)
+    layer_timer = LayerTimer(network.provider, batch, settings.latency_table, stored_bytes(network.model), runtime)
     planar = network.prefers_planar(settings)
     return ConversionTimer(network, calibration.repeated(batch), layer_timer, monitor, planar=planar)
 

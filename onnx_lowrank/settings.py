@@ -23,9 +23,10 @@ Solver = Literal["auto", "nonlinear", "linear", "weights", "paper"]
 Selection = Literal["error", "energy"]
 DropType = Literal["absolute", "relative"]
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
+RuntimeName = Literal["onnxruntime", "openvino", "openvino:f32", "ncnn", "ncnn:f32", "mnn", "litert", "tensorrt"]
 COSTS, FORMS, REFINEMENTS = get_args(Cost), get_args(Form), get_args(Refinement)
 SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
-DROP_TYPES = get_args(DropType)
+DROP_TYPES, RUNTIMES = get_args(DropType), get_args(RuntimeName)
 
 Constants: TypeAlias = Mapping[str, Sequence[float] | NDArray[Any] | str | PathLike[str]]
 
@@ -75,6 +76,8 @@ class Settings:
             that changes nothing in what is converted, and warns where it runs slower than it should.
         latency_table: file of measured latencies to read and to add to, for cost ``latency``; None for the user's
             cache.
+        runtime: what milliseconds are measured in: ``onnxruntime``, ``openvino``, ``ncnn``, ``mnn``, ``litert`` or
+            ``tensorrt``; with ``:f32`` behind ``openvino`` and ``ncnn`` in float32, also where they would choose less.
         refine: ``none``, ``fast`` or ``full``: how long all factors of a layer are refined after the closed form.
         solver: ``auto``; or ``nonlinear``, ``linear``, ``weights``, ``paper`` to see what each step brings.
         selection: what rank selection goes by: ``error`` after the activation, or PCA ``energy``, as in the paper
@@ -125,6 +128,7 @@ class Settings:
     plan: RankPlan | None = None
     bench: bool = True
     latency_table: Path | None = None
+    runtime: RuntimeName = "onnxruntime"
     refine: Refinement = "fast"
     solver: Solver = "auto"
     selection: Selection = "error"
@@ -162,6 +166,8 @@ class Settings:
             raise ValueError("cost 'latency' has to be measured: leave bench on")
         if self.class_names is not None and not self.labels and self.metric is None:
             raise ValueError("class_names says what the labels are called: set labels too")
+        if self.runtime not in RUNTIMES:
+            raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {self.runtime!r}")
         if self.latency_table is not None and self.cost != "latency":
             raise ValueError(f"latency_table is for cost 'latency', got {self.cost!r}")
         if self.selection == "energy" and self.methods != ("channel",):

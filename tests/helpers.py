@@ -20,6 +20,7 @@ from onnx_lowrank.calibrate import preset
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.graph import counted_tensors, find_layers, weighted_tensors
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.runtime.backends import Runtime
 from onnx_lowrank.runtime.network import open_network
 from onnx_lowrank.runtime.observed_shapes import observe_shapes
 from onnx_lowrank.runtime.provider import Provider
@@ -160,12 +161,12 @@ class MadeUpClock:
         self,
         models: Sequence[Any],
         feeds: Sequence[Feeds],
-        provider: Provider,
+        runtime: Runtime,
         pace: Pace,
         between: Callable[[], None] = lambda: None,
     ) -> list[Timing]:
         between()
-        assert provider.name == "cpu"
+        assert runtime.name == "onnxruntime"
         assert pace.rounds >= 1
         assert len(models) == len(feeds)
         if is_one_layer(models[0]):

@@ -21,7 +21,7 @@ from onnx_lowrank.errors import BudgetError, CalibrationError, check_name, did_y
 from onnx_lowrank.graph import input_names
 from onnx_lowrank.metrics import METRIC_NAMES
 from onnx_lowrank.runtime.constants import ARRAY_FILES
-from onnx_lowrank.settings import COSTS, DROP_TYPES, FORMS, PROVIDERS
+from onnx_lowrank.settings import COSTS, DROP_TYPES, FORMS, PROVIDERS, RUNTIMES
 
 _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
 
@@ -178,6 +178,26 @@ class ProviderName(click.Choice[str]):
         return str(super().convert(value, param, ctx))
 
 
+class Runtimes(click.ParamType):
+    """Names of runtimes with commas between them."""
+
+    name = "runtime"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Convert text to names."""
+        names = value if isinstance(value, tuple) else tuple(value.split(","))
+        for name in names:
+            if name not in RUNTIMES:
+                self.fail(f"'{name}' is not one of {', '.join(RUNTIMES)}", param, ctx)
+        return names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the last name."""
+        *given, last = incomplete.split(",")
+        left = [name for name in RUNTIMES if name.startswith(last) and name not in given]
+        return [CompletionItem(",".join([*given, name])) for name in left]
+
+
 def _number(text: str) -> float:
     """Return a number, an int where it is written as one: large integers stay exact."""
     if text.lower() in {"true", "false"}:
@@ -192,6 +212,8 @@ def method_options(function: Function) -> Function:
         setting("--cost", type=click.Choice(COSTS), metavar="KIND", help="Count macs, params or latency."),
         setting("--latency-table", type=FilePath(), metavar="FILE", advanced=True, show_default="cache",
                 help="Latencies to read and add to."),
+        setting("--runtime", type=click.Choice(RUNTIMES), metavar="NAME", advanced=True, values=", ".join(RUNTIMES),
+                help="Measure milliseconds in this."),
         setting("--method", type=Methods(), metavar="NAME,...", advanced=True,
                 values=f"auto; or with commas: {', '.join(FORMS)}", help="Methods allowed, see below."),
     )  # fmt: skip

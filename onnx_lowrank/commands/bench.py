@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,80 +10,21 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_lowrank.commands.benchmark import Benchmark, ModelInRuntime, ModelTiming, RuntimeTimings
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.runtime.agreement import disagreement
+from onnx_lowrank.runtime.backends import Runtime, RuntimeFacts, open_runtime
+from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
 from onnx_lowrank.runtime.device import device_name
-from onnx_lowrank.runtime.latency import is_steady
-from onnx_lowrank.runtime.library import version
 from onnx_lowrank.runtime.network import Network, open_networks
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.runtime.timing import Pace, Timing, time_in_turns
-from onnx_lowrank.settings import Constants
+from onnx_lowrank.runtime.trial import Trial, try_out
+from onnx_lowrank.settings import Constants, RuntimeName, Settings
 
 
-@dataclass(frozen=True)
-class ModelTiming:
-    """One model of a benchmark.
-
-    Attributes:
-        path: of the model, or ``<model>`` for one in memory.
-        inputs: shape by input name.
-        timing: all its runs.
-        ratio_to_first: how many times as fast as the first model: the ratio of the medians.
-        interval: bounds of that ratio, see `Timing.speedup_interval`; None after a single round.
-    """
-
-    path: str
-    inputs: Mapping[str, tuple[int, ...]]
-    timing: Timing
-    ratio_to_first: float
-    interval: tuple[float, float] | None = None
-
-    @property
-    def steady(self) -> bool:
-        """Whether the bounds are close enough to name one ratio; not after a single round."""
-        return self.interval is not None and is_steady(self.interval)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The entry of ``models`` in ``bench --json``."""
-        return {
-            "path": self.path,
-            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
-            "median_ms": self.timing.median_ms,
-            "p10_ms": self.timing.percentile_ms(10),
-            "p90_ms": self.timing.percentile_ms(90),
-            "runs": self.timing.runs,
-            "ratio_to_first": self.ratio_to_first,
-            "interval": None if self.interval is None else list(self.interval),
-            "steady": self.steady,
-        }
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Latency of models, measured in turns.
-
-    Attributes:
-        provider: where they ran.
-        device: its name.
-        models: in the order given.
-    """
-
-    provider: Provider
-    device: str
-    models: tuple[ModelTiming, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields of ``bench --json``."""
-        return {
-            "provider": self.provider.label,
-            "device": self.device,
-            "threads": self.provider.threads or None,
-            "onnxruntime": version(),
-            "models": [model.to_dict() for model in self.models],
-        }
-
-
-def bench(  # noqa: PLR0913  (the options of the command, each with its default)
+def bench(  # noqa: PLR0913  (all but the models by keyword)
     models: Sequence[str | Path | onnx.ModelProto],
     *,
     provider: str = "auto",
@@ -95,40 +35,82 @@ def bench(  # noqa: PLR0913  (the options of the command, each with its default)
     constant_inputs: Constants | None = None,
     pace: Pace | None = None,
     samples_axis: Mapping[str, int] | None = None,
+    runtime: RuntimeName | Sequence[RuntimeName] = Settings.runtime,
 ) -> Benchmark:
-    """Time models in turns, with one session alive at a time and inputs and outputs bound where they run.
+    """Time models in turns, with one of them loaded at a time; in onnxruntime with inputs and outputs bound.
 
     Args:
         models: paths or models.
         provider: where they run.
         ep_library: file of a plugin execution provider, which ``provider`` names.
-        threads: of onnxruntime; None for its own choice.
+        threads: of the runtime; None for its own choice.
         batch_size: samples per run, where the model leaves that open; None for one.
         input_shapes: shape by input name, where a model leaves axes open; its first axis is the batch size too.
         constant_inputs: by name of the inputs that are no noise: numbers, an array or its file.
         pace: how much is measured.
         samples_axis: axis that counts samples by input name, where it is not the first one.
+        runtime: what they run in: one, or several, one after the other. Others than onnxruntime get their models from
+            their own converter, and their outputs are compared with onnxruntime's.
 
     Returns:
         Median and percentiles of each model, and how many times as fast as the first it is.
 
     Raises:
-        ModelError: a model cannot be read or run, or an axis is open.
-        MissingDependencyError: the provider is not there or does not start.
-        ValueError: no models.
+        ModelError: a model cannot be read or run, or an axis is open; of other runtimes than onnxruntime, only where
+            none of them runs any model.
+        MissingDependencyError: the provider is not there or does not start, or the package of a runtime is missing.
+        ValueError: no models, or there is no such runtime.
     """
     if not models:
         raise ValueError("bench: no models, wanted at least one")
     where, shapes = choose_provider(provider, threads, ep_library), input_shapes or {}
+    names = dict.fromkeys([runtime] if isinstance(runtime, str) else runtime)
+    opened = [open_runtime(name, where) for name in names]
     networks = _with_shapes(open_networks(models, where, {}, constant_inputs or {}, samples_axis or {}), shapes)
     feeds = [_feeds(network, shapes, batch_size) for network in networks]
-    timings = time_in_turns([network.model for network in networks], feeds, where, pace or Pace())
-    found = []
-    for network, mine, timing in zip(networks, feeds, timings, strict=True):
-        inputs = {name: values.shape for name, values in mine.items()}
-        interval = timings[0].speedup_interval(timing) if len(timing.rounds) > 1 else None
-        found.append(ModelTiming(network.name, inputs, timing, timings[0].speedup(timing), interval))
-    return Benchmark(where, device_name(where), tuple(found))
+    found = [_in_runtime(each, networks, feeds, where, pace or Pace()) for each in opened]
+    errors = [model.error for each in found for model in each.models]
+    if errors and all(errors):
+        raise ModelError(errors[0])
+    own = next((each.models for each in found if each.runtime.name == Settings.runtime), ())
+    return Benchmark(where, device_name(where), tuple(row.timed for row in own if row.timed), tuple(found))
+
+
+def _in_runtime(
+    runtime: Runtime,
+    networks: Sequence[Network],
+    feeds: Sequence[Mapping[str, NDArray[Any]]],
+    provider: Provider,
+    pace: Pace,
+) -> RuntimeTimings:
+    """Time models in one runtime."""
+    facts, models = RuntimeFacts.of(runtime), [network.model for network in networks]
+    names = [network.name for network in networks]
+    if isinstance(runtime, OnnxRuntime):
+        trials = [Trial(timing=timing) for timing in time_in_turns(models, feeds, runtime, pace)]
+        warnings = []
+    else:
+        trials = try_out(models, feeds, runtime, provider, pace)
+        warnings = disagreement(facts, names, [each.differences for each in trials])
+    first = trials[0].timing
+    rows = [
+        ModelInRuntime(name, _timed(name, batch, first, trial.timing), trial.differences, trial.error)
+        for name, batch, trial in zip(names, feeds, trials, strict=True)
+    ]
+    return RuntimeTimings(facts, tuple(rows), tuple(warnings))
+
+
+def _timed(
+    name: str, batch: Mapping[str, NDArray[Any]], first: Timing | None, timing: Timing | None
+) -> ModelTiming | None:
+    """Return a model with its ratio to the first one; where that does not run, there is none to relate it to."""
+    if timing is None:
+        return None
+    inputs = {name: values.shape for name, values in batch.items()}
+    if first is None:
+        return ModelTiming(name, inputs, timing, None)
+    interval = first.speedup_interval(timing) if len(timing.rounds) > 1 else None
+    return ModelTiming(name, inputs, timing, first.speedup(timing), interval)
 
 
 def _with_shapes(networks: Sequence[Network], shapes: Mapping[str, tuple[int, ...]]) -> list[Network]:

@@ -14,7 +14,7 @@ import onnx
 from onnx_lowrank.calibrate import Preprocessing
 from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES, MAX_HELD_OUT_SAMPLES
 from onnx_lowrank.commands.sweep_points import Sweep, SweepFiles, SweepPoint, SweepRecord, model_reports
-from onnx_lowrank.errors import BudgetError, CalibrationError, VerificationError
+from onnx_lowrank.errors import BudgetError, CalibrationError, ModelError, VerificationError
 from onnx_lowrank.graph import Publication, add_texts, check_apart, new_folder
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.pipeline import (
@@ -195,12 +195,18 @@ def _timed(
     """Measure latencies by speedup in turns, so that all networks stand against the same original."""
     if not settings.bench or timer.layer_timer.foreign:
         return {}
-    latencies = timer.time_all([network.as_run(each.solved) for each in converted.values()])
+    models = [network.as_run(each.solved) for each in converted.values()]
+    try:
+        differing = timer.disagreements(models)
+        latencies = timer.time_all(models)
+    except ModelError as error:
+        log.warning("not measured in %s: %s", settings.runtime, error)
+        return {}
     return {
         speedup: each.with_measurements(
-            latency=latency, slow=slow_warnings(latency, layers, each.plan, each.settings, timer)
+            latency=latency, slow=slow_warnings(latency, layers, each.plan, each.settings, timer), differing=differs
         )
-        for (speedup, each), latency in zip(converted.items(), latencies, strict=True)
+        for (speedup, each), latency, differs in zip(converted.items(), latencies, differing, strict=True)
     }
 
 

@@ -251,13 +251,18 @@ class SweepRecord:
             parameters=report.parameters[0],
             milliseconds=None if latency is None else latency.before.median_ms,
             accuracy=_accuracy(first.comparison, 0),
-            latency=None if latency is None else {"batch": latency.batch, "threads": latency.threads or None},
+            latency=None if latency is None else _conditions(latency),
             points=with_front([point.line for point in self.points], self._settings.cost),
             seconds=self._monitor.total,
             peak_memory_bytes=peak_memory_bytes(),
             limits=limits(self._settings),
             complete=complete,
         )
+
+
+def _conditions(latency: Latency) -> dict[str, Any]:
+    """Return how latencies were measured."""
+    return {key: value for key, value in latency.to_dict().items() if key in {"batch", "threads", "runtime"}}
 
 
 def _accuracy(comparison: Comparison | None, model: int) -> dict[str, float] | None:

@@ -80,7 +80,7 @@ def write_model(model: onnx.ModelProto, path: Path | None, publication: Publicat
             if stored_bytes(model) > MAX_FILE_BYTES:
                 publication.add(_data_file(final_place(path)))
             file = publication.add(path)
-        _write(model, file)
+        save_model(model, file)
     return file
 
 
@@ -189,7 +189,7 @@ def new_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write(model: onnx.ModelProto, file: Path) -> None:
+def save_model(model: onnx.ModelProto, file: Path) -> None:
     """Write a model to a file, its weights to a second one where they are too large."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -10,7 +10,7 @@ class ReportWarning:
     """What nobody should overlook in a result.
 
     Attributes:
-        code: the kind of warning, for scripts: ``not-close``, ``missed-target`` or ``slow``.
+        code: the kind of warning, for scripts: ``not-close``, ``missed-target``, ``slow`` or ``runtime``.
         text: a sentence for people: what was found, what is wrong with it, what to do.
     """
 

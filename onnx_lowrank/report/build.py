@@ -51,6 +51,7 @@ class Measurements:
         comparison: of the written file with the original.
         latency: of both; None where it was not measured.
         slow: warnings that it takes longer than its multiply-adds promise.
+        differing: warnings that the runtime that it is for computes something else than onnxruntime.
         search: for the speedup; None where that was given.
         estimates: what other speedups would lose; for a dry run only.
         loss: of the network that a search ended with, on samples that nothing was searched with; None likewise, and
@@ -65,6 +66,7 @@ class Measurements:
     comparison: Comparison | None = None
     latency: Latency | None = None
     slow: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
     search: Search[Any, AccuracyLoss] | None = None
     estimates: tuple[LossEstimate, ...] = ()
     loss: AccuracyLoss | None = None
@@ -168,6 +170,7 @@ def report_warnings(report: Report, settings: Settings, measurements: Measuremen
         *poor,
         *(ReportWarning("missed-target", text) for text in missed),
         *(ReportWarning("slow", text) for text in measurements.slow),
+        *(ReportWarning("runtime", text) for text in measurements.differing),
     )
 
 

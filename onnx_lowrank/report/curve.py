@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnx_lowrank.layers.warning import ReportWarning
-from onnx_lowrank.report.report import Calibration, Report
+from onnx_lowrank.report.report import Calibration, Report, latency_fields
 
 MEASURES = {"accuracy": "top-1", "agreement": "same top class", "relative_error": "relative error"}
 
@@ -149,6 +149,7 @@ class CurveReport:
          "held_out": int,                                        # samples that verify every point
          "original": {"macs": int, "params": int, "milliseconds": x | null, "accuracy": {"top1", "top5"} | null},
          "latency": {"batch": int, "threads": int | null} | null,
+         "runtime": {"name", "version", "precision", "threads"} | null,  # that latencies were measured in
          "points": [{"speedup": {"requested": x, "macs": x, "params": x, "latency": x | null},
                      "macs": int, "params": int, "milliseconds": x | null,
                      "outputs": {name: {"relative_error", "cosine", "agreement", "close"}},
@@ -175,7 +176,7 @@ class CurveReport:
         parameters: of the original.
         milliseconds: measured latency of the original; None if nothing was measured.
         accuracy: ``top1`` and ``top5`` of the original; None without labels.
-        latency: batch size and threads of the measurement; None if nothing was measured.
+        latency: batch size, threads and runtime of the measurement; None if nothing was measured.
         points: results by rising target.
         seconds: of the whole sweep.
         peak_memory_bytes: peak resident memory of the process.
@@ -195,7 +196,7 @@ class CurveReport:
     parameters: int
     milliseconds: float | None
     accuracy: Mapping[str, float] | None
-    latency: Mapping[str, int | None] | None
+    latency: Mapping[str, Any] | None
     points: tuple[CurvePoint, ...]
     seconds: float
     peak_memory_bytes: int
@@ -229,7 +230,7 @@ class CurveReport:
                 "milliseconds": self.milliseconds,
                 "accuracy": self.accuracy,
             },
-            "latency": self.latency,
+            **latency_fields(self.latency),
             "points": [point.to_dict() for point in self.points],
             "limits": self.limits,
             "complete": self.complete,

@@ -224,7 +224,7 @@ class Report:
             "calibration": vars(self.calibration),
             "layers": [layer.to_dict() for layer in self.layers],
             "verification": self.verification,
-            "latency": self.latency,
+            **latency_fields(self.latency),
             "max_drop": self.max_drop,
             **({} if self.metric is None else {"metric": self.metric}),
             "warnings": [warning.to_dict() for warning in self.warnings],
@@ -241,3 +241,11 @@ class Report:
     def to_json(self) -> str:
         """Return the JSON report as text."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
+
+
+def latency_fields(latency: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields ``latency`` and ``runtime`` of a JSON report, both None where nothing was measured."""
+    if latency is None:
+        return {"latency": None, "runtime": None}
+    rest = {key: value for key, value in latency.items() if key != "runtime"}
+    return {"latency": rest, "runtime": latency.get("runtime")}

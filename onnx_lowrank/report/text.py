@@ -220,12 +220,17 @@ def unsteady_text(interval: Sequence[float], times: str = "x") -> str:
 
 
 def latency_conditions(latency: Mapping[str, Any]) -> str:
-    """Return the batch size and the threads of a latency measurement.
+    """Return the batch size, the threads and the runtime of a latency measurement.
 
     Args:
-        latency: the entry ``latency`` of the JSON report.
+        latency: of a report; the runtime is left out where that does not know it.
     """
-    return f"batch {latency['batch']}, {threads_text(latency['threads'])}"
+    runtime = latency.get("runtime")
+    parts = [f"batch {latency['batch']}", threads_text(latency["threads"])]
+    if runtime is not None:
+        precision = "" if runtime["precision"] == "f32" else f" in {runtime['precision']}"
+        parts.append(f"{runtime['name']} {runtime['version']}{precision}")
+    return ", ".join(parts)
 
 
 def calibration_text(calibration: Calibration) -> str:

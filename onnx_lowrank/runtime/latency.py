@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import narrow_channels, read_model, replace_layer
 from onnx_lowrank.layers import cost
 from onnx_lowrank.layers.channel_group import in_turns
@@ -19,10 +20,13 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.random_factors import random_factors
+from onnx_lowrank.runtime.agreement import disagreement
+from onnx_lowrank.runtime.backends.protocol import RuntimeFacts
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.timing import Pace, Timing, time_in_turns
+from onnx_lowrank.runtime.trial import try_out
 from onnx_lowrank.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,7 @@ _MIN_SHARE_OF_MACS_SPEEDUP = 0.8  # less is worth a warning
 _CLEAR_SPEEDUP = 1.05  # less may be because layers run slower than before
 _CLEARLY_SLOWER = 1.05  # time after / before of a layer; less is what clocks differ by
 _MAX_LAYERS_NAMED = 3
+_WINOGRAD = frozenset({"ncnn", "mnn"})  # runtimes that have it for 3 x 3 kernels, and none for 3 x 1
 _MIN_TELLING_MS = 0.3
 # Larger / smaller bound of a speedup. Four networks of 0.05 to 50 ms were timed 150 times on two shared cores: in quiet
 # moments the small ones came within 1.03, with neighbours at work the bounds were 1.3 to 18 apart, and single speedups
@@ -47,13 +52,15 @@ class Latency:
         before: of the original.
         after: of the converted network.
         batch: samples per run.
-        threads: within an operator; 0 for onnxruntime's choice.
+        threads: within an operator; 0 for the runtime's choice.
+        runtime: what they ran in; None where that is not known.
     """
 
     before: Timing
     after: Timing
     batch: int
     threads: int
+    runtime: RuntimeFacts | None = None
 
     @property
     def telling(self) -> bool:
@@ -106,7 +113,23 @@ class Latency:
             "steady": self.steady,
             "batch": self.batch,
             "threads": self.threads or None,
+            "runtime": None if self.runtime is None else self.runtime.to_dict(),
         }
+
+
+@dataclass(frozen=True)
+class MeasuredFile:
+    """What was measured of a written file where it is to run.
+
+    Attributes:
+        latency: of the original and the converted network; None where it was not measured.
+        slow: warnings that it takes longer than it should, or does not run there.
+        differing: warnings that its outputs are not those of onnxruntime.
+    """
+
+    latency: Latency | None = None
+    slow: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
 
 
 def is_steady(interval: tuple[float, float]) -> bool:
@@ -170,9 +193,34 @@ class ConversionTimer:
         ]
 
     def _time_once(self, converted: Sequence[onnx.ModelProto | Path]) -> list[Latency]:
-        models, provider = [self._network.model, *converted], self._network.provider
-        before, *after = time_in_turns(models, [self._feeds] * len(models), provider, _PACE)
-        return [Latency(before, timing, self.layer_timer.batch, provider.threads) for timing in after]
+        models, runtime = [self._network.model, *converted], self.layer_timer.runtime
+        before, *after = time_in_turns(models, [self._feeds] * len(models), runtime, _PACE)
+        facts = RuntimeFacts.of(runtime)
+        return [Latency(before, timing, self.layer_timer.batch, runtime.threads, facts) for timing in after]
+
+    def disagreements(self, converted: Sequence[onnx.ModelProto | Path]) -> list[tuple[str, ...]]:
+        """Return what is to be said of converted networks that compute something else here than in onnxruntime.
+
+        Args:
+            converted: the networks, as they run here.
+
+        Returns:
+            Warnings for each of them, in order; those of the original count for all.
+
+        Raises:
+            ModelError: the runtime cannot convert or run one of them.
+        """
+        runtime, provider = self.layer_timer.runtime, self._network.provider
+        if runtime.name == Settings.runtime:
+            return [()] * len(converted)
+        models = [self._network.model, *converted]
+        trials = try_out(models, [self._feeds] * len(models), runtime, provider)
+        for trial in trials:
+            if trial.error is not None:
+                raise ModelError(trial.error)
+        original, *others = (trial.differences for trial in trials)
+        names, facts = ("the original", "the converted network"), RuntimeFacts.of(runtime)
+        return [tuple(disagreement(facts, names, [original, each])) for each in others]
 
     def time_plan(self, layers: Sequence[Layer], plan: RankPlan) -> Latency:
         """Time the network as planned before it is solved, with random weights, which are as fast.
@@ -245,8 +293,8 @@ def with_random_factors(
 
 def time_file(
     file: Path, network: Network, layers: LayerSet, plan: RankPlan, settings: Settings, timer: ConversionTimer
-) -> tuple[Latency | None, tuple[str, ...]]:
-    """Time a written file against the original.
+) -> MeasuredFile:
+    """Time a written file against the original, and compare what both compute there with onnxruntime.
 
     Args:
         file: the converted network.
@@ -257,13 +305,17 @@ def time_file(
         timer: measures milliseconds.
 
     Returns:
-        The latency of both, None where it is not wanted, or this is not the machine that the network was made for; and
-        a warning where it is slower than it should be.
+        Nothing where it is not wanted, or this is not the machine that the network was made for.
     """
     if not settings.bench or timer.layer_timer.foreign:
-        return None, ()
-    latency = timer.time(network.as_run(read_model(file)))
-    return latency, slow_warnings(latency, layers, plan, settings, timer)
+        return MeasuredFile()
+    converted = network.as_run(read_model(file))
+    try:
+        (differing,) = timer.disagreements([converted])
+        latency = timer.time(converted)
+    except ModelError as error:
+        return MeasuredFile(slow=(f"not measured in {settings.runtime}: {error}",))
+    return MeasuredFile(latency, slow_warnings(latency, layers, plan, settings, timer), differing)
 
 
 def slow_warnings(
@@ -288,6 +340,9 @@ def slow_warnings(
     short = speedup < _MIN_SHARE_OF_MACS_SPEEDUP * macs_speedup
     if not short and speedup >= _CLEAR_SPEEDUP:
         return ()
+    runtime = timer.layer_timer.runtime
+    if runtime.name != Settings.runtime:  # whose converter takes seconds, for every layer
+        return (_slow_elsewhere(latency, macs_speedup, runtime.name),)
     timer.measure_layers(layers.eligible, plan)
     chains = plan.factorized(layers.eligible)
     slower = _slower_layers(chains, timer.layer_timer)
@@ -301,6 +356,15 @@ def slow_warnings(
         *([f"most is lost in {named}"] if named else []),
     ]
     return (f"{'; '.join(parts)}: `cost='latency'` spends milliseconds instead, `exclude` leaves layers out",)
+
+
+def _slow_elsewhere(latency: Latency, macs_speedup: float, name: str) -> str:
+    """Say that a network is slower in a runtime than its multiply-adds promise, and what helps there."""
+    square = "`method='channel'` keeps square kernels, which it runs by Winograd's algorithm, "
+    return (
+        f"{latency.measured_text} in {name}, where multiply-adds promise {macs_speedup:.2f}: "
+        f"{square if name in _WINOGRAD else ''}`cost='latency'` spends milliseconds measured there"
+    )
 
 
 def _slower_layers(chains: Sequence[tuple[Layer, LayerPlan]], timer: LayerTimer) -> list[str]:

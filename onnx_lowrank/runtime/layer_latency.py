@@ -24,6 +24,8 @@ from onnx_lowrank.graph import Publication, add_texts, input_shape, layer_model
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.random_factors import random_factors
+from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
+from onnx_lowrank.runtime.backends.protocol import Runtime
 from onnx_lowrank.runtime.device import device_name, rank_block
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine, chain_key
 from onnx_lowrank.runtime.library import version
@@ -52,16 +54,25 @@ class LayerTimer:
         file: table to read and to add to; None for the user's cache.
         network_bytes: size of the network the layers are in. Between two runs of a layer the rest of it goes through
             the processor's caches, so that weights are read from memory anew; something as large does so here.
+        runtime: what runs them; None for onnxruntime.
 
     Attributes:
+        runtime: what runs them.
         batch: samples per run.
 
     Raises:
         BudgetError: the file is no table.
     """
 
-    def __init__(self, provider: Provider, batch: int, file: Path | None = None, network_bytes: int = 0) -> None:
-        self._provider, self.batch = provider, batch
+    def __init__(
+        self,
+        provider: Provider,
+        batch: int,
+        file: Path | None = None,
+        network_bytes: int = 0,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.runtime, self.batch = runtime or OnnxRuntime(provider), batch
         megabytes = min(_MOST_MEGABYTES, ceil(_TRAFFIC * network_bytes / 2**20)) if provider.name == "cpu" else 0
         self._rest = 2 ** ceil(log2(megabytes)) if megabytes else 0
         self._here = Machine(provider.name, device_name(provider), provider.threads, version(), rank_block(provider))
@@ -130,7 +141,7 @@ class LayerTimer:
         if key not in self._table.milliseconds:
             if self.foreign:
                 raise BudgetError(self._lacks(1, f"the network itself ({key})"))
-            (timing,) = time_in_turns([model], [feeds], self._provider, _NETWORK_PACE)
+            (timing,) = time_in_turns([model], [feeds], self.runtime, _NETWORK_PACE)
             self._table.milliseconds[key] = timing.best_ms
             self._write()
         return self._table.milliseconds[key]
@@ -167,7 +178,7 @@ class LayerTimer:
         def rest_of_the_network() -> None:
             np.add(rest, 1, out=rest)
 
-        (timing,) = time_in_turns([model], [feeds], self._provider, _PACE, rest_of_the_network)
+        (timing,) = time_in_turns([model], [feeds], self.runtime, _PACE, rest_of_the_network)
         return timing.best_ms
 
     def _read(self) -> LatencyTable:

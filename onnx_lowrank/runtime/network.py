@@ -157,7 +157,8 @@ class Network:
 
     def prefers_planar(self, settings: Settings) -> bool:
         """Whether milliseconds count, and chains of 1-D convolutions run faster as 2-D: in onnxruntime on a CPU."""
-        return settings.cost == "latency" and self.provider.name == "cpu"
+        in_onnxruntime = settings.runtime == Settings.runtime and self.provider.name == "cpu"
+        return settings.cost == "latency" and in_onnxruntime
 
     @property
     def one_by_one(self) -> bool:

@@ -1,4 +1,4 @@
-"""Measured latency: models timed in turns, one session alive at a time.
+"""Measured latency: models timed in turns, one of them loaded at a time.
 
 The worker threads of an idle session spin for a while, waiting for work. With two sessions in one process those of the
 idle one take the cores from the other, and times on several threads are wrong by up to a half. So a session is closed
@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_lowrank.runtime.provider import Provider
-from onnx_lowrank.runtime.session import Session
+from onnx_lowrank.runtime.backends.protocol import Prepared, Runtime
+from onnx_lowrank.runtime.backends.staging import new_folder, staging_folder
 
 _MAX_RUNS_PER_ROUND = 2_000  # reached by models that take microseconds
 _MIN_COVERAGE = 0.75  # of an interval: that of three rounds from the smallest to the largest
@@ -146,16 +146,16 @@ def _left_out_per_end(count: int) -> int:
 def time_in_turns(
     models: Sequence[onnx.ModelProto | Path],
     feeds: Sequence[Mapping[str, NDArray[Any]]],
-    provider: Provider,
+    runtime: Runtime,
     pace: Pace,
     between: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
-    """Time models in turns.
+    """Time models in turns, each converted for the runtime once and loaded anew in every round.
 
     Args:
         models: the models.
         feeds: one batch of inputs for each.
-        provider: where they run.
+        runtime: what runs them.
         pace: how often and how long each is run.
         between: called before every run, not timed.
 
@@ -163,14 +163,37 @@ def time_in_turns(
         The runs of each model, in order.
 
     Raises:
-        ModelError: onnxruntime cannot load or run one of them.
+        ModelError: the runtime cannot convert, load or run one of them.
         ValueError: the numbers of models and feeds differ.
     """
-    runs: list[list[tuple[float, ...]]] = [[] for _ in models]
+    with staging_folder() as folder:
+        prepared = [
+            runtime.prepare(model, batch, new_folder(folder / str(position)))
+            for position, (model, batch) in enumerate(zip(models, feeds, strict=True))
+        ]
+        return time_prepared(prepared, pace, between)
+
+
+def time_prepared(networks: Sequence[Prepared], pace: Pace, between: Callable[[], None] = lambda: None) -> list[Timing]:
+    """Time networks in turns that are converted already, one of them loaded at a time.
+
+    Args:
+        networks: all in one runtime.
+        pace: how often and how long each is run.
+        between: called before every run, not timed.
+
+    Raises:
+        ModelError: the runtime cannot load or run one of them.
+    """
+    runs: list[list[tuple[float, ...]]] = [[] for _ in networks]
     for _ in range(pace.rounds):
-        for model_runs, model, batch in zip(runs, models, feeds, strict=True):
-            model_runs.append(_one_round(Session(model, provider, deployed=True).bound(batch), pace, between))
-    return [Timing(tuple(model_runs)) for model_runs in runs]
+        for own_runs, network in zip(runs, networks, strict=True):
+            running = network.open()
+            try:
+                own_runs.append(_one_round(running.run, pace, between))
+            finally:
+                running.close()
+    return [Timing(tuple(own_runs)) for own_runs in runs]
 
 
 def _one_round(run: Callable[[], None], pace: Pace, between: Callable[[], None]) -> tuple[float, ...]:

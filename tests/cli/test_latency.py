@@ -68,7 +68,7 @@ def test_bench_in_words(folder: Path) -> None:
 
 def test_bench_in_json(folder: Path) -> None:
     found = json.loads(works("bench", "in.onnx", "in.onnx", *QUICK, "--json", "--batch-size", "3").stdout)
-    assert list(found) == ["provider", "device", "threads", "onnxruntime", "models"]
+    assert list(found) == ["provider", "device", "threads", "onnxruntime", "models", "runtimes"]
     assert (found["provider"], found["threads"]) == ("cpu", 1)
     for model in found["models"]:
         assert list(model) == ["path", "inputs", "median_ms", "p10_ms", "p90_ms", "runs", *RATIO]
@@ -164,8 +164,14 @@ def test_a_conversion_ends_with_its_latency(clock: MadeUpClock, folder: Path) ->
     latency = report["latency"]
     assert line == (
         f"latency     {latency['before_ms']:.4g} -> {latency['after_ms']:.4g} ms ({latency['speedup']:.2f}x faster, "
-        "batch 1, 1 thread)"
+        f"batch 1, 1 thread, onnxruntime {onnxruntime.__version__})"
     )
+    assert report["runtime"] == {
+        "name": "onnxruntime",
+        "version": onnxruntime.__version__,
+        "precision": "f32",
+        "threads": 1,
+    }
     assert report["speedup"]["latency"] == latency["speedup"]
     assert latency["before_ms"] == pytest.approx(by_macs(Path("in.onnx")))
     assert latency["after_ms"] == pytest.approx(by_macs(Path("out.onnx")))

@@ -57,6 +57,12 @@ def test_all_fields(seen: list[Any], tmp_path: Path) -> None:
         onnx.save(network(), tmp_path / name)
     found = bench([tmp_path / "a.onnx", str(tmp_path / "b.onnx"), network()], provider="cpu", threads=2)
     facts = json.loads(json.dumps(found.to_dict()))
+    (own,) = facts.pop("runtimes")
+    assert own == {
+        "runtime": {"name": "onnxruntime", "version": onnxruntime.__version__, "precision": "f32", "threads": 2},
+        "models": [{**model, "differences": {}, "error": None} for model in facts["models"]],
+        "warnings": [],
+    }
     assert facts == {
         "provider": "cpu",
         "device": found.device,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -186,7 +187,10 @@ def test_all_networks_are_timed_in_turns_with_one_original(monkeypatch: pytest.M
         assert point.speedups is not None
         wanted = found.report.milliseconds / (1 + point.macs / 1e5)
         assert point.speedups["latency"] == pytest.approx(wanted, rel=1e-9, abs=0)
-    assert found.report.latency == {"batch": 1, "threads": 1}
+    runtime = {"name": "onnxruntime", "version": onnxruntime.__version__, "precision": "f32", "threads": 1}
+    assert found.report.latency == {"batch": 1, "threads": 1, "runtime": runtime}
+    assert found.report.to_dict()["latency"] == {"batch": 1, "threads": 1}
+    assert found.report.to_dict()["runtime"] == runtime
 
 
 def photos(folder: Path) -> None:

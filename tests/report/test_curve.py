@@ -53,7 +53,19 @@ def test_errors_are_never_on_the_front_and_errors_without_bounds_are_the_largest
 def test_json_has_every_field() -> None:
     found = json.loads(curve().to_json())
     assert list(found) == [
-        *["schema", "version", "seed", "input", "cost", "calibration", "solved", "held_out", "original", "latency"],
+        *[
+            "schema",
+            "version",
+            "seed",
+            "input",
+            "cost",
+            "calibration",
+            "solved",
+            "held_out",
+            "original",
+            "latency",
+            "runtime",
+        ],
         *["points", "limits", "complete", "seconds", "peak_memory_bytes"],
     ]
     assert [each["on_front"] for each in found["points"]] == [True, True, False, True, False]

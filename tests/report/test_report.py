@@ -111,6 +111,7 @@ def test_json_has_the_fields_that_scripts_read() -> None:
             "outputs": {"scores": {"relative_error": 0.0625, "cosine": 0.998, "agreement": 0.75, "close": False}},
         },
         "latency": {"before_ms": 30.0, "after_ms": 16.0, "speedup": 1.875, "batch": 1, "threads": None},
+        "runtime": None,
         "max_drop": None,
         "warnings": [],
         "passed": True,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -209,6 +210,7 @@ def test_the_original_and_the_converted_network_are_timed_together(plain: Opened
         "steady": True,
         "batch": 1,
         "threads": 1,
+        "runtime": {"name": "onnxruntime", "version": onnxruntime.__version__, "precision": "f32", "threads": 1},
     }
 
 

@@ -17,6 +17,8 @@ from onnx_lowrank.errors import BudgetError, OutputError
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.runtime import layer_latency
+from onnx_lowrank.runtime.backends import Runtime
+from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine, chain_key
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.progress import Item, Silent
@@ -112,14 +114,14 @@ def test_progress_counts_what_is_timed(made_up: MadeUpClock) -> None:
 def test_inputs_have_the_batch_size_and_the_type_of_the_layer(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     seen = []
 
-    def timed(models: Any, feeds: list[Feeds], provider: Provider, pace: Pace, between: Any) -> list[Timing]:
-        seen.extend([provider, feeds[0]["input"].shape, feeds[0]["input"].dtype])
+    def timed(models: Any, feeds: list[Feeds], runtime: Runtime, pace: Pace, between: Any) -> list[Timing]:
+        seen.extend([runtime, feeds[0]["input"].shape, feeds[0]["input"].dtype])
         return [Timing(((1.0,),))]
 
     monkeypatch.setattr(layer_latency, "time_in_turns", timed)
     half = replace(SMALL, weight=SMALL.weight.astype(np.float16))
     clock_of(Provider("cpu", 3), batch)._time(half, LayerPlan("small"))
-    assert seen == [Provider("cpu", 3), (batch, 4, 6, 6), np.float16]
+    assert seen == [OnnxRuntime(Provider("cpu", 3)), (batch, 4, 6, 6), np.float16]
 
 
 def test_real_times_are_positive_and_remembered(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.runtime import timing as latency
+from onnx_lowrank.runtime.backends import onnxruntime as onnxruntime_backend
+from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
 from onnx_lowrank.runtime.session import Session
 from onnx_lowrank.runtime.timing import Pace, Timing, time_in_turns
 from tests.helpers import CPU, Array, Feeds, build, normal
 
+RUNTIME = OnnxRuntime(CPU)
 ADD = "g (float[N,3] x) => (float[N,3] y) { y = Add(x, x) }"
 
 
@@ -55,12 +57,12 @@ class Watched:
 
                 return run
 
-        monkeypatch.setattr(latency, "Session", Session)
+        monkeypatch.setattr(onnxruntime_backend, "Session", Session)
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
     def time(self, pace: Pace) -> list[Timing]:
         models: list[Any] = list(self.costs)
-        return time_in_turns(models, [{f"input of {model}": normal(0, 1)} for model in models], CPU, pace)
+        return time_in_turns(models, [{f"input of {model}": normal(0, 1)} for model in models], RUNTIME, pace)
 
 
 def test_one_session_is_alive_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +82,7 @@ def test_what_goes_on_between_runs_is_not_timed(monkeypatch: pytest.MonkeyPatch)
 
     models: list[Any] = ["a"]
     feeds = [{"input of a": normal(0, 1)}]
-    (found,) = time_in_turns(models, feeds, CPU, Pace(rounds=1, repeats=2, seconds=0, warm_up=1), between)
+    (found,) = time_in_turns(models, feeds, RUNTIME, Pace(rounds=1, repeats=2, seconds=0, warm_up=1), between)
     assert watched.log == ["open a", *["run a"], *["between", "run a"] * 2, "close a"]
     assert found.rounds == ((1000.0, 1000.0),)
 
@@ -121,7 +123,7 @@ def test_it_ends_with_the_later_of_repeats_and_seconds(
 def test_real_runs_take_their_time() -> None:
     models = [build(ADD), build(ADD)]
     feeds = [{"x": normal(0, 2, 3)}, {"x": normal(0, 5, 3)}]
-    found = time_in_turns(models, feeds, CPU, Pace(rounds=2, repeats=3, seconds=0))
+    found = time_in_turns(models, feeds, RUNTIME, Pace(rounds=2, repeats=3, seconds=0))
     assert [list(map(len, timing.rounds)) for timing in found] == [[3, 3], [3, 3]]
     assert all(timing.best_ms > 0 for timing in found)
 
@@ -129,7 +131,7 @@ def test_real_runs_take_their_time() -> None:
 def test_a_hundred_times_the_work_takes_longer() -> None:
     small, large = (build(f"g (float[{n},{n}] x) => (float[{n},{n}] y) {{ y = MatMul(x, x) }}") for n in (64, 512))
     feeds = [{"x": normal(0, 64, 64)}, {"x": normal(0, 512, 512)}]
-    found = time_in_turns([small, large], feeds, CPU, Pace(rounds=3, repeats=3, seconds=0))
+    found = time_in_turns([small, large], feeds, RUNTIME, Pace(rounds=3, repeats=3, seconds=0))
     assert found[1].speedup(found[0]) > 3  # 512 times
 
 
@@ -153,15 +155,15 @@ def test_inputs_there_are_not() -> None:
 
 def test_models_that_do_not_run() -> None:
     with pytest.raises(ModelError, match="onnxruntime cannot run it"):
-        time_in_turns([build(ADD)], [{"x": normal(0, 2, 4)}], CPU, Pace(rounds=1))
+        time_in_turns([build(ADD)], [{"x": normal(0, 2, 4)}], RUNTIME, Pace(rounds=1))
     odd = build("g (float[N,3] x) => (float[N,3] y) { y = NoSuchOperator(x) }")
     with pytest.raises(ModelError, match="onnxruntime cannot load it"):
-        time_in_turns([odd], [{"x": normal(0, 2, 3)}], CPU, Pace(rounds=1))
+        time_in_turns([odd], [{"x": normal(0, 2, 3)}], RUNTIME, Pace(rounds=1))
 
 
 def test_every_model_has_its_feeds() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        time_in_turns([build(ADD), build(ADD)], [{"x": normal(0, 2, 3)}], CPU, Pace(rounds=1, repeats=1, seconds=0))
+        time_in_turns([build(ADD), build(ADD)], [{"x": normal(0, 2, 3)}], RUNTIME, Pace(rounds=1, repeats=1, seconds=0))
 
 
 # Inputs and outputs that stay where the model runs

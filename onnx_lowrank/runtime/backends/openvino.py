@@ -1,0 +1,126 @@
+"""OpenVINO: reads ONNX by its own frontend, and compiles for the processor when a model is opened.
+
+Where the processor multiplies bfloat16 in hardware, OpenVINO computes in it unless told otherwise, as ``openvino:f32``
+tells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel, write_fixed
+
+_DEVICE = "CPU"
+
+
+class OpenVino:
+    """OpenVINO on the CPU.
+
+    Args:
+        module: the package ``openvino``.
+        threads: 0 for its own choice.
+        precision: ``f32``, or None for its own choice.
+    """
+
+    name = "openvino"
+
+    def __init__(self, module: Any, threads: int, precision: str | None = None) -> None:
+        self._module, self.threads = module, threads
+        self._core = module.Core()
+        self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        if precision:
+            self._options["INFERENCE_PRECISION_HINT"] = precision
+        self.precision = precision or str(self._core.get_property(_DEVICE, "INFERENCE_PRECISION_HINT").to_string())
+
+    @property
+    def version(self) -> str:
+        """Version of OpenVINO, without the build."""
+        return str(self._module.__version__).partition("-")[0]
+
+    def prepare(self, model: onnx.ModelProto | Path, feeds: Mapping[str, NDArray[Any]], folder: Path) -> _Prepared:
+        """Read the network with the shapes of a batch.
+
+        Raises:
+            ModelError: OpenVINO cannot read it.
+        """
+        fixed = write_fixed(model, feeds, folder)
+        where = model if isinstance(model, Path) else "model"
+        try:
+            network = self._core.read_model(str(fixed.file))
+        except Exception as error:  # RuntimeError, or whatever its frontend raises
+            raise ModelError(f"{where}: OpenVINO cannot read it: {_words(error)}") from error
+        return _Prepared(f"{where}", self, network, fixed)
+
+    def compile(self, network: Any) -> Any:
+        """Return a model compiled for the processor."""
+        return self._core.compile_model(network, _DEVICE, self._options)
+
+    def tensor(self, values: NDArray[Any]) -> Any:
+        """Return a copy of an array as a tensor."""
+        return self._module.Tensor(values.copy())
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    where: str
+    runtime: OpenVino
+    network: Any
+    fixed: FixedModel
+
+    def open(self, outputs: Sequence[str] | None = None) -> _Running:
+        """Compile it; all outputs are computed anyway.
+
+        Raises:
+            ModelError: OpenVINO cannot compile it, or does not take the inputs.
+        """
+        try:
+            request = self.runtime.compile(self.network).create_infer_request()
+            for position, values in enumerate(self.fixed.feeds.values()):
+                request.set_input_tensor(position, self.runtime.tensor(values))
+        except Exception as error:
+            raise ModelError(f"{self.where}: OpenVINO cannot compile it: {_words(error)}") from error
+        return _Running(self, request, list(outputs) if outputs is not None else list(self.fixed.output_shapes))
+
+
+@dataclass(eq=False)
+class _Running:
+    _prepared: _Prepared
+    _request: Any
+    _wanted: Sequence[str]
+
+    def run(self) -> None:
+        """Run it once.
+
+        Raises:
+            ModelError: it fails.
+        """
+        try:
+            self._request.infer()
+        except Exception as error:
+            raise ModelError(f"{self._prepared.where}: OpenVINO cannot run it: {_words(error)}") from error
+
+    def outputs(self) -> dict[str, NDArray[Any]]:
+        """Return the outputs of the last run; they keep the order of the graph."""
+        order = list(self._prepared.fixed.output_shapes)
+        return {name: np.array(self._request.get_output_tensor(order.index(name)).data) for name in self._wanted}
+
+    def close(self) -> None:
+        """Drop the compiled model."""
+        self._request = None
+
+
+def _words(error: Exception) -> str:
+    """Return what OpenVINO says, in one line, without the places in its sources."""
+    lines = (line.strip() for line in str(error).splitlines())
+    said = [line for line in lines if line and not line.startswith(("Exception from src", "Check '"))]
+    return " ".join(said) or type(error).__name__
