@@ -95,8 +95,7 @@ class _Prepared:
             try:
                 interpreter = self.runtime.module.Interpreter(str(self.file), num_threads=self.runtime.threads or None)
                 interpreter.allocate_tensors()
-                signature = interpreter.get_signature_runner()
-                inputs, places = signature.get_input_details(), signature.get_output_details()
+                inputs, places = _places(interpreter, list(self.names.values()))
                 for name, values in self.fixed.feeds.items():
                     if (place := inputs.get(self.names[name])) is None:  # nothing depends on it
                         continue
@@ -136,6 +135,27 @@ class _Running:
     def close(self) -> None:
         """Drop the interpreter."""
         self._interpreter = None
+
+
+def _places(interpreter: Any, names: Sequence[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return where inputs and outputs are, by name.
+
+    onnx2tf writes no names into some networks. With one input and one output there is nothing to confuse.
+
+    Args:
+        interpreter: with its tensors allocated.
+        names: of all inputs and outputs, in order.
+
+    Raises:
+        ValueError: there are no names, and several inputs or outputs.
+    """
+    if interpreter.get_signature_list():
+        signature = interpreter.get_signature_runner()
+        return signature.get_input_details(), signature.get_output_details()
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    if len(names) != 2 or (len(inputs), len(outputs)) != (1, 1):
+        raise ValueError("onnx2tf has left out the names of its inputs and outputs, of which there are several")
+    return {names[0]: inputs[0]}, {names[1]: outputs[0]}
 
 
 def _plain_names(graph: onnx.GraphProto) -> dict[str, str]:

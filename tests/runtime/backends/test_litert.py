@@ -11,6 +11,7 @@ from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel
 from onnx_lowrank.runtime.backends.litert import (
     _channels_first,
     _has_two_layouts,
+    _places,
     _plain_names,
     _read_by_convolutions,
 )
@@ -78,3 +79,32 @@ def test_names_become_plain_and_the_network_stays_the_same() -> None:
         found = run(renamed, {"input_0": x, "input_1": np.array([condition])})
         for name, values in wanted.items():
             np.testing.assert_array_equal(found[names[name]], values)
+
+
+class Nameless:
+    """A converted network without signatures."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self.inputs, self.outputs = inputs, outputs
+
+    def get_signature_list(self) -> dict[str, object]:
+        return {}
+
+    def get_input_details(self) -> list[dict[str, int]]:
+        return [{"index": number} for number in range(self.inputs)]
+
+    def get_output_details(self) -> list[dict[str, int]]:
+        return [{"index": 10 + number} for number in range(self.outputs)]
+
+
+def test_one_input_and_one_output_need_no_names() -> None:
+    found = _places(Nameless(1, 1), ["input_0", "output_0"])
+    assert found == ({"input_0": {"index": 0}}, {"output_0": {"index": 10}})
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(2, 1), (1, 2)])
+def test_several_without_names_are_an_error(inputs: int, outputs: int) -> None:
+    with pytest.raises(
+        ValueError, match="has left out the names of its inputs and outputs, of which there are several"
+    ):
+        _places(Nameless(inputs, outputs), ["input_0", "output_0", "another"])
