@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _SUFFIX = "executionprovider"  # of most names
 _KINDS = ("cpu", "gpu", "npu")
+_without_devices: set[Path] = set()  # registered libraries, which onnxruntime does not list
 _HINT = "give the library of a plugin provider, which its package knows (onnxruntime_ep_openvino.get_library_path())"
 
 
@@ -87,10 +88,11 @@ def open_plugin(library: str | PathLike[str], name: str) -> Plugin:
     where, (wanted, _, kind) = f"`ep_library` {library}", name.partition(":")
     if not library.is_file():
         raise MissingDependencyError(f"{where}: no such file: {_HINT}")
-    if not _devices(library):
+    if not _devices(library) and library not in _without_devices:
         _register(library, library.stem.removeprefix("lib") if wanted == "auto" else wanted, where)
     devices = _devices(library)
     if not devices:
+        _without_devices.add(library)
         raise MissingDependencyError(
             f"{where}: onnxruntime {version()} registers it, but it offers no device on this machine: it may be for "
             "processors of another make, or for another onnxruntime; see its documentation"
