@@ -62,10 +62,9 @@ from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.report.quality import judged_by_metric, open_judge, with_found_objects
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.report.targets import is_close
-from onnx_lowrank.runtime.backends import open_runtime
 from onnx_lowrank.runtime.device import free_on_device, rank_block
 from onnx_lowrank.runtime.latency import ConversionTimer, time_file
-from onnx_lowrank.runtime.layer_latency import LayerTimer
+from onnx_lowrank.runtime.layer_latency import open_layer_timer
 from onnx_lowrank.runtime.memory import budget_bytes
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network, open_network
@@ -267,14 +266,19 @@ def _warn_if_random(network: Network, calibration: CalibrationSet) -> None:
 def conversion_timer(
     network: Network, calibration: CalibrationSet, settings: Settings, monitor: Monitor
 ) -> ConversionTimer:
-    """Open what measures milliseconds: of one sample, or of as many as the model or the input shapes say."""
-    shapes = settings.input_shapes
-    shape = shapes.get(network.sampled[0].name) or shapes.get("")
-    batch = network.fixed_batch or (shape[0] if shape else 1)
-    runtime = open_runtime(settings.runtime, network.provider)
-    layer_timer = LayerTimer(network.provider, batch, settings.latency_table, stored_bytes(network.model), runtime)
+    """Open what measures milliseconds, see `timed_batch`."""
+    batch = timed_batch(network, settings)
+    file, size = settings.latency_table, stored_bytes(network.model)
+    layer_timer = open_layer_timer(settings.runtime, network.provider, batch, file, size)
     planar = network.prefers_planar(settings)
     return ConversionTimer(network, calibration.repeated(batch), layer_timer, monitor, planar=planar)
+
+
+def timed_batch(network: Network, settings: Settings) -> int:
+    """Return the samples that milliseconds are measured with: one, or as many as the model or the input shapes say."""
+    shapes = settings.input_shapes
+    shape = shapes.get(network.sampled[0].name) or shapes.get("")
+    return network.fixed_batch or (shape[0] if shape else 1)
 
 
 def collect(

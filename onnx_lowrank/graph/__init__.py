@@ -28,7 +28,7 @@
 | builder             | new nodes, built with onnx-graphsurgeon                                                    |
 | typed_factors       | factors in a layer's float type, balanced where half precision needs it                    |
 | replace_layer       | put a chain into the model where a layer was                                               |
-| layer_model         | one layer as a model, to be timed                                                          |
+| layer_model         | a layer, or several side by side, as a model, to be timed                                  |
 | publication         | files that become final together, or not at all; what killed processes have left           |
 | write               | write models and texts; checks before                                                      |
 
@@ -41,7 +41,7 @@ from onnx_lowrank.graph.extract import with_outputs
 from onnx_lowrank.graph.find_layers import find_depthwise, find_layers, node_names, weighted_tensors
 from onnx_lowrank.graph.inline import inline_all_functions, inline_functions
 from onnx_lowrank.graph.input_statistics import read_input_statistics
-from onnx_lowrank.graph.layer_model import input_shape, layer_model
+from onnx_lowrank.graph.layer_model import Part, input_shape, layer_model, layers_model
 from onnx_lowrank.graph.narrow import narrow_channels
 from onnx_lowrank.graph.parameter_inputs import parameter_inputs, with_values
 from onnx_lowrank.graph.precision import in_single_precision, is_in_other_precision
@@ -65,6 +65,7 @@ from onnx_lowrank.graph.write import (
 )
 
 __all__ = [
+    "Part",
     "Publication",
     "add_texts",
     "affine_before_transpose",
@@ -82,6 +83,7 @@ __all__ = [
     "input_shape",
     "is_in_other_precision",
     "layer_model",
+    "layers_model",
     "named_sample_axes",
     "narrow_channels",
     "new_folder",

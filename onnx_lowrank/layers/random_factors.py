@@ -12,7 +12,7 @@ from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 
-_NOISE_PERIOD = 9973  # numbers; repeated, since fresh ones for millions of weights take longer than the timing
+_NOISE_PERIOD = 1009  # numbers; repeated, since fresh ones take longer than the timing; archives compress these well
 
 
 def random_factors(layer: Layer, plan: LayerPlan) -> FactorChain:

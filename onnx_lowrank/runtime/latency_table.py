@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from math import inf
+from typing import Any
+
+import onnx
 
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.layers.layer import Layer
@@ -12,25 +17,29 @@ from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.linalg.threads import threads_text
 from onnx_lowrank.runtime.rank_multiples import wide_multiple
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine that milliseconds were measured on.
+    """The machine that milliseconds were measured on, and what ran the networks there.
 
     Attributes:
-        provider: ``cpu``, ``cuda`` or ``tensorrt``.
+        runtime: ``onnxruntime``, ``openvino``, ``ncnn``, ...
+        version: of the runtime.
+        precision: what products are computed in: ``f32``, ``bf16``, ``f16`` or ``tf32``.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``; where another runtime than onnxruntime runs.
         device: name of the processor, see `device_name`.
-        threads: within an operator; 0 for onnxruntime's choice.
-        onnxruntime: its version.
+        threads: within an operator; 0 for the runtime's choice.
         block: channels that its kernels process at a time.
     """
 
+    runtime: str
+    version: str
+    precision: str
     provider: str
     device: str
     threads: int
-    onnxruntime: str
     block: int
 
     @property
@@ -39,7 +48,8 @@ class Machine:
         return wide_multiple("onnxruntime", self.onnxruntime, self.provider, self.threads, self.block)
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.provider}, {threads_text(self.threads)}, onnxruntime {self.onnxruntime}"
+        runs = f"{self.runtime} {self.version}, {self.precision}"
+        return f"{self.device}, {self.provider}, {threads_text(self.threads)}, {runs}"
 
 
 @dataclass
@@ -72,7 +82,7 @@ class LatencyTable:
         """
         try:
             table = json.loads(text)
-            return _checked(table["schema"], Machine(**table["machine"]), table["milliseconds"])
+            return _checked(_machine(table["schema"], table["machine"]), table["milliseconds"])
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BudgetError(
                 f"{where}: not a latency table ({type(error).__name__}: {error}): "
@@ -80,10 +90,19 @@ class LatencyTable:
             ) from error
 
 
-def _checked(schema: int, machine: Machine, milliseconds: dict[str, float]) -> LatencyTable:
+def _machine(schema: int, entry: dict[str, Any]) -> Machine:
+    """Return the machine of a table; before schema 2 all of them were onnxruntime's."""
+    if schema == 1:
+        others = {key: value for key, value in entry.items() if key != "onnxruntime"}
+        precision = "f32" if entry["provider"] == "cpu" else "tf32"
+        return Machine(runtime="onnxruntime", version=entry["onnxruntime"], precision=precision, **others)
     if schema != _SCHEMA:
         raise ValueError(f"schema {schema!r}, {_SCHEMA} is wanted")
-    kinds = {"provider": str, "device": str, "threads": int, "onnxruntime": str, "block": int}
+    return Machine(**entry)
+
+
+def _checked(machine: Machine, milliseconds: dict[str, float]) -> LatencyTable:
+    kinds = {each.name: int if each.type == "int" else str for each in fields(Machine)}
     if not all(type(getattr(machine, name)) is kind for name, kind in kinds.items()) or machine.block < 1:
         raise ValueError(f"machine {vars(machine)}")
     wrong = {key: ms for key, ms in milliseconds.items() if type(ms) not in {int, float} or not 0 < ms < inf}
@@ -94,6 +113,12 @@ def _checked(schema: int, machine: Machine, milliseconds: dict[str, float]) -> L
 
 def _ranks(plan: LayerPlan) -> tuple[tuple[str, int | None], ...]:
     return ("channel", plan.channel), ("spatial", plan.spatial), ("width", plan.width)
+
+
+def network_key(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Return what a whole network is called: a digest of it, and the shapes of its inputs by name."""
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()[:16]
+    return f"network {digest}, " + ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
 def chain_key(layer: Layer, plan: LayerPlan, batch: int) -> str:

@@ -6,10 +6,9 @@ machine that converts.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import ceil, log2
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,20 @@ import onnx
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from onnx_lowrank.errors import BudgetError, OutputError
-from onnx_lowrank.graph import Publication, add_texts, input_shape, layer_model
+from onnx_lowrank.errors import BudgetError, MissingDependencyError
+from onnx_lowrank.graph import Part, input_shape, layer_model
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
 from onnx_lowrank.runtime.backends.protocol import Runtime
+from onnx_lowrank.runtime.backends.registry import open_runtime
 from onnx_lowrank.runtime.device import device_name, rank_block
-from onnx_lowrank.runtime.latency_table import LatencyTable, Machine, chain_key
-from onnx_lowrank.runtime.library import version
+from onnx_lowrank.runtime.latency_table import Machine, chain_key, network_key
+from onnx_lowrank.runtime.layer_parts import time_parts
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.table_file import read_table, write_table
 from onnx_lowrank.runtime.timing import Pace, time_in_turns
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,13 @@ _TRAFFIC = 2  # bytes through the caches per byte of the network: what it comput
 _MOST_MEGABYTES = 32
 _OUTDATED = 0.8  # of what is remembered
 _PASSES = 3  # over all chains: a machine that is slow for some seconds is so in one of them
+_RUNS = 5  # of every chain that is part of a network, in as many passes
 _PACE = Pace(rounds=1, repeats=2, seconds=0.01, warm_up=1)
 _NETWORK_PACE = Pace(rounds=3, repeats=4, seconds=0.05)
+
+# Its converter takes seconds, and its networks run as a whole: hours for all chains. It computes convolutions as
+# onnxruntime does, without Winograd's algorithm, and takes about as long.
+_TIMED_IN_ONNXRUNTIME = {"litert"}
 
 Chain = tuple[Layer, LayerPlan]
 
@@ -51,7 +57,7 @@ class LayerTimer:
     Args:
         provider: where they run.
         batch: samples per run.
-        file: table to read and to add to; None for the user's cache.
+        file: table to read and to add to; None for the user's cache of the runtime.
         network_bytes: size of the network the layers are in. Between two runs of a layer the rest of it goes through
             the processor's caches, so that weights are read from memory anew; something as large does so here.
         runtime: what runs them; None for onnxruntime.
@@ -73,13 +79,14 @@ class LayerTimer:
         runtime: Runtime | None = None,
     ) -> None:
         self.runtime, self.batch = runtime or OnnxRuntime(provider), batch
+        self._layer_runtime = OnnxRuntime(provider) if self.runtime.name in _TIMED_IN_ONNXRUNTIME else self.runtime
         megabytes = min(_MOST_MEGABYTES, ceil(_TRAFFIC * network_bytes / 2**20)) if provider.name == "cpu" else 0
         self._rest = 2 ** ceil(log2(megabytes)) if megabytes else 0
-        self._here = Machine(provider.name, device_name(provider), provider.threads, version(), rank_block(provider))
+        self._here = machine_of(self.runtime, provider)
         self._file = file or _cache_file(self._here)
         self._is_cache = file is None
         self._trusted = False
-        self._table = self._read()
+        self._table = read_table(self._file, self._here, is_cache=self._is_cache)
 
     @property
     def foreign(self) -> bool:
@@ -118,12 +125,12 @@ class LayerTimer:
             key, (layer, _) = next(iter(missing.items()))
             raise BudgetError(self._lacks(len(missing), f"{layer.op} '{layer.name}' ({key})"))
         best = dict.fromkeys(missing, float("inf"))
-        todo = [key for _ in range(_PASSES) for key in missing]
-        for key in progress.track(todo, "latency", len(todo)):
-            best[key] = min(best[key], self._time(*missing[key]))
+        total = (_RUNS if self._layer_runtime.runs_parts else _PASSES) * len(missing)
+        for key, milliseconds in progress.track(self._timed(missing), "latency", total):
+            best[key] = min(best[key], milliseconds)
         self._table.milliseconds.update(best)
         self._trusted = True
-        self._write()
+        write_table(self._table, self._file, is_cache=self._is_cache)
 
     def network(self, model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> float:
         """Milliseconds of a whole network, timed where that has not been done before.
@@ -135,20 +142,33 @@ class LayerTimer:
         Raises:
             BudgetError: a table from another machine does not know it.
         """
-        digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()[:16]
-        shapes = ", ".join(f"{name} {'x'.join(map(str, values.shape))}" for name, values in feeds.items())
-        key = f"network {digest}, {shapes}"
+        key = network_key(model, {name: values.shape for name, values in feeds.items()})
         if key not in self._table.milliseconds:
             if self.foreign:
                 raise BudgetError(self._lacks(1, f"the network itself ({key})"))
             (timing,) = time_in_turns([model], [feeds], self.runtime, _NETWORK_PACE)
             self._table.milliseconds[key] = timing.best_ms
-            self._write()
+            write_table(self._table, self._file, is_cache=self._is_cache)
         return self._table.milliseconds[key]
 
     def _key(self, layer: Layer, plan: LayerPlan) -> str:
         key = chain_key(layer, plan, self.batch * layer.maps)
-        return f"{key}, after {self._rest} MB" if self._rest else key
+        among_others = f"{key}, after {self._rest} MB" if self._rest else key
+        # The tools of runtimes, which tables of devices are made with, leave weights in the caches.
+        known = self._table.milliseconds
+        return key if self.foreign and among_others not in known and key in known else among_others
+
+    def _timed(self, chains: Mapping[str, Chain]) -> Iterator[tuple[str, float]]:
+        """Yield the keys of chains and their milliseconds, all chains once in every pass."""
+        if not self._layer_runtime.runs_parts:
+            for key in [key for _ in range(_PASSES) for key in chains]:
+                yield key, self._time(*chains[key])
+            return
+        parts = [Part(layer, plan, self.batch * layer.maps) for layer, plan in chains.values()]
+        keys = list(chains)
+        rest, between = self._rest * 2**20, self._rest_of_the_network()
+        for number, milliseconds in time_parts(parts, self._layer_runtime, _RUNS, rest, between):
+            yield keys[number], milliseconds
 
     def _distrust(self, wanted: Mapping[str, Chain]) -> None:
         """Forget a cache that was filled while other work slowed the machine down: one look at its largest entry."""
@@ -173,39 +193,56 @@ class LayerTimer:
         factors = random_factors(layer, plan)
         model, shape = layer_model(layer, factors, maps), input_shape(layer, factors, maps)
         feeds = {"input": np.random.default_rng(0).random(shape).astype(layer.weight.dtype)}
-        rest = np.zeros(self._rest * 2**18, np.float32)
-
-        def rest_of_the_network() -> None:
-            np.add(rest, 1, out=rest)
-
-        (timing,) = time_in_turns([model], [feeds], self.runtime, _PACE, rest_of_the_network)
+        (timing,) = time_in_turns([model], [feeds], self._layer_runtime, _PACE, self._rest_of_the_network())
         return timing.best_ms
 
-    def _read(self) -> LatencyTable:
-        try:
-            text = self._file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return LatencyTable(self._here)
-        except (OSError, UnicodeDecodeError) as error:
-            if self._is_cache:
-                return LatencyTable(self._here)
-            raise BudgetError(f"`latency_table` {self._file}: cannot be read ({error}): check the path") from error
-        if not self._is_cache:
-            return LatencyTable.from_json(text, f"`latency_table` {self._file}")
-        with contextlib.suppress(BudgetError):  # a broken cache is none
-            return LatencyTable.from_json(text, "cache")
-        return LatencyTable(self._here)
+    def _rest_of_the_network(self) -> Callable[[], None]:
+        """Return what drives weights out of the caches, as the rest of the network does between two runs."""
+        rest = np.zeros(self._rest * 2**18, np.float32)
 
-    def _write(self) -> None:
-        try:
-            if self._is_cache:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-            with Publication(is_result=not self._is_cache) as publication:
-                add_texts({self._file: self._table.to_json()}, publication)
-        except (OSError, OutputError) as error:
-            if not self._is_cache:
-                raise
-            log.debug("latencies are not remembered: %s", error)
+        def pass_through_the_caches() -> None:
+            np.add(rest, 1, out=rest)
+
+        return pass_through_the_caches
+
+
+def open_layer_timer(name: str, provider: Provider, batch: int, file: Path | None, network_bytes: int) -> LayerTimer:
+    """Open what times layers in a runtime; it need not be installed where a table from elsewhere has the times.
+
+    Args:
+        name: of the runtime, as in `open_runtime`.
+        provider: where onnxruntime runs; of other runtimes, the number of threads.
+        batch: samples per run.
+        file: see `LayerTimer`.
+        network_bytes: see `LayerTimer`.
+
+    Raises:
+        MissingDependencyError: a package that the runtime needs is not installed.
+        BudgetError: the file is no table, or one of another runtime.
+    """
+    has_table = file is not None and file.is_file()
+    try:
+        runtime = open_runtime(name, provider)
+    except MissingDependencyError:
+        if not has_table:
+            raise
+        runtime = OnnxRuntime(provider)
+    timer = LayerTimer(provider, batch, file, network_bytes, runtime)
+    wanted, measured = name.partition(":")[0], timer.machine.runtime
+    if has_table and measured != wanted:
+        raise BudgetError(
+            f"`latency_table` {file}: measured on {timer.machine}, `runtime` is {wanted}: use "
+            f"`runtime={measured!r}`, or another table"
+        )
+    return timer
+
+
+def machine_of(runtime: Runtime, provider: Provider) -> Machine:
+    """Return what this machine and a runtime are in a table of milliseconds."""
+    block = rank_block(provider)
+    return Machine(
+        runtime.name, runtime.version, runtime.precision, provider.name, device_name(provider), runtime.threads, block
+    )
 
 
 def _cache_file(machine: Machine) -> Path:

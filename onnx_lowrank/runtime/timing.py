@@ -190,14 +190,23 @@ def time_prepared(networks: Sequence[Prepared], pace: Pace, between: Callable[[]
         for own_runs, network in zip(runs, networks, strict=True):
             running = network.open()
             try:
-                own_runs.append(_one_round(running.run, pace, between))
+                own_runs.append(time_round(running.run, pace, between))
             finally:
                 running.close()
     return [Timing(tuple(own_runs)) for own_runs in runs]
 
 
-def _one_round(run: Callable[[], None], pace: Pace, between: Callable[[], None]) -> tuple[float, ...]:
-    """Return the milliseconds of each run."""
+def time_round(run: Callable[[], None], pace: Pace, between: Callable[[], None] = lambda: None) -> tuple[float, ...]:
+    """Run something for one round.
+
+    Args:
+        run: what is timed.
+        pace: how often and how long.
+        between: called before every run that counts, not timed.
+
+    Returns:
+        The milliseconds of each run.
+    """
     begin = time.perf_counter()
     for _ in range(pace.warm_up):
         if time.perf_counter() - begin < pace.enough:

@@ -226,7 +226,8 @@ def test_a_table_that_travels(clock: MadeUpClock, folder: Path) -> None:
     assert not any(line.startswith("latency") for line in there.stdout.splitlines())
     read = LatencyTable.from_json(Path("t.json").read_text(), "test")
     assert len(read.milliseconds) == len(clock.layers) / 3 + 1
-    Path("t.json").write_text(replace(read, machine=Machine("cpu", "a board", 4, "1.0", 4)).to_json())
+    elsewhere = Machine("onnxruntime", "1.0", "f32", "cpu", "a board", 4, 4)
+    Path("t.json").write_text(replace(read, machine=elsewhere).to_json())
     before = Path("t.json").read_bytes()
     here = works(*CONVERT, *table, "--save-plan", "here.json")
     assert Path("t.json").read_bytes() == before
@@ -236,10 +237,10 @@ def test_a_table_that_travels(clock: MadeUpClock, folder: Path) -> None:
 
 
 def test_a_table_that_lacks_something(clock: MadeUpClock, folder: Path) -> None:
-    Path("t.json").write_text(LatencyTable(Machine("cpu", "a board", 4, "1.0", 8)).to_json())
+    Path("t.json").write_text(LatencyTable(Machine("onnxruntime", "1.0", "f32", "cpu", "a board", 4, 8)).to_json())
     message = fails(folder, *CONVERT, "--cost", "latency", "--latency-table", "t.json")
     assert message.startswith(
-        "error: --latency-table t.json: measured on a board, cpu, 4 threads, onnxruntime 1.0, lacks "
+        "error: --latency-table t.json: measured on a board, cpu, 4 threads, onnxruntime 1.0, f32, lacks "
     )
     assert message.endswith("complete it there, with the same command and --dry-run")
 

@@ -430,7 +430,7 @@ def elsewhere(table: Path) -> Path:
     """The same table as if another machine had written it."""
     read = LatencyTable.from_json(table.read_text(), "test")
     moved = table.with_name("moved.json")
-    moved.write_text(replace(read, machine=Machine("cpu", "a board", 4, "1.0", BLOCK)).to_json())
+    moved.write_text(replace(read, machine=Machine("onnxruntime", "1.0", "f32", "cpu", "a board", 4, BLOCK)).to_json())
     return moved
 
 

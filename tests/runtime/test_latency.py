@@ -395,7 +395,7 @@ def test_a_dry_run_times_no_converted_network(made_up: MadeUpClock) -> None:
 
 def test_the_result_of_a_table_from_elsewhere_is_not_timed_here(made_up: MadeUpClock, tmp_path: Path) -> None:
     table = tmp_path / "t.json"
-    table.write_text(LatencyTable(Machine("cpu", "a board", 4, "1.0", 8)).to_json())
+    table.write_text(LatencyTable(Machine("onnxruntime", "1.0", "f32", "cpu", "a board", 4, 8)).to_json())
     report = quick(plan=PLAN, cost="latency", latency_table=table).to_dict()
     assert report["latency"] is None
     assert made_up.networks == []

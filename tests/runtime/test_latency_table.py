@@ -13,13 +13,13 @@ from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine, chain_key
 from tests.example_layers import conv_layer
 
-HERE = Machine("cpu", "Marvel 9000, 4 cores, blocks of 16", 2, "1.2.3", 16)
+HERE = Machine("onnxruntime", "1.2.3", "f32", "cpu", "Marvel 9000, 4 cores, blocks of 16", 2, 16)
 
 
 def test_a_table_is_read_as_it_was_written() -> None:
     table = LatencyTable(HERE, {"a": 0.1 + 0.2, "b": 1e-9, "c": 3.0})
     assert LatencyTable.from_json(table.to_json(), "here") == table
-    assert str(table.machine) == "Marvel 9000, 4 cores, blocks of 16, cpu, 2 threads, onnxruntime 1.2.3"
+    assert str(table.machine) == "Marvel 9000, 4 cores, blocks of 16, cpu, 2 threads, onnxruntime 1.2.3, f32"
     assert "default threads" in str(replace(HERE, threads=0))
 
 
@@ -38,6 +38,10 @@ def test_a_table_is_read_as_it_was_written() -> None:
             f'{{"schema": {schema}, "machine": {{"provider": "cpu", "device": "x", "threads": {threads}, '
             f'"onnxruntime": "1", "block": {block}}}, "milliseconds": {{}}}}'
             for schema, threads, block in ((1, '"many"', 8), (1, "Infinity", 8), (1, 1.5, 8), (1, 1, 0), (2, 1, 8))
+        ),
+        *(
+            json.dumps({"schema": schema, "machine": vars(HERE) | changes, "milliseconds": {}})
+            for schema, changes in ((1, {}), (3, {}), (2, {"precision": 16}), (2, {"runtime": None}), (2, {"block": 0}))
         ),
     ],
 )
@@ -62,15 +66,24 @@ def test_what_is_no_table(text: str) -> None:
     ],
 )
 def test_milliseconds_that_are_none(milliseconds: Any) -> None:
-    table = {"schema": 1, "machine": vars(HERE), "milliseconds": milliseconds}
+    table = {"schema": 2, "machine": vars(HERE), "milliseconds": milliseconds}
     with pytest.raises(BudgetError, match="not a latency table"):
         LatencyTable.from_json(json.dumps(table), "t")
 
 
 def test_more_about_the_machine_than_is_known_is_no_table() -> None:
-    table = {"schema": 1, "machine": vars(HERE) | {"clock_ghz": 3}, "milliseconds": {}}
+    table = {"schema": 2, "machine": vars(HERE) | {"clock_ghz": 3}, "milliseconds": {}}
     with pytest.raises(BudgetError, match=r"not a latency table \(TypeError: .*clock_ghz"):
         LatencyTable.from_json(json.dumps(table), "t")
+
+
+@pytest.mark.parametrize(("provider", "precision"), [("cpu", "f32"), ("cuda", "tf32")])
+def test_tables_of_before_are_those_of_onnxruntime(provider: str, precision: str) -> None:
+    entry = {"provider": provider, "device": "a board", "threads": 4, "onnxruntime": "1.0", "block": 8}
+    read = LatencyTable.from_json(json.dumps({"schema": 1, "machine": entry, "milliseconds": {"a": 2}}), "t")
+    machine = Machine("onnxruntime", "1.0", precision, provider, "a board", 4, 8)
+    assert read == LatencyTable(machine, {"a": 2.0})
+    assert json.loads(read.to_json())["schema"] == 2
 
 
 # Keys

@@ -16,7 +16,7 @@ import pytest
 from onnx_lowrank.errors import BudgetError, OutputError
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.runtime import layer_latency
+from onnx_lowrank.runtime import layer_latency, table_file
 from onnx_lowrank.runtime.backends import Runtime
 from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine, chain_key
@@ -30,7 +30,7 @@ from tests.helpers import CPU, Feeds, MadeUpClock, build, normal, set_clock, wor
 SMALL, LARGE = conv_layer(8, 4, (3, 3), (6, 6), name="small"), conv_layer(16, 8, (3, 3), (6, 6), name="large")
 KEPT = [(layer, LayerPlan(layer.name)) for layer in (SMALL, LARGE)]
 CHAIN = (LARGE, LayerPlan("large", "channel", 4))
-ELSEWHERE = Machine("cpu", "a board on the bench", 4, "1.0", 8)
+ELSEWHERE = Machine("onnxruntime", "1.0", "f32", "cpu", "a board on the bench", 4, 8)
 
 
 def macs(model: onnx.ModelProto | Path) -> float:
@@ -175,8 +175,10 @@ def test_a_network_is_timed_once_for_each_shape_and_each_weight(made_up: MadeUpC
 
 def test_a_network_that_a_table_from_elsewhere_does_not_know(made_up: MadeUpClock, tmp_path: Path) -> None:
     clock = clock_of(CPU, 1, foreign_table(tmp_path / "t.json"))
-    message = r"`latency_table` .*t\.json: measured on a board on the bench, cpu, 4 threads, onnxruntime 1\.0, lacks 1 "
-    with pytest.raises(BudgetError, match=message + r"entries, the network itself \(network \w{16}, x 1x3x6x6\) first"):
+    message = r"`latency_table` .*t\.json: measured on a board on the bench, cpu, 4 threads, onnxruntime 1\.0, f32, "
+    with pytest.raises(
+        BudgetError, match=message + r"lacks 1 entries, the network itself \(network \w{16}, x 1x3x6x6\) first"
+    ):
         clock.network(NETWORK, {"x": normal(0, 1, 3, 6, 6)})
     assert made_up.networks == []
 
@@ -244,7 +246,15 @@ def test_a_table_from_elsewhere_that_lacks_something(made_up: MadeUpClock, tmp_p
 
 
 @pytest.mark.parametrize(
-    "changes", [{"provider": "cuda"}, {"device": "another"}, {"threads": 2}, {"onnxruntime": "0.1"}]
+    "changes",
+    [
+        {"provider": "cuda"},
+        {"device": "another"},
+        {"threads": 2},
+        {"version": "0.1"},
+        {"runtime": "ncnn"},
+        {"precision": "bf16"},
+    ],
 )
 def test_another_machine_is_any_that_is_not_alike_in_all(
     made_up: MadeUpClock, tmp_path: Path, changes: dict[str, Any]
@@ -384,7 +394,7 @@ def test_a_full_disk_does_not_matter_to_the_cache(
     def full(*_: Any) -> None:
         raise OutputError("no space")
 
-    monkeypatch.setattr(layer_latency, "add_texts", full)
+    monkeypatch.setattr(table_file, "add_texts", full)
     clock = clock_of(CPU, 1)
     clock.measure(KEPT, Silent())
     assert clock.known(*KEPT[0])

@@ -43,7 +43,7 @@ class LiteRt:
         threads: 0 for its own choice.
     """
 
-    name, precision = "litert", "f32"
+    name, precision, runs_parts = "litert", "f32", False
 
     def __init__(self, module: Any, version: str, converter: str, threads: int) -> None:
         self.module, self.version, self._converter, self.threads = module, version, converter, threads

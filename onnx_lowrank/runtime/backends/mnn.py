@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Mnn:
         threads: 0 for its own choice.
     """
 
-    name, precision = "mnn", "f32"
+    name, precision, runs_parts = "mnn", "f32", True
 
     def __init__(self, module: Any, threads: int) -> None:
         self.module, self.threads = module, threads
@@ -84,10 +85,15 @@ class _Prepared:
                 net = network.load_module_from_file(
                     str(self.file), list(self.fixed.feeds), wanted, runtime_manager=manager
                 )
-                inputs = [self._variable(values) for values in self.fixed.feeds.values()]
+                inputs = self._variables
             except Exception as error:
                 raise ModelError(f"{self.where}: MNN cannot load it: {error} {printed()}".rstrip()) from error
         return _Running(self, net, inputs, wanted)
+
+    @cached_property
+    def _variables(self) -> list[Any]:
+        """The inputs as MNN holds them."""
+        return [self._variable(values) for values in self.fixed.feeds.values()]
 
     def _variable(self, values: NDArray[Any]) -> Any:
         """Return an array as MNN holds it; whole numbers have 32 bits there."""

@@ -7,7 +7,8 @@ samples out of what ncnn computes. A Python file that it writes says which axis 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Ncnn:
         precision: ``f32``, or None for its own choice: float16 on Arm processors that compute in it.
     """
 
-    name = "ncnn"
+    name, runs_parts = "ncnn", True
 
     def __init__(self, module: Any, converter: str, threads: int, precision: str | None = None) -> None:
         self._module, self._converter, self.threads = module, converter, threads
@@ -88,6 +89,14 @@ class Ncnn:
 
 
 @dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A network that is loaded, and its inputs as ncnn holds them."""
+
+    net: Any
+    inputs: Mapping[str, Any]
+
+
+@dataclass(eq=False)
 class _Prepared:
     where: str
     runtime: Ncnn
@@ -95,33 +104,44 @@ class _Prepared:
     fixed: FixedModel
     axes: Mapping[str, int]
 
+    def __post_init__(self) -> None:
+        self._last: Callable[[], _Loaded | None] = lambda: None
+
     def open(self, outputs: Sequence[str] | None = None) -> _Running:
-        """Load it; only what is needed for the outputs is run.
+        """Load it, unless it is open already; only what is needed for the outputs is run.
 
         Raises:
             ModelError: ncnn cannot load it.
         """
+        loaded = self._last() or self._load()
+        self._last = weakref.ref(loaded)
+        known = {name: f"out{position}" for position, name in enumerate(self.fixed.output_shapes)}
+        wanted = known if outputs is None else {name: known[name] for name in outputs}
+        return _Running(self, loaded, wanted)
+
+    def _load(self) -> _Loaded:
         net = self.runtime.new_net()
         with native_output() as printed:
             failed = net.load_param(str(self.folder / _PARAM)) or net.load_model(str(self.folder / _WEIGHTS))
             words = printed()
         if failed:
             raise ModelError(f"{self.where}: ncnn cannot load it: {words or 'it says nothing'}")
-        inputs = {
-            f"in{position}": self.runtime.mat(values, self.axes.get(f"in{position}", _NO_AXIS))
-            for position, values in enumerate(self.fixed.feeds.values())
-        }
-        known = {name: f"out{position}" for position, name in enumerate(self.fixed.output_shapes)}
-        wanted = known if outputs is None else {name: known[name] for name in outputs}
         read = set(net.input_names())  # not those that nothing depends on
-        return _Running(self, net, {name: values for name, values in inputs.items() if name in read}, wanted)
+        inputs = {f"in{position}": values for position, values in enumerate(self.fixed.feeds.values())}
+        return _Loaded(
+            net,
+            {
+                name: self.runtime.mat(values, self.axes.get(name, _NO_AXIS))
+                for name, values in inputs.items()
+                if name in read
+            },
+        )
 
 
 @dataclass(eq=False)
 class _Running:
     _prepared: _Prepared
-    _net: Any
-    _inputs: Mapping[str, Any]
+    _loaded: _Loaded | None
     _wanted: Mapping[str, str]
 
     def __post_init__(self) -> None:
@@ -133,8 +153,10 @@ class _Running:
         Raises:
             ModelError: it fails.
         """
-        with self._net.create_extractor() as extractor:
-            for name, values in self._inputs.items():
+        if self._loaded is None:
+            raise ValueError("run after close")
+        with self._loaded.net.create_extractor() as extractor:
+            for name, values in self._loaded.inputs.items():
                 extractor.input(name, values)
             for name, blob in self._wanted.items():
                 failed, self._found[name] = extractor.extract(blob)
@@ -156,7 +178,7 @@ class _Running:
     def close(self) -> None:
         """Drop the network."""
         self._found.clear()
-        self._net, self._inputs = None, {}
+        self._loaded = None
 
 
 def _sample_axes(script: str) -> dict[str, int]:

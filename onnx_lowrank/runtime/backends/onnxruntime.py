@@ -25,6 +25,7 @@ class OnnxRuntime:
 
     provider: Provider
     name: str = "onnxruntime"
+    runs_parts: bool = False
 
     @property
     def version(self) -> str:

@@ -30,7 +30,7 @@ class OpenVino:
         precision: ``f32``, or None for its own choice.
     """
 
-    name = "openvino"
+    name, runs_parts = "openvino", True
 
     def __init__(self, module: Any, threads: int, precision: str | None = None) -> None:
         self._module, self.threads = module, threads
@@ -65,6 +65,10 @@ class OpenVino:
         """Return a model compiled for the processor."""
         return self._core.compile_model(network, _DEVICE, self._options)
 
+    def part(self, results: Sequence[Any], parameters: Sequence[Any]) -> Any:
+        """Return a model of a part of another one's nodes."""
+        return self._module.Model(results, parameters)
+
     def tensor(self, values: NDArray[Any]) -> Any:
         """Return a copy of an array as a tensor."""
         return self._module.Tensor(values.copy())
@@ -78,18 +82,27 @@ class _Prepared:
     fixed: FixedModel
 
     def open(self, outputs: Sequence[str] | None = None) -> _Running:
-        """Compile it; all outputs are computed anyway.
+        """Compile it, or what some outputs need.
 
         Raises:
             ModelError: OpenVINO cannot compile it, or does not take the inputs.
         """
+        wanted = list(self.fixed.output_shapes if outputs is None else outputs)
+        feeds = list(self.fixed.feeds.values())
         try:
-            request = self.runtime.compile(self.network).create_infer_request()
-            for position, values in enumerate(self.fixed.feeds.values()):
-                request.set_input_tensor(position, self.runtime.tensor(values))
+            parameters = self.network.get_parameters()
+            network, read = self.network, list(range(len(parameters)))
+            if outputs is not None:
+                results = [self.network.get_results()[list(self.fixed.output_shapes).index(name)] for name in wanted]
+                needed = _names_of_parameters(results)
+                read = [number for number in read if parameters[number].get_friendly_name() in needed]
+                network = self.runtime.part(results, [parameters[number] for number in read])
+            request = self.runtime.compile(network).create_infer_request()
+            for position, number in enumerate(read):
+                request.set_input_tensor(position, self.runtime.tensor(feeds[number]))
         except Exception as error:
             raise ModelError(f"{self.where}: OpenVINO cannot compile it: {_words(error)}") from error
-        return _Running(self, request, list(outputs) if outputs is not None else list(self.fixed.output_shapes))
+        return _Running(self, request, wanted)
 
 
 @dataclass(eq=False)
@@ -110,13 +123,30 @@ class _Running:
             raise ModelError(f"{self._prepared.where}: OpenVINO cannot run it: {_words(error)}") from error
 
     def outputs(self) -> dict[str, NDArray[Any]]:
-        """Return the outputs of the last run; they keep the order of the graph."""
-        order = list(self._prepared.fixed.output_shapes)
-        return {name: np.array(self._request.get_output_tensor(order.index(name)).data) for name in self._wanted}
+        """Return the outputs of the last run."""
+        wanted = enumerate(self._wanted)
+        return {name: np.array(self._request.get_output_tensor(position).data) for position, name in wanted}
 
     def close(self) -> None:
         """Drop the compiled model."""
         self._request = None
+
+
+def _names_of_parameters(results: Sequence[Any]) -> set[str]:
+    """Return the names of the inputs that results depend on."""
+    names: set[str] = set()
+    seen: set[str] = set()
+    waiting = list(results)
+    while waiting:
+        node = waiting.pop()
+        name = node.get_friendly_name()
+        if name in seen:
+            continue
+        seen.add(name)
+        if node.get_type_name() == "Parameter":
+            names.add(name)
+        waiting += [value.get_node() for value in node.input_values()]
+    return names
 
 
 def _words(error: Exception) -> str:

@@ -69,6 +69,10 @@ class Runtime(Protocol):
     def threads(self) -> int:
         """Threads that it runs with; 0 for its own choice."""
 
+    @property
+    def runs_parts(self) -> bool:
+        """Whether a network that is opened for some of its outputs runs only what these need."""
+
     def prepare(self, model: onnx.ModelProto | Path, feeds: Mapping[str, Array], folder: Path) -> Prepared:
         """Convert a network by the runtime's own converter.
 

@@ -28,7 +28,7 @@ class TensorRt:
         version: of TensorRT.
     """
 
-    name, precision, threads = "tensorrt", "tf32", 0
+    name, precision, threads, runs_parts = "tensorrt", "tf32", 0, False
 
     def __init__(self, backend: Any, memory: Any, version: str) -> None:
         self.backend, self.memory, self.version = backend, memory, version
