@@ -3,6 +3,7 @@
 Kernels process channels in blocks, so time rises in steps of a block: ranks count in blocks, rounded up. With s spatial
 and c channel blocks a chain (vertical, horizontal and last convolution) takes about ``a + b s + (e + f s) c``. For few
 blocks that is less accurate, so the measured grid is dense there; elsewhere bilinear interpolation is exact for it.
+Three-way chains that save little take longest to measure and are hardly ever chosen: their times are extrapolated.
 
 | code     | meaning                                      | shape  |
 |----------|----------------------------------------------|--------|
@@ -27,6 +28,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, largest_ranks
 
 _MEASURED_BLOCKS = (1, 2, 4, 16)  # and the largest number that saves multiply-adds
+_MAX_SHARE = 0.75  # of the layer's multiply-adds, in three-way chains that are measured
 
 
 class ChainLatency:
@@ -53,7 +55,7 @@ class ChainLatency:
         """Yield the plans that have to be timed, the layer itself first."""
         yield LayerPlan(self._layer.name)
         for method in self._grids:
-            yield from self._plans(method)
+            yield from self._plans(method).values()
 
     def learn(self, milliseconds: Callable[[LayerPlan], float]) -> None:
         """Take the measured times and interpolate between them.
@@ -63,11 +65,13 @@ class ChainLatency:
         """
         self._kept = milliseconds(LayerPlan(self._layer.name))
         for method, (spatial, channel) in self._grids.items():
-            times = np.array([milliseconds(plan) for plan in self._plans(method)]).reshape(len(spatial), len(channel))
+            times = np.full((len(spatial), len(channel)), inf)
+            for place, plan in self._plans(method).items():
+                times[place] = milliseconds(plan)
             # Lower ranks never take longer: where they did, other work disturbed the measurement.
             for axis in (0, 1):
                 times = np.flip(np.minimum.accumulate(np.flip(times, axis), axis), axis)
-            self._times[method] = _interpolated(spatial, channel, times)
+            self._times[method] = _interpolated(spatial, channel, _extrapolated(spatial, channel, times))
 
     def __call__(self, _: Layer, plan: LayerPlan) -> float:
         """Return the milliseconds of the layer as planned (a `Cost`); infinite beyond the largest measured ranks."""
@@ -79,13 +83,19 @@ class ChainLatency:
         inside = row < times.shape[0] and column < times.shape[1]
         return float(times[row, column]) if inside else inf
 
-    def _plans(self, method: str) -> Iterator[LayerPlan]:
+    def _plans(self, method: str) -> dict[tuple[int, int], LayerPlan]:
+        """Return the plans to measure by their places in the grid."""
         largest = largest_ranks(self._layer)
-        for spatial, channel in product(*self._grids[method]):
+        plans = {}
+        for (row, spatial), (column, channel) in product(*map(enumerate, self._grids[method])):
             whole_blocks = {"spatial": spatial * self._block, _last_kind(method): channel * self._block}
             kinds = [kind for kind in whole_blocks if kind in method.split("-")]
             ranks: dict[str, Any] = {kind: min(whole_blocks[kind], largest[kind]) for kind in kinds}
-            yield LayerPlan(self._layer.name, method, **ranks)
+            plan = LayerPlan(self._layer.name, method, **ranks)
+            is_guessed = len(kinds) > 1 and max(row, column) > 1
+            if not is_guessed or chain_macs(self._layer, plan) <= _MAX_SHARE * self._layer.macs:
+                plans[row, column] = plan
+        return plans
 
 
 def _last_kind(method: str) -> str:
@@ -107,6 +117,21 @@ def _grid(layer: Layer, method: str, kind: str, block: int) -> list[int]:
 
     top = next((blocks for blocks in range(-(-largest[kind] // block), 1, -1) if saves(blocks)), 1)
     return sorted({*(blocks for blocks in _MEASURED_BLOCKS if blocks < top), top})
+
+
+def _extrapolated(spatial: list[int], channel: list[int], times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the times with those that are infinite on the line through two others, no less than what they follow."""
+    times = times.copy()
+    for row, column in zip(*np.nonzero(np.isinf(times)), strict=True):
+        if row > 1:
+            known, line, at = spatial, times[:, column], row
+        else:
+            known, line, at = channel, times[row], column
+        slope = (line[at - 1] - line[at - 2]) / (known[at - 1] - known[at - 2])
+        lower = [times[row - 1, column]] if row else []
+        lower += [times[row, column - 1]] if column else []
+        times[row, column] = max(line[at - 1] + slope * (known[at] - known[at - 1]), *lower)
+    return times
 
 
 def _interpolated(spatial: list[int], channel: list[int], times: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -164,19 +164,34 @@ def _under_latency(
 ) -> RankPlan:
     """Stay within a budget of measured milliseconds, corrected until the whole network meets it."""
     machine = timer.layer_timer.machine
-    methods, block = settings.methods, machine.block
-    latencies = [ChainLatency(layer, allowed_methods(layer, methods), block) for layer in layers.eligible]
-    pairs = list(zip(layers.eligible, latencies, strict=True))
-    timer.measure([(layer, plan) for layer, latency in pairs for plan in latency.to_measure()])
-    for layer, latency in pairs:
+    latencies = chain_latencies(layers.eligible, settings, machine.block)
+    timer.measure(chains_to_measure(layers.eligible, settings, machine.block))
+    for layer, latency in zip(layers.eligible, latencies, strict=True):
         latency.learn(partial(timer.layer_timer.milliseconds, layer))
-    options = _options(layers.eligible, losses, latencies, settings, (block, machine.wide_multiple))
+    options = _options(layers.eligible, losses, latencies, settings, (machine.block, machine.wide_multiple))
     whole = timer.original_ms()
     fixed = whole - sum(layer[0].cost for layer in options)  # the first option keeps the layer
     budget = _Budget(whole / (_AIMED_SHARE * settings.speedup), whole, fixed)
     pace = whole / max(1, layers.macs)  # milliseconds a multiply-add, since layers that stay are not timed one by one
     coupling = _coupling(layers.eligible, {layer.name: layer.macs * pace for layer in layers.skipped})
     return _corrected(layers.eligible, options, budget, coupling, settings, timer)
+
+
+def chain_latencies(layers: Sequence[Layer], settings: Settings, block: int) -> list[ChainLatency]:
+    """Return the milliseconds of every layer's chains, to be learnt."""
+    return [ChainLatency(layer, allowed_methods(layer, settings.methods), block) for layer in layers]
+
+
+def chains_to_measure(layers: Sequence[Layer], settings: Settings, block: int) -> list[tuple[Layer, LayerPlan]]:
+    """Return what has to be timed before ranks are chosen under milliseconds: layers, and chains of them.
+
+    Args:
+        layers: the eligible ones.
+        settings: what is allowed.
+        block: channels that kernels process at a time.
+    """
+    pairs = zip(layers, chain_latencies(layers, settings, block), strict=True)
+    return [(layer, plan) for layer, latency in pairs for plan in latency.to_measure()]
 
 
 def _corrected(
@@ -194,15 +209,21 @@ def _corrected(
     smallest = budget.smallest(options, coupling) * (1 + 1e-9)
     total = max(budget.total, smallest)
     tried: dict[float, tuple[float, RankPlan]] = {}
-    while len(tried) < _MAX_TRIES and total not in tried:
+
+    def measure(total: float) -> float:
         plan = _select(options, replace(budget, total=total), coupling, settings)
         speedup = timer.time_plan(layers, plan).best_speedup
         log.info("ranks for %.4g ms: measured speedup %.2f", total, speedup)
         tried[total] = speedup, plan
-        if _CLOSE_SHARES[0] <= speedup / settings.speedup <= _CLOSE_SHARES[1]:
+        return speedup
+
+    while len(tried) < _MAX_TRIES and total not in tried:
+        if _CLOSE_SHARES[0] <= measure(total) / settings.speedup <= _CLOSE_SHARES[1]:
             break
         shares = {each: 1 / measured for each, (measured, _) in tried.items()}
         total = max(_next_budget(shares, 1 / (_AIMED_SHARE * settings.speedup)), smallest)
+    if max(measured for measured, _ in tried.values()) < _MIN_SHARE * settings.speedup and smallest not in tried:
+        measure(smallest)  # the most that can be had, before that is said
     reached = [each for each in tried.values() if each[0] >= _MIN_SHARE * settings.speedup]
     if not reached:
         largest = max(measured for measured, _ in tried.values())
