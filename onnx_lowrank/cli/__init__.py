@@ -9,6 +9,7 @@
     bench.py     onnx-lowrank bench A.onnx B.onnx
     sweep.py     onnx-lowrank sweep IN.onnx OUT_DIR
     samples.py   onnx-lowrank samples IN.onnx OUT.npz
+    latency_networks.py  onnx-lowrank latency-networks IN.onnx OUT.zip
     finetune.py  onnx-lowrank finetune A.onnx B.onnx OUT.onnx
     export_torch.py  onnx-lowrank export-torch B.onnx OUT.pt2
     extra.py     imports the part that needs PyTorch
@@ -35,6 +36,7 @@ from onnx_lowrank.cli.convert import convert
 from onnx_lowrank.cli.export_torch import export_torch
 from onnx_lowrank.cli.finetune import finetune
 from onnx_lowrank.cli.inspect import inspect
+from onnx_lowrank.cli.latency_networks import latency_networks
 from onnx_lowrank.cli.program import Program
 from onnx_lowrank.cli.samples import samples
 from onnx_lowrank.cli.standard_output import replace_standard_output
@@ -42,7 +44,7 @@ from onnx_lowrank.cli.sweep import sweep
 
 __all__ = ["main", "program"]
 
-program = Program(convert, [inspect, compare, bench_command, sweep, samples, finetune, export_torch])
+program = Program(convert, [inspect, compare, bench_command, sweep, samples, latency_networks, finetune, export_torch])
 
 
 def main() -> None:

@@ -85,7 +85,8 @@ class MainCommand(Command):
         if ctx.parent is not None and isinstance(ctx.parent.command, click.Group):
             with formatter.section("Commands"):
                 others = ctx.parent.command.commands
-                formatter.write_dl([(name, command.get_short_help_str(66)) for name, command in others.items()])
+                shown = {name: each for name, each in others.items() if ALL_OPTIONS in ctx.meta or not each.hidden}
+                formatter.write_dl([(name, command.get_short_help_str(66)) for name, command in shown.items()])
 
 
 class Program(click.Group):

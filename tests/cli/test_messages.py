@@ -19,7 +19,8 @@ from onnx_lowrank.settings import Settings
 
 PACKAGE = Path(onnx_lowrank.__file__).parent
 LIBRARY = [path for path in PACKAGE.rglob("*.py") if PACKAGE / "cli" not in path.parents]
-OF_OTHERS = {"report/svg.py", "runtime/device.py"}  # a property of CSS; options of nvidia-smi
+# A property of CSS; options of nvidia-smi, of MNN's converter, of runtimes' tools.
+OF_OTHERS = {"report/svg.py", "runtime/device.py", "runtime/backends/mnn.py", "commands/time_networks.py"}
 CONTEXT = click.Context(program)
 WORDS = flags(CONTEXT)
 
@@ -58,7 +59,7 @@ def test_names_become_flags(message: str, shown: str) -> None:
 
 def test_a_name_is_the_same_flag_in_all_commands() -> None:
     commands = [command for name in ("", *program.commands) if (command := program.get_command(CONTEXT, name))]
-    assert len(commands) == 8
+    assert len(commands) == 9
     options = [each for command in commands for each in command.params if isinstance(each, click.Option)]
     pairs = {(each.name, each.opts[0]) for each in options}
     assert len(pairs) == len(dict(pairs))
