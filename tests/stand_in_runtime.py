@@ -33,6 +33,7 @@ class StandIn:
     version: str = "7.0"
     precision: str = "f32"
     threads: int = 1
+    runs_parts: bool = False
     folders: list[Path] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 

@@ -36,7 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def converted(monkeypatch: pytest.MonkeyPatch, stand_in: StandIn, **changes: Any) -> Result:
-    monkeypatch.setattr("onnx_lowrank.pipeline.open_runtime", lambda name, _: replace(stand_in, name=name))
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.open_runtime", lambda name, _: replace(stand_in, name=name))
     return convert(plain_network(), images(24, 8), **{**HOW, "runtime": "ncnn", **changes})
 
 
@@ -103,7 +103,7 @@ def test_every_point_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
         return {name: values * (3 if number == 2 else 1) for name, values in outputs.items()}
 
     runtime = StandIn(spoil)
-    monkeypatch.setattr("onnx_lowrank.pipeline.open_runtime", lambda *_: runtime)
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.open_runtime", lambda *_: runtime)
     how = {name: value for name, value in HOW.items() if name != "speedup"}
     found = sweep(plain_network(), images(24, 8), (1.5, 2), runtime="ncnn", **how)
     assert found.report.to_dict()["runtime"]["name"] == "ncnn"
@@ -112,7 +112,7 @@ def test_every_point_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sweep_in_a_runtime_that_cannot(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("onnx_lowrank.pipeline.open_runtime", lambda *_: StandIn(unable=[0]))
+    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.open_runtime", lambda *_: StandIn(unable=[0]))
     how = {name: value for name, value in HOW.items() if name != "speedup"}
     found = sweep(plain_network(), images(24, 8), (1.5,), runtime="ncnn", **how)
     assert found.report.to_dict()["runtime"] is None
