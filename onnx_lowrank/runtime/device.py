@@ -18,10 +18,15 @@ from onnx_lowrank.runtime.rank_multiples import channel_block
 log = logging.getLogger(__name__)
 
 
-def rank_block(provider: Provider) -> int:
-    """Return the number of channels that the provider's kernels process at a time: multiples of it run fast."""
+def rank_block(provider: Provider, runtime: str = "onnxruntime") -> int:
+    """Return the number of channels that kernels process at a time: multiples of it run fast.
+
+    Args:
+        provider: where onnxruntime runs.
+        runtime: that runs networks.
+    """
     name = "cpu" if provider.on_cpu else "cuda"
-    return channel_block("onnxruntime", name, has_avx512="avx512f" in _cpuinfo())
+    return channel_block(runtime, name, has_avx512="avx512f" in _cpuinfo())
 
 
 def device_name(provider: Provider) -> str:

@@ -45,7 +45,7 @@ class Machine:
     @property
     def wide_multiple(self) -> int:
         """What ranks of wide layers are better multiples of than of the block."""
-        return wide_multiple("onnxruntime", self.onnxruntime, self.provider, self.threads, self.block)
+        return wide_multiple(self.runtime, self.version, self.provider, self.threads, self.block)
 
     def __str__(self) -> str:
         runs = f"{self.runtime} {self.version}, {self.precision}"

@@ -239,7 +239,7 @@ def open_layer_timer(name: str, provider: Provider, batch: int, file: Path | Non
 
 def machine_of(runtime: Runtime, provider: Provider) -> Machine:
     """Return what this machine and a runtime are in a table of milliseconds."""
-    block = rank_block(provider)
+    block = rank_block(provider) if runtime.name == "onnxruntime" else rank_block(provider, runtime.name)
     return Machine(
         runtime.name, runtime.version, runtime.precision, provider.name, device_name(provider), runtime.threads, block
     )

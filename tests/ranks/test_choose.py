@@ -495,7 +495,7 @@ def test_an_older_onnxruntime_with_several_threads_gets_whole_sets_of_blocks(
     monkeypatch: pytest.MonkeyPatch, version: str, threads: int, multiple: int
 ) -> None:
     monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.rank_block", lambda _: 1)
-    monkeypatch.setattr("onnx_lowrank.runtime.layer_latency.version", lambda: version)
+    monkeypatch.setattr("onnx_lowrank.runtime.backends.onnxruntime.version", lambda: version)
     result = converted(mobile(), method="channel", rank_multiple=None, threads=threads, speedup=1.3, dry_run=True)
     ranks = [entry.channel for entry in result.plan if entry.channel is not None]
     assert len(ranks) > 2

@@ -101,7 +101,7 @@ class Runs:
 def chosen(monkeypatch: pytest.MonkeyPatch, cache: Path, runtime: Square, **changes: Any) -> Result:
     monkeypatch.setattr(layer_latency, "open_runtime", lambda *_: runtime)
     monkeypatch.setattr(layer_latency, "user_cache_path", lambda name: cache / name)
-    monkeypatch.setattr(layer_latency, "rank_block", lambda _: _BLOCK)
+    monkeypatch.setattr(layer_latency, "rank_block", lambda *_: _BLOCK)
     monkeypatch.setattr(timing, "time", runtime)
     settings = {"cost": "latency", "runtime": "ncnn", "rank_multiple": None, "dry_run": True}
     return converted(network(), **settings | changes)

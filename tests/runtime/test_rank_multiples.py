@@ -14,7 +14,7 @@ from onnx_lowrank.runtime.rank_multiples import channel_block, layer_multiple, w
         ("onnxruntime", "tensorrt", True, 8),
         ("openvino", "cpu", True, 16),
         ("openvino", "cpu", False, 8),
-        ("ncnn", "cpu", True, 4),
+        ("ncnn", "cpu", True, 8),
         ("mnn", "cpu", True, 4),
         ("litert", "cpu", True, 8),
         ("tensorrt", "cpu", True, 8),
@@ -38,7 +38,7 @@ def test_block(runtime: str, provider: str, has_avx512: bool, block: int) -> Non
         ("onnxruntime", "1.31.1", "tensorrt", 0, 8, 64),
         ("onnxruntime", "a build of mine", "cpu", 2, 16, 16),
         ("tensorrt", "11.0", "cuda", 0, 8, 64),
-        ("ncnn", "1.0.20261020", "cpu", 2, 4, 8),
+        ("ncnn", "1.0.20261020", "cpu", 2, 8, 8),
         ("mnn", "3.6.1", "cpu", 2, 4, 4),
         ("openvino", "2026.4.1", "cpu", 2, 16, 16),
     ],
@@ -55,6 +55,6 @@ def test_narrow_layers_keep_the_finer_steps() -> None:
 
 
 def test_a_table_says_what_its_machine_prefers() -> None:
-    older = Machine("cpu", "AMD EPYC", 2, "1.29.0", 8)
+    older = Machine("onnxruntime", "1.29.0", "f32", "cpu", "AMD EPYC", 2, 8)
     assert older.wide_multiple == 32
-    assert Machine("cpu", "AMD EPYC", 2, "1.32.0", 8).wide_multiple == 8
+    assert Machine("onnxruntime", "1.32.0", "f32", "cpu", "AMD EPYC", 2, 8).wide_multiple == 8
