@@ -114,7 +114,7 @@ def _register(library: Path, name: str, where: str) -> None:
     if register is None:
         raise MissingDependencyError(
             f"{where}: onnxruntime {version()} takes no plugin providers, wanted 1.23 or newer: "
-            "pip install --upgrade onnxruntime"
+            "pip install -U onnxruntime"
         )
     try:
         register(name, str(library))
