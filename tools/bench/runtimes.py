@@ -3,7 +3,7 @@
 Usage::
 
     python tools/bench/runtimes.py vgg16 --runtimes ncnn,mnn,openvino --shared ../shared [--speedup 3] [--threads 1]
-        [--method auto] [--keep FOLDER] [--json runtimes.json]
+        [--method auto | --method channel,width] [--keep FOLDER] [--json runtimes.json]
 
 A row per runtime: the speedup of the written file as measured there after the conversion (medians, original and
 converted in turns) with its bounds, the loss on samples that were not used for solving, the seconds it took to measure
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--runtimes", type=lambda text: text.split(","), default=["onnxruntime"])
     parser.add_argument("--speedup", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--method", default="auto")
+    parser.add_argument("--method", type=lambda text: text.split(",") if "," in text else text, default="auto")
     parser.add_argument("--keep", type=Path, help="folder for the converted networks")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
