@@ -725,7 +725,7 @@ def test_outputs_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_graph_that_is_not_as_planned_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_lowrank.runtime.network.replace_layer", lambda *_: None)
+    monkeypatch.setattr("onnx_lowrank.runtime.network.replace_layer", lambda *_, **__: None)
     with pytest.raises(VerificationError, match=r"written model: \d+ multiply-adds, the plan makes \d+"):
         converted(network(), output=tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []

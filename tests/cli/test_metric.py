@@ -199,7 +199,7 @@ def test_functions_and_names_from_python() -> None:
         ),
         (
             "def f(predictor, samples):\n    return predictor({'y': 1})",
-            "metric e.py:f: failed with ModelError: model: onnxruntime cannot run it: ",
+            "metric e.py:f: failed with RunError: model: onnxruntime cannot run it: ",
         ),
         (
             "import sys\ndef f(predictor, samples):\n    sys.exit('enough')",

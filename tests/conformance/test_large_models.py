@@ -27,7 +27,7 @@ IMAGES = images(40)
 @pytest.fixture(autouse=True)
 def _small_limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have small models treated as those are that are too large for the memory, and for one file."""
-    if "nightly" not in request.keywords:  # which has the real size
+    if request.node.get_closest_marker("nightly") is None:  # which has the real size
         monkeypatch.setattr("onnx_lowrank.graph.read.MAX_LOADED_BYTES", 1_000)
         monkeypatch.setattr("onnx_lowrank.graph.write.MAX_FILE_BYTES", 5_000)
         monkeypatch.setattr("onnx_lowrank.graph.write.ALIGNMENT_BYTES", 64)

@@ -36,8 +36,8 @@ def two_outputs(height: str = "12") -> onnx.ModelProto:
 def change(monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
     """Have the rewriting do more than it should."""
 
-    def replace_and_change(model: onnx.ModelProto, layer: Layer, factors: FactorChain) -> None:
-        replace_layer(model, layer, factors)
+    def replace_and_change(model: onnx.ModelProto, layer: Layer, factors: FactorChain, **how: Any) -> None:
+        replace_layer(model, layer, factors, **how)
         what(model)
 
     monkeypatch.setattr("onnx_lowrank.runtime.network.replace_layer", replace_and_change)
