@@ -94,7 +94,7 @@ def test_a_forced_end_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The thread that ends the process calls what `cleaned_up` was given."""
 
     def force() -> None:
-        wait_until((tmp_path / "ready").exists)
+        wait_until(lambda: (tmp_path / "ready").exists() and interruption._state.cleanups)
         for clean in interruption._state.cleanups.copy():
             clean()
 
