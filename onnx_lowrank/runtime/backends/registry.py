@@ -38,31 +38,29 @@ def open_runtime(name: str, provider: Provider) -> Runtime:
     own, _, precision = name.partition(":")
     if own not in _OPENERS:
         raise ValueError(f"runtime must be one of {', '.join(_OPENERS)}, got {own!r}")
-    if precision and (precision != "f32" or own not in {"openvino", "ncnn"}):
+    if not precision:
+        return _OPENERS[own](provider)
+    if precision != "f32" or own not in _PRECISE_OPENERS:
         raise ValueError(f"runtime {name!r}: only openvino:f32 and ncnn:f32 name a precision")
-    return _OPENERS[own](provider, precision or None)
+    return _PRECISE_OPENERS[own](provider, precision)
 
 
-def _onnxruntime(provider: Provider, precision: str | None) -> Runtime:  # noqa: ARG001
-    return OnnxRuntime(provider)
-
-
-def _openvino(provider: Provider, precision: str | None) -> Runtime:
+def _openvino(provider: Provider, precision: str | None = None) -> Runtime:
     with _without("openvino_telemetry"):  # would send an event and keep an identifier in the user's home on import
         module = _load("openvino", "openvino")
     return OpenVino(module, provider.threads, precision)
 
 
-def _ncnn(provider: Provider, precision: str | None) -> Runtime:
+def _ncnn(provider: Provider, precision: str | None = None) -> Runtime:
     return Ncnn(_load("ncnn", "ncnn"), str(_load("pnnx", "ncnn").EXEC_PATH), provider.threads, precision)
 
 
-def _mnn(provider: Provider, precision: str | None) -> Runtime:  # noqa: ARG001
+def _mnn(provider: Provider) -> Runtime:
     _load("_tools", "mnn")
     return Mnn(_load("MNN", "mnn"), provider.threads)
 
 
-def _litert(provider: Provider, precision: str | None) -> Runtime:  # noqa: ARG001
+def _litert(provider: Provider) -> Runtime:
     interpreter = _load("ai_edge_litert.interpreter", "litert")
     beside = Path(sys.executable).with_name("onnx2tf")
     converter = shutil.which("onnx2tf") or (str(beside) if beside.is_file() else None)
@@ -74,19 +72,20 @@ def _litert(provider: Provider, precision: str | None) -> Runtime:  # noqa: ARG0
     return LiteRt(interpreter, importlib.metadata.version("ai-edge-litert"), converter, provider.threads)
 
 
-def _tensorrt(provider: Provider, precision: str | None) -> Runtime:  # noqa: ARG001
+def _tensorrt(_: Provider) -> Runtime:
     version = str(_load("tensorrt", "tensorrt").__version__)
     return TensorRt(_load("polygraphy.backend.trt", "tensorrt"), _load("polygraphy.cuda", "tensorrt"), version)
 
 
-_OPENERS: dict[str, Callable[[Provider, str | None], Runtime]] = {
-    "onnxruntime": _onnxruntime,
+_OPENERS: dict[str, Callable[[Provider], Runtime]] = {
+    "onnxruntime": OnnxRuntime,
     "openvino": _openvino,
     "ncnn": _ncnn,
     "mnn": _mnn,
     "litert": _litert,
     "tensorrt": _tensorrt,
 }
+_PRECISE_OPENERS = {"openvino": _openvino, "ncnn": _ncnn}  # that take a precision too
 
 
 @contextmanager
