@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lowrank.runtime.backends.protocol import Prepared, Runtime
-from onnx_lowrank.runtime.backends.staging import new_folder, staging_folder
+from onnx_lowrank.runtime.backends.staging import staging_folder, subfolder
 
 _MAX_RUNS_PER_ROUND = 2_000  # reached by models that take microseconds
 _MIN_COVERAGE = 0.75  # of an interval: that of three rounds from the smallest to the largest
@@ -168,7 +168,7 @@ def time_in_turns(
     """
     with staging_folder() as folder:
         prepared = [
-            runtime.prepare(model, batch, new_folder(folder / str(position)))
+            runtime.prepare(model, batch, subfolder(folder, str(position)))
             for position, (model, batch) in enumerate(zip(models, feeds, strict=True))
         ]
         return time_prepared(prepared, pace, between)

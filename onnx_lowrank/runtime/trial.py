@@ -14,7 +14,7 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime.agreement import differences, outputs_in
 from onnx_lowrank.runtime.backends.onnxruntime import OnnxRuntime
 from onnx_lowrank.runtime.backends.protocol import Prepared, Runtime
-from onnx_lowrank.runtime.backends.staging import new_folder, staging_folder
+from onnx_lowrank.runtime.backends.staging import staging_folder, subfolder
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.timing import Pace, Timing, time_prepared
 
@@ -62,7 +62,7 @@ def try_out(
         trials: list[Trial] = []
         networks: dict[int, Prepared] = {}
         for position, (model, batch) in enumerate(zip(models, feeds, strict=True)):
-            own = new_folder(folder / str(position))
+            own = subfolder(folder, str(position))
             wanted = outputs_in(OnnxRuntime(provider).prepare(model, batch, own))
             try:
                 prepared = runtime.prepare(model, batch, own)

@@ -26,10 +26,11 @@ def staging_folder() -> Iterator[Path]:
         yield folder
 
 
-def new_folder(folder: Path) -> Path:
-    """Make a folder and return it."""
-    folder.mkdir()
-    return folder
+def subfolder(folder: Path, name: str) -> Path:
+    """Make a folder inside another one and return it."""
+    inner = folder / name
+    inner.mkdir()
+    return inner
 
 
 def keep_only(folder: Path, names: Collection[str]) -> None:

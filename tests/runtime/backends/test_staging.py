@@ -8,12 +8,12 @@ import pytest
 
 from onnx_lowrank import interruption
 from onnx_lowrank.errors import OutputError
-from onnx_lowrank.runtime.backends.staging import keep_only, new_folder, staging_folder
+from onnx_lowrank.runtime.backends.staging import keep_only, staging_folder, subfolder
 
 
 def test_it_vanishes_with_what_is_in_it() -> None:
     with staging_folder() as folder:
-        (new_folder(folder / "0") / "file").write_text("x")
+        (subfolder(folder, "0") / "file").write_text("x")
         assert folder.is_dir()
     assert not folder.exists()
 
