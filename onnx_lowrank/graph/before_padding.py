@@ -30,36 +30,27 @@ def before_padding(model: onnx.ModelProto, layers: Iterable[Layer]) -> list[Laye
 
 
 def _before_padding(index: GraphIndex, layer: Layer) -> Layer:
-    node = index.producer.get(layer.input)
-    padding = None if node is None or layer.op != "Conv" else _zeros(index, node)
-    geometry, axes = layer.geometry, len(layer.kernel)
-    if (
-        node is None
-        or padding is None
-        or len(padding) != 2 * (axes + 2)
-        or geometry.auto_pad not in {"NOTSET", "VALID"}
-    ):
+    """Return a layer before the Pad node in front of it, or as it is where there is none that it could do itself."""
+    node, geometry = index.producer.get(layer.input), layer.geometry
+    if node is None or layer.op != "Conv" or geometry.auto_pad not in {"NOTSET", "VALID"}:
         return layer
-    before, after = padding[: axes + 2], padding[axes + 2 :]
-    if any((*before[:2], *after[:2])) or min(padding) < 0:
+    zeros = _zeros(index, node)
+    axes = 2 + len(layer.kernel)  # of samples, of channels, and the spatial ones
+    if zeros is None or len(zeros) != 2 * axes or min(zeros) < 0:
         return layer
-    added = (*before[2:], *after[2:])
-    sizes = tuple(
-        size - first - last for size, first, last in zip(layer.input_size, before[2:], after[2:], strict=True)
-    )
-    pads = tuple(own + more for own, more in zip(geometry.pads, added, strict=True))
-    return replace(
-        layer, input=node.input[0], input_size=sizes, geometry=replace(geometry, auto_pad="NOTSET", pads=pads)
-    )
+    before, after = zeros[2:axes], zeros[axes + 2 :]
+    if sum(before) + sum(after) != sum(zeros):  # samples or channels are added
+        return layer
+    sizes = np.subtract(layer.input_size, np.add(before, after)).tolist()
+    pads = np.add(geometry.pads, before + after).tolist()
+    geometry = replace(geometry, auto_pad="NOTSET", pads=tuple(pads))
+    return replace(layer, input=node.input[0], input_size=tuple(sizes), geometry=geometry)
 
 
 def _zeros(index: GraphIndex, node: onnx.NodeProto) -> list[int] | None:
     """Return how many zeros a Pad node puts before every axis, then after every axis; None for any other node."""
-    if (
-        node.op_type != "Pad"
-        or node.domain not in STANDARD_DOMAINS
-        or attribute(node, "mode", "constant") != "constant"
-    ):
+    is_pad = node.op_type == "Pad" and node.domain in STANDARD_DOMAINS
+    if not is_pad or attribute(node, "mode", "constant") != "constant":
         return None
     if len(node.input) == 1:  # up to opset 10
         numbers = attribute(node, "pads")
