@@ -22,12 +22,14 @@ class FixedModel:
     """A model on disk whose inputs have fixed shapes.
 
     Attributes:
+        where: what to call it in error messages.
         file: its path.
         feeds: what its inputs are fed, in the order of the graph.
         output_shapes: by name of its outputs that are tensors, in the order of the graph; None where it depends on
             values, or is not known.
     """
 
+    where: str
     file: Path
     feeds: Mapping[str, NDArray[Any]]
     output_shapes: Mapping[str, tuple[int, ...] | None]
@@ -67,7 +69,7 @@ def write_fixed(model: onnx.ModelProto | Path, feeds: Mapping[str, NDArray[Any]]
     file = folder / "model.onnx"
     save_model(fixed, file)
     ordered = {value.name: np.ascontiguousarray(feeds[value.name]) for value in inputs}
-    return FixedModel(file, ordered, shapes)
+    return FixedModel(str(model) if isinstance(model, Path) else "model", file, ordered, shapes)
 
 
 def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:

@@ -55,7 +55,6 @@ class LiteRt:
             ModelError: onnx2tf cannot convert it.
         """
         fixed = write_fixed(model, feeds, folder)
-        where = str(model) if isinstance(model, Path) else "model"
         np.save(folder / _TEST_IMAGES, np.zeros((20, 128, 128, 3), np.float32))
         loaded = onnx.load(fixed.file, load_external_data=False)
         moved = _read_by_convolutions(loaded.graph)
@@ -64,14 +63,13 @@ class LiteRt:
         kept = [names[name] for name in fixed.feeds if name not in moved]
         keep = ["-kat", *kept] if kept else []
         command = [self._converter, "-i", fixed.file.name, "-o", ".", "-coion", *keep]
-        run_converter(command, folder, f"{where}: onnx2tf cannot convert it", _FILE, _QUIET)
+        run_converter(command, folder, f"{fixed.where}: onnx2tf cannot convert it", _FILE, _QUIET)
         keep_only(folder, {_FILE, fixed.file.name, f"{fixed.file.name}.data"})
-        return _Prepared(where, self, folder / _FILE, fixed, frozenset(moved & fixed.feeds.keys()), names)
+        return _Prepared(self, folder / _FILE, fixed, frozenset(moved & fixed.feeds.keys()), names)
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    where: str
     runtime: LiteRt
     file: Path
     fixed: FixedModel
@@ -81,7 +79,7 @@ class _Prepared:
     def in_onnxruntime(self) -> dict[str, NDArray[Any]]:
         """Return what onnxruntime computes, by the names of outputs in the original."""
         feeds = {self.names[name]: values for name, values in self.fixed.feeds.items()}
-        found = Session(self.fixed.file, Provider(), name=self.where).run(feeds)
+        found = Session(self.fixed.file, Provider(), name=self.fixed.where).run(feeds)
         return {name: found[self.names[name]] for name in self.fixed.output_shapes}
 
     def open(self, outputs: Sequence[str] | None = None) -> _Running:
@@ -103,7 +101,9 @@ class _Prepared:
                     interpreter.set_tensor(place["index"], np.ascontiguousarray(moved, place["dtype"]))
                 indices = {name: places[self.names[name]]["index"] for name in wanted}
             except Exception as error:  # RuntimeError, ValueError, KeyError of a name that the converter has changed
-                raise ModelError(f"{self.where}: LiteRT cannot load it: {error!r} {printed()}".rstrip()) from error
+                raise ModelError(
+                    f"{self.fixed.where}: LiteRT cannot load it: {error!r} {printed()}".rstrip()
+                ) from error
         return _Running(self, interpreter, indices)
 
 
@@ -122,7 +122,7 @@ class _Running:
         try:
             self._interpreter.invoke()
         except Exception as error:
-            raise ModelError(f"{self._prepared.where}: LiteRT cannot run it: {error}") from error
+            raise ModelError(f"{self._prepared.fixed.where}: LiteRT cannot run it: {error}") from error
 
     def outputs(self) -> dict[str, NDArray[Any]]:
         """Return the outputs of the last run."""

@@ -53,17 +53,15 @@ class Mnn:
             ModelError: it cannot be converted.
         """
         fixed = write_fixed(model, feeds, folder)
-        where = str(model) if isinstance(model, Path) else "model"
         options = ["-f", "ONNX", "--modelFile", fixed.file.name, "--MNNModel", _FILE, "--bizCode", "MNN"]
         command = [sys.executable, "-c", _CONVERTER, *options]
-        run_converter(command, folder, f"{where}: MNNConvert cannot convert it", _FILE)
+        run_converter(command, folder, f"{fixed.where}: MNNConvert cannot convert it", _FILE)
         keep_only(folder, {_FILE})
-        return _Prepared(where, self, folder / _FILE, fixed)
+        return _Prepared(self, folder / _FILE, fixed)
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    where: str
     runtime: Mnn
     file: Path
     fixed: FixedModel
@@ -87,7 +85,7 @@ class _Prepared:
                 )
                 inputs = self._variables
             except Exception as error:
-                raise ModelError(f"{self.where}: MNN cannot load it: {error} {printed()}".rstrip()) from error
+                raise ModelError(f"{self.fixed.where}: MNN cannot load it: {error} {printed()}".rstrip()) from error
         return _Running(self, net, inputs, wanted)
 
     @cached_property
@@ -127,7 +125,7 @@ class _Running:
                 for each in variables
             ]
         except Exception as error:
-            raise ModelError(f"{self._prepared.where}: MNN cannot run it: {error}") from error
+            raise ModelError(f"{self._prepared.fixed.where}: MNN cannot run it: {error}") from error
 
     def outputs(self) -> dict[str, NDArray[Any]]:
         """Return the outputs of the last run."""

@@ -57,16 +57,15 @@ class Ncnn:
             ModelError: pnnx cannot convert it.
         """
         fixed = write_fixed(model, feeds, folder)
-        where = str(model) if isinstance(model, Path) else "model"
         shapes = ",".join(
             f"[{','.join(map(str, values.shape))}]{_TYPES.get(str(values.dtype), 'f32')}"
             for values in fixed.feeds.values()
         )
         command = [self._converter, fixed.file.name, f"inputshape={shapes}", "fp16=0"]
-        run_converter(command, folder, f"{where}: pnnx cannot convert it for ncnn", _PARAM)
+        run_converter(command, folder, f"{fixed.where}: pnnx cannot convert it for ncnn", _PARAM)
         axes = _sample_axes((folder / _SCRIPT).read_text(encoding="utf-8"))
         keep_only(folder, {_PARAM, _WEIGHTS})
-        return _Prepared(where, self, folder, fixed, axes)
+        return _Prepared(self, folder, fixed, axes)
 
     def new_net(self) -> Any:
         """Return an empty network with the threads and the precision that are wanted."""
@@ -98,7 +97,6 @@ class _Loaded:
 
 @dataclass(eq=False)
 class _Prepared:
-    where: str
     runtime: Ncnn
     folder: Path
     fixed: FixedModel
@@ -125,7 +123,7 @@ class _Prepared:
             failed = net.load_param(str(self.folder / _PARAM)) or net.load_model(str(self.folder / _WEIGHTS))
             words = printed()
         if failed:
-            raise ModelError(f"{self.where}: ncnn cannot load it: {words or 'it says nothing'}")
+            raise ModelError(f"{self.fixed.where}: ncnn cannot load it: {words or 'it says nothing'}")
         read = set(net.input_names())  # not those that nothing depends on
         inputs = {f"in{position}": values for position, values in enumerate(self.fixed.feeds.values())}
         return _Loaded(
@@ -162,7 +160,7 @@ class _Running:
                 failed, self._found[name] = extractor.extract(blob)
                 if failed:
                     raise ModelError(
-                        f"{self._prepared.where}: ncnn cannot run it: output '{name}' failed with code {failed}"
+                        f"{self._prepared.fixed.where}: ncnn cannot run it: output '{name}' failed with code {failed}"
                     )
 
     def outputs(self) -> dict[str, NDArray[Any]]:

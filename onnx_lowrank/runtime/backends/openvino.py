@@ -54,12 +54,11 @@ class OpenVino:
             ModelError: OpenVINO cannot read it.
         """
         fixed = write_fixed(model, feeds, folder)
-        where = model if isinstance(model, Path) else "model"
         try:
             network = self._core.read_model(str(fixed.file))
         except Exception as error:  # RuntimeError, or whatever its frontend raises
-            raise ModelError(f"{where}: OpenVINO cannot read it: {_words(error)}") from error
-        return _Prepared(f"{where}", self, network, fixed)
+            raise ModelError(f"{fixed.where}: OpenVINO cannot read it: {_words(error)}") from error
+        return _Prepared(self, network, fixed)
 
     def compile(self, network: Any) -> Any:
         """Return a model compiled for the processor."""
@@ -76,7 +75,6 @@ class OpenVino:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    where: str
     runtime: OpenVino
     network: Any
     fixed: FixedModel
@@ -101,7 +99,7 @@ class _Prepared:
             for position, number in enumerate(read):
                 request.set_input_tensor(position, self.runtime.tensor(feeds[number]))
         except Exception as error:
-            raise ModelError(f"{self.where}: OpenVINO cannot compile it: {_words(error)}") from error
+            raise ModelError(f"{self.fixed.where}: OpenVINO cannot compile it: {_words(error)}") from error
         return _Running(self, request, wanted)
 
 
@@ -120,7 +118,7 @@ class _Running:
         try:
             self._request.infer()
         except Exception as error:
-            raise ModelError(f"{self._prepared.where}: OpenVINO cannot run it: {_words(error)}") from error
+            raise ModelError(f"{self._prepared.fixed.where}: OpenVINO cannot run it: {_words(error)}") from error
 
     def outputs(self) -> dict[str, NDArray[Any]]:
         """Return the outputs of the last run."""

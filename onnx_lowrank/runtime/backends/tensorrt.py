@@ -40,19 +40,17 @@ class TensorRt:
             ModelError: TensorRT cannot build it.
         """
         fixed = write_fixed(model, feeds, folder)
-        where = str(model) if isinstance(model, Path) else "model"
         trt = self.backend
         try:
             network = trt.NetworkFromOnnxPath(str(fixed.file))
             engine = trt.EngineFromNetwork(network, config=trt.CreateConfig(tf32=True))()
         except Exception as error:  # PolygraphyException, or what the parser raises
-            raise ModelError(f"{where}: TensorRT cannot build it: {error}") from error
-        return _Prepared(where, self, engine, fixed)
+            raise ModelError(f"{fixed.where}: TensorRT cannot build it: {error}") from error
+        return _Prepared(self, engine, fixed)
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    where: str
     runtime: TensorRt
     engine: Any
     fixed: FixedModel
@@ -72,8 +70,8 @@ class _Prepared:
                     inputs[name] = stack.enter_context(self.runtime.memory.DeviceArray(values.shape, values.dtype))
                     inputs[name].copy_from(values)
             except Exception as error:
-                raise ModelError(f"{self.where}: TensorRT cannot load it: {error}") from error
-            return _Running(self.where, runner, inputs, wanted, stack.pop_all())
+                raise ModelError(f"{self.fixed.where}: TensorRT cannot load it: {error}") from error
+            return _Running(self.fixed.where, runner, inputs, wanted, stack.pop_all())
 
 
 @dataclass(eq=False)

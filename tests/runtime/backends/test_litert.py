@@ -33,7 +33,7 @@ def test_channels_of_inputs_move_where_convolutions_alone_read_them(graph: str, 
 
 
 def fixed(shape: tuple[int, ...] | None) -> FixedModel:
-    return FixedModel(Path("model.onnx"), {}, {"y": shape})
+    return FixedModel("model", Path("model.onnx"), {}, {"y": shape})
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 6, 5), (2, 8, 12), (1, 3, 5, 6, 7)])
