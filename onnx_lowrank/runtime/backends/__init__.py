@@ -7,6 +7,7 @@
 | onnxruntime, openvino, ncnn, mnn, litert, tensorrt | one runtime each, with the converter that its makers offer      |
 | fixed_shapes                                     | a model whose inputs have the shapes that it is fed               |
 | converter                                        | run a converter as a program of its own, which dies with this one |
+| foreign_errors                                   | what other libraries raise, as our error                          |
 | native_output                                    | what libraries print past Python                                  |
 | staging                                          | a folder for what converters write, which vanishes                |
 """

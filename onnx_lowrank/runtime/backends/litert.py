@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime.backends.converter import run_converter
 from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel, write_fixed
+from onnx_lowrank.runtime.backends.foreign_errors import as_model_error
 from onnx_lowrank.runtime.backends.native_output import native_output
 from onnx_lowrank.runtime.backends.staging import keep_only
 from onnx_lowrank.runtime.provider import Provider
@@ -89,21 +90,17 @@ class _Prepared:
             ModelError: LiteRT cannot load it, or does not take the inputs.
         """
         wanted = list(self.fixed.output_shapes if outputs is None else outputs)
-        with native_output() as printed:
-            try:
-                interpreter = self.runtime.module.Interpreter(str(self.file), num_threads=self.runtime.threads or None)
-                interpreter.allocate_tensors()
-                inputs, places = _places(interpreter, list(self.names.values()))
-                for name, values in self.fixed.feeds.items():
-                    if (place := inputs.get(self.names[name])) is None:  # nothing depends on it
-                        continue
-                    moved = np.moveaxis(values, 1, -1) if name in self.moved else values
-                    interpreter.set_tensor(place["index"], np.ascontiguousarray(moved, place["dtype"]))
-                indices = {name: places[self.names[name]]["index"] for name in wanted}
-            except Exception as error:  # RuntimeError, ValueError, KeyError of a name that the converter has changed
-                raise ModelError(
-                    f"{self.fixed.where}: LiteRT cannot load it: {error!r} {printed()}".rstrip()
-                ) from error
+        what = f"{self.fixed.where}: LiteRT cannot load it"
+        with native_output() as printed, as_model_error(what, lambda error: f"{error!r} {printed()}"):
+            interpreter = self.runtime.module.Interpreter(str(self.file), num_threads=self.runtime.threads or None)
+            interpreter.allocate_tensors()
+            inputs, places = _places(interpreter, list(self.names.values()))
+            for name, values in self.fixed.feeds.items():
+                if (place := inputs.get(self.names[name])) is None:  # nothing depends on it
+                    continue
+                moved = np.moveaxis(values, 1, -1) if name in self.moved else values
+                interpreter.set_tensor(place["index"], np.ascontiguousarray(moved, place["dtype"]))
+            indices = {name: places[self.names[name]]["index"] for name in wanted}  # names may have been changed
         return _Running(self, interpreter, indices)
 
 
@@ -121,7 +118,7 @@ class _Running:
         """
         try:
             self._interpreter.invoke()
-        except Exception as error:
+        except Exception as error:  # as in foreign_errors, without its cost
             raise ModelError(f"{self._prepared.fixed.where}: LiteRT cannot run it: {error}") from error
 
     def outputs(self) -> dict[str, NDArray[Any]]:

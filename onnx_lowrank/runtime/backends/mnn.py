@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime.backends.converter import run_converter
 from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel, write_fixed
+from onnx_lowrank.runtime.backends.foreign_errors import as_model_error
 from onnx_lowrank.runtime.backends.native_output import native_output
 from onnx_lowrank.runtime.backends.staging import keep_only
 
@@ -77,15 +78,11 @@ class _Prepared:
         if self.runtime.threads:
             config["numThread"] = self.runtime.threads
         network = self.runtime.module.nn
-        with native_output() as printed:
-            try:
-                manager = network.create_runtime_manager((config,))
-                net = network.load_module_from_file(
-                    str(self.file), list(self.fixed.feeds), wanted, runtime_manager=manager
-                )
-                inputs = self._variables
-            except Exception as error:
-                raise ModelError(f"{self.fixed.where}: MNN cannot load it: {error} {printed()}".rstrip()) from error
+        what = f"{self.fixed.where}: MNN cannot load it"
+        with native_output() as printed, as_model_error(what, lambda error: f"{error} {printed()}"):
+            manager = network.create_runtime_manager((config,))
+            net = network.load_module_from_file(str(self.file), list(self.fixed.feeds), wanted, runtime_manager=manager)
+            inputs = self._variables
         return _Running(self, net, inputs, wanted)
 
     @cached_property
@@ -124,7 +121,7 @@ class _Running:
                 (expr.convert(each, expr.NCHW) if each.data_format == expr.NC4HW4 else each).read()
                 for each in variables
             ]
-        except Exception as error:
+        except Exception as error:  # as in foreign_errors, without its cost
             raise ModelError(f"{self._prepared.fixed.where}: MNN cannot run it: {error}") from error
 
     def outputs(self) -> dict[str, NDArray[Any]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel, write_fixed
+from onnx_lowrank.runtime.backends.foreign_errors import as_model_error
 
 _DEVICE = "CPU"
 
@@ -54,10 +55,8 @@ class OpenVino:
             ModelError: OpenVINO cannot read it.
         """
         fixed = write_fixed(model, feeds, folder)
-        try:
+        with as_model_error(f"{fixed.where}: OpenVINO cannot read it", _words):
             network = self._core.read_model(str(fixed.file))
-        except Exception as error:  # RuntimeError, or whatever its frontend raises
-            raise ModelError(f"{fixed.where}: OpenVINO cannot read it: {_words(error)}") from error
         return _Prepared(self, network, fixed)
 
     def compile(self, network: Any) -> Any:
@@ -87,7 +86,7 @@ class _Prepared:
         """
         wanted = list(self.fixed.output_shapes if outputs is None else outputs)
         feeds = list(self.fixed.feeds.values())
-        try:
+        with as_model_error(f"{self.fixed.where}: OpenVINO cannot compile it", _words):
             parameters = self.network.get_parameters()
             network, read = self.network, list(range(len(parameters)))
             if outputs is not None:
@@ -98,8 +97,6 @@ class _Prepared:
             request = self.runtime.compile(network).create_infer_request()
             for position, number in enumerate(read):
                 request.set_input_tensor(position, self.runtime.tensor(feeds[number]))
-        except Exception as error:
-            raise ModelError(f"{self.fixed.where}: OpenVINO cannot compile it: {_words(error)}") from error
         return _Running(self, request, wanted)
 
 
@@ -117,7 +114,7 @@ class _Running:
         """
         try:
             self._request.infer()
-        except Exception as error:
+        except Exception as error:  # as in foreign_errors, without its cost
             raise ModelError(f"{self._prepared.fixed.where}: OpenVINO cannot run it: {_words(error)}") from error
 
     def outputs(self) -> dict[str, NDArray[Any]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel, write_fixed
+from onnx_lowrank.runtime.backends.foreign_errors import as_model_error
 
 
 class TensorRt:
@@ -41,11 +42,9 @@ class TensorRt:
         """
         fixed = write_fixed(model, feeds, folder)
         trt = self.backend
-        try:
+        with as_model_error(f"{fixed.where}: TensorRT cannot build it"):
             network = trt.NetworkFromOnnxPath(str(fixed.file))
             engine = trt.EngineFromNetwork(network, config=trt.CreateConfig(tf32=True))()
-        except Exception as error:  # PolygraphyException, or what the parser raises
-            raise ModelError(f"{fixed.where}: TensorRT cannot build it: {error}") from error
         return _Prepared(self, engine, fixed)
 
 
@@ -63,14 +62,12 @@ class _Prepared:
         """
         wanted = list(self.fixed.output_shapes if outputs is None else outputs)
         with ExitStack() as stack:
-            try:
+            with as_model_error(f"{self.fixed.where}: TensorRT cannot load it"):
                 runner = stack.enter_context(self.runtime.backend.TrtRunner(self.engine))
                 inputs = {}
                 for name, values in self.fixed.feeds.items():
                     inputs[name] = stack.enter_context(self.runtime.memory.DeviceArray(values.shape, values.dtype))
                     inputs[name].copy_from(values)
-            except Exception as error:
-                raise ModelError(f"{self.fixed.where}: TensorRT cannot load it: {error}") from error
             return _Running(self.fixed.where, runner, inputs, wanted, stack.pop_all())
 
 
@@ -104,6 +101,6 @@ class _Running:
             found: Mapping[str, Any] = self._runner.infer(
                 dict(self._inputs), check_inputs=False, copy_outputs_to_host=copied
             )
-        except Exception as error:
+        except Exception as error:  # as in foreign_errors, without its cost
             raise ModelError(f"{self._where}: TensorRT cannot run it: {error}") from error
         return found
