@@ -14,7 +14,8 @@
     export_torch.py  onnx-lowrank export-torch B.onnx OUT.pt2
     extra.py     imports the part that needs PyTorch
     help.py      --help for newcomers, --help-all for every option
-    options.py   options that commands share, and how their values are read
+    options.py   options that commands share, and how they are read together
+    param_types.py  kinds of values that options take
     presets.py   what the presets of preprocessing stand for
     loader.py    --data-loader and --metric file.py:function
     files.py     checks of files, plans and reports

@@ -11,7 +11,13 @@ import click
 
 from onnx_lowrank.cli.help import option, setting
 from onnx_lowrank.cli.messages import flags, with_flags
-from onnx_lowrank.cli.options import FilePath, Runtimes, debug_option, provider_options, read_inputs, shape_options
+from onnx_lowrank.cli.options import (
+    debug_option,
+    provider_options,
+    read_inputs,
+    shape_options,
+)
+from onnx_lowrank.cli.param_types import FilePath, Names
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.commands.bench import bench
 from onnx_lowrank.commands.benchmark import Benchmark, ModelTiming, RuntimeTimings
@@ -36,7 +42,7 @@ _HEADING = "median ms   p10 ms   p90 ms   ratio       interval"
 @setting("--rounds", Pace, type=click.IntRange(1), metavar="N", help="Turns of each model.")
 @setting("--repeats", Pace, type=click.IntRange(1), metavar="N", help="Runs per round at least.")
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
-@setting("--runtime", type=Runtimes(), metavar="NAME,...", values=f"with commas: {', '.join(RUNTIMES)}",
+@setting("--runtime", type=Names("runtime", RUNTIMES), metavar="NAME,...", values=f"with commas: {', '.join(RUNTIMES)}",
          help="Run in these.")  # fmt: skip
 @provider_options
 @debug_option

@@ -10,7 +10,6 @@ import click
 
 from onnx_lowrank.cli.help import option
 from onnx_lowrank.cli.options import (
-    FilePath,
     check_class_names,
     label_options,
     metric_option,
@@ -21,6 +20,7 @@ from onnx_lowrank.cli.options import (
     read_preprocessing,
     run_options,
 )
+from onnx_lowrank.cli.param_types import FilePath
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands import compare as command

@@ -12,7 +12,6 @@ from onnx_lowrank.cli.files import check_outputs, check_report_ending, read_plan
 from onnx_lowrank.cli.help import off_switch, option, setting
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
-    FilePath,
     bound_options,
     check_class_names,
     check_cost,
@@ -35,6 +34,7 @@ from onnx_lowrank.cli.options import (
     read_speedup,
     run_options,
 )
+from onnx_lowrank.cli.param_types import FilePath
 from onnx_lowrank.cli.program import MainCommand
 from onnx_lowrank.cli.tables import table_console
 from onnx_lowrank.cli.watch import watching

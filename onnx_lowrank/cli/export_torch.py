@@ -10,7 +10,12 @@ import click
 from onnx_lowrank.cli.extra import torch_part
 from onnx_lowrank.cli.files import check_outputs
 from onnx_lowrank.cli.help import option
-from onnx_lowrank.cli.options import FilePath, by_name, input_shapes_option, show_options
+from onnx_lowrank.cli.options import (
+    by_name,
+    input_shapes_option,
+    show_options,
+)
+from onnx_lowrank.cli.param_types import FilePath
 from onnx_lowrank.cli.program import Command
 
 

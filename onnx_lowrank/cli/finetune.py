@@ -13,7 +13,6 @@ from onnx_lowrank.cli.extra import torch_part
 from onnx_lowrank.cli.files import check_outputs
 from onnx_lowrank.cli.help import off_switch, option, setting
 from onnx_lowrank.cli.options import (
-    FilePath,
     checked_values,
     class_names_option,
     data_files,
@@ -26,6 +25,7 @@ from onnx_lowrank.cli.options import (
     read_preprocessing,
     show_options,
 )
+from onnx_lowrank.cli.param_types import FilePath
 from onnx_lowrank.cli.program import INTERRUPTED, Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.graph import Publication, add_texts, write_model

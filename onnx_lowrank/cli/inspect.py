@@ -14,7 +14,14 @@ from rich.text import Text
 
 from onnx_lowrank.cli.help import option
 from onnx_lowrank.cli.messages import flags, with_flags
-from onnx_lowrank.cli.options import FilePath, data_options, read_data, read_inputs, read_preprocessing, run_options
+from onnx_lowrank.cli.options import (
+    data_options,
+    read_data,
+    read_inputs,
+    read_preprocessing,
+    run_options,
+)
+from onnx_lowrank.cli.param_types import FilePath
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.tables import table_console
 from onnx_lowrank.cli.watch import watching

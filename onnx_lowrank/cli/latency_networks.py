@@ -11,8 +11,6 @@ from rich.console import Console
 from onnx_lowrank.cli.files import check_outputs
 from onnx_lowrank.cli.help import option, setting
 from onnx_lowrank.cli.options import (
-    FilePath,
-    Methods,
     checked_values,
     data_files,
     data_options,
@@ -22,6 +20,7 @@ from onnx_lowrank.cli.options import (
     read_preprocessing,
     run_options,
 )
+from onnx_lowrank.cli.param_types import FilePath, Methods
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands.latency_networks import save_latency_networks

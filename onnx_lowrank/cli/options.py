@@ -10,199 +10,29 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-from click.shell_completion import CompletionItem
 
 from onnx_lowrank.calibrate import Preprocessing, preset
 from onnx_lowrank.calibrate.data.preprocess import PRESETS, ChannelOrder, Resize
 from onnx_lowrank.cli.help import Function, option, setting
 from onnx_lowrank.cli.loader import load_batches, load_metric
 from onnx_lowrank.cli.messages import flags, with_flags
-from onnx_lowrank.errors import BudgetError, CalibrationError, check_name, did_you_mean
+from onnx_lowrank.cli.param_types import (
+    Constant,
+    FilePath,
+    InputShape,
+    Methods,
+    Numbers,
+    ProviderName,
+    RankMultiple,
+    Regex,
+    SamplesAxis,
+)
+from onnx_lowrank.errors import BudgetError, CalibrationError
 from onnx_lowrank.graph import input_names
 from onnx_lowrank.metrics import METRIC_NAMES
-from onnx_lowrank.runtime.constants import ARRAY_FILES
 from onnx_lowrank.settings import COSTS, DROP_TYPES, FORMS, PROVIDERS, RUNTIMES
 
 _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
-
-
-class FilePath(click.ParamType):
-    """A valid path; the library checks the rest, and its messages say what to do."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Convert text to a path."""
-        path = Path(value)
-        try:
-            check_name(path)
-            path.exists()
-        except (OSError, ValueError) as error:  # too long, for example
-            self.fail(f"'{value}' cannot be the name of a file ({error})", param, ctx)
-        return path
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Complete files; for the first word, the other commands too."""
-        outer = ctx.parent.command if ctx.parent is not None and not ctx.info_name and param.name == "model" else None
-        others = outer.commands if isinstance(outer, click.Group) else {}
-        names = [CompletionItem(name) for name in others if name.startswith(incomplete)]
-        return [*names, CompletionItem(incomplete, type="file")]
-
-
-class Numbers(click.ParamType):
-    """Numbers with commas between them."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Convert text to numbers."""
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"'{value}' is not a list of numbers like 0.485,0.456,0.406", param, ctx)
-
-
-class InputShape(click.ParamType):
-    """``NAME:1,3,224,224``, also ``1x3x224x224`` and ``[1,3,224,224]``; the name may be left out."""
-
-    name = "shape"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        """Convert text to name (empty if left out) and shape."""
-        name, _, sizes = value.rpartition(":")
-        try:
-            shape = tuple(int(size) for size in re.split(r"[,x]", sizes.strip().strip("[]")))
-        except ValueError:
-            shape = ()
-        if not shape or min(shape) < 1:
-            self.fail(f"'{value}' is not a shape like NAME:1,3,224,224, 1x3x224x224 or [1,3,224,224]", param, ctx)
-        return name, shape
-
-
-class Constant(click.ParamType):
-    """``NAME=1``, ``NAME=640,640`` or ``NAME=FILE.npy``: an input with a constant value."""
-
-    name = "constant"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[float, ...] | Path]:
-        """Convert text to name and numbers, or the path of an array."""
-        name, _, text = value.rpartition("=")
-        if name and text.lower().endswith(ARRAY_FILES):
-            divided = [(value[:at], value[at + 1 :]) for at, sign in enumerate(value) if sign == "=" and at]
-            name, text = next((pair for pair in reversed(divided) if Path(pair[1]).is_file()), (name, text))
-            return name, Path(text)
-        try:
-            numbers = tuple(_number(part.strip()) for part in text.split(","))
-        except ValueError:
-            numbers = ()
-        if not name or not numbers:
-            self.fail(f"'{value}' is not like NAME=1, NAME=640,640 or NAME=FILE.npy", param, ctx)
-        return name, numbers
-
-
-class SamplesAxis(click.ParamType):
-    """``NAME:1``, or ``1`` where there is one input: the axis that counts samples."""
-
-    name = "axis"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Convert text to name (empty if left out) and axis."""
-        name, _, axis = value.rpartition(":")
-        if not re.fullmatch(r"-?\d{1,3}", axis):
-            self.fail(f"'{value}' is not an axis like NAME:1, the first being 0", param, ctx)
-        return name, int(axis)
-
-
-class Regex(click.ParamType):
-    """A regular expression."""
-
-    name = "regex"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check that the text compiles."""
-        try:
-            re.compile(value)
-        except re.error as error:
-            self.fail(f"'{value}' is not a regular expression ({error})", param, ctx)
-        return str(value)
-
-
-class RankMultiple(click.ParamType):
-    """A number, or ``auto``."""
-
-    name = "multiple"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """Convert text to a number; None for ``auto``."""
-        if value == "auto":
-            return None
-        if not (value.isascii() and value.isdigit()) or int(value) < 1:
-            self.fail(f"'{value}' is neither a number above 0 nor auto", param, ctx)
-        return int(value)
-
-
-class Methods(click.ParamType):
-    """``auto``, or names of what is allowed with commas between them."""
-
-    name = "method"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | tuple[str, ...]:
-        """Convert text to ``auto``, one name, or several."""
-        names = value if isinstance(value, tuple) else tuple(value.split(","))
-        if names == ("auto",):
-            return "auto"
-        for name in names:
-            if name not in FORMS:
-                question = did_you_mean(name, FORMS)
-                self.fail(f"'{name}' is not one of {', '.join(FORMS)}, or auto alone{question}", param, ctx)
-        return str(names[0]) if len(names) == 1 else names
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Complete the last name."""
-        *given, last = incomplete.split(",")
-        left = [name for name in ("auto", *FORMS) if name.startswith(last) and name not in given]
-        return [CompletionItem(",".join([*given, name])) for name in left if not given or name != "auto"]
-
-
-class ProviderName(click.Choice[str]):
-    """An execution provider of onnxruntime; with ``--ep-library`` any name, which the library may have."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the name where it is one of onnxruntime's own."""
-        if ctx is not None and ctx.params.get("ep_library") is not None:
-            return str(value)
-        return str(super().convert(value, param, ctx))
-
-
-class Runtimes(click.ParamType):
-    """Names of runtimes with commas between them."""
-
-    name = "runtime"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Convert text to names."""
-        names = value if isinstance(value, tuple) else tuple(value.split(","))
-        for name in names:
-            if name not in RUNTIMES:
-                self.fail(f"'{name}' is not one of {', '.join(RUNTIMES)}", param, ctx)
-        return names
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Complete the last name."""
-        *given, last = incomplete.split(",")
-        left = [name for name in RUNTIMES if name.startswith(last) and name not in given]
-        return [CompletionItem(",".join([*given, name])) for name in left]
-
-
-def _number(text: str) -> float:
-    """Return a number, an int where it is written as one: large integers stay exact."""
-    if text.lower() in {"true", "false"}:
-        return text.lower() == "true"
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
 
 
 def method_options(function: Function) -> Function:

@@ -11,7 +11,6 @@ from rich.console import Console
 from onnx_lowrank.cli.files import check_outputs
 from onnx_lowrank.cli.help import option
 from onnx_lowrank.cli.options import (
-    FilePath,
     data_files,
     data_options,
     read_data,
@@ -19,6 +18,7 @@ from onnx_lowrank.cli.options import (
     read_preprocessing,
     run_options,
 )
+from onnx_lowrank.cli.param_types import FilePath
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands.samples import save_samples

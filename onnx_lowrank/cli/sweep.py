@@ -14,7 +14,6 @@ from onnx_lowrank.cli.files import check_outputs
 from onnx_lowrank.cli.help import off_switch, option
 from onnx_lowrank.cli.messages import flags, with_flags
 from onnx_lowrank.cli.options import (
-    FilePath,
     bound_options,
     check_class_names,
     check_cost,
@@ -33,6 +32,7 @@ from onnx_lowrank.cli.options import (
     read_preprocessing,
     run_options,
 )
+from onnx_lowrank.cli.param_types import FilePath
 from onnx_lowrank.cli.program import Command
 from onnx_lowrank.cli.watch import watching
 from onnx_lowrank.commands import sweep as sweeps
