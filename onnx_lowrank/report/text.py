@@ -57,7 +57,7 @@ def headline(report: Report) -> list[str]:
         before, after = times_text(latency)
         faster, conditions = faster_text(latency), latency_conditions(latency)
         separator = "," if is_steady(latency) else ""  # behind a question mark
-        lines.append(f"latency     {before} -> {after} ms ({faster}{separator} {conditions})")
+        lines.append(labelled("latency", f"{before} -> {after} ms ({faster}{separator} {conditions})"))
     lines.append(f"calibrated  {calibration_text(report.calibration)}")
     if report.preview:
         lines.append("preview     a first look: the whole conversion takes longer and loses less")

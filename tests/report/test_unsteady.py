@@ -45,6 +45,17 @@ def test_noise_is_never_a_headline() -> None:
     )
 
 
+def test_noise_in_a_runtime_with_a_long_name_takes_two_lines() -> None:
+    runtime = {"name": "onnxruntime", "version": "1.32.0", "precision": "f32", "threads": 0}
+    times = NOISE | {"before_ms": 0.02345, "after_ms": 0.01234, "runtime": runtime}
+    lines = "\n".join(headline(replace(REPORT, latency=times))).splitlines()
+    (first,) = (number for number, line in enumerate(lines) if line.startswith("latency "))
+    assert lines[first : first + 2] == [
+        "latency     0.02345 -> 0.01234 ms (unsteady: between 2.50x and 14.00x, machine busy? batch 1,",
+        "            default threads, onnxruntime 1.32.0)",
+    ]
+
+
 def test_a_steady_speedup_has_its_bounds_beside_it() -> None:
     terminal, _, page = texts(replace(REPORT, latency=STEADY))
     assert "30 -> 16 ms (1.88x faster, 1.85 to 1.91, batch 1, default threads)" in terminal
