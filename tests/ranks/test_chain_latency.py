@@ -105,6 +105,17 @@ def test_only_methods_that_may_be_taken_are_measured(methods: tuple[str, ...], m
     assert {plan.method for plan in ChainLatency(layer, methods, 8).to_measure()} == {"kept", *measured}
 
 
+def test_three_way_chains_are_measured_unless_they_save_little() -> None:
+    """Up to three quarters of the layer's multiply-adds; of few blocks all, since lines are drawn through those."""
+    layer = conv_layer(128, 128, (3, 3), (8, 9))
+    measured = [plan for plan in ChainLatency(layer, EVERY, 4).to_measure() if plan.method == "spatial-channel"]
+    shares = [chain_macs(layer, plan) / layer.macs for plan in measured]
+    few = [max(plan.spatial or 0, plan.channel or 0) <= 8 for plan in measured]
+    assert sum(few) == 4
+    assert max(share for share, is_few in zip(shares, few, strict=True) if not is_few) <= 0.75
+    assert max(shares) > 0.4
+
+
 def test_few_blocks_are_measured_more_densely_than_many() -> None:
     layer = conv_layer(512, 512, (3, 3), (8, 8))
     ranks = [plan.channel for plan in ChainLatency(layer, ("channel",), 8).to_measure()][1:]
