@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
-from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES
+from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES, MIN_REFINED_SAMPLES
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.graph import (
     Publication,
@@ -147,6 +148,8 @@ def convert(
         if files.model is not None:
             check_apart(network.original, files.model)
         check_reachable(layers, settings, rank_block(network.provider))
+        if settings.refine == "full" and not dry_run:
+            calibration = with_samples_set_aside(calibration)
         judge = None if dry_run else open_judge(network, calibration, calibration.split.held_out, settings, monitor)
         timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
         targets = collect(network, layers, calibration, monitor)
@@ -173,6 +176,8 @@ def convert(
             result = report_on(converted, network, layers, losses, calibration, timer, monitor)
             write_texts(files.texts(result))
             return result
+        if len(calibration.split.refinement):
+            converted = with_refined_blocks(converted, network, calibration, monitor)
         original = CachedSession(open_for_comparison(network, network.model))
         with Publication() as publication:
             file, checked = written_and_verified(
@@ -531,6 +536,35 @@ def search_speedup(
     with monitor.measure("search"):
         search = largest_speedup(attempt, max_drop)
     return search.network.with_measurements(search=search)
+
+
+def with_samples_set_aside(calibration: CalibrationSet) -> CalibrationSet:
+    """Return the samples with some set aside to judge a refinement of blocks by; warn where there can be none."""
+    if find_spec("torch") is None:
+        log.warning(
+            "refine 'full': layers are refined one by one, several together only with PyTorch: "
+            "pip install 'onnx-lowrank[torch]'"
+        )
+        return calibration
+    divided = calibration.with_refinement()
+    if not len(divided.split.refinement):
+        log.warning(
+            "refine 'full': layers are refined one by one: %d samples are too few to train on some and judge by "
+            "others: pass more, %d or so",
+            calibration.images, MIN_REFINED_SAMPLES,
+        )  # fmt: skip
+    return divided
+
+
+def with_refined_blocks(
+    converted: ConvertedNetwork, network: Network, calibration: CalibrationSet, monitor: Monitor
+) -> ConvertedNetwork:
+    """Train the converted layers of each block of a few together."""
+    from onnx_lowrank.torch.blocks.refine import refine_blocks  # noqa: PLC0415  (PyTorch is optional)
+
+    with monitor.measure("refine"):
+        model, blocks = refine_blocks(network, converted.solved, calibration, converted.settings, monitor)
+    return replace(converted, model=model).with_measurements(blocks=blocks)
 
 
 def written_and_verified(

@@ -130,6 +130,16 @@ class CalibrationSet:
         split = replace(self.split, calibration=self.split.calibration[:count])
         return replace(self, split=split, positions={name: drawn[:count] for name, drawn in self.positions.items()})
 
+    def with_refinement(self) -> CalibrationSet:
+        """Return the set with a tenth of the calibration images set aside, to judge a refinement of blocks by.
+
+        It stays as it is where images are too few for that.
+        """
+        split = self.split.with_refinement(self.smallest_batch)
+        if not len(split.refinement):
+            return self
+        return replace(self.first_images(len(split.calibration)), split=split)
+
     def rows_of(self, targets: Mapping[str, TargetResponses]) -> dict[str, TargetResponses]:
         """Return the rows that belong to the calibration images, which come first, without probes, in a new dictionary.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -22,6 +22,9 @@ MAX_PREVIEW_SAMPLES = 32  # a quick look solves with as many, and verifies with 
 MAX_HELD_OUT_SAMPLES = 100
 MAX_SEARCH_SAMPLES = 4_000  # a search for a speedup measures on them: a loss of 1 % is known to 0.3 points
 MAX_VERIFICATION_SAMPLES = 2_000  # held out to verify the result of a search
+_MIN_REFINEMENT_SAMPLES, _MAX_REFINEMENT_SAMPLES = 4, 64  # set aside to judge a refinement by
+_REFINEMENT_SHARE = 10  # one in so many of those to solve with
+MIN_REFINED_SAMPLES = _MIN_REFINEMENT_SAMPLES * _REFINEMENT_SHARE
 _MIN_SAMPLE_ELEMENTS = 6_250  # a smaller sample counts as this many, which limits the batch size
 
 
@@ -37,12 +40,26 @@ class Split:
         batch_size: samples per forward pass.
         search: indices of the samples that a search for a speedup measures on, ascending, disjoint from the others;
             empty without a search.
+        refinement: indices of the samples that a refinement of blocks is judged by, disjoint from the others; empty
+            without one.
     """
 
     calibration: NDArray[np.int64]
     held_out: NDArray[np.int64]
     batch_size: int
     search: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    refinement: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def with_refinement(self, step: int) -> Split:
+        """Return the split with a tenth of the samples to solve with set aside; as it is where there are too few.
+
+        Args:
+            step: samples of a batch where that is fixed, else 1.
+        """
+        count = min(_MAX_REFINEMENT_SAMPLES, len(self.calibration) // _REFINEMENT_SHARE) // step * step
+        if count < _MIN_REFINEMENT_SAMPLES:
+            return self
+        return replace(self, calibration=self.calibration[:-count], refinement=self.calibration[-count:])
 
 
 def split_samples(

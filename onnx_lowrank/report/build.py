@@ -16,6 +16,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
+from onnx_lowrank.layers.refined_block import RefinedBlock
 from onnx_lowrank.layers.warning import ReportWarning
 from onnx_lowrank.metrics import Measured
 from onnx_lowrank.ranks.estimate import LossEstimate, predicted_error
@@ -36,8 +37,8 @@ from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
 
-_STAGES = ("collect", "ranks", "propagate", "solve", "verify", "bench")
-_STAGES_OF_SEARCH = ("collect", "ranks", "search", "verify", "bench")  # which propagates and solves many times
+_STAGES = ("collect", "ranks", "propagate", "solve")
+_STAGES_OF_SEARCH = ("collect", "ranks", "search")  # which propagates and solves many times
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,7 @@ class Measurements:
             for a dry run.
         metric: of the original and of the written file; None where none was asked for.
         found: held-out images with what both networks find in them.
+        blocks: of layers that were trained together; none without that.
     """
 
     errors: Mapping[str, SolveErrors] = field(default_factory=dict)
@@ -72,6 +74,12 @@ class Measurements:
     loss: AccuracyLoss | None = None
     metric: Measured | None = None
     found: tuple[FoundExample, ...] = ()
+    blocks: tuple[RefinedBlock, ...] = ()
+
+
+def _stages(measurements: Measurements) -> tuple[str, ...]:
+    solved = _STAGES_OF_SEARCH if measurements.search else _STAGES
+    return (*solved, *(["refine"] if measurements.blocks else []), "verify", "bench")
 
 
 def build_report(
@@ -126,7 +134,7 @@ def build_report(
             "original": (calibration.images + calibration.smallest_batch) / calibration.images,
             "converted": measurements.passes,
         },
-        seconds=monitor.seconds(_STAGES_OF_SEARCH if measurements.search else _STAGES),
+        seconds=monitor.seconds(_stages(measurements)),
         peak_memory_bytes=peak_memory_bytes(),
         latency=None if latency is None else latency.to_dict(),
         max_drop=_max_drop(settings, measurements),
@@ -135,6 +143,7 @@ def build_report(
         estimates=measurements.estimates,
         preview=settings.preview,
         metric=None if measurements.metric is None else measurements.metric.to_dict(),
+        blocks=measurements.blocks,
     )
     return replace(report, warnings=report_warnings(report, settings, measurements))
 

@@ -10,6 +10,7 @@ from typing import Any
 from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
 from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.refined_block import RefinedBlock
 from onnx_lowrank.layers.warning import ReportWarning
 from onnx_lowrank.ranks.estimate import LossEstimate
 
@@ -164,6 +165,7 @@ class Report:
         preview: whether it was a first look, which loses more than a conversion.
         metric: of the original and the converted network, as `onnx_lowrank.metrics.Measured` has it; None where none
             was asked for.
+        blocks: of layers that were trained together; none without ``refine`` `full`.
     """
 
     version: str
@@ -188,6 +190,7 @@ class Report:
     estimates: tuple[LossEstimate, ...] = ()
     preview: bool = False
     metric: dict[str, Any] | None = None
+    blocks: tuple[RefinedBlock, ...] = ()
 
     @property
     def passed(self) -> bool | None:
@@ -233,6 +236,7 @@ class Report:
             "predicted_error": self.predicted_error,
             "estimates": [estimate.to_dict() for estimate in self.estimates],
             "preview": self.preview,
+            **({"blocks": [block.to_dict() for block in self.blocks]} if self.blocks else {}),
             "forward_passes": self.forward_passes,
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

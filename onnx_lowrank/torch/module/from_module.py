@@ -51,6 +51,21 @@ def from_torch(module: nn.Module | Mapping[str, Tensor], model: str | Path | onn
     return result
 
 
+def write_weights(model: onnx.ModelProto, weights: Mapping[str, Tensor]) -> None:
+    """Write some weights into a model, in its own floating-point types.
+
+    Args:
+        model: changed in place.
+        weights: by name; those that the model does not have are left out.
+
+    Raises:
+        ModelError: a weight has another shape than the model's, or is too large for its type.
+    """
+    for name, constant in _floats(model).items():
+        if name in weights:
+            _write(constant, weights[name])
+
+
 def _is_inside(state: Mapping[str, Tensor], outside: Mapping[str, Constant], inlined: onnx.ModelProto) -> bool:
     """Whether a tensor was changed that exists only after inlining of functions, as in the module."""
     inside = _floats(inlined)

@@ -40,7 +40,7 @@ _OWN = (
     "_tables",
     "_table_keys",
 )  # attributes of the module
-_MAX_NUMBERS = 64  # in a constant that may be such a setting
+MAX_NUMBERS = 64  # in a constant that may be such a setting
 
 
 class _Source(NamedTuple):
@@ -139,11 +139,11 @@ class OnnxModule(nn.Module):
         """
         return state_keys(names, {*dir(cls), *_OWN})
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, *inputs: Value) -> Tensor | tuple[Tensor, ...]:
         """Run the graph.
 
         Args:
-            inputs: the graph's inputs, in order.
+            inputs: the graph's inputs, in order: tensors, at least one, and sizes where the graph begins behind them.
 
         Returns:
             The tensor named in `outputs`, or a tuple if there are several.
@@ -151,16 +151,17 @@ class OnnxModule(nn.Module):
         if len(inputs) != len(self.inputs):
             raise TypeError(f"{len(inputs)} inputs given, the network takes {len(self.inputs)}: {self.inputs}")
         known: dict[str, Value] = dict(zip(self.inputs, inputs, strict=True))
+        like = next(value for value in inputs if isinstance(value, Tensor))
         for step, done in zip(self._steps, self._last_uses(), strict=True):
             try:
-                known |= self._run(step, known, inputs[0])
+                known |= self._run(step, known, like)
             except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
                 error.add_note(f"in {step.kind} '{step.name}'")
                 raise
             for name in done:
                 known.pop(name, None)
         results = [known[name] if name in known else self._tensor(name) for name in self.outputs]
-        tensors = [as_tensor(value, inputs[0]) if isinstance(value, np.ndarray) else value for value in results]
+        tensors = [as_tensor(value, like) if isinstance(value, np.ndarray) else value for value in results]
         return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OnnxModule:
@@ -280,4 +281,4 @@ def _step(source: _Source) -> _Step:
 
 
 def _is_small(constant: Constant) -> bool:
-    return int(np.prod(constant.tensor.dims, dtype=np.int64)) <= _MAX_NUMBERS
+    return int(np.prod(constant.tensor.dims, dtype=np.int64)) <= MAX_NUMBERS

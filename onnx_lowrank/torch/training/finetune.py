@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 from torch import Tensor
 
 from onnx_lowrank import interruption
 from onnx_lowrank.calibrate import Preprocessing
 from onnx_lowrank.graph import read_model
-from onnx_lowrank.runtime.processors import usable_cores
 from onnx_lowrank.runtime.progress import Progress, Silent
 from onnx_lowrank.runtime.stopwatch import Stopwatch
 from onnx_lowrank.settings import FinetuneSettings
 from onnx_lowrank.torch.module.from_module import from_torch
+from onnx_lowrank.torch.threads import torch_threads
 from onnx_lowrank.torch.training.checkpoint import Checkpoint
 from onnx_lowrank.torch.training.dataset import MAX_HELD_OUT
 from onnx_lowrank.torch.training.learning_rate import find_learning_rate
@@ -101,7 +98,7 @@ def finetune(  # noqa: PLR0913  (the options of the command)
     stopwatch = Stopwatch()
     chosen = replace(settings or FinetuneSettings(), **changes)
     path = Path(checkpoint) if checkpoint else None
-    with _torch_threads(chosen.threads):
+    with torch_threads(chosen.threads):
         distillation = prepare_distillation(original, converted, data, chosen, preprocessing, validation)
         watcher = (progress or Silent()) if distillation.is_main_process else Silent()
         state = _resumed(distillation, path) if resume and path and path.exists() else _started(distillation)
@@ -208,14 +205,3 @@ def _resumed(distillation: Distillation, checkpoint: Path) -> _State:
     epochs = tuple(Epoch(epoch["loss"], Metrics(**epoch["marks"])) for epoch in notes["epochs"])
     distillation.log_once(logging.INFO, f"going on after epoch {len(epochs)} of {checkpoint}")
     return _State(notes["rate"], Metrics(**notes["before"]), epochs, notes["best"], dict(saved.best))
-
-
-@contextmanager
-def _torch_threads(count: int | None) -> Iterator[None]:
-    """Set the number of PyTorch's threads inside the block; by default no more than there are usable cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or min(before, usable_cores()))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from onnx_lowrank.graph.blocks import changed_tensors
 from onnx_lowrank.settings import Learn
 
 _MIN_PROBABILITY = 1e-12
@@ -156,20 +157,8 @@ def converted_tensors(original: onnx.GraphProto, converted: onnx.GraphProto) -> 
     Where such an output is only added to a shortcut, the sum takes its place: what is left of a branch may differ by
     much where the sum hardly does.
     """
-    producers = [{name: node for node in graph.node for name in node.output} for graph in (original, converted)]
-    weights = [{tensor.name: tensor for tensor in graph.initializer} for graph in (original, converted)]
-    both = weights[0].keys() & weights[1].keys()
-    changed = {name for name in both if weights[0][name] != weights[1][name]}
-    shared = producers[0].keys() & producers[1].keys()
-    return sorted(
-        {
-            _sum_behind(name, original)
-            for name in shared
-            if list(producers[0][name].input) != list(producers[1][name].input)
-            or not changed.isdisjoint(producers[0][name].input)
-        }
-        & shared
-    )
+    made = {name for node in converted.node for name in node.output}
+    return sorted({_sum_behind(name, original) for name in changed_tensors(original, converted)} & made)
 
 
 def _sum_behind(tensor: str, graph: onnx.GraphProto) -> str:
