@@ -60,6 +60,7 @@ from onnx_lowrank.version import __version__
 @bound_options
 @method_options
 @setting("--refine", type=click.Choice(REFINEMENTS), metavar="LEVEL", advanced=True,
+         values="none; fast: layer by layer; full: longer and, with PyTorch, blocks of layers together",
          help="Refine factors: none, fast or full.")  # fmt: skip
 @data_options
 @layer_options
