@@ -2,8 +2,9 @@
 
 Usage::
 
-    python tools/bench/ladder.py vgg16 --shared ../shared [--speedup 4] [--json ladder.json]
+    python tools/bench/ladder.py vgg16 --shared ../shared [--speedup 4] [--seed 1] [--json ladder.json]
     python tools/bench/ladder.py cifar10 --shared ../shared
+    python tools/bench/ladder.py efficientnet-lite0 --shared ../shared --speedup 1.5
 
 From weight SVD with the same share of ranks in every layer to the tool with its defaults: each row adds one step and
 has the loss on samples that were not used for solving. The steps from "order of the paper" on have the same ranks.
@@ -39,7 +40,7 @@ ALL_METHODS: dict[str, dict[str, Any]] = {
     "spatial filters and map from data, linear": {"solver": "linear"},
     "the same, nonlinear": {"refine": "none"},
     "refined (--refine fast)": {"refine": "fast"},
-    "refined longer (--refine full)": {"refine": "full"},
+    "longer, and block by block (--refine full)": {"refine": "full"},
 }
 
 
@@ -49,13 +50,14 @@ def main() -> None:
     parser.add_argument("network", choices=sorted(NETWORKS))
     parser.add_argument("--shared", type=Path, required=True, help="folder with models/ and data/")
     parser.add_argument("--speedup", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}")
     network, speedup = NETWORKS[arguments.network](arguments.shared), arguments.speedup
     print(f"{network.name}: {network.unit}", flush=True)
     uniform, _ = uniform_plan(network, speedup, "channel")
-    chosen = network.convert(speedup=speedup, dry_run=True).plan
+    chosen = network.convert(speedup=speedup, dry_run=True, seed=arguments.seed).plan
     steps = {name: {"plan": uniform, **settings} for name, settings in UNIFORM.items()}
     steps |= {name: {"speedup": speedup, "method": "channel", **settings} for name, settings in CHANNEL.items()}
     steps |= {name: {"plan": chosen, **settings} for name, settings in ALL_METHODS.items()}
@@ -63,7 +65,7 @@ def main() -> None:
     for name, settings in steps.items():
         start = time.perf_counter()
         try:
-            result = network.convert(**settings)
+            result = network.convert(seed=arguments.seed, **settings)
         except VerificationError as error:  # the lowest steps may be so bad that the tool refuses them
             print(f"{name:42} {error}", flush=True)
             continue
