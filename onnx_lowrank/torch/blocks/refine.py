@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import chain
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -85,16 +85,11 @@ class _Refinement:
         self._converted.CopyFrom(inline_all_functions(network.as_run(converted)))
         self._weights: dict[str, Tensor] = {}  # those that were trained, by name
         self._seed = settings.seed
-        self._device = torch.device("cuda" if network.provider.name == "cuda" and torch.cuda.is_available() else "cpu")
-        split, samples = calibration.split, calibration.samples
-        parts = [
-            list(iterate_batches(samples, part, split.batch_size)) for part in (split.calibration, split.refinement)
-        ]
-        self._training, self._held_out = range(len(parts[0])), range(len(parts[0]), sum(map(len, parts)))
-        max_bytes = budget_bytes(settings.memory) // 2
-        self._before, self._behind = (
-            Prefix(chain.from_iterable(parts), network.provider, max_bytes) for _ in ("converted", "original")
-        )
+        self._device = _device(network)
+        split, max_bytes = calibration.split, budget_bytes(settings.memory) // 2
+        counts = [ceil(len(part) / split.batch_size) for part in (split.calibration, split.refinement)]
+        self._training, self._held_out = range(counts[0]), range(counts[0], sum(counts))
+        self._before, self._behind = (Prefix(_batches(calibration), network.provider, max_bytes) for _ in range(2))
         self._blocks = _find_blocks(self._original, self._converted, network, calibration)
 
     def blocks(self, monitor: Monitor) -> Iterator[RefinedBlock]:
@@ -125,9 +120,8 @@ class _Refinement:
         module = to_torch(part, torch.float32).to(self._device)
         module.outputs = block.compared
         names = _trainable(module, part, self._original)
-        balance(
-            module.state_dict(), [pair for pair in factor_pairs(part.graph) if _is_inside(pair, names)], module.keys
-        )
+        pairs = [pair for pair in factor_pairs(part.graph) if _is_inside(pair, names)]
+        balance(module.state_dict(), pairs, module.keys)
         training, held_out = (
             BlockSamples(block, module.inputs, self._before, self._behind, numbers, self._device)
             for numbers in (self._training, self._held_out)
@@ -139,6 +133,12 @@ class _Refinement:
             self._weights |= found
             write_weights(self._converted, found)
         return RefinedBlock(block.compared, block.layers, trained.before, trained.after)
+
+
+def _batches(calibration: CalibrationSet) -> Iterator[Arrays]:
+    """Iterate over the samples to train on, then over those to judge by."""
+    for part in (calibration.split.calibration, calibration.split.refinement):
+        yield from iterate_batches(calibration.samples, part, calibration.split.batch_size)
 
 
 def _find_blocks(

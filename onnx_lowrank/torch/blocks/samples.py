@@ -52,9 +52,9 @@ class BlockSamples:
         self._block, self._order, self._device = block, order, device
         self._before, self._behind, self._numbers = before, behind, numbers
         inputs, targets = self._arrays(numbers[0])
-        sizes = {array.shape[:1] for array in (*inputs, *targets)}
+        counts = {array.shape[:1] for array in (*inputs, *targets)}
         # Integers may be sizes that were computed from the batch, and belong to it as a whole.
-        is_divisible = len(sizes) == 1 and all(array.dtype.kind == "f" for array in inputs)
+        is_divisible = len(counts) == 1 and all(array.dtype.kind == "f" for array in inputs)
         self._rows = len(targets[0]) if is_divisible and targets[0].ndim else None
         self._elements: int = max(prod(array.shape[1:]) for array in (*inputs, *targets))  # of a sample
 

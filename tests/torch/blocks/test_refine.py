@@ -116,6 +116,25 @@ def test_widths_and_residual_sums() -> None:
     assert result.report.macs == alone.report.macs
 
 
+def test_sizes_computed_before_a_block_stay_sizes_in_it() -> None:
+    """PyTorch's exporter computes the batch size at the front and flattens by it at the end."""
+    convolutions = "".join(f"c{n} = Conv<pads=[1,1,1,1]>(r{n - 1}, w{n})  r{n} = Relu(c{n})  " for n in range(6))
+    text = f"""g (float[N,3,8,8] x) => (float[N,10] y) {{
+        shape = Shape(x)  count = Gather(shape, first)
+        {convolutions.replace("r-1", "x")}
+        pool = GlobalAveragePool(r5)  one = Unsqueeze(count, axes)  wanted = Concat<axis=0>(one, rest)
+        flat = Reshape(pool, wanted)  y = Gemm(flat, f)
+    }}"""
+    numbers = {"first": np.int64(0), "axes": np.int64([0]), "rest": np.int64([-1]), "f": normal(0, 32, 10)}
+    model = build(text, {**weights_of(plain_network(6)), **numbers})
+    plan = RankPlan(tuple(LayerPlan(f"c{n}", "channel", 8) for n in range(1, 6)))
+    result = convert(model, {"x": images(100, 8)}, plan=plan, samples=80, refine="full", **QUICK)
+    first, second = result.report.blocks
+    assert (*first.layers, *second.layers) == ("c1", "c2", "c3", "c4", "c5")
+    assert second.tensors == ("y",)
+    assert second.before is not None
+
+
 def test_an_operator_that_pytorch_lacks_leaves_its_block_as_it_was(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
