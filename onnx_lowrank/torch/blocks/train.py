@@ -28,7 +28,7 @@ from onnx_lowrank.torch.training.muon import Muon
 from onnx_lowrank.torch.training.trainer import as_list, warmup_cosine
 
 _RATES = (5e-3, 1.5e-3)  # relative to the weights; the second where the first one gains nothing
-_STEPS = 120
+_STEPS = 80
 _LOOKS = 4  # at the held-out samples, during a training
 _MIN_GAIN = 2e-3  # relative: less may be chance
 _MAX_GRADIENT_NORM = 1.0
