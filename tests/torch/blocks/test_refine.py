@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ pytest.importorskip("torch")
 from onnx_lowrank import LayerPlan, RankPlan, Result, convert, pipeline
 from onnx_lowrank.calibrate.calibration import CalibrationSet
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.torch.blocks import refine
+from onnx_lowrank.torch.blocks import refine, train
 from tests.helpers import Array, build, filters, normal, plain_network, relative, run
 from tests.networks import images, network
 from tests.torch.pairs import weights_of
@@ -26,7 +27,14 @@ UNSEEN = images(64, 8, seed=7)
 
 def plain(refinement: str, **changes: Any) -> Result:
     settings: dict[str, Any] = {"speedup": 4, "refine": refinement, **QUICK, **changes}
-    return convert(plain_network(6), {"x": images(200, 8)}, samples=160, **settings)
+    return convert(plain_network(5), {"x": images(100, 8)}, samples=80, **settings)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_trainings() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_STEPS", 24)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,7 @@ def test_the_report_has_the_error_of_every_block(refined: Result) -> None:
     assert all(block["after"] <= block["before"] for block in blocks)
     assert any(block["after"] < 0.98 * block["before"] for block in blocks)
     assert refined.report.seconds["refine"] > 0
-    assert refined.report.calibration.images == 144  # a tenth is set aside
+    assert refined.report.calibration.images == 72  # a tenth is set aside
     assert "blocks" not in plain("none").report.to_dict()
 
 
@@ -55,8 +63,8 @@ def test_what_was_not_converted_keeps_its_bytes() -> None:
     plan = RankPlan((LayerPlan("c2", "channel", 6), LayerPlan("c3", "channel", 6)))
     result = plain("full", plan=plan)
     assert result.model is not None
-    before, after = weights_of(plain_network(6)), weights_of(result.model)
-    assert {"w0", "w1", "w4", "w5"} <= after.keys()
+    before, after = weights_of(plain_network(5)), weights_of(result.model)
+    assert {"w0", "w1", "w4"} <= after.keys()
     for name in before.keys() & after.keys():
         np.testing.assert_array_equal(before[name], after[name])
     assert [block.layers for block in result.report.blocks] == [("c2", "c3")]
@@ -88,9 +96,9 @@ def test_nothing_is_kept_that_makes_the_outputs_worse(monkeypatch: pytest.Monkey
 
 
 def test_a_full_rank_network_has_nothing_to_gain() -> None:
-    ranks = RankPlan(tuple(LayerPlan(f"c{number}", "channel", 32) for number in range(1, 6)))
+    ranks = RankPlan(tuple(LayerPlan(f"c{number}", "channel", 32) for number in range(1, 5)))
     result = plain("full", plan=ranks)
-    assert loss(result, plain_network(6), UNSEEN, "y") < 1e-4
+    assert loss(result, plain_network(5), UNSEEN, "y") < 1e-4
     assert all(block.after == block.before for block in result.report.blocks)
 
 
