@@ -306,7 +306,8 @@ def rank_losses(
     """Measure what pairs of ranks cost every eligible layer in accuracy; the same for every speedup."""
 
     def measure(layer: Layer) -> RankLosses:
-        losses = device.run(partial(measure_rank_losses, layer), targets[layer.name])
+        measured = partial(measure_rank_losses, layer, mixes_inputs=settings.mixes_inputs(layer))
+        losses = device.run(measured, targets[layer.name])
         if not settings.leaves_channels_out(layer):
             return losses
         readers = {name for group in layer.read_groups for name in group.readers}

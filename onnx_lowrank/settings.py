@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.errors import BudgetError, did_you_mean
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import Factorization, RankPlan
+from onnx_lowrank.layers.plan import Factorization, RankPlan, rank_kinds
 
 Cost = Literal["macs", "latency", "params"]
 Form = Literal[Factorization, "width"]
@@ -24,6 +24,7 @@ Selection = Literal["error", "energy"]
 DropType = Literal["absolute", "relative"]
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 RuntimeName = Literal["onnxruntime", "openvino", "openvino:f32", "ncnn", "ncnn:f32", "mnn", "litert", "tensorrt"]
+AUTO_FORMS: tuple[str, ...] = ("channel", "spatial", "spatial-channel", "width")
 COSTS, FORMS, REFINEMENTS = get_args(Cost), get_args(Form), get_args(Refinement)
 SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
 DROP_TYPES, RUNTIMES = get_args(DropType), get_args(RuntimeName)
@@ -51,9 +52,10 @@ class Settings:
     Attributes:
         speedup: whole-model target, original cost / converted cost; above 1.
         cost: what ``speedup`` counts: ``macs``, ``params``, or measured ``latency``.
-        method: ``auto``, ``spatial-channel``, ``channel`` or ``spatial``: the factorizations allowed; or ``width``: no
-            factorization, but fewer channels between layers; or several of these, as in ``("channel", "width")``.
-            ``auto`` allows all of them, the last one for what 1 x 1 convolutions and fully connected layers read.
+        method: ``auto``, ``spatial-channel``, ``channel``, ``spatial``, ``input`` or ``tucker``: the factorizations
+            allowed; or ``width``: no factorization, but fewer channels between layers; or several of these, as in
+            ``("channel", "width")``. ``auto`` allows all but ``input`` and ``tucker``, and ``width`` for what 1 x 1
+            convolutions and fully connected layers read.
         samples: calibration images; None for as many as are worth it.
         positions: positions per image and layer; None for as many as the solver needs.
         memory: gigabytes of tensors kept in memory: responses to solve for, tensors between layers, input patches of
@@ -179,7 +181,7 @@ class Settings:
     def methods(self) -> tuple[str, ...]:
         """What is allowed: factorizations, and ``width``."""
         if self.method == "auto":
-            return FORMS
+            return AUTO_FORMS
         return (self.method,) if isinstance(self.method, str) else tuple(dict.fromkeys(self.method))
 
     def changed(self, changes: Mapping[str, Any]) -> Settings:
@@ -205,6 +207,14 @@ class Settings:
         if not self.preview:
             return self
         return replace(self, refine="none", bench=False, positions=self.positions or PREVIEW_POSITIONS)
+
+    def mixes_inputs(self, layer: Layer) -> bool:
+        """Return whether a layer may come to begin with a 1 x 1 convolution, so that input ranks are to be measured."""
+        if layer.single_point:
+            return False
+        if self.plan is not None:
+            return any(entry.name == layer.name and "input" in rank_kinds(entry.method) for entry in self.plan)
+        return not {"input", "tucker"}.isdisjoint(self.methods)
 
     def leaves_channels_out(self, layer: Layer) -> bool:
         """Return whether a layer may come to read fewer channels.

@@ -19,7 +19,7 @@ from onnx_lowrank.calibrate import Propagation, iterate_batches
 from onnx_lowrank.errors import BudgetError, CalibrationError, ModelError, OutputError, RankError, VerificationError
 from onnx_lowrank.layers.factors import Convolution, FactorChain
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import largest_ranks
+from onnx_lowrank.layers.plan import FACTORIZATIONS, largest_ranks, rank_kinds
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.pipeline import open_conversion
 from onnx_lowrank.ranks import choose, depth_weights
@@ -101,11 +101,11 @@ def model_of(result: Result) -> onnx.ModelProto:
 
 
 def full_rank(model: onnx.ModelProto, feeds: Mapping[str, Array], method: str = "channel") -> RankPlan:
-    layers, _ = find(model, feeds)
-    kinds = {"channel": ("channel",), "spatial": ("spatial",), "spatial-channel": ("channel", "spatial")}[method]
-    return RankPlan(
-        tuple(LayerPlan(layer.name, method, **{kind: largest_ranks(layer)[kind] for kind in kinds}) for layer in layers)
-    )
+    entries = []
+    for layer in find(model, feeds)[0]:
+        own = "channel" if layer.single_point and "input" in rank_kinds(method) else method
+        entries.append(LayerPlan(layer.name, own, **{kind: largest_ranks(layer)[kind] for kind in rank_kinds(own)}))
+    return RankPlan(tuple(entries))
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, Array]:
@@ -150,7 +150,7 @@ def test_the_report_lists_every_layer_in_the_order_of_the_graph() -> None:
             assert layer["macs"]["before"] == layer["macs"]["after"]
             assert layer["reason"]
         else:
-            assert layer["ranks"] == {"channel": planned[layer["name"]].channel, "spatial": None}
+            assert layer["ranks"] == {"channel": planned[layer["name"]].channel, "spatial": None, "input": None}
             assert 0 < layer["error"]["solved"] <= layer["error"]["linear"] < 1
             assert 0 < layer["energy"] < 1
     assert sum(layer["macs"]["after"] for layer in report["layers"]) == report["macs"]["after"]
@@ -283,14 +283,15 @@ def test_layers_are_solved_with_what_the_converted_prefix_delivers(
 # Methods, ranks, refinement
 
 
-@pytest.mark.parametrize("method", ["spatial-channel", "channel", "spatial", "auto"])
+@pytest.mark.parametrize("method", [*FACTORIZATIONS, "auto"])
 def test_only_the_method_that_is_asked_for(method: str) -> None:
     result = converted(network(), method=method, speedup=2.5)
     found = {layer.method for layer in result.report.layers} - {"kept"}
     assert found
     # A three-way chain that costs more than two of its factors merged gives way to those.
-    allowed = {"spatial-channel", "channel", "spatial"}
-    assert found <= (allowed if method in {"auto", "spatial-channel"} else {method})
+    spatial = {"spatial-channel", "channel", "spatial"}
+    allowed = {"auto": spatial, "spatial-channel": spatial, "tucker": {"tucker", "channel", "input"}}
+    assert found <= allowed.get(method, {method})
     x = images(99)
     assert relative(run(network(), {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.1
 
@@ -417,7 +418,7 @@ def networks(draw: st.DrawFn) -> tuple[onnx.ModelProto, Array]:
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-@given(networks(), st.sampled_from(["channel", "spatial", "spatial-channel"]))
+@given(networks(), st.sampled_from(FACTORIZATIONS))
 def test_full_rank_reproduces_any_network(case: tuple[onnx.ModelProto, Array], method: str) -> None:
     model, x = case
     before = run(model, {"x": x})["y"]
@@ -784,7 +785,7 @@ def test_choices_there_are_not(setting: str, allowed: str) -> None:
 
 @pytest.mark.parametrize("method", ["magic", "channel,width", ("channel", "magic"), ("auto", "width"), ()])
 def test_methods_there_are_not(method: Any) -> None:
-    wanted = "method must be auto, or one or several of channel, spatial, spatial-channel, width"
+    wanted = "method must be auto, or one or several of channel, spatial, spatial-channel, input, tucker, width"
     with pytest.raises(ValueError, match=re.escape(f"{wanted}, got {method!r}")):
         Settings(method=method)
 

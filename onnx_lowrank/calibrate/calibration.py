@@ -186,8 +186,9 @@ def calibration_set(
 
 def _probed_rows(layer: Layer, settings: Settings, *, for_width: bool) -> int:
     """Return how many rows of a layer have their input patch kept, to choose ranks, and widths where asked for."""
-    spatial = settings.plan is not None or not set(settings.methods) <= {"channel", "width"}
-    rows = _PROBED_ROWS if spatial and layer.separable and not layer.depthwise else 0
+    spatial = settings.plan is not None or not {"spatial", "spatial-channel"}.isdisjoint(settings.methods)
+    measured = (spatial and layer.separable) or settings.mixes_inputs(layer)
+    rows = _PROBED_ROWS if measured and not layer.depthwise else 0
     if for_width:
         affordable = min(_MAX_WIDTH_ROWS, _MAX_WIDTH_BYTES // (4 * layer.weight[0].size))
         rows = max(rows, affordable, _MIN_ROWS_PER_CHANNEL * layer.channels)

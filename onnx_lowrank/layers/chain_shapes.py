@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from onnx_lowrank.layers.layer import Geometry, Layer, pointwise
-from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.plan import LayerPlan, rank_kinds
 
 
 class ConvolutionShape(NamedTuple):
@@ -49,10 +49,16 @@ def chain_shapes(layer: Layer, plan: LayerPlan) -> tuple[ConvolutionShape, ...]:
         return (ConvolutionShape(layer.weight.shape, geometry, groups, layer.work_size),)
     if plan.method == "width":
         return (ConvolutionShape((filters, _rank(plan.width), *kernel), geometry, groups, layer.work_size),)
-    channel = filters // groups if plan.method == "spatial" else _rank(plan.channel)
-    last = ConvolutionShape((filters, channel, *[1] * len(kernel)), pointwise(len(kernel)), groups, positions)
+    channel = _rank(plan.channel) if "channel" in rank_kinds(plan.method) else filters // groups
+    single, alone = [1] * len(kernel), pointwise(len(kernel))
+    last = ConvolutionShape((filters, channel, *single), alone, groups, positions)
     if plan.method == "channel":
         return ConvolutionShape((groups * channel, inputs, *kernel), geometry, groups, layer.work_size), last
+    if "input" in rank_kinds(plan.method):
+        mixed = _rank(plan.input)
+        first = ConvolutionShape((groups * mixed, inputs, *single), alone, groups, layer.input_size)
+        middle = ConvolutionShape((groups * channel, mixed, *kernel), geometry, groups, layer.work_size)
+        return (first, middle) if plan.method == "input" else (first, middle, last)
     spatial = _rank(plan.spatial)
     height, width = kernel
     along_height, along_width = geometry.by_axis

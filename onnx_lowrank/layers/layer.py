@@ -191,6 +191,11 @@ class Layer:
         return self.stored[0].kind if self.stored and self.stored[0].nbytes < self.weight.nbytes else None
 
     @property
+    def single_point(self) -> bool:
+        """Whether its kernel has one point, as those of 1 x 1 convolutions and fully connected layers."""
+        return prod(self.kernel) == 1
+
+    @property
     def separable(self) -> bool:
         """Whether it can be factorized into a vertical and a horizontal convolution."""
         return len(self.kernel) == 2 and max(self.kernel) > 1

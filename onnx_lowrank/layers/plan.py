@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, get_args
 
 from onnx_lowrank.errors import RankError
 from onnx_lowrank.layers.layer import Layer
 
-Factorization = Literal["channel", "spatial", "spatial-channel"]
+Factorization = Literal["channel", "spatial", "spatial-channel", "input", "tucker"]
 FACTORIZATIONS = get_args(Factorization)
 METHODS = ("kept", *FACTORIZATIONS)
 PLANNED_METHODS = (*METHODS, "width")
-_RANKS = {
+_RANKS: Mapping[str, tuple[str, ...]] = {
     "kept": (),
     "channel": ("channel",),
     "spatial": ("spatial",),
     "spatial-channel": ("channel", "spatial"),
+    "input": ("input",),
+    "tucker": ("input", "channel"),
     "width": (),
 }
 
@@ -29,7 +32,7 @@ class LayerPlan:
 
     Attributes:
         name: the layer's name.
-        method: ``kept``, ``channel``, ``spatial``, ``spatial-channel`` or ``width``.
+        method: ``kept``, ``channel``, ``spatial``, ``spatial-channel``, ``input``, ``tucker`` or ``width``.
         channel: rank d' in front of the last 1 x 1 convolution, of each group; None where the method has none.
         spatial: rank d'' between the kh x 1 and the 1 x kw convolution, of each group; None where the method has none.
         energy: share of the response's energy these ranks keep, 0 to 1.
@@ -37,6 +40,7 @@ class LayerPlan:
         width: channels of its input that are left, the others are not made any more; None where it does not choose
             them itself.
         resolved: whether the layer keeps its shape but has its weights solved anew, for the inputs that it gets now.
+        input: rank between a first 1 x 1 and the kh x kw convolution, of each group; None where the method has none.
     """
 
     name: str
@@ -47,6 +51,7 @@ class LayerPlan:
     reason: str | None = None
     width: int | None = None
     resolved: bool = False
+    input: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the layer in `RankPlan.to_json`."""
@@ -148,13 +153,27 @@ class RankPlan:
         return zip(layers, self, strict=True)
 
 
-def largest_ranks(layer: Layer) -> Mapping[str, int]:
-    """Return the highest useful rank per kind, of one group: ``channel`` d, ``spatial`` min(c * kh, d * kw).
+def rank_kinds(method: str) -> tuple[str, ...]:
+    """Return the kinds of ranks that a method has: ``channel``, ``spatial``, ``input``; none where it is ``kept``.
 
-    ``width``, the channels that the layer reads, is there only where some of them can be left out.
+    >>> rank_kinds("tucker")
+    ('input', 'channel')
+    """
+    return _RANKS[method]
+
+
+def largest_ranks(layer: Layer) -> Mapping[str, int]:
+    """Return the highest useful rank per kind, of one group.
+
+    They are ``channel`` d, ``spatial`` min(c * kh, d * kw), and ``input`` min(c, d * kh * kw). ``width``, the channels
+    that the layer reads, is there only where some of them can be left out.
     """
     channels, filters, kernel = layer.channels // layer.groups, layer.filters // layer.groups, layer.kernel
-    ranks = {"channel": filters, "spatial": min(channels * kernel[0], filters * kernel[-1])}
+    ranks = {
+        "channel": filters,
+        "spatial": min(channels * kernel[0], filters * kernel[-1]),
+        "input": min(channels, filters * prod(kernel)),
+    }
     return {**ranks, "width": layer.channels} if layer.narrowable else ranks
 
 
@@ -180,6 +199,11 @@ def _check(layer: Layer, entry: LayerPlan) -> None:
         raise RankError(
             f"{layer.op} '{layer.name}': a {len(layer.kernel)}-D convolution has no spatial decomposition, got method "
             f"'{entry.method}': use 'channel' or 'kept' in the plan"
+        )
+    if "input" in _RANKS[entry.method] and layer.single_point:
+        raise RankError(
+            f"{layer.op} '{layer.name}': a kernel of one point has no other convolution between two of 1 x 1, got "
+            f"method '{entry.method}': use 'channel' or 'kept' in the plan"
         )
     if entry.method == "width" and not layer.narrowable:
         raise RankError(

@@ -7,7 +7,7 @@ Three-way chains that save little take longest to measure and are hardly ever ch
 
 | code     | meaning                                      | shape  |
 |----------|----------------------------------------------|--------|
-| spatial  | measured numbers of spatial blocks           | (a,)   |
+| spatial  | measured numbers of spatial or input blocks  | (a,)   |
 | channel  | measured numbers of channel blocks           | (b,)   |
 | times    | milliseconds of the chains with these blocks | (a, b) |
 """
@@ -25,9 +25,11 @@ from scipy.interpolate import RegularGridInterpolator
 
 from onnx_lowrank.layers.cost import chain_macs
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, largest_ranks
+from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, largest_ranks, rank_kinds
 
 _MEASURED_BLOCKS = (1, 2, 4, 16)  # and the largest number that saves multiply-adds
+# Two-way chains that may take the place of a three-way one.
+_TAKING_THE_PLACE = {"spatial-channel": ("channel", "spatial"), "tucker": ("input", "channel")}
 _MAX_SHARE = 0.75  # of the layer's multiply-adds, in three-way chains that are measured
 
 
@@ -42,12 +44,9 @@ class ChainLatency:
 
     def __init__(self, layer: Layer, methods: Sequence[str], block: int) -> None:
         self._layer, self._block = layer, block
-        # A two-way chain may take the place of a three-way one.
-        methods = [*FACTORIZATIONS, *({"width"} & set(methods))] if "spatial-channel" in methods else methods
-        self._grids = {
-            method: (_grid(layer, method, "spatial", block), _grid(layer, method, _last_kind(method), block))
-            for method in methods
-        }
+        replacing = {each for method in methods for each in _TAKING_THE_PLACE.get(method, ())}
+        methods = [method for method in (*FACTORIZATIONS, "width") if method in {*methods, *replacing}]
+        self._grids = {method: tuple(_grid(layer, method, kind, block) for kind in _axes(method)) for method in methods}
         self._times: dict[str, NDArray[np.float64]] = {}
         self._kept = inf
 
@@ -78,8 +77,8 @@ class ChainLatency:
         if plan.method == "kept":
             return self._kept
         times = self._times[plan.method]
-        columns = plan.width if plan.method == "width" else plan.channel
-        row, column = (-(-(rank or self._block) // self._block) - 1 for rank in (plan.spatial, columns))
+        ranks = (getattr(plan, kind) for kind in _axes(plan.method))
+        row, column = (-(-(rank or self._block) // self._block) - 1 for rank in ranks)
         inside = row < times.shape[0] and column < times.shape[1]
         return float(times[row, column]) if inside else inf
 
@@ -87,10 +86,10 @@ class ChainLatency:
         """Return the plans to measure by their places in the grid."""
         largest = largest_ranks(self._layer)
         plans = {}
+        kinds = _kinds(method)
         for (row, spatial), (column, channel) in product(*map(enumerate, self._grids[method])):
-            whole_blocks = {"spatial": spatial * self._block, _last_kind(method): channel * self._block}
-            kinds = [kind for kind in whole_blocks if kind in method.split("-")]
-            ranks: dict[str, Any] = {kind: min(whole_blocks[kind], largest[kind]) for kind in kinds}
+            blocks = dict(zip(_axes(method), (spatial, channel), strict=True))
+            ranks: dict[str, Any] = {kind: min(blocks[kind] * self._block, largest[kind]) for kind in kinds}
             plan = LayerPlan(self._layer.name, method, **ranks)
             is_guessed = len(kinds) > 1 and max(row, column) > 1
             if not is_guessed or chain_macs(self._layer, plan) <= _MAX_SHARE * self._layer.macs:
@@ -98,14 +97,19 @@ class ChainLatency:
         return plans
 
 
-def _last_kind(method: str) -> str:
-    """Return the kind of rank along the second axis of a method's table."""
-    return "width" if method == "width" else "channel"
+def _kinds(method: str) -> tuple[str, ...]:
+    """Return the kinds of ranks that a method has, widths among them."""
+    return ("width",) if method == "width" else rank_kinds(method)
+
+
+def _axes(method: str) -> tuple[str, str]:
+    """Return the kinds of rank along both axes of a method's table; there is one block along those it lacks."""
+    return "input" if "input" in _kinds(method) else "spatial", "width" if method == "width" else "channel"
 
 
 def _grid(layer: Layer, method: str, kind: str, block: int) -> list[int]:
     """Return the numbers of blocks to measure of one kind of rank, up to the largest that saves multiply-adds."""
-    kinds = method.split("-")
+    kinds = _kinds(method)
     if kind not in kinds:
         return [1]
     largest = largest_ranks(layer)

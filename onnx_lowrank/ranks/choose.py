@@ -133,12 +133,13 @@ def check_reachable(layers: LayerSet, settings: Settings, block: int) -> None:
 def _no_losses(layer: Layer, settings: Settings) -> RankLosses:
     """Return losses of 0 whatever the ranks, for the options that a layer has before any of them is measured."""
     largest = largest_ranks(layer)
-    channel, spatial = (np.array([largest[kind]], np.int64) for kind in ("channel", "spatial"))
+    channel, spatial, input_ = (np.array([largest[kind]], np.int64) for kind in ("channel", "spatial", "input"))
     widths = None
     if settings.leaves_channels_out(layer):
         channels = layer.channels
         widths = WidthLosses(np.arange(channels, dtype=np.int64), np.array([channels], np.int64), np.zeros(1))
-    return RankLosses(channel, spatial, np.zeros((1, 1)), widths=widths)
+    none = np.zeros((1, 1))
+    return RankLosses(channel, spatial, none, widths=widths, input=input_, input_errors=none)
 
 
 def _counted(
@@ -361,6 +362,4 @@ def _with_energy(layer: Layer, entry: LayerPlan, losses: RankLosses) -> LayerPla
                 "some, or use 'kept' in the plan"
             )
         return replace(entry, energy=1 - float(losses.widths.error(np.array(entry.width))))
-    largest = largest_ranks(layer)
-    channel, spatial = (entry.channel or largest["channel"]), (entry.spatial or largest["spatial"])
-    return replace(entry, energy=1 - float(losses.error(np.array(channel), np.array(spatial))))
+    return replace(entry, energy=1 - float(losses.of_plans(layer, [entry])[0]))

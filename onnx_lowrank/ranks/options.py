@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
 from onnx_lowrank.layers.cost import end_shares
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
+from onnx_lowrank.layers.plan import LayerPlan, largest_ranks, rank_kinds
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.select import Option
 
@@ -28,8 +30,8 @@ def layer_options(layer: Layer, losses: RankLosses, cost: Cost, methods: Sequenc
         losses: relative error of every pair of ranks.
         cost: cost of a layer as planned, in the budget's unit.
         methods: factorizations allowed, and ``width``. Layers with a 1 x 1, 1-D or 3-D kernel get ``channel`` instead
-            of the spatial ones; where a three-way chain costs more than two of its factors merged, the two-way one is
-            taken.
+            of the spatial ones, and with a 1 x 1 kernel instead of ``input`` and ``tucker``; where a
+            three-way chain costs more than two of its factors merged, the two-way one is taken.
         multiple: ranks are multiples of this; its half, quarter and so on are added, so that layers with few filters
             can be factorized too.
 
@@ -45,13 +47,10 @@ def layer_options(layer: Layer, losses: RankLosses, cost: Cost, methods: Sequenc
         if not widths:
             kept = replace(kept, reason="no factorization of it costs less")
         return [Option(kept, kept_cost, kept_cost), *widths]
-    largest = largest_ranks(layer)
-    channel = np.array([plan.channel or largest["channel"] for plan, _ in cheaper], np.int64)
-    spatial = np.array([plan.spatial or largest["spatial"] for plan, _ in cheaper], np.int64)
-    energies = 1 - losses.error(channel, spatial)
+    energies = 1 - losses.of_plans(layer, [plan for plan, _ in cheaper])
     options = [Option(kept, kept_cost, kept_cost)]
     for (plan, option_cost), energy in zip(cheaper, energies.tolist(), strict=True):
-        options.append(Option(LayerPlan(plan.name, plan.method, plan.channel, plan.spatial, energy), option_cost))
+        options.append(Option(replace(plan, energy=energy), option_cost))
     return options + widths
 
 
@@ -65,11 +64,21 @@ def with_scaled_costs(layer: Layer, options: Sequence[Option]) -> list[Option]:
 
 
 def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
-    """Return what a layer can get: 1 x 1, 1-D and 3-D kernels have no spatial factorizations, few layers widths."""
-    factorizations = [method for method in methods if method != "width"]
-    if factorizations and not layer.separable:
-        factorizations = ["channel"]
+    """Return what a layer can get: 1 x 1, 1-D and 3-D kernels have no spatial factorizations, few layers widths.
+
+    Those of 1 x 1 have none that begins with a 1 x 1 convolution either.
+    """
+    wanted = [method for method in methods if method != "width"]
+    factorizations = [method for method in wanted if _fits(layer, method)]
+    if len(factorizations) < len(wanted) and "channel" not in factorizations:
+        factorizations.append("channel")
     return [*factorizations, "width"] if "width" in methods and layer.narrowable else factorizations
+
+
+def _fits(layer: Layer, method: str) -> bool:
+    """Return whether a layer's kernel can be split so."""
+    kinds = rank_kinds(method)
+    return not ("spatial" in kinds and not layer.separable) and not ("input" in kinds and layer.single_point)
 
 
 def _widths(layer: Layer, losses: RankLosses, cost: Cost, multiple: int) -> list[Option]:
@@ -93,23 +102,29 @@ def _factorizations(
 ) -> Iterator[tuple[LayerPlan, float]]:
     """Yield every plan that the methods allow and its cost; energies are not known yet."""
 
-    def priced(method: str, channel: int | None, spatial: int | None) -> tuple[LayerPlan, float]:
-        plan = LayerPlan(layer.name, method, channel, spatial)
+    def priced(method: str, ranks: Mapping[str, Any]) -> tuple[LayerPlan, float]:
+        plan = LayerPlan(layer.name, method, **ranks)
         return plan, cost(layer, plan)
 
+    def two_way(kind: str, *three_way: str) -> list[tuple[LayerPlan, float]]:
+        """Price chains with one kind of rank, where they are allowed or may take the place of a three-way one."""
+        wanted = {kind, *three_way} & set(methods)
+        return [priced(kind, {kind: rank}) for rank in grid[kind]] if wanted else []
+
     grid = {kind: rank_grid(largest, multiple) for kind, largest in largest_ranks(layer).items()}
-    three_way = "spatial-channel" in methods
-    channels = [priced("channel", rank, None) for rank in grid["channel"] if three_way or "channel" in methods]
-    spatials = [priced("spatial", None, rank) for rank in grid["spatial"] if three_way or "spatial" in methods]
-    if "channel" in methods:
-        yield from channels
-    if "spatial" in methods:
-        yield from spatials
-    if three_way:
-        for by_channel in channels:
-            for by_space in spatials:
-                chain = priced("spatial-channel", by_channel[0].channel, by_space[0].spatial)
-                yield min(by_channel, by_space, chain, key=itemgetter(1))
+    channels = two_way("channel", "spatial-channel", "tucker")
+    spatials, inputs = two_way("spatial", "spatial-channel"), two_way("input", "tucker")
+    for kind, chains in (("channel", channels), ("spatial", spatials), ("input", inputs)):
+        if kind in methods:
+            yield from chains
+    if "spatial-channel" in methods:
+        for by_channel, by_space in product(channels, spatials):
+            chain = priced("spatial-channel", {"channel": by_channel[0].channel, "spatial": by_space[0].spatial})
+            yield min(by_channel, by_space, chain, key=itemgetter(1))
+    if "tucker" in methods:
+        for by_channel, by_input in product(channels, inputs):
+            chain = priced("tucker", {"channel": by_channel[0].channel, "input": by_input[0].input})
+            yield min(by_channel, by_input, chain, key=itemgetter(1))
 
 
 def rank_grid(largest: int, multiple: int) -> list[int]:

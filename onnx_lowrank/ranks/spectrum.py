@@ -82,7 +82,7 @@ def energy_losses(layer: Layer, responses: NDArray[Any]) -> RankLosses:
         responses: its responses in the original network, shape (n, d).
 
     Returns:
-        Losses at every channel rank and at the largest spatial rank only.
+        Losses at every channel rank, and at the largest spatial and input ranks only.
 
     References:
         Zhang et al. 2015, arXiv:1505.06798, rank selection for whole-model acceleration.
@@ -90,4 +90,6 @@ def energy_losses(layer: Layer, responses: NDArray[Any]) -> RankLosses:
     largest = largest_ranks(layer)
     kept = response_energies(layer, responses)
     ranks = np.arange(1, largest["channel"] + 1)
-    return RankLosses(ranks, np.array([largest["spatial"]]), 1 - kept[1:, None], kept)
+    spatial, input_ = (np.array([largest[kind]], np.int64) for kind in ("spatial", "input"))
+    lost = 1 - kept[1:, None]
+    return RankLosses(ranks, spatial, lost, kept, input=input_, input_errors=lost)

@@ -28,6 +28,7 @@ def layer_columns(report: Report, kernels: Mapping[str, tuple[int, ...]]) -> lis
         Column("weight", [_shape_cell(kernels.get(layer.name)) for layer in layers]),
         words("method", [layer.method for layer in layers]),
         counts("spatial rank", [layer.spatial for layer in layers]),
+        *without_empty([counts("input rank", [layer.input for layer in layers])]),
         counts("channel rank", [layer.channel for layer in layers]),
         *without_empty([counts("width", [layer.width for layer in layers])]),
         short_counts("MACs before", [layer.macs[0] for layer in layers]),

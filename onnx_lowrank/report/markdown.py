@@ -104,7 +104,7 @@ def _layer_row(layer: LayerReport) -> Sequence[str]:
 
 
 def _ranks(layer: LayerReport) -> Sequence[tuple[str, int | None]]:
-    return ("spatial", layer.spatial), ("channel", layer.channel), ("width", layer.width)
+    return ("spatial", layer.spatial), ("input", layer.input), ("channel", layer.channel), ("width", layer.width)
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -209,6 +209,8 @@ def _chosen(layer: LayerReport, energies: NDArray[np.float64]) -> str:
         return "kept unchanged"
     if layer.width is not None:
         return f"reads {layer.width} channels"
+    if layer.input is not None and layer.channel is None:
+        return f"input rank {layer.input}, all channels"
     if layer.channel is None:
         return f"spatial rank {layer.spatial}, all channels"
     return f"rank {layer.channel} of {len(energies) - 1} keeps {share_text(float(energies[layer.channel]))}"

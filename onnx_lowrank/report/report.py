@@ -22,7 +22,7 @@ class LayerReport:
     Attributes:
         name: the layer's name.
         op: ONNX operator.
-        method: ``kept``, ``channel``, ``spatial``, ``spatial-channel`` or ``width``.
+        method: ``kept``, ``channel``, ``spatial``, ``spatial-channel``, ``input``, ``tucker`` or ``width``.
         reason: why the layer is kept, or why its factors come from the weights alone; None otherwise.
         channel: channel rank, or None.
         spatial: spatial rank, or None.
@@ -32,6 +32,7 @@ class LayerReport:
         errors: relative errors after the activation on calibration samples; None if nothing was solved.
         milliseconds: measured latency before and after; None if it was not measured.
         width: channels of its input that are left, or None.
+        input: input rank, or None.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LayerReport:
     errors: SolveErrors | None
     milliseconds: tuple[float, float] | None = None
     width: int | None = None
+    input: int | None = None
 
     @staticmethod
     def of_skipped(layer: SkippedLayer, macs: int | None = None) -> LayerReport:
@@ -92,6 +94,7 @@ class LayerReport:
             errors,
             milliseconds,
             plan.width,
+            plan.input,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +106,7 @@ class LayerReport:
             "op": self.op,
             "method": self.method,
             "reason": self.reason,
-            "ranks": {"channel": self.channel, "spatial": self.spatial},
+            "ranks": {"channel": self.channel, "spatial": self.spatial, "input": self.input},
             "width": self.width,
             "macs": {"before": self.macs[0], "after": self.macs[1]},
             "activation": self.activation,

@@ -420,7 +420,8 @@ def share_text(share: float) -> str:
 
 
 def _row(layer: LayerReport) -> list[str]:
-    ranks = "+".join(str(rank) for rank in (layer.spatial, layer.channel, layer.width) if rank is not None)
+    kinds = layer.spatial, layer.input, layer.channel, layer.width
+    ranks = "+".join(str(rank) for rank in kinds if rank is not None)
     kept = layer.method == "kept"
     return [
         layer.name,

@@ -112,7 +112,7 @@ def _checked(machine: Machine, milliseconds: dict[str, float]) -> LatencyTable:
 
 
 def _ranks(plan: LayerPlan) -> tuple[tuple[str, int | None], ...]:
-    return ("channel", plan.channel), ("spatial", plan.spatial), ("width", plan.width)
+    return ("channel", plan.channel), ("spatial", plan.spatial), ("input", plan.input), ("width", plan.width)
 
 
 def network_key(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> str:

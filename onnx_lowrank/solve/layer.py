@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.layers.factors import Convolution, FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
+from onnx_lowrank.layers.plan import LayerPlan, largest_ranks, rank_kinds
 from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import namespace, squares
 from onnx_lowrank.solve.balance import balanced
 from onnx_lowrank.solve.channel import solve_channel
 from onnx_lowrank.solve.depthwise import solve_depthwise
 from onnx_lowrank.solve.spatial_channel import solve_spatial
+from onnx_lowrank.solve.tucker import solve_tucker
 from onnx_lowrank.solve.width import FULL_EFFORT, WidthEffort, solve_width
 
 
@@ -32,14 +33,14 @@ def solve_layer(
 ) -> FactorChain:
     """Solve one layer as planned.
 
-    Use `solve_channel` or `solve_spatial` directly for a layer without groups whose method is known.
+    Use `solve_channel`, `solve_spatial` or `solve_tucker` directly for a layer without groups whose method is known.
 
     Args:
         layer: the original layer.
         responses: its sampled rows.
         plan: method and ranks; ``kept`` to solve the layer anew as it is.
         solver: see `onnx_lowrank.solve.reconstruct`.
-        refinement: ``none``, ``fast`` or ``full``, of spatial and spatial-channel chains.
+        refinement: ``none``, ``fast`` or ``full``, of all chains but channel ones.
         kept: channels of its input that are not left out, ascending; None where all stay.
         effort: how much is tried for a layer that keeps its shape, or loses channels alone.
 
@@ -56,9 +57,13 @@ def solve_layer(
         return _grouped(layer, responses, plan, solver, refinement)
     if plan.method == "channel" and plan.channel is not None:
         return balanced(solve_channel(layer, responses, plan.channel, solver=solver), responses.patches)
-    if plan.method in ("spatial", "spatial-channel") and plan.spatial is not None:
-        channel = plan.channel if plan.method == "spatial-channel" else None
+    kinds = rank_kinds(plan.method)
+    channel = plan.channel if "channel" in kinds else None
+    if "spatial" in kinds and plan.spatial is not None:
         chain = solve_spatial(layer, responses, plan.spatial, channel, solver=solver, refinement=refinement)
+        return balanced(chain, responses.patches)
+    if "input" in kinds and plan.input is not None:
+        chain = solve_tucker(layer, responses, plan.input, channel, solver=solver, refinement=refinement)
         return balanced(chain, responses.patches)
     raise ValueError(f"{layer.op} '{layer.name}': nothing to solve for method {plan.method!r}")
 
@@ -70,14 +75,16 @@ def _of_fewer_channels(
     (whole,) = solve_width(layer, responses, kept).convolutions
     bias = layer.bias if whole.bias is None else whole.bias.astype(layer.bias.dtype)
     narrow = replace(layer, weight=whole.weight[:, kept].astype(layer.weight.dtype), bias=bias)
-    largest = largest_ranks(narrow)["spatial"]
-    fitting = plan if plan.spatial is None else replace(plan, spatial=min(plan.spatial, largest))
+    largest, planned = largest_ranks(narrow), plan.input or plan.spatial or 0
+    spatial = None if plan.spatial is None else min(plan.spatial, largest["spatial"])
+    mixed = None if plan.input is None else min(plan.input, largest["input"])
+    fitting = replace(plan, spatial=spatial, input=mixed)
     chain = solve_layer(narrow, responses.part(kept, slice(None)), fitting, solver, refinement)
     first, *others = chain.convolutions
     weight = np.zeros((len(first.weight), layer.channels, *first.weight.shape[2:]))
     weight[:, kept] = first.weight
     first = replace(first, weight=weight)
-    if plan.spatial is not None and (missing := plan.spatial - len(weight)) > 0:  # as many as planned, of no effect
+    if (missing := planned - len(weight)) > 0:  # as many as planned, of no effect
         second, *rest = others
         first = replace(first, weight=_padded(weight, 0, missing))
         others = [replace(second, weight=_padded(second.weight, 1, missing)), *rest]

@@ -6,7 +6,8 @@ than they do at every pair of ranks, and about equally so. The error of a pair i
 
     error(d', d'') = || r(Y + s) - r(Y' + s) ||_F^2 / || r(Y + s) - mean ||_F^2,   0 .. 1
 
-measured at some pairs and interpolated between them, in the logarithm.
+measured at some pairs and interpolated between them, in the logarithm. Pairs of a channel and an input rank are those
+of the layer with its kernel in a row (`kernel_row`).
 
 | code      | meaning                                              | shape        |
 |-----------|------------------------------------------------------|--------------|
@@ -19,7 +20,8 @@ Use `solve_layer` for the error of a solution: this one ranks pairs, in a fracti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,12 +34,15 @@ from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, on_host, squares
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 from onnx_lowrank.linalg.symmetric import leading_directions
+from onnx_lowrank.solve.kernel_row import layer_in_a_row, targets_in_a_row
 
 MEASURED_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)  # of the largest rank
 MAX_ROWS = 500  # that errors are measured on
 
 
-def measure_rank_losses(layer: Layer, targets: TargetResponses, rows: int = MAX_ROWS) -> RankLosses:
+def measure_rank_losses(
+    layer: Layer, targets: TargetResponses, rows: int = MAX_ROWS, *, mixes_inputs: bool = False
+) -> RankLosses:
     """Measure what pairs of ranks cost.
 
     Args:
@@ -45,21 +50,35 @@ def measure_rank_losses(layer: Layer, targets: TargetResponses, rows: int = MAX_
         targets: its responses in the original network, in NumPy or on the device to work on; spatial ranks are
             measured where there is a probe.
         rows: at most to measure errors on, evenly spread; directions and filters come from all there are.
+        mixes_inputs: whether input ranks are measured too, where there is a probe.
 
     Returns:
         The errors; those of all groups together where there are several, by the ranks of each.
     """
-    spectra, parts = [], []
+    spectra, parts, in_rows = [], [], []
     for part, inputs, outputs in layer.parts:
         of_part = targets.part(inputs, outputs)
         eigenvalues, directions = _spectrum(of_part.responses)
         spectra.append(eigenvalues)
         parts.append(_measure(part, of_part, directions, rows))
-    channel, spatial = parts[0][0], parts[0][1]
+        if mixes_inputs:
+            in_rows.append(_measure(layer_in_a_row(part), targets_in_a_row(of_part), directions, rows))
+    channel, spatial, table = _of_all(parts)
+    losses = RankLosses(channel, spatial, table, energy_shares(np.sum(spectra, axis=0)))
+    if not mixes_inputs:
+        return losses
+    _, input_, table = _of_all(in_rows)
+    return replace(losses, input=input_, input_errors=table)
+
+
+def _of_all(
+    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], float]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return channel ranks, spatial ranks and relative squared errors, (channel, spatial), of all groups together."""
     size = sum(part[3] for part in parts) or 1.0
     errors = np.sum([part[2] for part in parts], axis=0) / size
     table = np.minimum.accumulate(np.minimum.accumulate(errors.T, axis=0), axis=1)
-    return RankLosses(channel, spatial, np.minimum(table, 1.0), energy_shares(np.sum(spectra, axis=0)))
+    return parts[0][0], parts[0][1], np.minimum(table, 1.0)
 
 
 def _measure(

@@ -66,13 +66,31 @@ def test_ranks_changed_by_hand_are_the_ranks_of_the_model(folder: Path) -> None:
     assert entries("q.json") == entries("p.json")
     found = {layer["name"]: layer for layer in json.loads(Path("r.json").read_text())["layers"]}
     assert [(found[name]["method"], found[name]["ranks"]) for name in ("c1", "c2", "c3")] == [
-        ("kept", {"channel": None, "spatial": None}),
-        ("channel", {"channel": 5, "spatial": None}),
-        ("spatial-channel", {"channel": 7, "spatial": 9}),
+        ("kept", {"channel": None, "spatial": None, "input": None}),
+        ("channel", {"channel": 5, "spatial": None, "input": None}),
+        ("spatial-channel", {"channel": 7, "spatial": 9, "input": None}),
     ]
     assert json.loads(Path("r.json").read_text())["speedup"]["requested"] is None
     shapes = [list(tensor.dims) for tensor in onnx.load("o.onnx").graph.initializer]
     for wanted in ([16, 3, 3, 3], [5, 16, 3, 3], [16, 5, 1, 1], [9, 16, 3, 1], [7, 9, 1, 3], [16, 7, 1, 1]):
+        assert wanted in shapes
+    assert [16, 16, 3, 3] not in shapes
+
+
+def test_a_plan_with_an_input_rank(folder: Path) -> None:
+    def edit(layers: dict[str, dict[str, Any]]) -> None:
+        layers["c1"] |= {"method": "kept", "ranks": {}}
+        layers["c2"] |= {"method": "input", "ranks": {"input": 5}}
+        layers["c3"] |= {"method": "tucker", "ranks": {"channel": 7, "input": 9}}
+
+    edited(edit)
+    works("in.onnx", "o.onnx", "--plan", "p.json", "--report", "r.json", "--save-plan", "q.json", *COMMON)
+    assert entries("q.json") == entries("p.json")
+    found = {layer["name"]: layer for layer in json.loads(Path("r.json").read_text())["layers"]}
+    assert found["c2"]["ranks"] == {"channel": None, "spatial": None, "input": 5}
+    assert found["c3"]["ranks"] == {"channel": 7, "spatial": None, "input": 9}
+    shapes = [list(tensor.dims) for tensor in onnx.load("o.onnx").graph.initializer]
+    for wanted in ([5, 16, 1, 1], [16, 5, 3, 3], [9, 16, 1, 1], [7, 9, 3, 3], [16, 7, 1, 1]):
         assert wanted in shapes
     assert [16, 16, 3, 3] not in shapes
 

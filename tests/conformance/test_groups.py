@@ -13,7 +13,7 @@ from onnx_lowrank import LayerPlan, RankPlan, convert, inspect
 from onnx_lowrank.errors import BudgetError, ModelError, RankError
 from onnx_lowrank.graph.eligible import MIN_GROUP_CHANNELS
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
-from onnx_lowrank.layers.plan import largest_ranks
+from onnx_lowrank.layers.plan import FACTORIZATIONS, largest_ranks, rank_kinds
 from tests.helpers import build, filters, normal, relative, run
 from tests.networks import images
 
@@ -79,7 +79,7 @@ def split() -> onnx.ModelProto:
 def plan(model: onnx.ModelProto, method: str, share: float) -> RankPlan:
     """Every convolution that can be split by ``method`` at a share of its largest ranks."""
     layers = [row for row in inspect(model).rows if isinstance(row, Layer) and row.op == "Conv"]
-    kinds = method.split("-")
+    kinds = rank_kinds(method)
     ranks = [{kind: max(1, int(share * most)) for kind, most in largest_ranks(layer).items()} for layer in layers]
     return RankPlan(
         tuple(
@@ -89,22 +89,22 @@ def plan(model: onnx.ModelProto, method: str, share: float) -> RankPlan:
     )
 
 
-@pytest.mark.parametrize("method", ["channel", "spatial", "spatial-channel"])
+@pytest.mark.parametrize("method", FACTORIZATIONS)
 def test_full_rank_changes_nothing(method: str) -> None:
     model = grouped()
     result = convert(model, {"x": IMAGES}, plan=plan(model, method, 1.0), solver="linear", refine="none", bench=False)
     assert result.model is not None
     chains = [node for node in result.model.graph.node if "c2/lowrank" in node.name]
-    assert len(chains) == 2 + (method == "spatial-channel")
+    assert len(chains) == 2 + (len(rank_kinds(method)) == 2)
     assert all(attribute.i == GROUPS for node in chains for attribute in node.attribute if attribute.name == "group")
     assert relative(run(model, {"x": IMAGES})["y"], run(result.model, {"x": IMAGES})["y"]) < 1e-5
 
 
-@pytest.mark.parametrize("method", ["channel", "spatial", "spatial-channel"])
+@pytest.mark.parametrize("method", FACTORIZATIONS)
 def test_a_group_is_solved_as_if_it_stood_alone(method: str) -> None:
     """Every position is sampled, so that both networks see the same rows."""
-    ranks = {"channel": 7, "spatial": 11}
-    chosen = {kind: ranks[kind] for kind in method.split("-")}
+    ranks = {"channel": 7, "spatial": 11, "input": 9}
+    chosen = {kind: ranks[kind] for kind in rank_kinds(method)}
     outputs, errors = [], []
     for model, names in ((grouped(), ["c2"]), (split(), ["g1", "g2"])):
         entries = RankPlan(tuple(LayerPlan(name, method, **chosen) for name in names))

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from onnx_lowrank import LayerPlan, RankPlan, Settings, convert, inspect
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.layers.layer import Layer, SkippedLayer
+from onnx_lowrank.layers.plan import FACTORIZATIONS, rank_kinds
 from tests.conformance.random_weights import DATA, light_network
 from tests.helpers import Feeds, run
 from tests.networks import images
@@ -43,7 +44,7 @@ REASONS = {
     **dict.fromkeys(NARROW, "2 groups of 2 channels: they pay from 32 channels on"),
     **dict.fromkeys(DEPTHWISE, "depthwise convolution"),
 }
-METHODS = {1: ["channel"], 2: ["channel", "spatial", "spatial-channel"], 3: ["channel"]}  # by spatial axes
+METHODS = {1: ("channel", "input", "tucker"), 2: FACTORIZATIONS, 3: ("channel", "input", "tucker")}  # by spatial axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +76,8 @@ class Case:
         if node.op_type == "ConvTranspose":
             d, c = c, d
         d //= next(attribute.i for attribute in node.attribute if attribute.name == "group")
-        ranks = {"channel": d, "spatial": min(c * kernel[0], d * kernel[-1])}
-        return RankPlan((LayerPlan(node.output[0], method, **{kind: ranks[kind] for kind in method.split("-")}),))
+        ranks = {"channel": d, "spatial": min(c * kernel[0], d * kernel[-1]), "input": min(c, d * prod(kernel))}
+        return RankPlan((LayerPlan(node.output[0], method, **{kind: ranks[kind] for kind in rank_kinds(method)}),))
 
 
 def axes(name: str) -> int:
@@ -102,8 +103,11 @@ def test_full_rank_gives_the_output_of_the_package(name: str, method: str) -> No
     converted = convert(case.model, case.samples, plan=case.full_rank(method), bench=False).model
     assert converted is not None
     (op,) = (node.op_type for node in case.model.graph.node)
-    last = [op] if method == "spatial" else ["Conv"]
-    assert [node.op_type for node in converted.graph.node] == [op] * (1 + (method == "spatial-channel")) + last
+    kinds = {
+        "channel": [op, "Conv"], "spatial": [op, op], "spatial-channel": [op, op, "Conv"], "input": ["Conv", op],
+        "tucker": ["Conv", op, "Conv"],
+    }  # fmt: skip
+    assert [node.op_type for node in converted.graph.node] == kinds[method]
     (output,) = run(converted, case.inputs).values()
     # Outputs go up to 2. onnxruntime's own are off by 2.4e-7, those of two or three convolutions by up to 8.3e-7.
     np.testing.assert_allclose(output, case.output, rtol=0, atol=2e-6)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank import LayerPlan, RankPlan, Settings, convert, inspect
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import FACTORIZATIONS, largest_ranks
+from onnx_lowrank.layers.plan import FACTORIZATIONS, largest_ranks, rank_kinds
 from tests.helpers import build, normal, relative, run
 
 Array = NDArray[Any]
@@ -129,10 +129,11 @@ def plan(model: onnx.ModelProto, method: str, share: float = 1.0, op: str | None
     """Every layer, or those of one operator, at a share of its largest ranks; ``channel`` where there is no other."""
     entries = []
     for layer in layers(model):
-        own = method if layer.separable else "channel"
+        fits = not layer.single_point and (layer.separable or "spatial" not in rank_kinds(method))
+        own = method if fits else "channel"
         ranks = {kind: max(1, round(share * rank)) for kind, rank in largest_ranks(layer).items()}
         if op in (None, layer.op):
-            entries.append(LayerPlan(layer.name, own, **{kind: ranks[kind] for kind in own.split("-")}))
+            entries.append(LayerPlan(layer.name, own, **{kind: ranks[kind] for kind in rank_kinds(own)}))
     return RankPlan(tuple(entries))
 
 
@@ -147,7 +148,10 @@ def counted(model: onnx.ModelProto, x: Array) -> int:
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [*product(["generator", "text head"], FACTORIZATIONS), ("vocoder", "channel"), ("volumes", "channel")],
+    [
+        *product(["generator", "text head"], FACTORIZATIONS),
+        *product(["vocoder", "volumes"], ["channel", "input", "tucker"]),
+    ],
 )
 def test_full_rank_changes_nothing(name: str, method: str) -> None:
     model = NETWORKS[name]()
@@ -157,7 +161,8 @@ def test_full_rank_changes_nothing(name: str, method: str) -> None:
     onnx.checker.check_model(result.model, full_check=True)
     assert relative(run(model, {"x": x})["y"], run(result.model, {"x": x})["y"]) < 1e-5
     first = [node.op_type for node in result.model.graph.node if node.name.endswith("lowrank_0")]
-    assert first == [layer.op for layer in layers(model)]
+    begins = {entry.name: "Conv" if "input" in rank_kinds(entry.method) else None for entry in chosen}
+    assert first == [begins[layer.name] or layer.op for layer in layers(model)]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

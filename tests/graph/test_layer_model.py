@@ -24,6 +24,8 @@ RANKS: dict[str, dict[str, int]] = {
     "channel": {"channel": 4},
     "spatial": {"spatial": 6},
     "spatial-channel": {"channel": 4, "spatial": 6},
+    "input": {"input": 3},
+    "tucker": {"channel": 4, "input": 3},
 }
 
 
@@ -38,7 +40,7 @@ def itself(layer: Layer) -> FactorChain:
 def test_a_chain_with_its_neighbours(method: str, batch: int) -> None:
     layer = conv_layer(12, 8, (3, 5), (9, 10), strides=(2, 1))
     model = layer_model(layer, random_factors(layer, LayerPlan("conv", method, **RANKS[method])), batch)
-    length = len(method.split("-")) + 1 if method != "kept" else 1
+    length = len(RANKS[method]) + 1
     assert [node.op_type for node in model.graph.node] == [*["Conv"] * length, "Relu", "GlobalAveragePool"]
     (spec,) = Session(model, CPU).inputs
     assert (spec.name, spec.shape) == ("input", (batch, 8, 9, 10))
@@ -68,6 +70,8 @@ def test_it_has_the_multiply_adds_of_the_chain(method: str) -> None:
         "channel": 4 * 8 * 9 + 12 * 4,
         "spatial": 6 * 8 * 3 + 12 * 6 * 3,
         "spatial-channel": 6 * 8 * 3 + 4 * 6 * 3 + 12 * 4,
+        "input": 3 * 8 + 12 * 3 * 9,
+        "tucker": 3 * 8 + 4 * 3 * 9 + 12 * 4,
     }
     assert found == 90 * per_position[method]
 

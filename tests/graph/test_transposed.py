@@ -16,7 +16,7 @@ from onnx_lowrank.graph.index import attribute
 from onnx_lowrank.graph.transposed import reversed_weight
 from onnx_lowrank.layers.cost import chain_macs, chain_parameters
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
+from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks, rank_kinds
 from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.threads import one_thread
@@ -96,7 +96,7 @@ def test_full_rank_reproduces_it(
     attributes, kernel, size = geometry
     model, x = transposed(attributes, 4, 6, kernel, size, groups), normal(1, 2, 4, *size)
     layer = only(model, x)
-    ranks = {kind: rank for kind, rank in largest_ranks(layer).items() if kind in method.split("-")}
+    ranks = {kind: largest_ranks(layer)[kind] for kind in rank_kinds(method)}
     patches = normal(3, 40, layer.channels, *kernel)
     samples = LayerSamples(TargetResponses(normal(4, 40, layer.filters)), patches)
     with one_thread():
@@ -128,8 +128,8 @@ def test_multiply_adds_are_those_of_what_runs(
     attributes, kernel, size = geometry
     model, x = transposed(attributes, 4, 6, kernel, size, groups), normal(1, 2, 4, *size)
     layer = only(model, x)
-    wished = {"channel": channel, "spatial": spatial}
-    ranks = {kind: min(wished[kind], rank) for kind, rank in largest_ranks(layer).items() if kind in method.split("-")}
+    wished, largest = {"channel": channel, "spatial": spatial, "input": spatial}, largest_ranks(layer)
+    ranks = {kind: min(wished[kind], largest[kind]) for kind in rank_kinds(method)}
     plan = LayerPlan(layer.name, method, **ranks)
     before, factors = run(model, {"x": x})["y"], random_factors(layer, plan)
     replace_layer(model, layer, factors)
@@ -149,6 +149,8 @@ def test_multiply_adds_are_those_of_what_runs(
         ("channel", {"channel": 3}, 30 * 8 * 3 * 4 + 120 * 3 * 6),  # 120 of the output
         ("spatial", {"spatial": 5}, 30 * 8 * 5 * 2 + 60 * 5 * 6 * 2),  # 60 in between
         ("spatial-channel", {"channel": 3, "spatial": 5}, 30 * 8 * 5 * 2 + 60 * 5 * 3 * 2 + 120 * 3 * 6),
+        ("input", {"input": 5}, 30 * 8 * 5 + 30 * 5 * 6 * 4),
+        ("tucker", {"channel": 3, "input": 5}, 30 * 8 * 5 + 30 * 5 * 3 * 4 + 120 * 3 * 6),
     ],
 )
 def test_multiply_adds_of_doubling_the_size(method: str, ranks: dict[str, int], macs: int) -> None:

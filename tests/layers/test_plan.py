@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from onnx_lowrank.errors import RankError
@@ -17,9 +20,13 @@ def test_json_round_trip() -> None:
             LayerPlan("b", "channel", 8),
             LayerPlan("c", "spatial", None, 4),
             LayerPlan("d", "spatial-channel", 8, 6),
+            LayerPlan("e", "input", input=5),
+            LayerPlan("f", "tucker", 8, input=5),
         )
     )
     assert RankPlan.from_json(plan.to_json()) == plan
+    entry = json.loads(plan.to_json())["layers"][-1]
+    assert entry == {"name": "f", "method": "tucker", "ranks": {"input": 5, "channel": 8}}
 
 
 def test_layers_left_out_are_kept() -> None:
@@ -68,3 +75,37 @@ def test_rank_out_of_range(rank: int) -> None:
         RankError, match=rf"Conv 'features\.3': channel rank must be 1\.\.64 \(64 filters\), got {rank}: change it"
     ):
         RankPlan((LayerPlan("features.3", "channel", rank),)).matched(LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ({"input": 65}, r"input rank must be 1\.\.64 \(64 filters\), got 65: change it in the plan"),
+        ({"input": 0}, r"input rank must be 1\.\.64 \(64 filters\), got 0"),
+        ({"input": None}, r"input rank must be 1\.\.64 \(64 filters\), got None"),
+    ],
+)
+@pytest.mark.parametrize("method", ["input", "tucker"])
+def test_input_rank_out_of_range(method: str, ranks: dict[str, int], message: str) -> None:
+    channel = {"channel": 8} if method == "tucker" else {}
+    with pytest.raises(RankError, match=rf"Conv 'features\.3': {message}"):
+        RankPlan((LayerPlan("features.3", method, **channel, **ranks),)).matched(LAYERS)
+
+
+@pytest.mark.parametrize("method", ["input", "tucker"])
+@pytest.mark.parametrize("kernel", [(1,), (1, 1), (1, 1, 1)])
+def test_a_kernel_of_one_point_has_no_input_rank(method: str, kernel: tuple[int, ...]) -> None:
+    layer = conv_layer(64, 32, (1, 1), (8, 8), name="head")
+    layer = replace(layer, weight=layer.weight.reshape(64, 32, *kernel))
+    with pytest.raises(
+        RankError,
+        match=rf"Conv 'head': a kernel of one point has no other convolution between two of 1 x 1, got method "
+        rf"'{method}': use 'channel' or 'kept' in the plan",
+    ):
+        RankPlan((LayerPlan("head", method, 8, input=8),)).matched([layer])
+
+
+def test_a_plan_without_its_input_rank() -> None:
+    text = '{"layers": [{"name": "a", "method": "tucker", "ranks": {"channel": 8}}]}'
+    with pytest.raises(RankError, match=r"p\.json: not a rank plan \(KeyError: 'input'\), wanted"):
+        RankPlan.from_json(text, "p.json")

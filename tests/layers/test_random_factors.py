@@ -14,7 +14,7 @@ from onnx_lowrank.layers.activation import relu
 from onnx_lowrank.layers.cost import chain_macs, chain_parameters
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
+from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks, rank_kinds
 from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.threads import one_thread
@@ -27,9 +27,8 @@ FILTERS, CHANNELS = 6, 4
 
 
 def planned(layer: Layer, method: str, channel: int, spatial: int) -> LayerPlan:
-    kinds, largest = method.split("-"), largest_ranks(layer)
-    ranks = {"channel": min(channel, largest["channel"]), "spatial": min(spatial, largest["spatial"])}
-    return LayerPlan(layer.name, method, **{kind: ranks[kind] for kind in kinds if kind in ranks})
+    wanted, largest = {"channel": channel, "spatial": spatial, "input": spatial}, largest_ranks(layer)
+    return LayerPlan(layer.name, method, **{kind: min(wanted[kind], largest[kind]) for kind in rank_kinds(method)})
 
 
 def solved(layer: Layer, plan: LayerPlan) -> FactorChain:
@@ -87,7 +86,10 @@ def test_the_chain_costs_what_is_planned(method: str) -> None:
     factors = random_factors(layer, plan)
     weights = sum(convolution.weight.size for convolution in factors.convolutions)
     assert weights + layer.filters == chain_parameters(layer, plan)
-    heights = {"kept": [5], "channel": [5, 5], "spatial": [5, 5], "spatial-channel": [5, 5, 5]}[method]
+    heights = {
+        "kept": [5], "channel": [5, 5], "spatial": [5, 5], "spatial-channel": [5, 5, 5], "input": [10, 5],
+        "tucker": [10, 5, 5],
+    }[method]  # fmt: skip
     widths = [8] * len(heights)
     macs = [h * w * c.weight.size for h, w, c in zip(heights, widths, factors.convolutions, strict=True)]
     assert sum(macs) == chain_macs(layer, plan)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from math import ceil, inf
+from operator import add, ge
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from onnx_lowrank.layers.cost import chain_macs
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
+from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks, rank_kinds
 from onnx_lowrank.ranks import ChainLatency
 from tests.example_layers import conv_layer
 
@@ -23,17 +25,21 @@ KEPT = 1000.0
 
 def plans_within(layer: Layer, latency: ChainLatency) -> list[LayerPlan]:
     """All plans whose ranks lie within those that are wanted, method by method."""
-    most: dict[str, tuple[int, int]] = {}
+    most: dict[str, tuple[int, ...]] = {}
     for plan in latency.to_measure():
-        channel, spatial = most.get(plan.method, (0, 0))
-        most[plan.method] = max(channel, plan.channel or 0), max(spatial, plan.spatial or 0)
+        so_far = most.get(plan.method, (0, 0, 0))
+        most[plan.method] = tuple(map(max, so_far, ranks_of(plan)))
     del most["kept"]
     return [
-        LayerPlan(layer.name, method, c or None, s or None)
-        for method, (channel, spatial) in most.items()
-        for c in (range(1, channel + 1) if channel else [0])
-        for s in (range(1, spatial + 1) if spatial else [0])
+        LayerPlan(layer.name, method, c or None, s or None, input=i or None)
+        for method, ranks in most.items()
+        for c, s, i in product(*(range(1, rank + 1) if rank else [0] for rank in ranks))
     ]
+
+
+def ranks_of(plan: LayerPlan) -> tuple[int, int, int]:
+    """Channel, spatial and input rank, 0 where there is none."""
+    return plan.channel or 0, plan.spatial or 0, plan.input or 0
 
 
 def learned(
@@ -64,11 +70,11 @@ def test_ranks_that_are_measured_are_valid_and_never_twice_the_same(layer: Layer
     assert len(set(wanted)) == len(wanted)
     largest = largest_ranks(layer)
     for plan in wanted[1:]:
-        for kind in ("channel", "spatial"):
+        for kind in ("channel", "spatial", "input"):
             rank = getattr(plan, kind)
-            assert (rank is not None) == (kind in plan.method.split("-"))
+            assert (rank is not None) == (kind in rank_kinds(plan.method))
             assert rank is None or rank == largest[kind] or (rank % block == 0 and 1 <= rank < largest[kind])
-    assert len(wanted) <= 1 + 5 + 5 + 25
+    assert len(wanted) <= 1 + 5 + 2 * (5 + 25)
 
 
 @settings(deadline=None, max_examples=40)
@@ -76,14 +82,16 @@ def test_ranks_that_are_measured_are_valid_and_never_twice_the_same(layer: Layer
 def test_all_whole_blocks_that_save_multiply_adds_are_inside_of_what_is_measured(layer: Layer, block: int) -> None:
     latency = learned(layer, lambda plan: KEPT if plan.method == "kept" else 1.0, block=block)
     largest = largest_ranks(layer)
-    channels, spatials = (
+    channels, spatials, inputs = (
         {min(rank, largest[kind]) for rank in range(block, largest[kind] + block, block)}
-        for kind in ("channel", "spatial")
+        for kind in ("channel", "spatial", "input")
     )
     plans = [
         *(LayerPlan("conv", "channel", channel) for channel in channels),
         *(LayerPlan("conv", "spatial", spatial=spatial) for spatial in spatials),
         *(LayerPlan("conv", "spatial-channel", channel, spatial) for channel in channels for spatial in spatials),
+        *(LayerPlan("conv", "input", input=rank) for rank in inputs),
+        *(LayerPlan("conv", "tucker", channel, input=rank) for channel in channels for rank in inputs),
     ]
     saving = [plan for plan in plans if chain_macs(layer, plan) < layer.macs]
     assert [latency(layer, plan) for plan in saving] == pytest.approx([1.0] * len(saving))
@@ -95,7 +103,10 @@ def test_all_whole_blocks_that_save_multiply_adds_are_inside_of_what_is_measured
         (("channel",), {"channel"}),
         (("spatial",), {"spatial"}),
         (("channel", "spatial"), {"channel", "spatial"}),
-        (("spatial-channel",), set(EVERY)),  # a three-way chain may give way to a two-way one
+        # A three-way chain may give way to a two-way one.
+        (("spatial-channel",), {"channel", "spatial", "spatial-channel"}),
+        (("tucker",), {"channel", "input", "tucker"}),
+        (("input",), {"input"}),
         (EVERY, set(EVERY)),
         ((), set()),
     ],
@@ -141,7 +152,8 @@ def test_exact_for_all_that_is_bilinear_in_blocks(
     def milliseconds(plan: LayerPlan) -> float:
         if plan.method == "kept":
             return KEPT
-        spatial, channel = (ceil(rank / block) if rank else 0 for rank in (plan.spatial, plan.channel))
+        channel, spatial, input_ = (ceil(rank / block) for rank in ranks_of(plan))
+        spatial += input_  # a method has one of both
         return a + b * spatial + c * channel + d * spatial * channel
 
     latency = learned(layer, milliseconds, (method,), block)
@@ -157,20 +169,17 @@ def test_whatever_was_measured_more_ranks_never_take_less(layer: Layer, block: i
     noise: dict[LayerPlan, float] = {}
     latency = ChainLatency(layer, EVERY, block)
     latency.learn(lambda plan: noise.setdefault(plan, float(generator.uniform(1, 9))))
-    steps = [(0, 1), (1, 0)]
-    found = {(p.method, p.channel or 0, p.spatial or 0): latency(layer, p) for p in plans_within(layer, latency)}
-    for (method, channel, spatial), ms in found.items():
-        for more_channel, more_spatial in steps:
-            assert ms <= found.get((method, channel + more_channel, spatial + more_spatial), inf) + 1e-12
+    found = {(p.method, *ranks_of(p)): latency(layer, p) for p in plans_within(layer, latency)}
+    for (method, *ranks), ms in found.items():
+        for step in ((0, 1, 0), (1, 0, 0), (0, 0, 1)):
+            assert ms <= found.get((method, *map(add, ranks, step)), inf) + 1e-12
     for plan, ms in noise.items():
         assert latency(layer, plan) <= ms + 1e-12
         # What is said of a pair was measured with it, or with more ranks.
         least = [
             other_ms
             for other, other_ms in noise.items()
-            if other.method == plan.method
-            and (other.channel or 0) >= (plan.channel or 0)
-            and (other.spatial or 0) >= (plan.spatial or 0)
+            if other.method == plan.method and all(map(ge, ranks_of(other), ranks_of(plan)))
         ]
         assert latency(layer, plan) == pytest.approx(min(least))
 
@@ -190,6 +199,8 @@ def test_infinite_outside_of_what_was_measured() -> None:
     assert latency(layer, LayerPlan("conv", "spatial", spatial=10**6)) == inf
     assert latency(layer, LayerPlan("conv", "spatial-channel", 64, 1)) == inf
     assert latency(layer, LayerPlan("conv", "spatial-channel", 1, 10**6)) == inf
+    assert latency(layer, LayerPlan("conv", "tucker", 64, input=1)) == inf
+    assert latency(layer, LayerPlan("conv", "input", input=10**6)) == inf
 
 
 @pytest.mark.parametrize("block", [8, 16])

@@ -84,7 +84,7 @@ def test_json_has_the_fields_that_scripts_read() -> None:
                 "op": "Conv",
                 "method": "spatial-channel",
                 "reason": None,
-                "ranks": {"channel": 24, "spatial": 16},
+                "ranks": {"channel": 24, "spatial": 16, "input": None},
                 "width": None,
                 "macs": {"before": 10 * 10 * 64 * 32 * 9, "after": 870_400},
                 "activation": "relu",
@@ -97,7 +97,7 @@ def test_json_has_the_fields_that_scripts_read() -> None:
                 "op": "Gemm",
                 "method": "kept",
                 "reason": "fully connected layers are not factorized",
-                "ranks": {"channel": None, "spatial": None},
+                "ranks": {"channel": None, "spatial": None, "input": None},
                 "width": None,
                 "macs": {"before": 1_280, "after": 1_280},
                 "activation": "",
@@ -134,7 +134,7 @@ def test_json_has_the_fields_that_scripts_read() -> None:
 def test_a_layer_kept_by_choice_says_so() -> None:
     kept = LayerReport.of_planned(LAYER, LayerPlan("c1"), LAYER.macs, None)
     assert kept.reason == "keeping it is the best use of the budget"
-    assert kept.to_dict()["ranks"] == {"channel": None, "spatial": None}
+    assert kept.to_dict()["ranks"] == {"channel": None, "spatial": None, "input": None}
 
 
 def test_table_has_a_row_for_every_layer_and_ranks_in_the_order_of_the_chain() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx_lowrank import RankPlan, Settings, convert
 from onnx_lowrank.calibrate.calibration import CalibrationSet
 from onnx_lowrank.layers.layer_set import LayerSet
-from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks
+from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks, rank_kinds
 from onnx_lowrank.pipeline import conversion_timer, open_conversion
 from onnx_lowrank.runtime.latency import ConversionTimer, Latency, slow_warnings, with_random_factors
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine
@@ -160,9 +160,10 @@ def test_random_factors_have_the_multiply_adds_that_are_planned(
 ) -> None:
     planned = []
     for layer, (method, channel, spatial) in zip(plain.layers.eligible, entries, strict=True):
-        kinds, largest = method.split("-"), largest_ranks(layer)
-        ranks = {"channel": min(channel, largest["channel"]), "spatial": min(spatial, largest["spatial"])}
-        planned.append(LayerPlan(layer.name, method, **{kind: ranks[kind] for kind in kinds if kind in ranks}))
+        largest = largest_ranks(layer)
+        wanted = {"channel": channel, "spatial": spatial, "input": spatial}
+        ranks = {kind: min(wanted[kind], largest[kind]) for kind in rank_kinds(method)}
+        planned.append(LayerPlan(layer.name, method, **ranks))
     plan = RankPlan(tuple(planned))
     model = plain.network.model
     before = model.SerializeToString()

@@ -22,7 +22,10 @@ from tests.networks import images, network
 KERNELS = {  # of a chain, and of the patches that it reads
     "vertical, horizontal, 1 x 1": ([(3, 1), (1, 2), (1, 1)], (3, 2)),
     "whole, 1 x 1": ([(3, 2), (1, 1)], (3, 2)),
+    "1 x 1, whole": ([(1, 1), (3, 2)], (3, 2)),
+    "1 x 1, whole, 1 x 1": ([(1, 1), (3, 2), (1, 1)], (3, 2)),
     "1-D": ([(3,), (1,)], (3,)),
+    "1-D, from 1": ([(1,), (3,), (1,)], (3,)),
     "3-D": ([(2, 3, 2), (1, 1, 1)], (2, 3, 2)),
     "1 x 1": ([(1, 1), (1, 1)], (1, 1)),
     "alone": ([(3, 3)], (3, 3)),

@@ -67,6 +67,8 @@ def test_what_a_follower_keeps_of_its_own_input() -> None:
         LayerPlan("follower", "channel", channel=4),
         LayerPlan("follower", "spatial", spatial=9),  # more than three channels of three rows each
         LayerPlan("follower", "spatial-channel", channel=4, spatial=12),
+        LayerPlan("follower", "input", input=2),
+        LayerPlan("follower", "tucker", channel=4, input=5),  # more than the two channels that are left
     ],
 )
 def test_a_follower_is_factorized_on_the_channels_that_are_left(plan: LayerPlan) -> None:
@@ -82,3 +84,6 @@ def test_a_follower_is_factorized_on_the_channels_that_are_left(plan: LayerPlan)
     if plan.spatial is not None:
         assert first.weight.shape == (plan.spatial, 6, 3, 1)
         assert others[0].weight.shape[1] == plan.spatial
+    if plan.input is not None:
+        assert first.weight.shape == (plan.input, 6, 1, 1)
+        assert others[0].weight.shape[1:] == (plan.input, 3, 3)

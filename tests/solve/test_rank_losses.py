@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_lowrank.layers.activation import Activation, hard_swish, identity, relu
 from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import PatchProbe, TargetResponses
 from onnx_lowrank.linalg.spatial_basis import SHRINK
@@ -121,6 +122,56 @@ def test_measured_errors_of_both_ranks(activation: Activation, residual: bool) -
     grid = np.meshgrid(found.channel, found.spatial, indexing="ij")
     np.testing.assert_allclose(found.error(*grid)[:-1, :-1], found.errors[:-1, :-1], rtol=1e-9)
     assert found.error(np.array([FILTERS]), np.array([SPATIAL])).tolist() == [0.0]
+
+
+def mixed(layer: Layer, patches: Array, rank: int) -> Array:
+    """Responses without bias that read ``rank`` mixtures of the channels, weighed by the points, by sqrtm and svd."""
+    filters, channels = layer.weight.shape[:2]
+    points = np.moveaxis(patches.astype(np.float64), 1, -1).reshape(-1, channels)
+    moments = points.T @ points / len(points)
+    moments += SHRINK * np.trace(moments) / channels * np.eye(channels)
+    root = scipy.linalg.sqrtm(moments).real
+    matrix = np.moveaxis(layer.weight.astype(np.float64), 1, 0).reshape(channels, -1)
+    left, values, right = scipy.linalg.svd(root @ matrix, full_matrices=False)
+    cut = scipy.linalg.solve(root, (left[:, :rank] * values[:rank]) @ right[:rank])
+    kernel = cut.reshape(channels, filters, *layer.kernel)
+    return np.asarray(np.einsum("cd...,nc...->nd...", kernel, patches).reshape(len(patches), filters, -1).sum(axis=2))
+
+
+@pytest.mark.parametrize("kernel", [(3, 2), (6,), (1, 2, 3)])
+def test_measured_errors_of_input_ranks(kernel: tuple[int, ...]) -> None:
+    layer, targets = probed(relu(), residual=True)
+    assert targets.probe is not None
+    alone = measure_rank_losses(layer, targets, 600)
+    assert alone.input is None
+    with pytest.raises(ValueError, match="no input ranks were measured"):
+        alone.input_error(np.array([1]), np.array([1]))
+    probe = PatchProbe(targets.probe.patches.reshape(-1, CHANNELS, *kernel), targets.probe.rows)
+    layer = replace(layer, weight=layer.weight.reshape(FILTERS, CHANNELS, *kernel))
+    found = measure_rank_losses(layer, replace(targets, probe=probe), 600, mixes_inputs=True)
+    assert found.input is not None
+    assert found.input.tolist() == [1, 2, 3, 4]
+    if kernel == KERNEL:  # what there was before is the same
+        np.testing.assert_array_equal(found.errors, alone.errors)
+    responses = targets.responses[probe.rows].astype(np.float64)
+    assert targets.residual is not None
+    offset, every = targets.residual[probe.rows].astype(np.float64), targets.responses.astype(np.float64)
+    approximations = [mixed(layer, probe.patches, rank) for rank in found.input]
+    columns = [lost(layer, each, responses, offset, found.channel, every) for each in approximations]
+    wanted = falling(np.stack(columns, axis=1))
+    np.testing.assert_allclose(found.input_errors, wanted, rtol=2e-4, atol=1e-10)
+    assert found.input_error(np.array([4]), np.array([2]))[0] == pytest.approx(wanted[2, 1], rel=1e-3)
+    plans = [
+        LayerPlan("conv", "channel", 4),
+        LayerPlan("conv", "input", input=2),
+        LayerPlan("conv", "tucker", 4, input=2),
+        LayerPlan("conv", "tucker", FILTERS, input=CHANNELS),
+    ]
+    channel, input_, both, full = found.of_plans(layer, plans).tolist()
+    assert channel == pytest.approx(found.errors[2, -1], rel=1e-3)
+    assert input_ == pytest.approx(wanted[-1, 1], rel=1e-3)
+    assert both == pytest.approx(wanted[2, 1], rel=1e-3)
+    assert full == 0
 
 
 @pytest.mark.parametrize("activation", [relu(), identity()], ids=lambda a: a.name)

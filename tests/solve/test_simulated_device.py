@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ def assert_stays(layer: Layer, responses: LayerSamples, plan: LayerPlan, solver:
     # Of what is long, patches alone are sent after the targets; and the grid of the z step, once.
     long = [shape for shape in traffic.sent[sent:] if max(shape, default=0) > SMALL]
     grid = (activation_steps.TARGET_CELLS * activation_steps.PREDICTION_CELLS,)
-    assert all(shape == grid or shape[2:] == layer.kernel for shape in long)
+    kernels = {layer.kernel, (1, prod(layer.kernel))}  # the latter with its points in a row
+    assert all(shape == grid or shape[2:] in kernels for shape in long)
     if layer.groups == 1:  # and whenever they are read, but for the few that ranges of channels are measured on
         read = [length for length in patches.lengths if length > balance.ROWS_PER_PIECE]
         assert [shape[0] for shape in long if shape != grid] == read

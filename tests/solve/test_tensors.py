@@ -40,6 +40,8 @@ PLANS = {
     "channel": LayerPlan("conv", "channel", channel=CHANNEL),
     "spatial": LayerPlan("conv", "spatial", spatial=SPATIAL),
     "spatial-channel": LayerPlan("conv", "spatial-channel", channel=CHANNEL, spatial=SPATIAL),
+    "input": LayerPlan("conv", "input", input=3),
+    "tucker": LayerPlan("conv", "tucker", channel=CHANNEL, input=3),
 }
 
 
