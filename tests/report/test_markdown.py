@@ -51,6 +51,12 @@ def test_what_it_says() -> None:
     assert text.endswith("onnx-lowrank 1.2.3, 4 s.\n")
 
 
+def test_input_ranks() -> None:
+    mixed = replace(REPORT.layers[0], method="tucker", spatial=None, input=5)
+    *_, layers = tables(to_markdown(replace(REPORT, layers=(mixed,))))
+    assert layers[1][:3] == ["c1 (Conv)", "tucker", "input 5, channel 24"]
+
+
 def test_a_dry_run_has_nothing_to_compare_or_time() -> None:
     text = to_markdown(replace(REPORT, verification=None, latency=None, file_bytes=(80_000, None)))
     totals, layers = tables(text)

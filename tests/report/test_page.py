@@ -190,6 +190,16 @@ def test_layers_without_a_channel_rank_have_a_curve_and_no_mark() -> None:
     assert found.all("svg")[2]["aria-label"].endswith("keeps 90%; no channel rank was chosen.")
 
 
+def test_input_ranks_have_a_column_where_there_are_any() -> None:
+    mixed = replace(REPORT.layers[0], method="input", channel=None, spatial=None, input=5)
+    found = page(replace(REPORT, layers=(mixed, REPORT.layers[1])))
+    assert "input rank 5, all channels" in found.words
+    assert "input rank" in found.words.partition("MACs before")[0]
+    assert "input rank" not in page(REPORT).words
+    both = replace(mixed, method="tucker", channel=24)
+    assert "rank 24 of 64 keeps" in page(replace(REPORT, layers=(both, REPORT.layers[1]))).words
+
+
 def test_no_layers_that_cost_anything() -> None:
     layers = tuple(replace(layer, macs=(0, 0)) for layer in REPORT.layers)
     assert page(replace(REPORT, layers=layers, macs=(0, 0), parameters=(0, 0))).marks()["after"] == 2

@@ -137,6 +137,13 @@ def test_a_layer_kept_by_choice_says_so() -> None:
     assert kept.to_dict()["ranks"] == {"channel": None, "spatial": None, "input": None}
 
 
+def test_ranks_in_the_table_come_in_the_order_of_the_chain() -> None:
+    mixed = replace(REPORT.layers[0], method="tucker", spatial=None, input=5)
+    assert mixed.to_dict()["ranks"] == {"channel": 24, "spatial": None, "input": 5}
+    _, line = printed(replace(REPORT, layers=(mixed,)))
+    assert line.split()[:3] == ["c1", "tucker", "5+24"]
+
+
 def test_table_has_a_row_for_every_layer_and_ranks_in_the_order_of_the_chain() -> None:
     header, first, last = (line.split() for line in printed(REPORT))
     assert header == ["layer", "method", "rank", "MACs", "after", "energy", "error"]
