@@ -24,7 +24,6 @@ Selection = Literal["error", "energy"]
 DropType = Literal["absolute", "relative"]
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 RuntimeName = Literal["onnxruntime", "openvino", "openvino:f32", "ncnn", "ncnn:f32", "mnn", "litert", "tensorrt"]
-AUTO_FORMS: tuple[str, ...] = ("channel", "spatial", "spatial-channel", "width")
 COSTS, FORMS, REFINEMENTS = get_args(Cost), get_args(Form), get_args(Refinement)
 SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
 DROP_TYPES, RUNTIMES = get_args(DropType), get_args(RuntimeName)
@@ -54,8 +53,8 @@ class Settings:
         cost: what ``speedup`` counts: ``macs``, ``params``, or measured ``latency``.
         method: ``auto``, ``spatial-channel``, ``channel``, ``spatial``, ``input`` or ``tucker``: the factorizations
             allowed; or ``width``: no factorization, but fewer channels between layers; or several of these, as in
-            ``("channel", "width")``. ``auto`` allows all but ``input`` and ``tucker``, and ``width`` for what 1 x 1
-            convolutions and fully connected layers read.
+            ``("channel", "width")``. ``auto`` allows all of them, the last one for what 1 x 1 convolutions and fully
+            connected layers read.
         samples: calibration images; None for as many as are worth it.
         positions: positions per image and layer; None for as many as the solver needs.
         memory: gigabytes of tensors kept in memory: responses to solve for, tensors between layers, input patches of
@@ -181,7 +180,7 @@ class Settings:
     def methods(self) -> tuple[str, ...]:
         """What is allowed: factorizations, and ``width``."""
         if self.method == "auto":
-            return AUTO_FORMS
+            return FORMS
         return (self.method,) if isinstance(self.method, str) else tuple(dict.fromkeys(self.method))
 
     def changed(self, changes: Mapping[str, Any]) -> Settings:

@@ -290,7 +290,7 @@ def test_only_the_method_that_is_asked_for(method: str) -> None:
     assert found
     # A three-way chain that costs more than two of its factors merged gives way to those.
     spatial = {"spatial-channel", "channel", "spatial"}
-    allowed = {"auto": spatial, "spatial-channel": spatial, "tucker": {"tucker", "channel", "input"}}
+    allowed = {"auto": {*FACTORIZATIONS}, "spatial-channel": spatial, "tucker": {"tucker", "channel", "input"}}
     assert found <= allowed.get(method, {method})
     x = images(99)
     assert relative(run(network(), {"x": x})["y"], run(model_of(result), {"x": x})["y"]) < 0.1

@@ -550,7 +550,7 @@ def test_a_gap_that_no_ranks_make_up_for_is_a_warning(
         monkeypatch, tmp_path, lambda model: blocked(model) * (8 if planned_or_solved(model) > blocked(model) else 1)
     )
     with caplog.at_level(logging.INFO):
-        result = by_time(plain_network(), speedup=2.0)
+        result = by_time(plain_network(), speedup=2.0, method=("channel", "spatial", "spatial-channel"))
     assert "it stays as it is: speedup 16" in caplog.text
     assert [text.partition(", because")[0] for text in warnings(caplog)] == [
         f"asked 2x in milliseconds, reached {result.to_dict()['speedup']['latency']:.2f}x"
