@@ -33,10 +33,10 @@ def pictures(count: int, height: int, width: int, seed: int = 0) -> Array:
 def counted(model: onnx.ModelProto, batch: Array) -> int:
     """Multiply-adds per image of all convolutions, from the sizes of their outputs, or inputs where transposed."""
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    sized = {node.output[0]: node for node in model.graph.node if node.op_type == "Conv"}
-    sized |= {node.input[0]: node for node in model.graph.node if node.op_type == "ConvTranspose"}
-    sizes = run(model, {"x": batch}, [name for name in sized if name != "x"]) | {"x": batch}
-    return sum(sizes[name][0].size * prod(weights[node.input[1]][1:]) for name, node in sized.items())
+    sized = [(node.output[0], node) for node in model.graph.node if node.op_type == "Conv"]
+    sized += [(node.input[0], node) for node in model.graph.node if node.op_type == "ConvTranspose"]
+    sizes = run(model, {"x": batch}, list({name for name, _ in sized} - {"x"})) | {"x": batch}
+    return sum(sizes[name][0].size * prod(weights[node.input[1]][1:]) for name, node in sized)
 
 
 def differences(before: onnx.ModelProto, after: onnx.ModelProto | None, batch: Array) -> dict[str, float]:
