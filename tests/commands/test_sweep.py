@@ -46,9 +46,9 @@ def test_every_model_is_the_one_that_a_conversion_makes() -> None:
 def test_the_original_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def counted(name: str, real: Any, *args: Any) -> Any:
+    def counted(name: str, real: Any, *args: Any, **named: Any) -> Any:
         calls.append(name)
-        return real(*args)
+        return real(*args, **named)
 
     for name in ("collect_targets", "measure_rank_losses", "solve_layer"):
         monkeypatch.setattr(pipeline, name, partial(counted, name, getattr(pipeline, name)))
