@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx
 
+from tests import forked
 from tests.networks import images, network
 from tests.torch.pairs import pair
 
@@ -37,21 +39,43 @@ def fill(folder: Path) -> Path:
     return folder
 
 
-def start(folder: Path, *words: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+class Process(Protocol):
+    """What the tests want of a process, one of `subprocess.Popen` or `Forked`."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+    def send_signal(self, number: int) -> None: ...
+    def kill(self) -> None: ...
+    def communicate(self, *, timeout: float | None = None) -> object: ...
+
+
+def start(folder: Path, *words: str, environment: dict[str, str] | None = None) -> Process:
     """Start a command on the data of a folder, its messages in the file ``stderr``."""
-    command = [sys.executable, "-m", "onnx_lowrank", *words, "--data", "data.npy", "--threads", "1"]
+    command = [sys.executable, "-m", "onnx_lowrank", *_on_data(words)]
     with (folder / "stderr").open("w") as errors:
         return subprocess.Popen(
             command,
             cwd=folder,
             env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary(folder))} | (environment or {}),
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=errors,
             text=True,
         )
 
 
-def wait_until_it_listens(process: subprocess.Popen[str]) -> None:
+def start_at_once(folder: Path, *words: str) -> Process:
+    """Start a command as `start` does, in a process that has nothing left to import."""
+    variables = {"TMPDIR": str(temporary(folder))}
+    return forked.start(folder, *_on_data(words), environment=variables, errors=str(folder / "stderr"))
+
+
+def _on_data(words: tuple[str, ...]) -> list[str]:
+    return [*words, "--data", "data.npy", "--threads", "1"]
+
+
+def wait_until_it_listens(process: Process) -> None:
     """Wait until a process has handlers for signals; before, Python itself ends, as any program does."""
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
@@ -68,7 +92,7 @@ def temporary(folder: Path) -> Path:
     return place
 
 
-def seconds_until_the_end(process: subprocess.Popen[str], longest: float = 60) -> float:
+def seconds_until_the_end(process: Process, longest: float = 60) -> float:
     """Wait for a process, and end it and fail where that takes longer than so many seconds."""
     begin = time.monotonic()
     try:

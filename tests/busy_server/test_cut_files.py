@@ -5,34 +5,17 @@ Each command runs in a process of its own, since a mapped file that is cut ends 
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from tests.busy_server.commands import ROOT
+from tests import forked
+from tests.busy_server.disturbed import cut_short
 from tests.networks import images, network
 
-CUT = """
-import os, sys
-from onnx_lowrank import pipeline
-from onnx_lowrank.graph import read, write
-from onnx_lowrank.__main__ import main
-
-read.MAX_LOADED_BYTES = 1_000  # a small model is as one that is too large to be loaded
-file, size, step, *sys.argv[1:] = sys.argv[1:]
-real = getattr(pipeline, step)
-
-def cut(*args, **options):
-    os.truncate(file, int(size))
-    return real(*args, **options)
-
-setattr(pipeline, step, cut)
-main()
-"""
 STEPS = ["collect_targets", "measure_rank_losses", "solve_network", "verify_conversion", "time_file", "build_report"]
 
 
@@ -43,19 +26,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *words: str) -> tuple[int, list[str]]:
-    command = [sys.executable, "-c", CUT, *words, "in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "2"]
-    done = subprocess.run(
-        [*command, "--quiet", "--threads", "1"], cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True,
-        text=True, timeout=120, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stderr.splitlines()
+def run(folder: Path, cut: partial[None]) -> tuple[int, list[str]]:
+    words = ("in.onnx", "out.onnx", "--data", "data.npy", "--speedup", "2", "--quiet", "--threads", "1")
+    done = forked.run(folder, *words, prepare=cut)
+    return done.code, done.errors.splitlines()
 
 
 @pytest.mark.parametrize("size", [0, 1000, 200_000])
 @pytest.mark.parametrize("step", STEPS[:4])
 def test_data(folder: Path, step: str, size: int) -> None:
-    code, lines = run(folder, "data.npy", str(size), step)
+    code, lines = run(folder, partial(cut_short, "data.npy", size, step))
     assert code == 1, lines
     assert len(lines) == 1
     assert lines[0].startswith(f"error: data.npy: cannot be read any more (ends after {size} bytes, ")
@@ -67,7 +47,7 @@ def test_data(folder: Path, step: str, size: int) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_weights(folder: Path, step: str, size: int) -> None:
     """Later steps may hold what they need already, and are then right."""
-    code, lines = run(folder, "weights", str(size), step)
+    code, lines = run(folder, partial(cut_short, "weights", size, step))
     if code == 0:
         onnx.checker.check_model(onnx.load(folder / "out.onnx"), full_check=True)
         return

@@ -14,7 +14,9 @@ import onnx
 import pytest
 
 from onnx_lowrank import pipeline
+from tests import forked
 from tests.busy_server.commands import ROOT
+from tests.busy_server.disturbed import read_a_pipe
 from tests.command_line import call, fails, works
 from tests.networks import images, network
 
@@ -83,23 +85,16 @@ def test_a_pipe_or_a_device_as_model(folder: Path, command: tuple[str, ...]) -> 
             words = ["compare", source, "in.onnx", "--data", "data.npy"]
         else:
             words = [source, "out.onnx", *command]
-        done = subprocess.run(
-            [sys.executable, "-m", "onnx_lowrank", *words], stdin=subprocess.PIPE, capture_output=True, text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60, check=False,
-        )  # fmt: skip
-        assert (done.returncode, done.stderr.splitlines()) == (1, [kind])
+        done = forked.run(folder, *words, prepare=read_a_pipe, timeout=60)
+        assert (done.code, done.errors.splitlines()) == (1, [kind])
 
 
 # Standard output
 
 
-def on_a_full_disk(*words: str) -> tuple[int, list[str]]:
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "onnx_lowrank", *words], stdout=full, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120, check=False,
-        )  # fmt: skip
-    return done.returncode, done.stderr.splitlines()
+def on_a_full_disk(folder: Path, *words: str) -> tuple[int, list[str]]:
+    done = forked.run(folder, *words, output="/dev/full")
+    return done.code, done.errors.splitlines()
 
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -107,7 +102,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/
 
 @needs_full
 def test_a_model_that_is_written_counts_though_the_table_cannot_be_shown(folder: Path) -> None:
-    code, lines = on_a_full_disk(*CONVERT[:-1])
+    code, lines = on_a_full_disk(folder, *CONVERT[:-1])
     assert code == 0
     assert lines[-1] == (
         "warning: standard output: cannot be written (No space left on device); the files are complete"
@@ -121,7 +116,7 @@ def test_a_model_that_is_written_counts_though_the_table_cannot_be_shown(folder:
     "words", [["inspect", "in.onnx"], ["bench", "in.onnx", "--json"], ["in.onnx", *CONVERT[2:-1], "--dry-run"]]
 )
 def test_what_is_shown_alone_is_an_error_where_it_cannot_be(folder: Path, words: list[str]) -> None:
-    code, lines = on_a_full_disk(*words)
+    code, lines = on_a_full_disk(folder, *words)
     assert code == 1
     assert lines[-1] == (
         "error: standard output: cannot be written (No space left on device), and holds all that was asked for: free "

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from onnx_lowrank import convert
-from tests.busy_server.commands import FINETUNE, ROOT, fill, left, start
+from tests.busy_server.commands import FINETUNE, ROOT, fill, left, start_at_once
 from tests.helpers import build, filters
 from tests.networks import network
 
@@ -120,7 +120,7 @@ def test_a_disk_that_fills_while_a_network_is_trained(small_disk: Path) -> None:
     fill(small_disk)
     data = np.load(small_disk / "data.npy")
     np.save(small_disk / "data.npy", data[:60])
-    process = start(small_disk, *LONG)
+    process = start_at_once(small_disk, *LONG)
     while "out.onnx.checkpoint" not in left(small_disk):
         assert process.poll() is None, (small_disk / "stderr").read_text()
         time.sleep(0.005)
@@ -137,7 +137,7 @@ def test_a_disk_that_fills_while_a_network_is_trained(small_disk: Path) -> None:
     assert "Traceback" not in said
     assert left(small_disk) == {"out.onnx.checkpoint", "ballast"}
     (small_disk / "ballast").unlink()
-    again = start(small_disk, *LONG, "--resume")
+    again = start_at_once(small_disk, *LONG, "--resume")
     again.communicate(timeout=120)
     assert again.returncode == 0, (small_disk / "stderr").read_text()
     assert left(small_disk) == {"out.onnx", "r.json"}

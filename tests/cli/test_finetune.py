@@ -23,7 +23,9 @@ from onnx_lowrank.calibrate import preset
 from onnx_lowrank.errors import VerificationError
 from onnx_lowrank.torch import Epoch, Finetuned, FinetuneSettings, Marks
 from onnx_lowrank.torch.training.checkpoint import Checkpoint
+from tests import forked
 from tests.command_line import call, fails, misused, works
+from tests.forked import Forked
 from tests.helpers import relative, run
 from tests.networks import images, network
 from tests.torch.pairs import in_onnxruntime_alone, pair, save_classes, weights_of
@@ -416,17 +418,17 @@ def test_without_torch_it_is_said_how_to_get_it(folder: Path, tmp_path: Path) ->
 # Interruptions
 
 
-def start(given: Sequence[str], stderr: Path) -> subprocess.Popen[str]:
-    """The command line as a process of its own, of which only this test knows."""
-    command = [sys.executable, "-m", "onnx_lowrank", *given]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with stderr.open("w") as file:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=file, text=True
-        )  # fmt: skip
+def start(given: Sequence[str], folder: Path) -> Forked:
+    """The command line as a process of its own, of which only this test knows; what it says goes to files."""
+    return forked.start(folder, *given, output=str(folder / "stdout"), errors=str(folder / "stderr"))
 
 
-def wait_for(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
+def said(folder: Path) -> tuple[str, str]:
+    """What it wrote on stdout and on stderr."""
+    return (folder / "stdout").read_text(), (folder / "stderr").read_text()
+
+
+def wait_for(process: Forked, what: Callable[[], bool]) -> None:
     """Until something is so, while the process runs."""
     end = time.monotonic() + LONGEST_WAIT
     while not what():
@@ -435,6 +437,7 @@ def wait_for(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+SAID = {"stdout", "stderr"}
 LONG = {"epochs": 2, "batch_size": 4, "held_out": 0.03}  # an epoch takes half a second
 
 
@@ -453,7 +456,7 @@ def without_time(report: Path) -> dict[str, Any]:
 
 
 def assert_as_uninterrupted(uninterrupted: Path, place: Path) -> None:
-    assert names(place) - {"stderr"} == {"out.onnx", "report.json"}
+    assert names(place) - SAID == {"out.onnx", "report.json"}
     assert without_time(place / "report.json") == without_time(uninterrupted / "report.json")
     assert (place / "out.onnx").read_bytes() == (uninterrupted / "out.onnx").read_bytes()
 
@@ -463,13 +466,13 @@ def test_a_killed_training_goes_on_where_it_was(folder: Path, tmp_path: Path, un
     """In the middle of its second epoch, by what no process can prepare for."""
     checkpoint = tmp_path / "out.onnx.checkpoint"
     given = words(folder, tmp_path / "out.onnx", "many.npy", report=tmp_path / "report.json", **LONG)
-    process = start(given, tmp_path / "stderr")
+    process = start(given, tmp_path)
     wait_for(process, checkpoint.exists)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait(timeout=LONGEST_WAIT)
     assert process.returncode == -signal.SIGKILL
     left = names(tmp_path)  # perhaps with the folder that the checkpoint was written in: the next command removes it
-    assert {name for name in left if not name.endswith(".tmp")} == {"out.onnx.checkpoint", "stderr"}
+    assert {name for name in left if not name.endswith(".tmp")} == {"out.onnx.checkpoint", *SAID}
     assert len(Checkpoint.read(checkpoint).notes["epochs"]) == 1
     other = fails(tmp_path, *given, "--resume", "--seed", "1")
     assert "checkpoint of another training (seed: 0 there, 1 here)" in other
@@ -483,16 +486,16 @@ def test_a_killed_training_goes_on_where_it_was(folder: Path, tmp_path: Path, un
 def test_ctrl_c_writes_the_best_so_far_and_one_can_go_on(folder: Path, tmp_path: Path, uninterrupted: Path) -> None:
     checkpoint = tmp_path / "out.onnx.checkpoint"
     given = words(folder, tmp_path / "out.onnx", "many.npy", report=tmp_path / "report.json", **LONG)
-    process = start(given, tmp_path / "stderr")
+    process = start(given, tmp_path)
     wait_for(process, checkpoint.exists)
     process.send_signal(signal.SIGINT)
-    stdout, _ = process.communicate(timeout=LONGEST_WAIT)
-    errors = (tmp_path / "stderr").read_text()
+    process.wait(timeout=LONGEST_WAIT)
+    output, errors = said(tmp_path)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "error: interrupted: the best of 1 epochs was written; --resume goes on"
-    assert "written     " in stdout
-    assert names(tmp_path) == {"out.onnx", "out.onnx.checkpoint", "report.json", "stderr"}
+    assert "written     " in output
+    assert names(tmp_path) == {"out.onnx", "out.onnx.checkpoint", "report.json", *SAID}
     report, whole = (without_time(place / "report.json") for place in (tmp_path, uninterrupted))
     assert (report["interrupted"], report["epochs"]) == (True, whole["epochs"][:1])
     onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"), full_check=True)
@@ -502,15 +505,15 @@ def test_ctrl_c_writes_the_best_so_far_and_one_can_go_on(folder: Path, tmp_path:
 
 @pytest.mark.slow
 def test_ctrl_c_before_the_first_epoch_is_over_writes_nothing(folder: Path, tmp_path: Path) -> None:
-    process = start(words(folder, tmp_path / "out.onnx", "many.npy", **LONG | {"batch_size": 1}), tmp_path / "stderr")
-    wait_for(process, lambda: "before: loss" in (tmp_path / "stderr").read_text())
+    process = start(words(folder, tmp_path / "out.onnx", "many.npy", **LONG | {"batch_size": 1}), tmp_path)
+    wait_for(process, lambda: "before: loss" in said(tmp_path)[1])
     process.send_signal(signal.SIGINT)
-    stdout, _ = process.communicate(timeout=LONGEST_WAIT)
-    errors = (tmp_path / "stderr").read_text()
-    assert (process.returncode, stdout) == (130, ""), errors
+    process.wait(timeout=LONGEST_WAIT)
+    output, errors = said(tmp_path)
+    assert (process.returncode, output) == (130, ""), errors
     assert errors.splitlines()[-1] == "error: interrupted: nothing was written"
     assert "Traceback" not in errors
-    assert names(tmp_path) == {"stderr"}
+    assert names(tmp_path) == SAID
 
 
 # Several processes
