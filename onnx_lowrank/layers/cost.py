@@ -55,13 +55,35 @@ def chain_macs(layer: Layer, plan: LayerPlan, cut: Cut = UNCUT) -> int:
     return sum(counts) if cut is UNCUT else sum(_cut(layer, plan, counts, cut))
 
 
-def end_shares(layer: Layer, plan: LayerPlan) -> tuple[float, float]:
-    """Return the shares of a planned layer's multiply-adds that fall with its inputs, and with its filters.
+class EndShares:
+    """Shares of a planned layer's multiply-adds that fall with its inputs, and with its filters.
 
-    Those of its first and of its last convolution, which may be one.
+    Those of its first and of its last convolution, which may be one. All convolutions of a chain with one rank grow
+    with it, so that their shares are the same for any; with two ranks they are products of them.
+
+    Args:
+        layer: the original layer.
     """
-    counts = [prod(weight) * prod(size) for weight, _, _, size in chain_shapes(layer, plan)]
-    return counts[0] / sum(counts), counts[-1] / sum(counts)
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self._units: dict[str, list[int]] = {}
+
+    def __call__(self, plan: LayerPlan) -> tuple[float, float]:
+        """Return the shares of the layer as planned, with its inputs and with its filters."""
+        if plan.method not in self._units:  # of many options only the ranks differ
+            self._units[plan.method] = self._counts_at_rank_one(plan)
+        counts = self._units[plan.method]
+        if len(counts) == 3:  # the rank in front is of space or of the inputs, the one behind of the filters
+            first, middle, last = counts
+            front, behind = plan.spatial or plan.input or 1, plan.channel or 1
+            counts = [first * front, middle * front * behind, last * behind]
+        return counts[0] / sum(counts), counts[-1] / sum(counts)
+
+    def _counts_at_rank_one(self, plan: LayerPlan) -> list[int]:
+        """Return the multiply-adds per map of each convolution of a plan's method."""
+        unit = replace(plan, channel=plan.channel and 1, spatial=plan.spatial and 1, input=plan.input and 1)
+        return [prod(weight) * prod(size) for weight, _, _, size in chain_shapes(self._layer, unit)]
 
 
 def _cut(layer: Layer, plan: LayerPlan, counts: list[int], cut: Cut) -> list[int]:

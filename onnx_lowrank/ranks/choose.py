@@ -125,7 +125,7 @@ def check_reachable(layers: LayerSet, settings: Settings, block: int) -> None:
     if settings.predicted_error is not None:  # the speedup is only the largest that may be picked
         settings = replace(settings, speedup=min(MIN_SPEEDUP, settings.speedup))
     lossless = [_no_losses(layer, settings) for layer in layers.eligible]
-    budget, options, coupling = _counted(layers, lossless, settings, block, block)
+    budget, options, coupling = _counted(layers, lossless, settings, block, block, smallest=True)
     if budget.smallest(options, coupling) > budget.total:
         raise _out_of_reach(options, budget, coupling, settings)
 
@@ -143,7 +143,13 @@ def _no_losses(layer: Layer, settings: Settings) -> RankLosses:
 
 
 def _counted(
-    layers: LayerSet, losses: Sequence[RankLosses], settings: Settings, block: int, wide: int
+    layers: LayerSet,
+    losses: Sequence[RankLosses],
+    settings: Settings,
+    block: int,
+    wide: int,
+    *,
+    smallest: bool = False,
 ) -> tuple[_Budget, list[list[Option]], Coupling]:
     """Return a budget of multiply-adds or parameters, and what every layer may be within it.
 
@@ -156,7 +162,9 @@ def _counted(
     fixed = sum(layer.macs for layer in layers.skipped) if counts_macs else layers.fixed_storage(itemsize)
     total = sum(whole) + fixed
     stays = {layer.name: float(layer.macs if counts_macs else layer.parameters) for layer in layers.skipped}
-    options = _options(layers.eligible, losses, [measure] * len(layers.eligible), settings, (block, wide))
+    options = _options(
+        layers.eligible, losses, [measure] * len(layers.eligible), settings, (block, wide), smallest=smallest
+    )
     return _Budget(total / settings.speedup, total, fixed), options, _coupling(layers.eligible, stays)
 
 
@@ -306,15 +314,26 @@ def _options(
     costs: Sequence[Cost],
     settings: Settings,
     multiples: tuple[int, int],
+    *,
+    smallest: bool = False,
 ) -> list[list[Option]]:
-    """Return what every layer may be; ``multiples`` of ranks: of any layer, and of wide ones."""
+    """Return what every layer may be.
+
+    Args:
+        layers: the eligible ones.
+        losses: of each.
+        costs: of each.
+        settings: what is allowed.
+        multiples: of ranks: those of any layer, and of wide ones.
+        smallest: whether only the smallest ranks are wanted, see `layer_options`.
+    """
 
     def multiple(layer: Layer) -> int:
         return settings.rank_multiple or layer_multiple(largest_ranks(layer)["channel"], *multiples)
 
     methods = settings.methods
     return [
-        with_scaled_costs(layer, layer_options(layer, each, cost, methods, multiple(layer)))
+        with_scaled_costs(layer, layer_options(layer, each, cost, methods, multiple(layer), smallest=smallest))
         for layer, each, cost in zip(layers, losses, costs, strict=True)
     ]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_lowrank.layers.cost import end_shares
+from onnx_lowrank.layers.cost import EndShares
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan, largest_ranks, rank_kinds
 from onnx_lowrank.layers.rank_losses import RankLosses
@@ -22,7 +22,9 @@ _MIN_WIDTHS, _SMALL_BLOCK = 8, 8
 Cost = Callable[[Layer, LayerPlan], float]
 
 
-def layer_options(layer: Layer, losses: RankLosses, cost: Cost, methods: Sequence[str], multiple: int) -> list[Option]:
+def layer_options(
+    layer: Layer, losses: RankLosses, cost: Cost, methods: Sequence[str], multiple: int, *, smallest: bool = False
+) -> list[Option]:
     """Return the option to keep the layer, every factorization that costs less, and every smaller width.
 
     Args:
@@ -34,13 +36,17 @@ def layer_options(layer: Layer, losses: RankLosses, cost: Cost, methods: Sequenc
             three-way chain costs more than two of its factors merged, the two-way one is taken.
         multiple: ranks are multiples of this; its half, quarter and so on are added, so that layers with few filters
             can be factorized too.
+        smallest: whether to take the smallest ranks of every method alone, where only what costs least is wanted.
 
     Returns:
         The layer as it is first, then all else with the energy that it keeps.
     """
     kept, allowed = LayerPlan(layer.name), allowed_methods(layer, methods)
     kept_cost = cost(layer, kept)
-    factorizations = _factorizations(layer, cost, allowed, multiple)
+    grids = {kind: rank_grid(largest, multiple) for kind, largest in largest_ranks(layer).items()}
+    if smallest:
+        grids = {kind: grid[:1] for kind, grid in grids.items()}
+    factorizations = _factorizations(layer, cost, allowed, grids)
     cheaper = [(plan, plan_cost) for plan, plan_cost in factorizations if plan_cost < kept_cost]
     widths = _widths(layer, losses, cost, multiple) if "width" in allowed else []
     if not cheaper:
@@ -56,11 +62,12 @@ def layer_options(layer: Layer, losses: RankLosses, cost: Cost, methods: Sequenc
 
 def with_scaled_costs(layer: Layer, options: Sequence[Option]) -> list[Option]:
     """Return the options of a layer with the parts of their cost that fall with its inputs and with its filters."""
-    shares = [end_shares(layer, option.plan) for option in options]
-    return [
-        replace(option, first=option.cost * first, scaled=option.cost * last)
-        for option, (first, last) in zip(options, shares, strict=True)
-    ]
+    shares_of = EndShares(layer)
+    scaled = []
+    for option in options:
+        first, last = shares_of(option.plan)
+        scaled.append(Option(option.plan, option.cost, option.cost * last, option.share, option.cost * first))
+    return scaled
 
 
 def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
@@ -98,9 +105,9 @@ def _widths(layer: Layer, losses: RankLosses, cost: Cost, multiple: int) -> list
 
 
 def _factorizations(
-    layer: Layer, cost: Cost, methods: Sequence[str], multiple: int
+    layer: Layer, cost: Cost, methods: Sequence[str], grids: Mapping[str, list[int]]
 ) -> Iterator[tuple[LayerPlan, float]]:
-    """Yield every plan that the methods allow and its cost; energies are not known yet."""
+    """Yield every plan that the methods allow with ranks of the grids, and its cost; energies are not known yet."""
 
     def priced(method: str, ranks: Mapping[str, Any]) -> tuple[LayerPlan, float]:
         plan = LayerPlan(layer.name, method, **ranks)
@@ -109,9 +116,8 @@ def _factorizations(
     def two_way(kind: str, *three_way: str) -> list[tuple[LayerPlan, float]]:
         """Price chains with one kind of rank, where they are allowed or may take the place of a three-way one."""
         wanted = {kind, *three_way} & set(methods)
-        return [priced(kind, {kind: rank}) for rank in grid[kind]] if wanted else []
+        return [priced(kind, {kind: rank}) for rank in grids[kind]] if wanted else []
 
-    grid = {kind: rank_grid(largest, multiple) for kind, largest in largest_ranks(layer).items()}
     channels = two_way("channel", "spatial-channel", "tucker")
     spatials, inputs = two_way("spatial", "spatial-channel"), two_way("input", "tucker")
     for kind, chains in (("channel", channels), ("spatial", spatials), ("input", inputs)):

@@ -149,7 +149,7 @@ def table(worker: Worker) -> str:
     return text
 
 
-@fuzz(50)
+@fuzz(20)  # where a latency is missing, it is measured
 @given(st.data())
 def test_spoiled_latency_tables(worker: Worker, table: str, data: st.DataObject) -> None:
     (worker.folder / "table.json").write_bytes(data.draw(spoiled_json(table)))

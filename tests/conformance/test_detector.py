@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import cycle
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from PIL import Image
 
 from onnx_lowrank import LayerPlan, RankPlan, Result, Settings, convert, inspect
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import largest_ranks
+from onnx_lowrank.layers.plan import FACTORIZATIONS, Factorization, largest_ranks
 from tests.command_line import fails, works
 from tests.conformance.scene_networks import channels_last, detector, outliner
 from tests.helpers import relative, run
@@ -55,14 +57,17 @@ def faster() -> Result:
     return convert(detector(), {"x": pictures(40, 96, 160)}, QUICK, positions=100, solver="linear")
 
 
-@pytest.mark.parametrize("method", ["channel", "spatial", "spatial-channel"])
-def test_full_rank_changes_nothing_in_a_detector(method: str) -> None:
+@pytest.mark.parametrize(
+    "methods", [FACTORIZATIONS, *(pytest.param([each], marks=pytest.mark.nightly) for each in FACTORIZATIONS)]
+)
+def test_full_rank_changes_nothing_in_a_detector(methods: Sequence[Factorization]) -> None:
+    """By day layers take turns with the methods."""
     model, samples = detector(), pictures(4, 64, 96)
-    plans = []
+    plans, turns = [], cycle(methods)
     for layer in inspect(model, input_shapes={"x": (1, 3, 64, 96)}).rows:
         assert isinstance(layer, Layer)
         assert layer.activation.name == ("silu" if layer.filters != 20 else "identity")
-        plans.append(LayerPlan(layer.name, method if layer.separable else "channel", **largest_ranks(layer)))
+        plans.append(LayerPlan(layer.name, next(turns) if layer.separable else "channel", **largest_ranks(layer)))
     converted = convert(model, {"x": samples}, QUICK, plan=RankPlan(tuple(plans)), solver="weights").model
     assert max(differences(model, converted, samples).values()) < 2e-5
 

@@ -154,21 +154,51 @@ CASES = {
 }
 
 
-# Solved nonlinearly, too, which takes half a minute: that it gains is tested on digits.
+# Solved nonlinearly, too, which takes half a minute: that it gains is tested on digits. The network that takes longest
+# has nothing to convert that another one has not; what can be factorized of it is looked at by day.
 NONLINEAR = {f"{name}, nonlinear": replace(case, solver="auto") for name, case in CASES.items()}
-NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for name in NONLINEAR]
+NIGHTLY = {"recognition", *NONLINEAR}
 
 
-@pytest.fixture(scope="module", params=[*CASES, *NIGHTLY])
+@pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
-    return (CASES | NONLINEAR)[request.param]
+    return CASES[request.param]
 
 
 @pytest.fixture(scope="module")
-def converted(case: Case) -> Result:
+def rows(case: Case) -> list[Layer | SkippedLayer]:
+    """What `inspect` finds."""
+    image = case.images(0, 1, **case.size)
+    return list(inspect(case.model, input_shapes={"x": image.shape}).rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """A case and what came of it.
+
+    Attributes:
+        case: what was asked for.
+        result: of the conversion.
+    """
+
+    case: Case
+    result: Result
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        assert self.result.model is not None
+        return self.result.model
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.nightly] * (name in NIGHTLY)) for name in (*CASES, *NONLINEAR)],
+)
+def converted(request: pytest.FixtureRequest) -> Conversion:
+    case = (CASES | NONLINEAR)[request.param]
     images = case.images(0, case.samples + 8, **case.size)
     few = Settings(samples=case.samples, positions=150, refine="none", solver=case.solver, bench=False)  # to be quick
-    return convert(case.model, {"x": images}, few, speedup=case.speedup)
+    return Conversion(case, convert(case.model, {"x": images}, few, speedup=case.speedup))
 
 
 def outputs(model: onnx.ModelProto, images: Array) -> Array:
@@ -194,38 +224,32 @@ def counted(model: onnx.ModelProto, image: Array) -> dict[str, int]:
     return found
 
 
-def inspected(case: Case) -> list[Layer | SkippedLayer]:
-    image = case.images(0, 1, **case.size)
-    return list(inspect(case.model, input_shapes={"x": image.shape}).rows)
-
-
-def test_all_but_depthwise_convolutions_can_be_factorized(case: Case) -> None:
-    rows = inspected(case)
+def test_all_but_depthwise_convolutions_can_be_factorized(case: Case, rows: list[Layer | SkippedLayer]) -> None:
     assert sum(isinstance(row, Layer) for row in rows) == sum(case.activations.values())
     assert Counter(row.reason for row in rows if isinstance(row, SkippedLayer)) == case.reasons
     assert {row.name: row.macs for row in rows if row.macs} == counted(case.model, case.images(0, 1, **case.size))
 
 
-def test_every_activation_is_recognised(case: Case) -> None:
-    found = Counter(row.activation.name for row in inspected(case) if isinstance(row, Layer))
+def test_every_activation_is_recognised(case: Case, rows: list[Layer | SkippedLayer]) -> None:
+    found = Counter(row.activation.name for row in rows if isinstance(row, Layer))
     assert found == case.activations
 
 
 @pytest.mark.slow
-def test_the_converted_network_is_valid_and_as_cheap_as_said(case: Case, converted: Result) -> None:
-    assert converted.model is not None
+def test_the_converted_network_is_valid_and_as_cheap_as_said(converted: Conversion) -> None:
+    case, report = converted.case, converted.result.report
     onnx.checker.check_model(converted.model, full_check=True)
     assert list(converted.model.graph.input) == list(case.model.graph.input)
     assert list(converted.model.graph.output) == list(case.model.graph.output)
-    assert converted.report.speedup >= case.speedup
+    assert report.speedup >= case.speedup
     image = case.images(0, 1, **case.size)
-    assert sum(counted(converted.model, image).values()) == converted.report.macs[1]
+    assert sum(counted(converted.model, image).values()) == report.macs[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("resized", [False, True], ids=["size of calibration", "other size"])
-def test_what_it_finds_stays_the_same(case: Case, converted: Result, resized: bool) -> None:
-    assert converted.model is not None
+def test_what_it_finds_stays_the_same(converted: Conversion, resized: bool) -> None:
+    case = converted.case
     images = case.images(1, case.count, **(case.other if resized else case.size))
     wanted, found = outputs(case.model, images), outputs(converted.model, images)
     assert wanted.shape == found.shape
@@ -234,9 +258,9 @@ def test_what_it_finds_stays_the_same(case: Case, converted: Result, resized: bo
 
 
 @pytest.mark.slow
-def test_measures_by_name_say_the_same(case: Case, converted: Result) -> None:
+def test_measures_by_name_say_the_same(converted: Conversion) -> None:
+    case = converted.case
     pytest.importorskip(case.package)
-    assert converted.model is not None
     images = case.images(1, case.count, **case.size)
     measured = compare(case.model, converted.model, {"x": images}, metric=case.metric).metric
     assert measured is not None

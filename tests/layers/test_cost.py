@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnx_lowrank as olr
-from onnx_lowrank.layers.cost import chain_macs, chain_parameters
-from onnx_lowrank.layers.plan import LayerPlan
+from onnx_lowrank.layers.chain_shapes import chain_shapes
+from onnx_lowrank.layers.cost import EndShares, chain_macs, chain_parameters
+from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, rank_kinds
 from tests.example_layers import conv_layer
 from tests.helpers import build
 
@@ -75,6 +76,17 @@ def test_counts_in_closed_form(
     for plan, (macs, weights) in counts.items():
         assert chain_macs(layer, plan) == macs
         assert chain_parameters(layer, plan) == weights + layer.filters
+
+
+def test_shares_of_the_ends_are_those_of_the_convolutions_of_the_chain() -> None:
+    layer = conv_layer(8, 6, (3, 5), (10, 12), strides=(2, 1))
+    shares_of = EndShares(layer)
+    for rank, other in ((3, 4), (1, 1), (5, 6)):  # one after the other, since some of it is kept
+        for method in ("kept", *FACTORIZATIONS):
+            ranks = {"channel": rank, "spatial": other, "input": other}
+            plan = LayerPlan("conv", method, **{kind: ranks[kind] for kind in rank_kinds(method)})
+            counts = [prod(each.weight) * prod(each.work_size) for each in chain_shapes(layer, plan)]
+            assert shares_of(plan) == (counts[0] / sum(counts), counts[-1] / sum(counts))
 
 
 def test_kept_costs_what_it_did() -> None:
