@@ -43,8 +43,11 @@ def behind_parameter(index: GraphIndex, node: onnx.NodeProto, place: int) -> lis
         node: the layer.
         place: of the parameter among what the node reads.
     """
-    names, data = index.inputs_behind(node.input[place]), index.behind(node.input[0]) & index.inputs.keys()
-    if not names or not data or not data.isdisjoint(names):
+    names = index.inputs_behind(node.input[place])
+    if not names:  # as nearly always; what is behind the data takes a walk through the graph
+        return []
+    data = index.behind(node.input[0]) & index.inputs.keys()
+    if not data or not data.isdisjoint(names):
         return []
     if node.op_type in _PRODUCTS and not all(_is_matrix(index.inputs[name]) for name in names):
         return []

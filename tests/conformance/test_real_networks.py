@@ -25,12 +25,12 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} with re
 
 
 def test_each_step_of_the_method_gains_on_digits() -> None:
-    """Measured: relative errors of 0.275, 0.046, 0.032 and 0.030."""
+    """Measured: relative errors of 0.268, 0.049, 0.036 and 0.035."""
     train, held_out = split_digits(load_digits())
     quick = olr.Settings(speedup=3, positions=20, refine="none", bench=False, provider="cpu", threads=1)
     errors = []
     for solver, asymmetric in STEPS:
-        result = olr.convert(DEMO, train.inputs[::10], quick, solver=solver, asymmetric=asymmetric)
+        result = olr.convert(DEMO, train.inputs[::20], quick, solver=solver, asymmetric=asymmetric)
         assert result.model is not None
         compared = olr.compare(DEMO, result.model, held_out.inputs[::3], threads=1)
         errors.append(compared.outputs["logits"].relative_error)

@@ -231,9 +231,9 @@ def test_a_little_slower_is_within_what_clocks_differ_by(monkeypatch: pytest.Mon
 def test_what_is_out_of_reach_is_known_before_any_sample_is_run(
     monkeypatch: pytest.MonkeyPatch, cost: str, method: str
 ) -> None:
-    model = mobile()
+    model, how = mobile(), {"cost": cost, "method": method, "rank_multiple": 4}
     with pytest.raises(BudgetError) as caught:
-        converted(model, speedup=900.0, cost=cost, method=method, bench=False)
+        converted(model, speedup=900.0, bench=False, **how)
     told = re.fullmatch(
         rf"speedup 900 cannot be reached, the largest that can is (\S+) \(\S+ {cost}, of which \S+ are in layers that "
         r"stay\): lower `speedup`",
@@ -241,12 +241,12 @@ def test_what_is_out_of_reach_is_known_before_any_sample_is_run(
     )
     assert told is not None
     largest = float(told[1])
-    assert converted(model, speedup=largest - 0.01, cost=cost, method=method, dry_run=True).plan
+    assert converted(model, speedup=largest - 0.01, dry_run=True, **how).plan
     monkeypatch.setattr("onnx_lowrank.pipeline.collect_targets", None)  # calling it would be another error
     with pytest.raises(BudgetError, match="cannot be reached"):
-        converted(model, speedup=largest + 0.01, cost=cost, method=method)
+        converted(model, speedup=largest + 0.01, **how)
     with pytest.raises(BudgetError, match=f"speedup {largest + 0.01:g} cannot be reached"):
-        sweep(model, images(40, 8), [largest + 0.01, 900.0], cost=cost, method=method, samples=30, rank_multiple=1)
+        sweep(model, images(40, 8), [largest + 0.01, 900.0], samples=30, **how)
 
 
 def test_targets_of_a_sweep_that_are_out_of_reach_are_named_first(caplog: pytest.LogCaptureFixture) -> None:

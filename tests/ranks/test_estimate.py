@@ -22,7 +22,7 @@ from onnx_lowrank.ranks.estimate import (
 from tests.helpers import plain_network
 from tests.networks import images
 
-HOW: dict[str, Any] = {"bench": False, "provider": "cpu", "threads": 1, "rank_multiple": 1}
+HOW: dict[str, Any] = {"bench": False, "provider": "cpu", "threads": 1, "rank_multiple": 4}
 
 
 def chooser(losses: Callable[[float], float], largest: float = 100.0) -> Callable[[Settings], RankPlan]:

@@ -122,8 +122,7 @@ REAL |= {
     f"{name}, converted": Real(partial(converted, name), REAL[name].batches, REAL[name].missing) for name in CONVERTED
 }
 # A single image takes vgg16_brain_mri half a second, and structures that others have, too, are for the night.
+NIGHTLY = {*(name for name, each in NETWORKS.items() if each.nightly), "recognition, converted"}
 QUICK_ONES = [
-    pytest.param(name, marks=[pytest.mark.nightly] * (name in NETWORKS and NETWORKS[name].nightly))
-    for name in REAL
-    if name != "vgg16_brain_mri"
+    pytest.param(name, marks=[pytest.mark.nightly] * (name in NIGHTLY)) for name in REAL if name != "vgg16_brain_mri"
 ]
