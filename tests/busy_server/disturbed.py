@@ -31,7 +31,7 @@ def cut_short(file: str, size: int, step: str) -> None:
 
 
 def write_slowly(step: str) -> None:
-    """Take most of a second for each file that is written, and count in the file ``writing``."""
+    """Take half a second for each file that is written, and count in the file ``writing``."""
     owner: Any = os if step == "fsync" else Path
     real, calls = getattr(owner, step), []
 
@@ -40,9 +40,9 @@ def write_slowly(step: str) -> None:
             return real(*args, **options)
         calls.append(args)
         Path("writing").write_text(str(len(calls)))
-        time.sleep(0.4)
+        time.sleep(0.2)
         result = real(*args, **options)
-        time.sleep(0.4)
+        time.sleep(0.2)
         return result
 
     setattr(owner, step, slow)

@@ -19,7 +19,7 @@ from tests.busy_server.commands import FINETUNE, ROOT, fill, left, start_at_once
 from tests.helpers import build, filters
 from tests.networks import network
 
-LONG = (*FINETUNE, "--epochs", "30")  # so that a disk can be filled meanwhile
+LONG = (*FINETUNE, "--epochs", "12")  # so that a disk can be filled meanwhile
 
 
 def run(folder: Path, *words: str) -> tuple[float, float]:
