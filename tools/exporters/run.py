@@ -54,7 +54,7 @@ EXPORTERS = {
     "keras-torch": Exporter("keras_networks.py", (*_KERAS, *_TORCH), (), {"KERAS_BACKEND": "torch"}),
     "tf2onnx": Exporter("keras_networks.py", (*_KERAS, *_TENSORFLOW), ("tf2onnx",), {"KERAS_BACKEND": "tensorflow"}),
     "jax2onnx": Exporter("jax_networks.py", ("jax2onnx==0.17.1", "flax", "numpy")),
-    "paddle2onnx": Exporter("paddle_networks.py", ("paddlepaddle==3.3.1", "paddle2onnx==2.1.0", "numpy")),
+    "paddle2onnx": Exporter("paddle_networks.py", ("paddlepaddle==3.3.1", "paddle2onnx==2.1.0", "packaging", "numpy")),
     "onnxscript": Exporter("onnxscript_networks.py", ("onnxscript==0.7.2", "onnx==1.23.2", "numpy")),
 }
 
