@@ -133,7 +133,7 @@ CASES: dict[tuple[str, str], onnx.ModelProto] = {
         'y = ConvTranspose <auto_pad="SAME_UPPER", strides=[2,2]> (x, w)', 64, 8, 3, 3
     ),
     ("ConvTranspose", "depthwise"): conv("y = ConvTranspose <group=64> (x, w)", 64, 1, 3, 3),
-    ("ConvInteger", ""): quantized("p = Cast <to=3> (x)  i = ConvInteger (p, u)  y = Cast <to=1> (i)"),
+    ("ConvInteger", ""): quantized("p = Cast <to=2> (x)  i = ConvInteger (p, u)  y = Cast <to=1> (i)"),
     ("QLinearConv", ""): quantized(
         "p = QuantizeLinear (x, s, z)  i = QLinearConv (p, s, z, q, s, n, s, z)  y = DequantizeLinear (i, s, z)",
         n=np.int8(0),
