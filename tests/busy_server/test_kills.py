@@ -89,7 +89,10 @@ def works_in(folder: Path, *words: str) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, NIGHTS))])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    ["convert", "samples", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("sweep", "finetune"))],
+)
 def test_a_kill_at_any_moment(folder: Path, command: str, seed: int) -> None:
     """What is left then is whole, or goes away with the next run, which needs no help but --force.
 

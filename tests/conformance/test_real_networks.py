@@ -28,9 +28,10 @@ def test_each_step_of_the_method_gains_on_digits() -> None:
     """Measured: relative errors of 0.268, 0.049, 0.036 and 0.035."""
     train, held_out = split_digits(load_digits())
     quick = olr.Settings(speedup=3, positions=20, refine="none", bench=False, provider="cpu", threads=1)
-    errors = []
+    errors, samples = [], train.inputs[::20]
+    plan = olr.convert(DEMO, samples, quick, dry_run=True).plan
     for solver, asymmetric in STEPS:
-        result = olr.convert(DEMO, train.inputs[::20], quick, solver=solver, asymmetric=asymmetric)
+        result = olr.convert(DEMO, samples, quick, plan=plan, solver=solver, asymmetric=asymmetric)
         assert result.model is not None
         compared = olr.compare(DEMO, result.model, held_out.inputs[::3], threads=1)
         errors.append(compared.outputs["logits"].relative_error)

@@ -121,6 +121,8 @@ CONVERTED = ("detector", "outliner", "channels_last", "demo", "recognition")
 REAL |= {
     f"{name}, converted": Real(partial(converted, name), REAL[name].batches, REAL[name].missing) for name in CONVERTED
 }
+# Converting "recognition" takes 15 s in each process that tests it; the same kinds of chains are in the others.
+BY_DAY = [pytest.param(name, marks=[pytest.mark.nightly] * (name == "recognition, converted")) for name in REAL]
 # A single image takes vgg16_brain_mri half a second, and structures that others have, too, are for the night.
 NIGHTLY = {*(name for name, each in NETWORKS.items() if each.nightly), "recognition, converted"}
 QUICK_ONES = [

@@ -21,7 +21,7 @@ from tests.helpers import build, normal, relative, run
 from tests.networks import images, network
 from tests.torch.module.test_to_module import in_function
 from tests.torch.oracle import WHOLE, assert_same, one_node, outputs_of
-from tests.torch.real_networks import QUICK_ONES, REAL
+from tests.torch.real_networks import BY_DAY, QUICK_ONES, REAL
 
 Array = NDArray[Any]
 
@@ -57,7 +57,7 @@ def shifted(module: OnnxModule, seed: int = 0) -> OnnxModule:
 # Nothing was trained
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", BY_DAY)
 def test_without_training_a_network_is_the_same_bit_for_bit(name: str) -> None:
     model = REAL[name].model
     before = content(model)

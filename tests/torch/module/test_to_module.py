@@ -23,7 +23,7 @@ from tests.conformance.test_support import sparse
 from tests.helpers import add_initializers, build, filters, normal, relative, run
 from tests.networks import images, network
 from tests.torch.oracle import WHOLE, as_tuple, assert_same, outputs_of
-from tests.torch.real_networks import QUICK_ONES, REAL
+from tests.torch.real_networks import BY_DAY, QUICK_ONES, REAL
 
 Array = NDArray[Any]
 
@@ -37,7 +37,7 @@ def saved_and_loaded(module: OnnxModule) -> OnnxModule:
     return loaded
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", BY_DAY)
 def test_a_network_computes_what_onnxruntime_does(name: str) -> None:
     model = REAL[name].model
     module = to_torch(model)

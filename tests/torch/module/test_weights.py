@@ -16,7 +16,7 @@ from onnx_lowrank.torch.module.weights import look_up, put, state_keys
 from tests.helpers import build, normal, run
 from tests.networks import network
 from tests.torch.oracle import assert_same, one_node
-from tests.torch.real_networks import REAL
+from tests.torch.real_networks import BY_DAY, REAL
 
 IMAGE = normal(0, 1, 2, 4, 4)
 PLAIN = (
@@ -120,7 +120,7 @@ def test_names_that_are_in_nobodys_way_are_kept(parts: list[list[str]]) -> None:
     assert state_keys(names) == {name: name for name in names}
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", BY_DAY)
 def test_networks_keep_the_names_of_their_floating_point_numbers(name: str) -> None:
     model = REAL[name].model
     floats = [tensor.name for tensor in model.graph.initializer if tensor.data_type == 1]
