@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -26,6 +26,10 @@ class RefinedBlock:
     def refined(self) -> bool:
         """Whether it has other weights than before."""
         return self.before != self.after
+
+    def discarded(self) -> RefinedBlock:
+        """Return the block with the weights that it came with."""
+        return replace(self, after=self.before)
 
     def to_dict(self) -> dict[str, Any]:
         """Return its entry in the report."""

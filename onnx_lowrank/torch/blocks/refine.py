@@ -1,14 +1,14 @@
 """Refine a converted network block by block, each block fed with what the refined ones before it deliver.
 
 The weights of a block's factors, and of what channels were left in it, are trained together (`train`), toward what the
-original computes in its place. They are kept where samples that served neither the solver nor the training confirm it,
-at the block's end and at the network's outputs.
+original computes in its place. What is better on samples that served neither the solver nor the training is kept, and
+all of it only where the outputs of the whole network are no worse for it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from math import ceil
 from typing import Any
@@ -58,28 +58,31 @@ def refine_blocks(
         monitor: watches the blocks.
 
     Returns:
-        The refined network, ``converted`` itself where nothing came of it; and what became of each block.
+        The refined network, or ``converted`` itself where that is no worse, and what became of each block.
     """
     refinement = _Refinement(network, converted, calibration, settings)
-    before = refinement.error
     with torch_threads(settings.threads), closing(refinement):
         blocks = tuple(refinement.blocks(monitor))
-    log.info("refined block by block: error of the outputs %.4g -> %.4g", before, refinement.error)
-    return refinement.written(converted) if any(block.refined for block in blocks) else converted, blocks
+    if not any(block.refined for block in blocks):
+        return converted, blocks
+    refined = refinement.written(converted)
+    held_out = list(iterate_batches(calibration.samples, calibration.split.refinement, calibration.split.batch_size))
+    before, after = (_error(network, network.as_run(model), held_out) for model in (converted, refined))
+    log.info("refined block by block: error of the outputs %.4g -> %.4g", before, after)
+    if not after <= before:
+        return converted, tuple(block.discarded() for block in blocks)
+    return refined, blocks
 
 
 class _Refinement:
-    """Both networks, and the samples on their way through them.
-
-    Attributes:
-        error: relative error of the converted network's outputs on the samples set aside, as it is by now.
-    """
+    """Both networks, and the samples on their way through them."""
 
     def __init__(
         self, network: Network, converted: onnx.ModelProto, calibration: CalibrationSet, settings: Settings
     ) -> None:
         self._original = inline_all_functions(network.model)
-        self._converted = inline_all_functions(network.as_run(converted))
+        self._converted = onnx.ModelProto()  # a copy, whose weights change
+        self._converted.CopyFrom(inline_all_functions(network.as_run(converted)))
         self._weights: dict[str, Tensor] = {}  # those that were trained, by name
         self._seed = settings.seed
         self._device = _device(network)
@@ -88,11 +91,6 @@ class _Refinement:
         self._training, self._held_out = range(counts[0]), range(counts[0], sum(counts))
         self._before, self._behind = (Prefix(_batches(calibration), network.provider, max_bytes) for _ in range(2))
         self._blocks = _find_blocks(self._original, self._converted, network, calibration)
-        inputs = list(self._before.cache.types)
-        self._outputs = Session(self._original, network.provider, name=network.name).floating_outputs
-        part = self._behind.part(self._original, inputs, self._outputs)
-        self._wanted = list(self._behind.run(part, self._held_out))
-        self.error = self._error(self._converted, inputs)
 
     def blocks(self, monitor: Monitor) -> Iterator[RefinedBlock]:
         """Refine one block after the other."""
@@ -118,7 +116,7 @@ class _Refinement:
         self._behind.close()
 
     def _refined(self, block: Block, seed: int) -> RefinedBlock:
-        part = self._before.part(self._converted, block.inputs, block.made)
+        part = self._before.block_model(self._converted, block)
         module = to_torch(part, torch.float32).to(self._device)
         module.outputs = block.compared
         names = _trainable(module, part, self._original)
@@ -130,38 +128,11 @@ class _Refinement:
         )
         with as_model_error("PyTorch cannot train it"):
             trained = train_block(module, [module.keys[name] for name in names], training, held_out, seed)
-        found = {name: trained.weights[module.keys[name]] for name in names} if trained.weights else {}
-        is_kept = bool(found) and self._takes(found, block)
-        return RefinedBlock(block.compared, block.layers, trained.before, trained.after if is_kept else trained.before)
-
-    def _takes(self, weights: Mapping[str, Tensor], block: Block) -> bool:
-        """Take over a block's weights if the network's outputs are no worse for them."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self._converted)
-        write_weights(model, weights)
-        error = self._error(model, block.inputs)
-        if not error <= self.error:  # also for NaN
-            return False
-        self._converted, self.error = model, error
-        self._weights |= weights
-        return True
-
-    def _error(self, model: onnx.ModelProto, inputs: Sequence[str]) -> float:
-        """Return the relative error of a network's outputs, its root mean square over them, on the samples set aside.
-
-        Args:
-            model: the network.
-            inputs: names of the tensors where the samples are.
-        """
-        lost, size = (dict.fromkeys(self._outputs, 0.0) for _ in range(2))
-        ours = self._before.run(self._before.part(model, inputs, self._outputs), self._held_out)
-        for found, wanted in zip(ours, self._wanted, strict=True):
-            for name in self._outputs:
-                if found[name].shape == wanted[name].shape:  # lists of objects may differ in length
-                    theirs = wanted[name].astype(np.float64)
-                    size[name] += float(squares(theirs))
-                    lost[name] += float(squares(theirs - found[name]))
-        return float(np.sqrt(np.mean([lost[name] / size[name] for name in self._outputs if size[name]] or [0.0])))
+        if trained.weights:
+            found = {name: trained.weights[module.keys[name]] for name in names}
+            self._weights |= found
+            write_weights(self._converted, found)
+        return RefinedBlock(block.compared, block.layers, trained.before, trained.after)
 
 
 def _batches(calibration: CalibrationSet) -> Iterator[Arrays]:
@@ -200,3 +171,16 @@ def _trainable(module: OnnxModule, part: onnx.ModelProto, original: onnx.ModelPr
 
 def _is_inside(pair: Pair, names: Sequence[str]) -> bool:
     return {pair.first, pair.second, *([pair.bias] if pair.bias else [])} <= set(names)
+
+
+def _error(network: Network, model: onnx.ModelProto, batches: Sequence[Arrays]) -> float:
+    """Return the relative error of a network's outputs, its root mean square over the outputs."""
+    theirs, ours = (Session(each, network.provider, name=network.name) for each in (network.model, model))
+    lost, size = (dict.fromkeys(theirs.floating_outputs, 0.0) for _ in range(2))
+    for feeds in batches:
+        wanted, found = theirs.run(feeds), ours.run(feeds)
+        for name in size:
+            if found[name].shape == wanted[name].shape:  # lists of objects may differ in length
+                size[name] += float(squares(wanted[name].astype(np.float64)))
+                lost[name] += float(squares(wanted[name].astype(np.float64) - found[name]))
+    return float(np.sqrt(np.mean([lost[name] / size[name] for name in size if size[name]] or [0.0])))

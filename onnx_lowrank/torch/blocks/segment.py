@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import onnx
@@ -33,23 +33,16 @@ class Prefix:
         self.cache = ActivationCache(batches, max_bytes)
         self._provider = provider
 
-    def part(self, model: onnx.ModelProto, inputs: Iterable[str], outputs: Iterable[str]) -> onnx.ModelProto:
-        """Return the part of a network that computes tensors from those where the samples are.
+    def block_model(self, model: onnx.ModelProto, block: Block) -> onnx.ModelProto:
+        """Return the part of a network that computes a block's new outputs from where the samples are.
 
         Args:
             model: the network.
-            inputs: names of the tensors to begin with.
-            outputs: names of the tensors to compute.
+            block: the next block.
         """
         types = {name: onnx.helper.np_dtype_to_tensor_dtype(kind) for name, kind in self.cache.types.items()}
-        given = [onnx.helper.make_tensor_value_info(name, types[name], None) for name in inputs]
-        return extract(model, given, [onnx.ValueInfoProto(name=name) for name in outputs])
-
-    def run(self, model: onnx.ModelProto, numbers: Iterable[int]) -> Iterator[Arrays]:
-        """Run a part of a network on some of the batches where they are, and yield its outputs."""
-        session = Session(model, self._provider, name=f"block that ends in '{model.graph.output[0].name}'")
-        taken = [spec.name for spec in session.inputs]
-        return (session.run(self.arrays(number, taken)) for number in numbers)
+        inputs = [onnx.helper.make_tensor_value_info(name, types[name], None) for name in block.inputs]
+        return extract(model, inputs, [onnx.ValueInfoProto(name=name) for name in block.made])
 
     def advance(self, model: onnx.ModelProto, block: Block) -> None:
         """Run a block, and go on behind it.
@@ -58,9 +51,11 @@ class Prefix:
             model: the network.
             block: the next block.
         """
-        outputs = self.run(self.part(model, block.inputs, block.made), range(len(self.cache)))
-        for number, made in enumerate(outputs):
-            self.cache.advance(number, block.outputs, made)
+        session = Session(self.block_model(model, block), self._provider, name=f"block that ends in '{block.made[0]}'")
+        taken = [spec.name for spec in session.inputs]
+        for number in range(len(self.cache)):
+            outputs = session.run(self.arrays(number, taken))
+            self.cache.advance(number, block.outputs, outputs)
 
     def arrays(self, number: int, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Return tensors of a batch by name."""
