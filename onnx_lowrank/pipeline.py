@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, iterate_batches
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
-from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES, MIN_REFINED_SAMPLES
+from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES, min_refined_samples
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.graph import (
     Publication,
@@ -552,7 +552,7 @@ def with_samples_set_aside(calibration: CalibrationSet) -> CalibrationSet:
         log.warning(
             "refine 'full': layers are refined one by one: %d samples are too few to train on some and judge by "
             "others: pass more, %d or so",
-            calibration.images, MIN_REFINED_SAMPLES,
+            calibration.images, min_refined_samples(calibration.smallest_batch),
         )  # fmt: skip
     return divided
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ MAX_SEARCH_SAMPLES = 4_000  # a search for a speedup measures on them: a loss of
 MAX_VERIFICATION_SAMPLES = 2_000  # held out to verify the result of a search
 _MIN_REFINEMENT_SAMPLES, _MAX_REFINEMENT_SAMPLES = 4, 64  # set aside to judge a refinement by
 _REFINEMENT_SHARE = 10  # one in so many of those to solve with
-MIN_REFINED_SAMPLES = _MIN_REFINEMENT_SAMPLES * _REFINEMENT_SHARE
 _MIN_SAMPLE_ELEMENTS = 6_250  # a smaller sample counts as this many, which limits the batch size
 
 
@@ -60,6 +59,15 @@ class Split:
         if count < _MIN_REFINEMENT_SAMPLES:
             return self
         return replace(self, calibration=self.calibration[:-count], refinement=self.calibration[-count:])
+
+
+def min_refined_samples(step: int) -> int:
+    """Return how many samples to solve with a refinement of blocks takes, with some of them set aside.
+
+    Args:
+        step: samples of a batch where that is fixed, else 1.
+    """
+    return ceil(_MIN_REFINEMENT_SAMPLES / step) * step * _REFINEMENT_SHARE
 
 
 def split_samples(

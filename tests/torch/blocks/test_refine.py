@@ -25,6 +25,20 @@ QUICK: dict[str, Any] = {"bench": False, "provider": "cpu", "threads": 1, "rank_
 UNSEEN = images(64, 8, seed=7)
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[CalibrationSet]:
+    """Samples of the refinements that follow."""
+    given: list[CalibrationSet] = []
+    real = refine.refine_blocks
+
+    def watched(one: Any, other: Any, calibration: CalibrationSet, *rest: Any) -> Any:
+        given.append(calibration)
+        return real(one, other, calibration, *rest)
+
+    monkeypatch.setattr(refine, "refine_blocks", watched)
+    return given
+
+
 def plain(refinement: str, **changes: Any) -> Result:
     methods = "channel", "spatial", "spatial-channel"  # they leave these layers most to gain
     settings: dict[str, Any] = {"speedup": 4, "method": methods, "refine": refinement, **QUICK, **changes}
@@ -169,6 +183,29 @@ def test_too_few_samples_are_said_before_the_work_begins(caplog: pytest.LogCaptu
     assert result.report.calibration.images == 30
 
 
+@pytest.mark.parametrize(("batch", "wanted"), [("N", 40), ("3", 60), ("16", 160)])
+def test_as_many_samples_as_are_asked_for_are_enough(batch: str, wanted: int, caplog: pytest.LogCaptureFixture) -> None:
+    x = {"x": images(wanted + 32)}
+    settings = {"speedup": 1.2, "refine": "full", "solver": "weights", **QUICK}
+    step = 1 if batch == "N" else int(batch)
+    few = convert(network(batch), x, samples=wanted - step, **settings)
+    assert f"others: pass more, {wanted} or so" in caplog.text
+    assert few.report.blocks == ()
+    assert convert(network(batch), x, samples=wanted, **settings).report.blocks
+
+
+def test_blocks_begin_with_what_the_converted_network_delivers(
+    seen: list[CalibrationSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the error of the last block, which ends in the output, is that of the whole network, untrained here."""
+    monkeypatch.setattr(train, "_RATES", ())
+    result = plain("full")
+    *_, last = result.report.blocks
+    samples = seen[0].samples.read(seen[0].split.refinement)["x"]
+    assert last.tensors == ("y",)
+    assert last.before == pytest.approx(loss(result, plain_network(5), samples, "y"), rel=1e-3)
+
+
 def test_without_pytorch_layers_are_refined_one_by_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -180,15 +217,7 @@ def test_without_pytorch_layers_are_refined_one_by_one(
 
 
 @pytest.mark.parametrize("batch", ["4", "N"])
-def test_fixed_batches_stay_whole(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[CalibrationSet] = []
-    real = refine.refine_blocks
-
-    def watched(one: Any, other: Any, calibration: CalibrationSet, *rest: Any) -> Any:
-        seen.append(calibration)
-        return real(one, other, calibration, *rest)
-
-    monkeypatch.setattr(refine, "refine_blocks", watched)
+def test_fixed_batches_stay_whole(batch: str, seen: list[CalibrationSet]) -> None:
     result = convert(network(batch), {"x": images(110)}, speedup=1.3, samples=100, refine="full", **QUICK)
     assert len(seen[0].split.refinement) == (8 if batch == "4" else 10)
     assert set(seen[0].split.refinement).isdisjoint(seen[0].split.calibration)
