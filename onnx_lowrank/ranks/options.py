@@ -66,7 +66,7 @@ def with_scaled_costs(layer: Layer, options: Sequence[Option]) -> list[Option]:
     scaled = []
     for option in options:
         first, last = shares_of(option.plan)
-        scaled.append(Option(option.plan, option.cost, option.cost * last, option.share, option.cost * first))
+        scaled.append(replace(option, first=option.cost * first, scaled=option.cost * last))
     return scaled
 
 
@@ -85,7 +85,7 @@ def allowed_methods(layer: Layer, methods: Sequence[str]) -> Sequence[str]:
 def _fits(layer: Layer, method: str) -> bool:
     """Return whether a layer's kernel can be split so."""
     kinds = rank_kinds(method)
-    return not ("spatial" in kinds and not layer.separable) and not ("input" in kinds and layer.single_point)
+    return layer.separable if "spatial" in kinds else "input" not in kinds or not layer.single_point
 
 
 def _widths(layer: Layer, losses: RankLosses, cost: Cost, multiple: int) -> list[Option]:

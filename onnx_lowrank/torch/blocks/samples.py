@@ -21,7 +21,7 @@ _STEP_ELEMENTS = 2**19
 _MAX_STEP_SAMPLES = 64
 
 
-class Pair(NamedTuple):
+class BlockBatch(NamedTuple):
     """Tensors of some samples: what the block reads, sizes among them, and what the original computes in its place."""
 
     inputs: list[Value]
@@ -58,34 +58,34 @@ class BlockSamples:
         self._rows = len(targets[0]) if is_divisible and targets[0].ndim else None
         self._elements: int = max(prod(array.shape[1:]) for array in (*inputs, *targets))  # of a sample
 
-    def all(self) -> Iterator[Pair]:
+    def all(self) -> Iterator[BlockBatch]:
         """Iterate over all batches."""
-        return (self._pair([number], None) for number in self._numbers)
+        return (self._batch([number], None) for number in self._numbers)
 
-    def steps(self, generator: np.random.Generator) -> Iterator[Pair]:
+    def steps(self, generator: np.random.Generator) -> Iterator[BlockBatch]:
         """Iterate over the samples of one training step after the other, without end."""
         size = self.step_samples
         while True:
             shuffled = [int(number) for number in generator.permutation(self._numbers)]
             if self._rows is None:
-                yield from (self._pair([number], None) for number in shuffled)
+                yield from (self._batch([number], None) for number in shuffled)
             elif size >= self._rows:
-                yield from (self._pair(group, None) for group in _parts(shuffled, size // self._rows))
+                yield from (self._batch(group, None) for group in _parts(shuffled, size // self._rows))
             else:
                 for number in shuffled:
                     rows = generator.permutation(len(self._arrays(number)[1][0]))
-                    yield from (self._pair([number], part) for part in _parts(rows, size))
+                    yield from (self._batch([number], part) for part in _parts(rows, size))
 
     @property
     def step_samples(self) -> int:
         """Samples of a training step, at least 1."""
         return min(_MAX_STEP_SAMPLES, max(1, _STEP_ELEMENTS // self._elements))
 
-    def _pair(self, numbers: Iterable[int], rows: NDArray[Any] | None) -> Pair:
+    def _batch(self, numbers: Iterable[int], rows: NDArray[Any] | None) -> BlockBatch:
         """Return the tensors of batches one behind the other, or some rows of one batch."""
         columns = [zip(*each, strict=True) for each in zip(*map(self._arrays, numbers), strict=True)]
         inputs, targets = ([_joined(arrays, rows) for arrays in column] for column in columns)
-        return Pair([self._value(array) for array in inputs], [self._tensor(array) for array in targets])
+        return BlockBatch([self._value(array) for array in inputs], [self._tensor(array) for array in targets])
 
     def _value(self, array: NDArray[Any]) -> Value:
         """Return an input as the block takes it: small arrays of integers as sizes."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from onnx_lowrank import interruption
-from onnx_lowrank.torch.blocks.samples import BlockSamples, Pair
+from onnx_lowrank.torch.blocks.samples import BlockBatch, BlockSamples
 from onnx_lowrank.torch.module.to_module import OnnxModule
 from onnx_lowrank.torch.module.weights import look_up
 from onnx_lowrank.torch.training.muon import Muon
@@ -73,9 +73,9 @@ def train_block(
 
 
 @torch.no_grad()
-def block_error(module: OnnxModule, pairs: Iterable[Pair]) -> float:
+def block_error(module: OnnxModule, batches: Iterable[BlockBatch]) -> float:
     """Return the relative error of a block's outputs, its root mean square over the outputs."""
-    sums = [_squares(as_list(module(*inputs)), targets) for inputs, targets in pairs]
+    sums = [_squares(as_list(module(*inputs)), targets) for inputs, targets in batches]
     lost, size = np.sum(sums, axis=0)
     return float(np.sqrt(np.mean(lost / np.maximum(size, _MIN_SIZE))))
 
