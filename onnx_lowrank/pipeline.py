@@ -56,6 +56,7 @@ from onnx_lowrank.linalg.threads import side_by_side
 from onnx_lowrank.ranks import energy_losses
 from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
 from onnx_lowrank.ranks.estimate import estimate_losses, largest_within, log_prediction
+from onnx_lowrank.ranks.gpu import other_batch
 from onnx_lowrank.ranks.search import MIN_SPEEDUP, largest_speedup
 from onnx_lowrank.report.build import Measurements, build_figures, build_report, warn_of_lost_quantization
 from onnx_lowrank.report.converted import ConvertedNetwork
@@ -275,8 +276,12 @@ def conversion_timer(
     batch = timed_batch(network, settings)
     file, size = settings.latency_table, stored_bytes(network.model)
     layer_timer = open_layer_timer(settings.runtime, network.provider, batch, file, size)
-    planar = network.prefers_planar(settings)
-    return ConversionTimer(network, calibration.repeated(batch), layer_timer, monitor, planar=planar)
+    make = partial(ConversionTimer, network, progress=monitor, planar=network.prefers_planar(settings))
+    other = None
+    if settings.cost == "latency" and layer_timer.on_gpu and not (layer_timer.foreign or network.fixed_batch):
+        another = other_batch(batch)  # it must not be slower there either
+        other = make(calibration.repeated(another), layer_timer.at_batch(another))
+    return make(calibration.repeated(batch), layer_timer, other_batch=other)
 
 
 def timed_batch(network: Network, settings: Settings) -> int:

@@ -25,6 +25,7 @@ from onnx_lowrank.runtime.backends.staging import staging_folder
 from onnx_lowrank.runtime.latency_table import chain_key, network_key
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.progress import Progress
+from onnx_lowrank.runtime.rank_multiples import runs_on_gpu
 from onnx_lowrank.settings import Settings
 
 _SCRIPT = "time_networks.py"
@@ -75,7 +76,8 @@ def save_latency_networks(
     block, batch = settings.rank_multiple or _BLOCK, timed_batch(network, settings)
     feeds = calibration.repeated(batch)
     shapes = {name: values.shape for name, values in feeds.items()}
-    chains = chains_to_measure(layers.eligible, settings, block)
+    on_gpu = runs_on_gpu(settings.runtime, network.provider.name)
+    chains = chains_to_measure(layers.eligible, settings, block, on_gpu=on_gpu)
     keyed = {chain_key(layer, plan, batch * layer.maps): (layer, plan) for layer, plan in chains}
     with staged_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         listed = [

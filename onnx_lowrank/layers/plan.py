@@ -24,6 +24,8 @@ _RANKS: Mapping[str, tuple[str, ...]] = {
     "tucker": ("input", "channel"),
     "width": (),
 }
+# The two-way chains that three-way ones consist of, and are where a rank is full.
+TWO_WAY: Mapping[str, tuple[str, ...]] = {"spatial-channel": ("channel", "spatial"), "tucker": ("input", "channel")}
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,9 @@ from scipy.interpolate import RegularGridInterpolator
 
 from onnx_lowrank.layers.cost import chain_macs
 from onnx_lowrank.layers.layer import Layer
-from onnx_lowrank.layers.plan import FACTORIZATIONS, LayerPlan, largest_ranks, rank_kinds
+from onnx_lowrank.layers.plan import FACTORIZATIONS, TWO_WAY, LayerPlan, largest_ranks, rank_kinds
 
 _MEASURED_BLOCKS = (1, 2, 4, 16)  # and the largest number that saves multiply-adds
-# Two-way chains that may take the place of a three-way one.
-_TAKING_THE_PLACE = {"spatial-channel": ("channel", "spatial"), "tucker": ("input", "channel")}
 _MAX_SHARE = 0.75  # of the layer's multiply-adds, in three-way chains that are measured
 
 
@@ -44,7 +42,7 @@ class ChainLatency:
 
     def __init__(self, layer: Layer, methods: Sequence[str], block: int) -> None:
         self._layer, self._block = layer, block
-        replacing = {each for method in methods for each in _TAKING_THE_PLACE.get(method, ())}
+        replacing = {each for method in methods for each in TWO_WAY.get(method, ())}  # three-way ones
         methods = [method for method in (*FACTORIZATIONS, "width") if method in {*methods, *replacing}]
         self._grids = {method: tuple(_grid(layer, method, kind, block) for kind in _axes(method)) for method in methods}
         self._times: dict[str, NDArray[np.float64]] = {}

@@ -21,6 +21,7 @@ from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.width_losses import WidthLosses
 from onnx_lowrank.ranks.chain_latency import ChainLatency
 from onnx_lowrank.ranks.coupled import Coupling, Link, select_coupled, smallest_cost
+from onnx_lowrank.ranks.gpu import methods_that_pay, no_slower, select_widths_first
 from onnx_lowrank.ranks.options import Cost, allowed_methods, layer_options, with_scaled_costs
 from onnx_lowrank.ranks.search import MIN_SPEEDUP
 from onnx_lowrank.ranks.select import Option, depth_weights, select
@@ -173,11 +174,15 @@ def _under_latency(
 ) -> RankPlan:
     """Stay within a budget of measured milliseconds, corrected until the whole network meets it."""
     machine = timer.layer_timer.machine
-    latencies = chain_latencies(layers.eligible, settings, machine.block)
-    timer.measure(chains_to_measure(layers.eligible, settings, machine.block))
-    for layer, latency in zip(layers.eligible, latencies, strict=True):
-        latency.learn(partial(timer.layer_timer.milliseconds, layer))
-    options = _options(layers.eligible, losses, latencies, settings, (machine.block, machine.wide_multiple))
+    latencies = _measured_latencies(layers.eligible, settings, timer)
+    multiples = machine.block, machine.wide_multiple
+    options = _options(layers.eligible, losses, latencies, settings, multiples, on_gpu=timer.layer_timer.on_gpu)
+    if timer.other_batch is not None:
+        elsewhere = _measured_latencies(layers.eligible, settings, timer.other_batch)
+        options = [
+            no_slower(each, [latency(layer, option.plan) for option in each])
+            for layer, each, latency in zip(layers.eligible, options, elsewhere, strict=True)
+        ]
     whole = timer.original_ms()
     fixed = whole - sum(layer[0].cost for layer in options)  # the first option keeps the layer
     budget = _Budget(whole / (_AIMED_SHARE * settings.speedup), whole, fixed)
@@ -186,21 +191,41 @@ def _under_latency(
     return _corrected(layers.eligible, options, budget, coupling, settings, timer)
 
 
-def chain_latencies(layers: Sequence[Layer], settings: Settings, block: int) -> list[ChainLatency]:
+def _measured_latencies(layers: Sequence[Layer], settings: Settings, timer: ConversionTimer) -> list[ChainLatency]:
+    """Measure the milliseconds of every layer's chains."""
+    machine = timer.layer_timer.machine
+    timer.measure(chains_to_measure(layers, settings, machine.block, on_gpu=timer.layer_timer.on_gpu))
+    latencies = _chain_latencies(layers, settings, machine.block, on_gpu=timer.layer_timer.on_gpu)
+    for layer, latency in zip(layers, latencies, strict=True):
+        latency.learn(partial(timer.layer_timer.milliseconds, layer))
+    return latencies
+
+
+def _chain_latencies(layers: Sequence[Layer], settings: Settings, block: int, *, on_gpu: bool) -> list[ChainLatency]:
     """Return the milliseconds of every layer's chains, to be learnt."""
-    return [ChainLatency(layer, allowed_methods(layer, settings.methods), block) for layer in layers]
+    return [
+        ChainLatency(layer, allowed_methods(layer, _methods(layer, settings, on_gpu=on_gpu)), block) for layer in layers
+    ]
 
 
-def chains_to_measure(layers: Sequence[Layer], settings: Settings, block: int) -> list[tuple[Layer, LayerPlan]]:
+def chains_to_measure(
+    layers: Sequence[Layer], settings: Settings, block: int, *, on_gpu: bool
+) -> list[tuple[Layer, LayerPlan]]:
     """Return what has to be timed before ranks are chosen under milliseconds: layers, and chains of them.
 
     Args:
         layers: the eligible ones.
         settings: what is allowed.
         block: channels that kernels process at a time.
+        on_gpu: whether networks run on a GPU.
     """
-    pairs = zip(layers, chain_latencies(layers, settings, block), strict=True)
+    pairs = zip(layers, _chain_latencies(layers, settings, block, on_gpu=on_gpu), strict=True)
     return [(layer, plan) for layer, latency in pairs for plan in latency.to_measure()]
+
+
+def _methods(layer: Layer, settings: Settings, *, on_gpu: bool) -> Sequence[str]:
+    """Return the methods that a layer may get: on a GPU not all that are allowed."""
+    return methods_that_pay(layer, settings.methods) if on_gpu else settings.methods
 
 
 def _corrected(
@@ -212,15 +237,16 @@ def _corrected(
     timer: ConversionTimer,
 ) -> RankPlan:
     """Shift the budget until the network as planned, timed, meets the target."""
+    on_gpu = timer.layer_timer.on_gpu
     if timer.layer_timer.foreign:  # the network cannot be timed here
-        return _select(options, budget, coupling, settings)
+        return _select(options, budget, coupling, settings, on_gpu=on_gpu)
     # The sum of single layers is not the whole: what seems out of reach is tried all the same.
     smallest = budget.smallest(options, coupling) * (1 + 1e-9)
     total = max(budget.total, smallest)
     tried: dict[float, tuple[float, RankPlan]] = {}
 
     def measure(total: float) -> float:
-        plan = _select(options, replace(budget, total=total), coupling, settings)
+        plan = _select(options, replace(budget, total=total), coupling, settings, on_gpu=on_gpu)
         speedup = timer.time_plan(layers, plan).best_speedup
         log.info("ranks for %.4g ms: measured speedup %.2f", total, speedup)
         tried[total] = speedup, plan
@@ -264,10 +290,12 @@ def _select(
     budget: _Budget,
     coupling: Coupling,
     settings: Settings,
+    *,
+    on_gpu: bool = False,
 ) -> RankPlan:
     """Return the options that lose least within the budget."""
     try:
-        chosen = _best(options, budget, coupling, settings)
+        chosen = _best(options, budget, coupling, settings, on_gpu=on_gpu)
     except BudgetError as error:
         raise _out_of_reach(options, budget, coupling, settings) from error
     return RankPlan(tuple(option.plan for option in chosen))
@@ -285,8 +313,12 @@ def _out_of_reach(
     )
 
 
-def _best(options: Sequence[Sequence[Option]], budget: _Budget, coupling: Coupling, settings: Settings) -> list[Option]:
+def _best(
+    options: Sequence[Sequence[Option]], budget: _Budget, coupling: Coupling, settings: Settings, *, on_gpu: bool
+) -> list[Option]:
     """Return the options that lose least, with fewer channels only where that is clearly better than ranks alone.
+
+    On a GPU, where ranks add kernels and fewer channels do not, it is ranks that have to be clearly better.
 
     Raises:
         BudgetError: neither reaches the budget.
@@ -296,8 +328,9 @@ def _best(options: Sequence[Sequence[Option]], budget: _Budget, coupling: Coupli
     factorized = [[option for option in layer if option.share == 1] for layer in options]
     if factorized == options:
         return select(options, left, weights)
-    narrowed = select_coupled(options, left + carried, coupling)
-    if settings.methods == ("width",):
+    pick = select_widths_first if on_gpu else select_coupled
+    narrowed = pick(options, left + carried, coupling)
+    if settings.methods == ("width",) or (on_gpu and any(option.share < 1 for option in narrowed)):
         return narrowed
     try:
         by_ranks = select_coupled(factorized, left + carried, coupling)
@@ -316,6 +349,7 @@ def _options(
     multiples: tuple[int, int],
     *,
     smallest: bool = False,
+    on_gpu: bool = False,
 ) -> list[list[Option]]:
     """Return what every layer may be.
 
@@ -326,16 +360,18 @@ def _options(
         settings: what is allowed.
         multiples: of ranks: those of any layer, and of wide ones.
         smallest: whether only the smallest ranks are wanted, see `layer_options`.
+        on_gpu: whether networks run on a GPU, and milliseconds count.
     """
 
     def multiple(layer: Layer) -> int:
         return settings.rank_multiple or layer_multiple(largest_ranks(layer)["channel"], *multiples)
 
-    methods = settings.methods
-    return [
-        with_scaled_costs(layer, layer_options(layer, each, cost, methods, multiple(layer), smallest=smallest))
-        for layer, each, cost in zip(layers, losses, costs, strict=True)
-    ]
+    def of(layer: Layer, losses: RankLosses, cost: Cost) -> list[Option]:
+        methods = _methods(layer, settings, on_gpu=on_gpu)
+        found = layer_options(layer, losses, cost, methods, multiple(layer), smallest=smallest)
+        return with_scaled_costs(layer, found)
+
+    return [of(*each) for each in zip(layers, losses, costs, strict=True)]
 
 
 def _coupling(layers: Sequence[Layer], stays: Mapping[str, float]) -> Coupling:

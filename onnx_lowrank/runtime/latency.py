@@ -147,9 +147,11 @@ class ConversionTimer:
         layer_timer: times single layers, with batches of the same size.
         progress: watches.
         planar: chains of 1-D convolutions are written as 2-D ones, see `onnx_lowrank.graph.planar`.
+        other_batch: times the same with batches of another size; None where none need be timed.
 
     Attributes:
         layer_timer: times single layers.
+        other_batch: as given.
     """
 
     def __init__(
@@ -160,9 +162,10 @@ class ConversionTimer:
         progress: Progress,
         *,
         planar: bool = False,
+        other_batch: ConversionTimer | None = None,
     ) -> None:
         self._network, self._feeds, self._progress = network, feeds, progress
-        self.layer_timer, self._planar = layer_timer, planar
+        self.layer_timer, self._planar, self.other_batch = layer_timer, planar, other_batch
 
     def time(self, converted: onnx.ModelProto | Path) -> Latency:
         """Time the original and a converted network in turns.
@@ -315,7 +318,20 @@ def time_file(
         latency = timer.time(converted)
     except ModelError as error:
         return MeasuredFile(slow=(f"not measured in {settings.runtime}: {error}",))
-    return MeasuredFile(latency, slow_warnings(latency, layers, plan, settings, timer), differing)
+    slow = slow_warnings(latency, layers, plan, settings, timer)
+    if timer.other_batch is not None:
+        slow += _slower_than_the_original(timer.other_batch.time(converted))
+    return MeasuredFile(latency, slow, differing)
+
+
+def _slower_than_the_original(latency: Latency) -> tuple[str, ...]:
+    """Return a warning where a network is slower than it was; with bounds, where all of them say so."""
+    if not latency.telling or latency.most_speedup >= 1:
+        return ()
+    return (
+        f"{latency.measured_text} with batches of {latency.batch}: slower than the original: "
+        f"convert for the batch it runs with, `input_shapes` says that",
+    )
 
 
 def slow_warnings(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from math import ceil, log2
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from onnx_lowrank.runtime.latency_table import Machine, chain_key, network_key
 from onnx_lowrank.runtime.layer_parts import time_parts
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.provider import Provider
+from onnx_lowrank.runtime.rank_multiples import runs_on_gpu
 from onnx_lowrank.runtime.table_file import read_table, write_table
 from onnx_lowrank.runtime.timing import Pace, time_in_turns
 
@@ -78,7 +80,7 @@ class LayerTimer:
         network_bytes: int = 0,
         runtime: Runtime | None = None,
     ) -> None:
-        self.runtime, self.batch = runtime or OnnxRuntime(provider), batch
+        self.runtime, self.batch, self._provider = runtime or OnnxRuntime(provider), batch, provider
         self._layer_runtime = OnnxRuntime(provider) if self.runtime.name in _TIMED_IN_ONNXRUNTIME else self.runtime
         megabytes = min(_MOST_MEGABYTES, ceil(_TRAFFIC * network_bytes / 2**20)) if provider.name == "cpu" else 0
         self._rest = 2 ** ceil(log2(megabytes)) if megabytes else 0
@@ -94,9 +96,21 @@ class LayerTimer:
         return self._table.machine != self._here
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the milliseconds are those of a GPU; of a table from elsewhere its name of the provider tells."""
+        here = "cpu" if self._provider.on_cpu else "cuda"  # also of a plugin, whatever its name
+        return runs_on_gpu(self.machine.runtime, self.machine.provider if self.foreign else here)
+
+    @property
     def machine(self) -> Machine:
         """Where the milliseconds hold."""
         return self._table.machine
+
+    def at_batch(self, batch: int) -> LayerTimer:
+        """Return what times the same with other batches, and remembers it in the same table."""
+        other = copy(self)
+        other.batch = batch
+        return other
 
     def milliseconds(self, layer: Layer, plan: LayerPlan) -> float:
         """Time of a layer as planned, which has been measured; see `measure`."""

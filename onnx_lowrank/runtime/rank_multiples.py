@@ -3,7 +3,7 @@
 | runtime                         | block                   | in wide layers | from                               |
 |---------------------------------|-------------------------|----------------|------------------------------------|
 | onnxruntime, CPU                | 16 with AVX-512, else 8 | see below      | MLAS; measured                     |
-| onnxruntime, CUDA               | 8                       | 8              | Tensor Cores: 4 in TF32, 8 in fp16 |
+| onnxruntime, CUDA               | 8                       | 64             | Tensor Cores: 4 in TF32, 8 in fp16 |
 | onnxruntime, TensorRT; TensorRT | 8                       | 64             | TensorRT's best practices          |
 | OpenVINO, also as plugin        | 16 with AVX-512, else 8 | the same       | oneDNN's blocked layouts           |
 | LiteRT                          | 8                       | 8              | XNNPACK's micro-kernels            |
@@ -34,9 +34,14 @@ from __future__ import annotations
 _BALANCED_SINCE = (1, 30)  # onnxruntime shares ragged sets out evenly
 _BLOCKS_PER_SET = 4
 _BLOCKS = {"ncnn": 8, "mnn": 4, "litert": 8, "tensorrt": 8}
-_PREFERRED = {"tensorrt": 64}
+_PREFERRED_ON_GPU = 64
 _MIN_STEPS = 8  # with fewer multiples up to the largest rank, choosing among them costs too much accuracy
 _ON_GPU = frozenset({"cuda", "tensorrt"})
+
+
+def runs_on_gpu(runtime: str, provider: str) -> bool:
+    """Return whether networks run on a GPU, for arguments as of `channel_block`."""
+    return runtime == "tensorrt" or (runtime == "onnxruntime" and provider in _ON_GPU)
 
 
 def channel_block(runtime: str, provider: str, *, has_avx512: bool) -> int:
@@ -66,9 +71,9 @@ def wide_multiple(runtime: str, version: str, provider: str, threads: int, block
     (64, 16)
     """
     if runtime != "onnxruntime":
-        return max(block, _PREFERRED.get(runtime, block))
-    if provider == "tensorrt":
-        return _PREFERRED[provider]
+        return _PREFERRED_ON_GPU if runtime == "tensorrt" else block
+    if provider in _ON_GPU:
+        return _PREFERRED_ON_GPU
     if provider == "cpu" and threads != 1 and _release(version) < _BALANCED_SINCE:
         return _BLOCKS_PER_SET * block
     return block

@@ -34,7 +34,7 @@ def test_block(runtime: str, provider: str, has_avx512: bool, block: int) -> Non
         ("onnxruntime", "1.30.0", "cpu", 2, 16, 16),
         ("onnxruntime", "2.0.1", "cpu", 2, 16, 16),
         ("onnxruntime", "1.29.0", "openvino", 2, 16, 16),  # kernels of its own
-        ("onnxruntime", "1.29.0", "cuda", 2, 8, 8),
+        ("onnxruntime", "1.29.0", "cuda", 2, 8, 64),
         ("onnxruntime", "1.31.1", "tensorrt", 0, 8, 64),
         ("onnxruntime", "a build of mine", "cpu", 2, 16, 16),
         ("tensorrt", "11.0", "cuda", 0, 8, 64),
