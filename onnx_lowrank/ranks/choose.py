@@ -329,14 +329,18 @@ def _best(
     if factorized == options:
         return select(options, left, weights)
     pick = select_widths_first if on_gpu else select_coupled
-    narrowed = pick(options, left + carried, coupling)
+    narrowed = pick(options, left + carried, coupling, weights)
     if settings.methods == ("width",) or (on_gpu and any(option.share < 1 for option in narrowed)):
         return narrowed
     try:
-        by_ranks = select_coupled(factorized, left + carried, coupling)
+        by_ranks = select_coupled(factorized, left + carried, coupling, weights)
     except BudgetError:
         return narrowed
-    losses = [sum(1 - option.plan.energy for option in chosen) for chosen in (narrowed, by_ranks)]
+    counts = weights or [1.0] * len(options)
+    losses = [
+        sum(weight * (1 - option.plan.energy) for weight, option in zip(counts, chosen, strict=True))
+        for chosen in (narrowed, by_ranks)
+    ]
     log.debug("errors of all layers: %.3g with fewer channels, %.3g by ranks alone", *losses)
     return narrowed if losses[0] < _CLEARLY_LESS * losses[1] else select(factorized, left, weights)
 

@@ -1,6 +1,6 @@
 """Choose options where the cost of one layer depends on that of another: fewer channels read are fewer ones made.
 
-    minimise    sum_l error_l(o_l)
+    minimise    sum_l weight_l error_l(o_l)
     subject to  sum_l cost_l(o_l) - unmade_l first_l(o_l) - unread_l scaled_l(o_l) + unmade_l unread_l both_l(o_l)
                       + share(o_l) carried_l <= budget
     unread_l = sum of link (1 - share(o_reader)) over the links that say what is read of its filters; unmade_l: inputs
@@ -11,6 +11,7 @@ single changes that gain most per unit.
 
 | code    | meaning                                                                            |
 |---------|------------------------------------------------------------------------------------|
+| weight  | how much the error of a layer counts, see `depth_weights`                          |
 | cost    | of an option, with all that it makes                                               |
 | first   | part of that which falls in proportion to the channels that are still made of its  |
 |         | input, where another layer leaves them out                                         |
@@ -71,13 +72,16 @@ class Coupling:
     carried: Sequence[float]
 
 
-def select_coupled(options: Sequence[Sequence[Option]], budget: float, coupling: Coupling) -> list[Option]:
+def select_coupled(
+    options: Sequence[Sequence[Option]], budget: float, coupling: Coupling, weights: Sequence[float] | None = None
+) -> list[Option]:
     """Pick one option for every layer within the budget, so that errors add up to as little as possible.
 
     Args:
         options: the options of each layer, the first keeps it as it is.
         budget: the most that all layers and what they carry may cost together.
         coupling: which layers lose channels with others.
+        weights: how much the error of each layer counts; all equally if not given.
 
     Returns:
         The option of each layer, in order.
@@ -88,7 +92,7 @@ def select_coupled(options: Sequence[Sequence[Option]], budget: float, coupling:
     References:
         Everett 1963, Generalized Lagrange multiplier method; Shoham, Gersho 1988 (bit allocation by it).
     """
-    problem = _Problem(options, coupling)
+    problem = _Problem(options, coupling, weights)
     cheapest = problem.cheapest()
     if problem.cost(cheapest) > budget:
         raise BudgetError(f"budget {budget:.6g} is below the cheapest choice {problem.cost(cheapest):.6g}")
@@ -105,14 +109,19 @@ def smallest_cost(options: Sequence[Sequence[Option]], coupling: Coupling) -> fl
 class _Problem:
     """The options of all layers as arrays, and what choices of them cost and lose."""
 
-    def __init__(self, options: Sequence[Sequence[Option]], coupling: Coupling) -> None:
+    def __init__(
+        self, options: Sequence[Sequence[Option]], coupling: Coupling, weights: Sequence[float] | None = None
+    ) -> None:
         def of(field: str) -> list[NDArray[np.float64]]:
             return [np.array([getattr(option, field) for option in layer], float) for layer in options]
 
         self._costs, self._first, self._scaled, self._shares = of("cost"), of("first"), of("scaled"), of("share")
         ends = zip(self._costs, self._first, self._scaled, strict=True)
         self._both = [np.maximum(0.0, first + scaled - cost) for cost, first, scaled in ends]
-        self._losses = [1 - np.array([option.plan.energy for option in layer]) for layer in options]
+        self._losses = [
+            weight * (1 - np.array([option.plan.energy for option in layer]))
+            for layer, weight in zip(options, weights or [1.0] * len(options), strict=True)
+        ]
         self._carried = coupling.carried
         self._links_to: list[list[Link]] = [[] for _ in options]
         self._led: list[set[int]] = [set() for _ in options]

@@ -70,10 +70,12 @@ def no_slower(options: Sequence[Option], milliseconds: Sequence[float]) -> list[
     return [option for option, each in zip(options, milliseconds, strict=True) if each <= kept]
 
 
-def select_widths_first(options: Sequence[Sequence[Option]], budget: float, coupling: Coupling) -> list[Option]:
+def select_widths_first(
+    options: Sequence[Sequence[Option]], budget: float, coupling: Coupling, weights: Sequence[float] | None = None
+) -> list[Option]:
     """Do what `select_coupled` does, but take chains only where they lose clearly less than fewer channels would."""
     weighed = [[_weighed(option) for option in layer] for layer in options]
-    chosen = select_coupled(weighed, budget, coupling)
+    chosen = select_coupled(weighed, budget, coupling, weights)
     numbers = [
         next(n for n, each in enumerate(layer) if each is one) for layer, one in zip(weighed, chosen, strict=True)
     ]

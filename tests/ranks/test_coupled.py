@@ -68,6 +68,14 @@ def test_of_two_blocks_that_gives_which_loses_less() -> None:
         assert [chosen[1].share, chosen[3].share] == shares
 
 
+def test_of_two_blocks_alike_that_gives_which_counts_less() -> None:
+    coupling = Coupling([Link(1, 0), Link(3, 2)], [0.0, 40.0, 0.0, 40.0])
+    options = [EXPAND[:1], PROJECT, EXPAND[:1], PROJECT]
+    for weights, shares in (((1.0, 1.0, 3.0, 3.0), [0.5, 1.0]), ((3.0, 3.0, 1.0, 1.0), [1.0, 0.5])):
+        chosen = select_coupled(options, 360, coupling, weights)
+        assert [chosen[1].share, chosen[3].share] == shares
+
+
 def test_says_when_no_choice_is_cheap_enough() -> None:
     with pytest.raises(BudgetError, match="below the cheapest choice"):
         select_coupled([EXPAND, PROJECT], 50, BLOCK)

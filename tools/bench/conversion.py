@@ -5,22 +5,30 @@ Usage::
     python tools/bench/conversion.py vgg16 --shared ../shared [--samples 128] [--memory 1]
     python tools/bench/conversion.py chain residual concat [--depths 8,16,32,64] [--samples 64,256] [--channels 32]
         [--size 32] [--speedup 2] [--refine fast] [--provider cpu] [--threads 2] [--json conversion.json]
+    python tools/bench/conversion.py vgg16 efficientnet-lite0 --speedup 2 --samples 128 --against ../older [--rounds 3]
 
 ``chain``, ``residual`` and ``concat`` are synthetic networks of ``--depths`` 3x3 convolutions of equal size with
 random weights. Every conversion runs in a process of its own, so that peak memory is its own. Both passes are timed in
 the same process, right after it. The total in the ratio excludes verification and the measurement of latency.
+
+With ``--against``, a checkout of another state of the project, both convert in turns, each in a process of its own, by
+`convert_once.py`; the ratio is that of the medians of all rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -69,7 +77,12 @@ def main() -> None:
     parser.add_argument("--provider", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--against", type=Path, help="checkout to compare with")
+    parser.add_argument("--rounds", type=int, default=3, help="conversions by each state, with --against")
     arguments = parser.parse_args()
+    if arguments.against:
+        _compare_states(arguments)
+        return
     print(f"provider {arguments.provider}, {arguments.threads} threads, refine {arguments.refine}")
     print("network   depth  samples  original  converted   total  ratio  passes        peak  seconds by stage")
     rows = []
@@ -100,12 +113,7 @@ def _converted(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         threads=arguments.threads,
         bench=False,
     )
-    if case.network in SYNTHETIC:
-        model = synthetic_network(case.network, case.depth, arguments.channels, arguments.size)
-        data: Any = smooth(case.samples + 4, arguments.channels, arguments.size)
-        preprocessing = olr.preset("zero-one")
-    else:
-        model, data, preprocessing = _real(case.network, arguments.shared)
+    model, data, preprocessing = _network(case, arguments)
     result = olr.convert(model, data, settings, preprocessing=preprocessing)
     assert result.model is not None
     report = result.report
@@ -120,6 +128,61 @@ def _converted(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         "peak_memory_bytes": report.peak_memory_bytes,
         "seconds": report.seconds,
     }
+
+
+def _compare_states(arguments: argparse.Namespace) -> None:
+    """Convert with this state of the project and another one in turns, and print a row for each network."""
+    states = Path(__file__).parents[2], arguments.against.resolve()
+    print(f"{arguments.threads} threads, refine {arguments.refine}, {arguments.rounds} rounds, medians")
+    print("network             samples    here  against  ratio  peak here  against  slowest stages here")
+    for case in _cases(arguments):
+        with TemporaryDirectory() as folder:
+            task = _task(case, arguments, Path(folder))
+            runs = [[_in_state(state, task) for state in states] for _ in range(arguments.rounds)]
+        here, other = ([run[number] for run in runs] for number in range(2))
+        totals, peaks = (
+            [float(np.median([run[key] for run in each])) for each in (here, other)]
+            for key in ("total_s", "peak_memory_bytes")
+        )
+        stages = sorted(here[0]["seconds"].items(), key=lambda stage: -stage[1])
+        named = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages if stage not in _EXCLUDED)
+        print(
+            f"{case.network:<19} {case.samples:>7} {totals[0]:>6.1f}s {totals[1]:>7.1f}s {totals[0] / totals[1]:>6.2f}"
+            f"  {peaks[0] / 1e9:>6.2f} GB {peaks[1] / 1e9:>5.2f} GB  {named}",
+            flush=True,
+        )
+
+
+def _task(case: Case, arguments: argparse.Namespace, folder: Path) -> Path:
+    """Write down what to convert, with the data as a file."""
+    model, data, preprocessing = _network(case, arguments)
+    onnx.save(model, folder / "model.onnx")
+    if not isinstance(data, str | Path):
+        np.savez(folder / "data.npz", **({"x": data} if isinstance(data, np.ndarray) else data))
+        data = folder / "data.npz"
+    keys = ("speedup", "refine", "memory", "provider", "threads")
+    settings = {"samples": case.samples, "bench": False} | {key: getattr(arguments, key) for key in keys}
+    task = folder / "task.json"
+    entries = {"model": str(folder / "model.onnx"), "data": str(data), "preprocessing": asdict(preprocessing)}
+    task.write_text(json.dumps(entries | {"settings": settings}))
+    return task
+
+
+def _in_state(state: Path, task: Path) -> dict[str, Any]:
+    """Convert with the project as it is in a folder."""
+    environment = {**os.environ, "PYTHONPATH": str(state)}
+    command = [sys.executable, str(Path(__file__).with_name("convert_once.py")), str(task)]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _network(case: Case, arguments: argparse.Namespace) -> tuple[onnx.ModelProto, Any, olr.Preprocessing]:
+    """Return model, data and preprocessing of a case."""
+    if case.network not in SYNTHETIC:
+        return _real(case.network, arguments.shared)
+    model = synthetic_network(case.network, case.depth, arguments.channels, arguments.size)
+    return model, smooth(case.samples + 4, arguments.channels, arguments.size), olr.preset("zero-one")
 
 
 def _real(name: str, shared: Path) -> tuple[onnx.ModelProto, Any, olr.Preprocessing]:
