@@ -156,6 +156,7 @@ def ultralytics(folder: Path) -> None:
 def main(folder: Path, kind: str) -> None:
     """Write the networks of a kind into a folder; what an exporter refuses is printed."""
     warnings.simplefilter("ignore")
+    torch.manual_seed(0)  # of what stays as it is drawn, such as biases
     if kind == "ultralytics":
         ultralytics(folder)
         return
