@@ -13,6 +13,8 @@
 #   batches of 256: range 15.68 of 15.68, error 0.028
 #   batches of   1: range 15.68 of 15.68, error 0.028, with RangeEstimatorParametersSet.MINMAX
 #
+# The errors differ between processors: with AVX512-VNNI they were 0.370, 0.140, 0.032, 0.023 and 0.023.
+#
 # Choose the estimator, as in the last line, where samples differ in size.
 set -euo pipefail
 folder=$(mktemp -d)
