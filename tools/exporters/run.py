@@ -56,6 +56,7 @@ EXPORTERS = {
     "jax2onnx": Exporter("jax_networks.py", ("jax2onnx==0.17.1", "flax", "numpy")),
     "paddle2onnx": Exporter("paddle_networks.py", ("paddlepaddle==3.3.1", "paddle2onnx==2.1.0", "packaging", "numpy")),
     "onnxscript": Exporter("onnxscript_networks.py", ("onnxscript==0.7.2", "onnx==1.23.2", "numpy")),
+    "spox": Exporter("spox_networks.py", ("spox==0.18.2", "onnx==1.23.2", "numpy")),
 }
 
 
