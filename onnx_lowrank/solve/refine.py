@@ -32,7 +32,19 @@ from onnx_lowrank.solve.factor_map import FactorMap, Whitening
 from onnx_lowrank.solve.nonlinear import Rows
 
 _FIRST_CURVATURE = 4.0  # that the first step assumes, per mean squared response: too much only shortens the step
-_MIN_GAIN = 1e-4  # relative, of an iteration; with less it is the last
+
+
+@dataclass(frozen=True)
+class RefinementEffort:
+    """How long factors are refined.
+
+    Attributes:
+        iterations: at most, of L-BFGS.
+        min_gain: relative to the error, squared; an iteration that gains less is the last.
+    """
+
+    iterations: int
+    min_gain: float = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +67,13 @@ def chain_error(chain: FactorMap, features: Array, rows: Rows) -> float:
 
 
 def refine(
-    chain: FactorMap, features: Array, rows: Rows, iterations: int, *, ridge: RidgePenalty, inner: Array | None = None
+    chain: FactorMap,
+    features: Array,
+    rows: Rows,
+    effort: RefinementEffort,
+    *,
+    ridge: RidgePenalty,
+    inner: Array | None = None,
 ) -> FactorMap:
     """Lower the error after the activation by moving all factors.
 
@@ -63,7 +81,7 @@ def refine(
         chain: where to start.
         features: shape (n, kw, k).
         rows: the targets that belong to them.
-        iterations: at most, of L-BFGS.
+        effort: when to stop.
         ridge: penalty that keeps the map near the prior.
         inner: centred second moments of the features that T mixes, per row, shape (kw d'', kw d''); computed if not
             given.
@@ -75,7 +93,7 @@ def refine(
         Liu, Nocedal 1989 (L-BFGS).
     """
     size = float(squares(rows.targets))
-    if iterations == 0 or size == 0:
+    if effort.iterations == 0 or size == 0:
         return chain
     xp, dtype = namespace(features), features.dtype
     mean = in_float64(xp.mean(features.reshape(len(features), -1), axis=0), features)
@@ -96,7 +114,7 @@ def refine(
 
     curvature = _FIRST_CURVATURE * len(features) / size
     no_change = xp.zeros_like(start.vector())
-    variables = minimize(objective, no_change, iterations, curvature=curvature, min_gain=_MIN_GAIN)
+    variables = minimize(objective, no_change, effort.iterations, curvature=curvature, min_gain=effort.min_gain)
     change = whitening.change(start.like(variables)).astype(xp.float64)
     refined = replace(chain, offset=chain.offset + chain.map @ mean) + change
     return replace(refined, offset=refined.offset - refined.map @ mean)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from onnx_lowrank.linalg.row_blocks import BLOCK_ROWS
 from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.nonlinear import Rows
-from onnx_lowrank.solve.refine import RidgePenalty, chain_error, map_loss, refine
+from onnx_lowrank.solve.refine import RefinementEffort, RidgePenalty, chain_error, map_loss, refine
 
 Array = NDArray[Any]
 
@@ -206,7 +207,7 @@ def test_lowers_the_training_error(activation: Activation, channel: int | None, 
     before = chain.vector()
     errors = [relative_error(chain, features, rows)]
     for iterations in (2, 15):
-        refined = refine(chain, features, rows, iterations, ridge=free(chain))
+        refined = refine(chain, features, rows, RefinementEffort(iterations), ridge=free(chain))
         errors.append(chain_error(refined, features, rows))
         np.testing.assert_allclose(errors[-1], relative_error(refined, features, rows), rtol=1e-5)
     assert errors[1] < 0.95 * errors[0]
@@ -230,7 +231,7 @@ def test_gets_further_than_scipy_in_as_many_iterations(channel: int | None, resi
         found = minimize(objective, chain.vector(), jac=True, method="L-BFGS-B", options=options)
         return relative_error(chain.like(found.x), features, rows)
 
-    ours = relative_error(refine(chain, features, rows, 12, ridge=free(chain)), features, rows)
+    ours = relative_error(refine(chain, features, rows, RefinementEffort(12), ridge=free(chain)), features, rows)
     lowest = by_scipy(2000)
     assert ours - lowest < 0.8 * (by_scipy(12) - lowest)
 
@@ -244,7 +245,7 @@ def test_finds_a_chain_that_is_there(activation: Activation) -> None:
     exact = Rows.of(TargetResponses(wanted), rows.inputs, activation)
     near = truth.like(truth.vector() + 0.05 * np.random.default_rng(0).normal(size=truth.vector().shape))
     assert relative_error(near, features, exact) > 0.03
-    refined = refine(near, features, exact, 60, ridge=free(near))
+    refined = refine(near, features, exact, RefinementEffort(60), ridge=free(near))
     assert relative_error(refined, features, exact) < 1e-5
 
 
@@ -253,7 +254,11 @@ def test_the_pull_is_toward_the_prior(channel: int | None) -> None:
     chain, features, rows = problem(relu(), channel, 300)
     prior = random_chain(1, 6, 5, 3, 2, channel).map / 3
     gaps = [
-        float(np.linalg.norm(refine(chain, features, rows, 40, ridge=RidgePenalty(prior, weight)).map - prior))
+        float(
+            np.linalg.norm(
+                refine(chain, features, rows, RefinementEffort(40), ridge=RidgePenalty(prior, weight)).map - prior
+            )
+        )
         for weight in (0.0, 0.3, 30.0)
     ]
     assert gaps[2] < 0.2 * gaps[1] < 0.2 * gaps[0]
@@ -265,7 +270,7 @@ def test_the_pull_keeps_few_rows_from_being_learnt_by_heart() -> None:
     prior = np.linalg.lstsq(features[40:].reshape(960, -1), held_out.responses - 0.5, rcond=None)[0].T
 
     def error(weight: float) -> float:
-        refined = refine(chain, features[:40], train, 60, ridge=RidgePenalty(prior, weight))
+        refined = refine(chain, features[:40], train, RefinementEffort(60), ridge=RidgePenalty(prior, weight))
         return chain_error(refined, features[40:], held_out)
 
     assert error(0.3) < 0.97 * error(0.0)
@@ -288,7 +293,7 @@ def test_what_is_minimised_has_the_gradient_that_it_says(channel: int | None, mo
         return start
 
     monkeypatch.setattr("onnx_lowrank.solve.refine.minimize", differences)
-    refine(chain, shifted, rows, 3, ridge=RidgePenalty(random_chain(1, 6, 5, 3, 2, channel).map, 0.3))
+    refine(chain, shifted, rows, RefinementEffort(3), ridge=RidgePenalty(random_chain(1, 6, 5, 3, 2, channel).map, 0.3))
     assert checked
 
 
@@ -301,7 +306,7 @@ def test_a_strong_pull_takes_no_more_iterations(channel: int | None) -> None:
     penalty = RidgePenalty(chain.map + 0.1 * np.random.default_rng(0).normal(size=chain.map.shape), 1.0)
 
     def value(iterations: int) -> float:
-        found = refine(chain, faint, rows, iterations, ridge=penalty)
+        found = refine(chain, faint, rows, RefinementEffort(iterations), ridge=penalty)
         return squared_error(found, faint, rows) + len(rows) * float(np.square(found.map - penalty.prior).sum())
 
     assert value(4) < 1.02 * value(200)
@@ -348,3 +353,17 @@ def test_error_is_that_of_plain_numpy() -> None:
     for channel in (None, 3):
         chain, features, rows = problem(silu(), channel, count, residual=True)
         np.testing.assert_allclose(chain_error(chain, features, rows), relative_error(chain, features, rows), rtol=1e-5)
+
+
+def test_it_ends_with_the_first_iteration_that_gains_little() -> None:
+    chain, features, rows = problem(relu(), 3, 500)
+    errors = [
+        chain_error(refine(chain, features, rows, RefinementEffort(count, 0.0), ridge=free(chain)), features, rows) ** 2
+        for count in range(20)
+    ]
+    gains = [1 - after / before for before, after in pairwise(errors)]
+    least = 2 * min(gains[:12])
+    last = next(number for number, gain in enumerate(gains, 1) if gain <= least)
+    assert 1 < last < 15
+    ended = refine(chain, features, rows, RefinementEffort(19, least), ridge=free(chain))
+    assert chain_error(ended, features, rows) ** 2 == pytest.approx(errors[last], rel=1e-6)
