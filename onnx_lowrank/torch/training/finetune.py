@@ -29,7 +29,7 @@ from onnx_lowrank.torch.training.setup import Distillation, prepare_distillation
 from onnx_lowrank.verify.outputs import warn_if_guessed
 
 _NONE_BETTER = "no epoch was better than the network as it came, which is kept: try more data or more epochs"
-_USE_VALIDATION = ", and if the original was trained or the conversion calibrated on these, judge by others: `validation`"
+_USE_VALIDATION = ", and if the original was trained or the result calibrated on these, judge by others: `validation`"
 
 
 @dataclass(frozen=True, eq=False)
