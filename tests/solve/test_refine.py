@@ -316,8 +316,8 @@ def test_what_goes_into_the_horizontal_filters_is_worked_out_where_it_is_not_giv
     chain, features, rows = problem(relu(), 3, BLOCK_ROWS + 9)
     vertical = np.einsum("sk,nwk->nws", chain.T, features.astype(np.float64)).reshape(len(rows), -1)
     inner = np.cov(vertical, rowvar=False, bias=True)
-    found = refine(chain, features, rows, 3, ridge=free(chain))
-    given = refine(chain, features, rows, 3, ridge=free(chain), inner=inner)
+    found = refine(chain, features, rows, RefinementEffort(3), ridge=free(chain))
+    given = refine(chain, features, rows, RefinementEffort(3), ridge=free(chain), inner=inner)
     np.testing.assert_allclose(found.vector(), given.vector(), rtol=0, atol=1e-4)
 
 
@@ -330,19 +330,19 @@ def test_is_over_when_an_iteration_gains_next_to_nothing(monkeypatch: pytest.Mon
         return map_loss(*arguments)
 
     monkeypatch.setattr("onnx_lowrank.solve.refine.map_loss", counted)
-    refine(chain, features, rows, 500, ridge=free(chain))
+    refine(chain, features, rows, RefinementEffort(500), ridge=free(chain))
     assert 5 < len(looks) < 100
 
 
 def test_no_iterations() -> None:
     chain, features, rows = problem(relu(), 3, 50)
-    assert refine(chain, features, rows, 0, ridge=free(chain)) is chain
+    assert refine(chain, features, rows, RefinementEffort(0), ridge=free(chain)) is chain
 
 
 def test_targets_that_are_all_zero() -> None:
     chain, features, rows = problem(relu(), 3, 50)
     dead = Rows.of(TargetResponses(np.full_like(rows.responses, -1)), rows.inputs, relu())
-    assert refine(chain, features, dead, 30, ridge=free(chain)) is chain
+    assert refine(chain, features, dead, RefinementEffort(30), ridge=free(chain)) is chain
     assert chain_error(chain, features, dead) == np.inf
     silent = replace(chain, offset=np.full(6, -1e3))
     assert chain_error(silent, features, dead) == 0.0
