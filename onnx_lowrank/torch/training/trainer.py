@@ -118,7 +118,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, limit: int = MAX_HELD_OUT) -> Metrics:
-        """Measure how the network does on the held-out samples.
+        """Measure how the network does on the held-out samples, by its outputs: inner tensors are a means.
 
         Args:
             limit: samples at most.
@@ -133,7 +133,8 @@ class Trainer:
             # processes may have no samples.
             ours, theirs = self._outputs(batch, self._student)
             sums[0] += batch.count
-            sums[1] += self._objective.losses(ours, theirs, batch.labels).sum()
+            outputs = slice(self._objective.outputs)
+            sums[1] += self._objective.losses(ours[outputs], theirs[outputs], batch.labels).sum()
             if self.evaluates_labels and batch.labels is not None:
                 sums[2] += self._objective.label_losses(ours[0], batch.labels).sum()
             if has_scores:
