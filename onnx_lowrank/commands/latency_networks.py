@@ -76,7 +76,7 @@ def save_latency_networks(
     block, batch = settings.rank_multiple or _BLOCK, timed_batch(network, settings)
     feeds = calibration.repeated(batch)
     shapes = {name: values.shape for name, values in feeds.items()}
-    on_gpu = runs_on_gpu(settings.runtime, network.provider.name)
+    on_gpu = runs_on_gpu(settings.runtime, network.provider.kernels)
     chains = chains_to_measure(layers.eligible, settings, block, on_gpu=on_gpu)
     keyed = {chain_key(layer, plan, batch * layer.maps): (layer, plan) for layer, plan in chains}
     with staged_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

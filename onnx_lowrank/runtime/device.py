@@ -25,8 +25,7 @@ def rank_block(provider: Provider, runtime: str = "onnxruntime") -> int:
         provider: where onnxruntime runs.
         runtime: that runs networks.
     """
-    name = "cpu" if provider.on_cpu else "cuda"
-    return channel_block(runtime, name, has_avx512="avx512f" in _cpuinfo())
+    return channel_block(runtime, provider.kernels, has_avx512="avx512f" in _cpuinfo())
 
 
 def device_name(provider: Provider) -> str:

@@ -98,8 +98,8 @@ class LayerTimer:
     @property
     def on_gpu(self) -> bool:
         """Whether the milliseconds are those of a GPU; of a table from elsewhere its name of the provider tells."""
-        here = "cpu" if self._provider.on_cpu else "cuda"  # also of a plugin, whatever its name
-        return runs_on_gpu(self.machine.runtime, self.machine.provider if self.foreign else here)
+        provider = self.machine.provider if self.foreign else self._provider.kernels
+        return runs_on_gpu(self.machine.runtime, provider)
 
     @property
     def machine(self) -> Machine:

@@ -41,6 +41,11 @@ class Provider:
         """Whether it runs on the CPU."""
         return self.plugin.kind == "cpu" if self.plugin else self.name == "cpu"
 
+    @property
+    def kernels(self) -> str:
+        """Whose kernels run, ``cpu`` or ``cuda``: any GPU counts as ``cuda``, also a plugin's."""
+        return "cpu" if self.on_cpu else "cuda"
+
     def chain(self, *, deployed: bool) -> list[tuple[str, dict[str, str]]]:
         """Return onnxruntime's provider names, the preferred one first, CPU last; each with its options.
 
