@@ -12,9 +12,12 @@ from typing import Any
 import onnx
 import pytest
 
-from onnx_lowrank import LayerPlan, RankPlan, Result, convert, sweep
+from onnx_lowrank import LayerPlan, RankPlan, Result, Settings, convert, sweep
 from onnx_lowrank.errors import BudgetError
 from onnx_lowrank.ranks import choose
+from onnx_lowrank.ranks.choose import _best, _Budget
+from onnx_lowrank.ranks.coupled import Coupling
+from onnx_lowrank.ranks.select import Option
 from onnx_lowrank.runtime.latency import ConversionTimer, Latency
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine
 from tests.helpers import (
@@ -247,6 +250,18 @@ def test_what_is_out_of_reach_is_known_before_any_sample_is_run(
         converted(model, speedup=largest + 0.01, **how)
     with pytest.raises(BudgetError, match=f"speedup {largest + 0.01:g} cannot be reached"):
         sweep(model, images(40, 8), [largest + 0.01, 900.0], samples=30, **how)
+
+
+def test_channels_go_in_front_where_either_of_two_layers_could_lose_them() -> None:
+    """What is behind makes good for an early error, not for a late one."""
+    whole = Option(LayerPlan("c"), 100.0, 100.0)
+    half = Option(LayerPlan("c", "width", width=8, energy=0.9), 50.0, 50.0, 0.5)
+    options, coupling = [[whole, half], [whole, half]], Coupling([], [0.0, 0.0])
+    chosen = _best(options, _Budget(150.0, 200.0, 0.0), coupling, Settings(method="width"), on_gpu=False)
+    assert [each.share for each in chosen] == [0.5, 1.0]
+    late = [[whole, half], [whole, replace(half, plan=replace(half.plan, energy=0.96))]]  # .04 counts .12
+    chosen = _best(late, _Budget(150.0, 200.0, 0.0), coupling, Settings(method="width"), on_gpu=False)
+    assert [each.share for each in chosen] == [0.5, 1.0]
 
 
 def test_targets_of_a_sweep_that_are_out_of_reach_are_named_first(caplog: pytest.LogCaptureFixture) -> None:
