@@ -25,7 +25,6 @@ from onnx_lowrank.runtime.backends.staging import staging_folder
 from onnx_lowrank.runtime.latency_table import chain_key, network_key
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.progress import Progress
-from onnx_lowrank.runtime.rank_multiples import runs_on_gpu
 from onnx_lowrank.settings import Settings
 
 _SCRIPT = "time_networks.py"
@@ -76,8 +75,7 @@ def save_latency_networks(
     block, batch = settings.rank_multiple or _BLOCK, timed_batch(network, settings)
     feeds = calibration.repeated(batch)
     shapes = {name: values.shape for name, values in feeds.items()}
-    on_gpu = runs_on_gpu(settings.runtime, network.provider.kernels)
-    chains = chains_to_measure(layers.eligible, settings, block, on_gpu=on_gpu)
+    chains = chains_to_measure(layers.eligible, settings, block)  # more than a GPU wants, which the device may have
     keyed = {chain_key(layer, plan, batch * layer.maps): (layer, plan) for layer, plan in chains}
     with staged_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         listed = [

@@ -209,7 +209,7 @@ def _chain_latencies(layers: Sequence[Layer], settings: Settings, block: int, *,
 
 
 def chains_to_measure(
-    layers: Sequence[Layer], settings: Settings, block: int, *, on_gpu: bool
+    layers: Sequence[Layer], settings: Settings, block: int, *, on_gpu: bool = False
 ) -> list[tuple[Layer, LayerPlan]]:
     """Return what has to be timed before ranks are chosen under milliseconds: layers, and chains of them.
 
