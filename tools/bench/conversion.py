@@ -81,6 +81,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="conversions by each state, with --against")
     arguments = parser.parse_args()
     if arguments.against:
+        if not (arguments.against / "onnx_lowrank").is_dir():  # or this state would be compared with itself
+            parser.error(f"--against {arguments.against}: no checkout of this project, it has no folder onnx_lowrank")
         _compare_states(arguments)
         return
     print(f"provider {arguments.provider}, {arguments.threads} threads, refine {arguments.refine}")
