@@ -22,7 +22,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import FACTORIZATIONS, largest_ranks, rank_kinds
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
 from onnx_lowrank.pipeline import open_conversion
-from onnx_lowrank.ranks import choose, depth_weights
+from onnx_lowrank.ranks import depth_weights, within
 from onnx_lowrank.report.files import OutputFiles
 from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.verify import Comparison, OutputFidelity
@@ -328,13 +328,13 @@ def test_few_images_never_do_worse_than_none(count: int) -> None:
 
 def test_late_layers_count_more_but_not_as_in_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = []
-    real = choose.select
+    real = within.select
 
     def spy(options: Any, budget: float, given: Any) -> Any:
         weights.append(given)
         return real(options, budget, given)
 
-    monkeypatch.setattr(choose, "select", spy)
+    monkeypatch.setattr(within, "select", spy)
     converted(network(), dry_run=True)
     converted(network(), dry_run=True, method="channel", selection="energy")
     *others, last = weights

@@ -19,7 +19,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.pipeline import find_layers_on_data, timed_batch
-from onnx_lowrank.ranks.choose import chains_to_measure
+from onnx_lowrank.ranks.milliseconds import chains_to_measure
 from onnx_lowrank.runtime.backends.fixed_shapes import write_fixed
 from onnx_lowrank.runtime.backends.staging import staging_folder
 from onnx_lowrank.runtime.latency_table import chain_key, network_key
@@ -75,7 +75,7 @@ def save_latency_networks(
     block, batch = settings.rank_multiple or _BLOCK, timed_batch(network, settings)
     feeds = calibration.repeated(batch)
     shapes = {name: values.shape for name, values in feeds.items()}
-    chains = chains_to_measure(layers.eligible, settings, block)  # more than a GPU wants, which the device may have
+    chains = chains_to_measure(layers.eligible, settings, block)
     keyed = {chain_key(layer, plan, batch * layer.maps): (layer, plan) for layer, plan in chains}
     with staged_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         listed = [

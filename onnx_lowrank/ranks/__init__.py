@@ -1,6 +1,9 @@
 """From errors and costs of every layer to the rank plan.
 
 - choose.py: method and ranks of every layer within a budget
+- within.py: what layers may be, and the best of it within a budget of any kind
+- milliseconds.py: budgets of measured milliseconds
+- gpu.py: what pays on a GPU
 - options.py: the plans that a layer can get, with their costs and energies
 - select.py: one option per layer, by dynamic programming
 - coupled.py: the same where fewer channels read are fewer ones made

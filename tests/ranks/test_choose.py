@@ -14,10 +14,10 @@ import pytest
 
 from onnx_lowrank import LayerPlan, RankPlan, Result, Settings, convert, sweep
 from onnx_lowrank.errors import BudgetError
-from onnx_lowrank.ranks import choose
-from onnx_lowrank.ranks.choose import _best, _Budget
+from onnx_lowrank.ranks import milliseconds
 from onnx_lowrank.ranks.coupled import Coupling
 from onnx_lowrank.ranks.select import Option
+from onnx_lowrank.ranks.within import Budget, best_within
 from onnx_lowrank.runtime.latency import ConversionTimer, Latency
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine
 from tests.helpers import (
@@ -257,10 +257,10 @@ def test_channels_go_in_front_where_either_of_two_layers_could_lose_them() -> No
     whole = Option(LayerPlan("c"), 100.0, 100.0)
     half = Option(LayerPlan("c", "width", width=8, energy=0.9), 50.0, 50.0, 0.5)
     options, coupling = [[whole, half], [whole, half]], Coupling([], [0.0, 0.0])
-    chosen = _best(options, _Budget(150.0, 200.0, 0.0), coupling, Settings(method="width"), on_gpu=False)
+    chosen = best_within(options, Budget(150.0, 200.0, 0.0), coupling, Settings(method="width"), on_gpu=False)
     assert [each.share for each in chosen] == [0.5, 1.0]
     late = [[whole, half], [whole, replace(half, plan=replace(half.plan, energy=0.96))]]  # .04 counts .12
-    chosen = _best(late, _Budget(150.0, 200.0, 0.0), coupling, Settings(method="width"), on_gpu=False)
+    chosen = best_within(late, Budget(150.0, 200.0, 0.0), coupling, Settings(method="width"), on_gpu=False)
     assert [each.share for each in chosen] == [0.5, 1.0]
 
 
@@ -384,11 +384,11 @@ def test_of_all_that_was_tried_the_nearest_that_is_enough_is_taken(
 def test_the_next_budget_lies_on_the_line_through_what_was_tried() -> None:
     """Time that is no multiple of the layers' sum: 0.1 + 0.2 a millisecond."""
     share = {budget: 0.1 + 0.2 * budget for budget in (2.0, 1.5)}
-    assert choose._next_budget(share, 0.35) == pytest.approx(1.25, abs=1e-12)
-    assert choose._next_budget(share, 0.01) == pytest.approx(0.6 * 1.5, abs=1e-12)  # no long steps
-    assert choose._next_budget(share, 0.99) == pytest.approx(1.6 * 1.5, abs=1e-12)
-    assert choose._next_budget({2.0: 0.5}, 0.25) == pytest.approx(1.0, abs=1e-12)
-    assert choose._next_budget({2.0: 0.4, 1.5: 0.5}, 0.25) == pytest.approx(0.75, abs=1e-12)  # noise: no line
+    assert milliseconds._next_budget(share, 0.35) == pytest.approx(1.25, abs=1e-12)
+    assert milliseconds._next_budget(share, 0.01) == pytest.approx(0.6 * 1.5, abs=1e-12)  # no long steps
+    assert milliseconds._next_budget(share, 0.99) == pytest.approx(1.6 * 1.5, abs=1e-12)
+    assert milliseconds._next_budget({2.0: 0.5}, 0.25) == pytest.approx(1.0, abs=1e-12)
+    assert milliseconds._next_budget({2.0: 0.4, 1.5: 0.5}, 0.25) == pytest.approx(0.75, abs=1e-12)  # noise: no line
 
 
 def test_whatever_the_layers_do_not_account_for_is_fixed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from onnx_lowrank import Settings, convert
 from onnx_lowrank.layers.plan import LayerPlan
-from onnx_lowrank.ranks.choose import _best, _Budget
 from onnx_lowrank.ranks.coupled import Coupling
 from onnx_lowrank.ranks.gpu import methods_that_pay, no_slower
 from onnx_lowrank.ranks.select import Option
+from onnx_lowrank.ranks.within import Budget, best_within
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.latency_table import Machine
 from onnx_lowrank.runtime.layer_latency import LayerTimer, machine_of
@@ -156,9 +156,9 @@ def test_fewer_channels_come_first(width_energy: float, on_cpu: str, on_gpu: str
     kept = Option(LayerPlan("c"), 10.0, 10.0)
     ranks = Option(LayerPlan("c", "channel", 8, energy=0.9), 5.0, 5.0)
     narrow = Option(LayerPlan("c", "width", width=8, energy=width_energy), 5.0, 5.0, 0.5)
-    budget, coupling = _Budget(6.0, 10.0, 0.0), Coupling([], [0.0])
+    budget, coupling = Budget(6.0, 10.0, 0.0), Coupling([], [0.0])
     for wanted, is_gpu in ((on_cpu, False), (on_gpu, True)):
-        (chosen,) = _best([[kept, ranks, narrow]], budget, coupling, Settings(), on_gpu=is_gpu)
+        (chosen,) = best_within([[kept, ranks, narrow]], budget, coupling, Settings(), on_gpu=is_gpu)
         assert chosen.plan.method == wanted
 
 
