@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -144,7 +144,7 @@ def convert(
     for path in files.paths(dry_run=dry_run):
         check_not_read(path, model)
         check_writable(path, force=force or path != files.model)
-    with linear_algebra_threads(settings.threads):
+    with linear_algebra_threads(settings.threads), ExitStack() as opened:
         network, layers, calibration = open_conversion(model, data, preprocessing, settings)
         if files.model is not None:
             check_apart(network.original, files.model)
@@ -152,8 +152,8 @@ def convert(
         if settings.refine == "full" and not dry_run:
             calibration = with_samples_set_aside(calibration)
         judge = None if dry_run else open_judge(network, calibration, calibration.split.held_out, settings, monitor)
-        timer, device = conversion_timer(network, calibration, settings, monitor), solver_device(network.provider)
-        targets = collect(network, layers, calibration, monitor)
+        timer = opened.enter_context(closing(conversion_timer(network, calibration, settings, monitor)))
+        device, targets = solver_device(network.provider), collect(network, layers, calibration, monitor)
         losses = rank_losses(layers, targets, settings, device, monitor)
         targets = calibration.rows_of(targets)  # without the probes, which have served
         choose = partial(choose_ranks, layers, losses, timer=timer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -179,8 +180,8 @@ def _estimates(
     losses = rank_losses(
         layers, collect(network, layers, some, monitor), settings, solver_device(network.provider), monitor
     )
-    timer = conversion_timer(network, some, settings, monitor)
-    return estimate_losses(partial(choose_ranks, layers, losses, timer=timer), settings)
+    with closing(conversion_timer(network, some, settings, monitor)) as timer:
+        return estimate_losses(partial(choose_ranks, layers, losses, timer=timer), settings)
 
 
 def _with_energies(

@@ -21,6 +21,7 @@ from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.runtime.agreement import disagreement
+from onnx_lowrank.runtime.backends.converted_once import ConvertedOnce
 from onnx_lowrank.runtime.backends.protocol import RuntimeFacts
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.network import Network
@@ -149,6 +150,8 @@ class ConversionTimer:
         planar: chains of 1-D convolutions are written as 2-D ones, see `onnx_lowrank.graph.planar`.
         other_batch: times the same with batches of another size; None where none need be timed.
 
+    The original is converted for the runtime once; `close` removes what was made of it.
+
     Attributes:
         layer_timer: times single layers.
         other_batch: as given.
@@ -166,6 +169,13 @@ class ConversionTimer:
     ) -> None:
         self._network, self._feeds, self._progress = network, feeds, progress
         self.layer_timer, self._planar, self.other_batch = layer_timer, planar, other_batch
+        self._runtime = ConvertedOnce(layer_timer.runtime, network.model)
+
+    def close(self) -> None:
+        """Remove what was made of the original to time it."""
+        self._runtime.close()
+        if self.other_batch is not None:
+            self.other_batch.close()
 
     def time(self, converted: onnx.ModelProto | Path) -> Latency:
         """Time the original and a converted network in turns.
@@ -196,7 +206,7 @@ class ConversionTimer:
         ]
 
     def _time_once(self, converted: Sequence[onnx.ModelProto | Path]) -> list[Latency]:
-        models, runtime = [self._network.model, *converted], self.layer_timer.runtime
+        models, runtime = [self._network.model, *converted], self._runtime
         before, *after = time_in_turns(models, [self._feeds] * len(models), runtime, _PACE)
         facts = RuntimeFacts.of(runtime)
         return [Latency(before, timing, self.layer_timer.batch, runtime.threads, facts) for timing in after]
@@ -213,7 +223,7 @@ class ConversionTimer:
         Raises:
             ModelError: the runtime cannot convert or run one of them.
         """
-        runtime, provider = self.layer_timer.runtime, self._network.provider
+        runtime, provider = self._runtime, self._network.provider
         if runtime.name == Settings.runtime:
             return [()] * len(converted)
         models = [self._network.model, *converted]
@@ -255,7 +265,7 @@ class ConversionTimer:
 
     def original_ms(self) -> float:
         """Return the milliseconds of the original, timed where that has not been done before."""
-        return self.layer_timer.network(self._network.model, self._feeds)
+        return self.layer_timer.network(self._network.model, self._feeds, self._runtime)
 
     def measure(self, chains: Sequence[tuple[Layer, LayerPlan]]) -> None:
         """Time layers as planned, where that has not been done before."""

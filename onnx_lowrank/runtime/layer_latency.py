@@ -146,12 +146,15 @@ class LayerTimer:
         self._trusted = True
         write_table(self._table, self._file, is_cache=self._is_cache)
 
-    def network(self, model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> float:
+    def network(
+        self, model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], runtime: Runtime | None = None
+    ) -> float:
         """Milliseconds of a whole network, timed where that has not been done before.
 
         Args:
             model: the network.
             feeds: one batch of inputs.
+            runtime: where networks run, if it has the network converted already; None for the timer's own.
 
         Raises:
             BudgetError: a table from another machine does not know it.
@@ -160,7 +163,7 @@ class LayerTimer:
         if key not in self._table.milliseconds:
             if self.foreign:
                 raise BudgetError(self._lacks(1, f"the network itself ({key})"))
-            (timing,) = time_in_turns([model], [feeds], self.runtime, _NETWORK_PACE)
+            (timing,) = time_in_turns([model], [feeds], runtime or self.runtime, _NETWORK_PACE)
             self._table.milliseconds[key] = timing.best_ms
             write_table(self._table, self._file, is_cache=self._is_cache)
         return self._table.milliseconds[key]

@@ -92,6 +92,13 @@ def test_a_network_that_does_not_run_there_is_written_nonetheless(
     assert warnings(result)["slow"] == "not measured in ncnn: model: pnnx cannot convert it for ncnn: no layer 1"
 
 
+def test_the_original_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = StandIn()
+    converted(monkeypatch, stand_in)
+    assert len(stand_in.folders) == 1 + 2  # the result twice, to compare and to time it
+    assert not any(folder.exists() for folder in stand_in.folders)
+
+
 def test_runtimes_that_are_none() -> None:
     wrong: Any = "tvm"
     with pytest.raises(ValueError, match="runtime must be one of onnxruntime, openvino, .*, got 'tvm'"):

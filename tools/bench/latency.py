@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,13 +83,13 @@ def _models(
     """Yield the original, and a network of random factors for every target."""
     yield "original", network.model
     here = replace(network, provider=choose_provider(network.provider.name, settings.threads))
-    timer = conversion_timer(here, calibration, settings, Monitor())
-    for cost in ("macs", "latency"):
-        for speedup in speedups:
-            aim = replace(settings, cost=cost, speedup=speedup, bench=cost == "latency")
+    with closing(conversion_timer(here, calibration, settings, Monitor())) as timer:
+        aims = [replace(settings, cost="macs", speedup=speedup, bench=False) for speedup in speedups]
+        aims += [replace(settings, cost="latency", speedup=speedup, bench=True) for speedup in speedups]
+        for aim in aims:
             plan = choose_ranks(layers, losses, aim, timer)
-            macs = layers.macs / sum(layers.planned_macs(plan))
-            yield f"{speedup:g}x by {cost} ({macs:.2f}x MACs)", with_random_factors(here.model, layers.eligible, plan)
+            name = f"{aim.speedup:g}x by {aim.cost} ({layers.macs / sum(layers.planned_macs(plan)):.2f}x MACs)"
+            yield name, with_random_factors(here.model, layers.eligible, plan)
 
 
 def _timed(

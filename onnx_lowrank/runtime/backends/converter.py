@@ -29,7 +29,7 @@ if os.getppid() == int(sys.argv[1]):
 
 
 def run_converter(
-    command: Sequence[str], folder: Path, what: str, written: str, environment: Mapping[str, str] | None = None
+    command: Sequence[str], folder: Path, what: str, written: str, environment: Mapping[str, str | None] | None = None
 ) -> None:
     """Run a converter in a folder and see that it wrote what it should.
 
@@ -38,11 +38,12 @@ def run_converter(
         folder: where it runs.
         what: the model and what converts it, for error messages.
         written: name of the file that it is to write there.
-        environment: variables besides those of this process.
+        environment: variables besides those of this process; None for one of these that is not to be passed on.
 
     Raises:
         ModelError: it fails, or writes nothing; with the last lines that it printed.
     """
+    variables = {**os.environ, **(environment or {})}
     starter = [sys.executable, "-S", "-E", "-c", _START, str(os.getpid()), *command]
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
@@ -51,7 +52,7 @@ def run_converter(
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
+            env={name: value for name, value in variables.items() if value is not None},
             start_new_session=True,  # Ctrl-C in a terminal is for this process alone, which ends the converter
         )
         try:

@@ -31,7 +31,8 @@ from onnx_lowrank.runtime.session import Session
 
 _FILE = "model_float32.tflite"
 _TEST_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+# Modules found through PYTHONPATH are this environment's, and may be of another Python than onnx2tf's.
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": None, "PYTHONHOME": None}
 
 
 class LiteRt:
@@ -64,7 +65,7 @@ class LiteRt:
         kept = [names[name] for name in fixed.feeds if name not in moved]
         keep = ["-kat", *kept] if kept else []
         command = [self._converter, "-i", fixed.file.name, "-o", ".", "-coion", *keep]
-        run_converter(command, folder, f"{fixed.where}: onnx2tf cannot convert it", _FILE, _QUIET)
+        run_converter(command, folder, f"{fixed.where}: onnx2tf cannot convert it", _FILE, _ENVIRONMENT)
         keep_only(folder, {_FILE, fixed.file.name, f"{fixed.file.name}.data"})
         return _Prepared(self, folder / _FILE, fixed, frozenset(moved & fixed.feeds.keys()), names)
 

@@ -53,6 +53,14 @@ def test_it_runs_in_the_folder_with_its_arguments(tmp_path: Path, capfd: pytest.
     assert capfd.readouterr() == ("", "")
 
 
+def test_variables_of_this_process_can_be_kept_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OURS", "1")
+    program = "import os; open('out.bin', 'w').write(str('OURS' in os.environ))"
+    for environment, found in ((None, "True"), ({"OURS": None}, "False")):
+        run_converter([sys.executable, "-c", program], tmp_path, WHAT, "out.bin", environment)
+        assert (tmp_path / "out.bin").read_text() == found
+
+
 def test_one_that_fails(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         run(tmp_path, "import sys; print('step 1'); print('=====', file=sys.stderr); sys.exit('no such operator: Foo')")
