@@ -281,8 +281,8 @@ class FinetuneSettings:
             a twentieth of the steps and decays along a cosine to zero.
         temperature: softens the scores of classifiers before they are compared; 0 compares outputs as they are.
         match: weight of the differences at the converted layers themselves, in addition to those of the outputs.
-        normalize: put batch normalization behind convolutions while training, which is folded into their weights in
-            the end. Batches of fewer than 16 samples are trained without.
+        normalize: put batch normalization behind chains of factors while training, which is folded into their weights
+            in the end. Batches of fewer than 16 samples are trained without.
         augment: flip and shift images at random.
         samples: number of samples to use; None for all.
         held_out: fraction of the samples that is never trained on, by which the best epoch is chosen.

@@ -174,21 +174,26 @@ class NormalizedNetwork(nn.Module):
             yield convolution, normalization
 
 
-def normalized_convolutions(graph: onnx.GraphProto) -> list[NormalizedConvolution]:
-    """Return the convolutions that end a chain and have a weight and a bias that nothing else reads.
+def normalized_convolutions(graph: onnx.GraphProto, original: onnx.GraphProto) -> list[NormalizedConvolution]:
+    """Return the convolutions that end a chain of factors and have a weight and a bias that nothing else reads.
+
+    A convolution that reads what the original has too is none: thin factors are badly conditioned, whole layers and
+    those that only lost channels are not, and the noise of a batch's statistics makes these worse.
 
     Args:
         graph: of the converted network.
+        original: that of the network it was made of.
     """
     readers = Counter(name for node in graph.node for name in node.input)
     initializers = {tensor.name for tensor in graph.initializer}
     graph_outputs = {value.name for value in graph.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv" and not node.domain]
     inner = {node.input[0] for node in convolutions if readers[node.input[0]] == 1}
+    known = {name for node in original.node for name in node.output} | {value.name for value in original.input}
     result = []
     for node in convolutions:
         output = node.output[0]
         own = [name for name in node.input[1:] if name in initializers and readers[name] == 1]
-        if len(own) == 2 and output not in inner and output not in graph_outputs:
+        if len(own) == 2 and node.input[0] not in known and output not in inner and output not in graph_outputs:
             result.append(NormalizedConvolution(output, *own))
     return result

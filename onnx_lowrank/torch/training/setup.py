@@ -29,7 +29,12 @@ from onnx_lowrank.torch.training.balance import balance, factor_pairs
 from onnx_lowrank.torch.training.comparison import build_objective, measured_batches, with_fitting_labels
 from onnx_lowrank.torch.training.dataset import DistillationData, Shard, split
 from onnx_lowrank.torch.training.epoch_judge import EpochJudge, epoch_judge
-from onnx_lowrank.torch.training.normalize import MIN_NORMALIZED_BATCH, NormalizedNetwork, normalized_convolutions
+from onnx_lowrank.torch.training.normalize import (
+    MIN_NORMALIZED_BATCH,
+    NormalizedConvolution,
+    NormalizedNetwork,
+    normalized_convolutions,
+)
 from onnx_lowrank.torch.training.objective import Metrics
 from onnx_lowrank.torch.training.trainer import Trainer, place_for_training
 
@@ -153,13 +158,13 @@ def prepare_distillation(
         check_module(network, module, dataset)
     judge = None if metric is None else epoch_judge(metric, networks, converted, dataset)
     fingerprints = _fingerprints(teacher, student, dataset)
-    graph = networks[1].original.graph
+    before, graph = (network.original.graph for network in networks)
     balance(student.state_dict(), factor_pairs(graph), student.keys)
     teacher, student = (place_for_training(module, accelerator.device) for module in (teacher, student))
     teacher.requires_grad_(False)
     dataset = with_fitting_labels(networks[0].name, teacher, dataset, settings)
     objective = build_objective(networks, (teacher, student), dataset, settings)
-    normalized = _normalized(student, graph, dataset, settings)
+    normalized = _normalized(student, normalized_convolutions(graph, before), dataset, settings)
     half = _in_half_precision(settings, accelerator.device)
     trainer = Trainer(accelerator, normalized, teacher, objective, dataset, half=half)
     return Distillation(settings, dataset, trainer, student, fingerprints, accelerator, networks[0].axes, judge)
@@ -196,11 +201,14 @@ def _with_samples_first(network: Network, axes: Mapping[str, int | None]) -> Net
 
 
 def _normalized(
-    student: OnnxModule, graph: onnx.GraphProto, dataset: DistillationData, settings: FinetuneSettings
+    student: OnnxModule,
+    convolutions: list[NormalizedConvolution],
+    dataset: DistillationData,
+    settings: FinetuneSettings,
 ) -> NormalizedNetwork:
     """Put normalizations into the network, if batches are large enough for them."""
     enabled = settings.normalize and dataset.batch_size >= MIN_NORMALIZED_BATCH
-    normalized = NormalizedNetwork(student, normalized_convolutions(graph) if enabled else ())
+    normalized = NormalizedNetwork(student, convolutions if enabled else ())
     device = next(iter(student.state_dict().values())).device
     normalized.start_as_identity(batch.to(device).inputs for batch in measured_batches(dataset))
     return normalized

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from math import isfinite, nan
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.torch import Finetuned, finetune, from_torch
+from onnx_lowrank.torch.training.normalize import NormalizedNetwork
 from onnx_lowrank.torch.training.objective import Objective, converted_tensors
 from onnx_lowrank.torch.training.trainer import Trainer
 from tests.conformance.test_precision import typed
@@ -159,6 +160,21 @@ def test_tensors_with_fewer_channels_are_not_matched(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Objective, "losses", counted)
     trained(made, epochs=1, match=1.0)
     assert matched == {0, len(same)}  # to choose an epoch, and to train
+
+
+@pytest.mark.parametrize(("method", "expected"), [("width", False), ("spatial", True)])
+def test_only_chains_of_factors_are_normalized(method: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch's statistics are noise to a layer that has only lost channels: EfficientNet-Lite0 got worse by it."""
+    made, seen = converted_pair(network(), images(128, 12), method=method, speedup=1.5), list[bool]()
+    start = NormalizedNetwork.start_as_identity
+
+    def started(self: NormalizedNetwork, batches: Iterable[list[Tensor]]) -> None:
+        seen.append(len(self.normalizations) > 0)
+        start(self, batches)
+
+    monkeypatch.setattr(NormalizedNetwork, "start_as_identity", started)
+    trained(made, epochs=1, batch_size=16)
+    assert seen == [expected]
 
 
 def test_half_precision_stays_half() -> None:

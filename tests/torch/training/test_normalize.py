@@ -34,19 +34,33 @@ def samples(seed: int, count: int = 32) -> Tensor:
 
 
 def normalized(model: onnx.ModelProto, *batches: Tensor) -> NormalizedNetwork:
-    made = NormalizedNetwork(to_torch(model), normalized_convolutions(model.graph))
+    made = NormalizedNetwork(to_torch(model), normalized_convolutions(model.graph, onnx.GraphProto()))
     made.start_as_identity([[each] for each in batches])
     return made
 
 
 def test_they_stand_behind_the_ends_of_chains() -> None:
-    assert [place.output for place in normalized_convolutions(chains().graph)] == ["c", "d"]
+    assert [place.output for place in normalized_convolutions(chains().graph, onnx.GraphProto())] == ["c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [("a", ["c"]), ("r", ["d"]), ("", [])],
+    ids=["a chain", "a chain that reads an activation", "whole layers"],
+)
+def test_none_stands_behind_a_layer_that_reads_what_the_original_has(made: str, found: list[str]) -> None:
+    """Whole layers, and those that only lost channels, are trained without the noise of a batch's statistics."""
+    original = onnx.GraphProto()
+    original.CopyFrom(chains().graph)
+    for node in original.node:
+        node.output[:] = [f"not {name}" if name == made else name for name in node.output]
+    assert [place.output for place in normalized_convolutions(chains().graph, original)] == found
 
 
 def test_weights_that_others_read_are_left_alone() -> None:
     model = chains()
     model.graph.node[-1].input[1] = "wd"
-    assert [place.output for place in normalized_convolutions(model.graph)] == ["c"]
+    assert [place.output for place in normalized_convolutions(model.graph, onnx.GraphProto())] == ["c"]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -106,7 +120,7 @@ def test_real_networks_do_the_same_with_them(name: str) -> None:
     model, batch = REAL[name].model, REAL[name].smallest
     module = to_torch(model)
     before = outputs_of(module, batch)
-    made = NormalizedNetwork(module, normalized_convolutions(model.graph))
+    made = NormalizedNetwork(module, normalized_convolutions(model.graph, onnx.GraphProto()))
     made.start_as_identity([[torch.from_numpy(batch)]])
     for want, have in zip(before, outputs_of(made.eval(), batch), strict=True):
         assert relative(want, have) < 1e-4

@@ -85,7 +85,9 @@ def trainer(
     ours.load_state_dict(weights or ours.state_dict())
     theirs.requires_grad_(False)
     ours.outputs = theirs.outputs = ("y", "c1")
-    normalized = NormalizedNetwork(ours, normalized_convolutions(network(0).graph) if normalize else ())
+    normalized = NormalizedNetwork(
+        ours, normalized_convolutions(network(0).graph, onnx.GraphProto()) if normalize else ()
+    )
     normalized.start_as_identity(batch.inputs for batch in chosen.held_out_batches())
     return Trainer(accelerator, normalized, theirs, objective, chosen, half=half)
 
