@@ -31,6 +31,7 @@ _CLOSE_SHARES = (0.995, 1.045)
 _MIN_SHARE = 0.95  # with less, the target is missed
 
 _STEP_LIMITS = (0.6, 1.6)  # factors that the budget changes by, at most
+_LEAST_STEP = 0.1  # of the way between two budgets: time may jump at one end, where a layer changes its method
 _MAX_TRIES = 6
 
 
@@ -145,9 +146,19 @@ def _next_budget(tried: Mapping[float, float], aim: float) -> float:
         tried: measured share by budget.
         aim: wanted share.
     """
+    below = max((budget for budget, share in tried.items() if share <= aim), default=None)
+    above = min((budget for budget, share in tried.items() if share > aim), default=None)
+    if below is not None and above is not None and below < above:
+        return _between(below, above, (aim - tried[below]) / (tried[above] - tried[below]))
     budgets, shares = np.array(list(tried)), np.array(list(tried.values()))
+    limits = sorted(step * budgets[-1] for step in _STEP_LIMITS)
     if len(tried) > 1:  # time outside of the layers, or caches that work better in the network: a line, not a ratio
         slope, offset = np.polyfit(budgets, shares, 1)
         if slope > 0:  # two figures that are close say little about the slope: no long steps
-            return float(np.clip((aim - offset) / slope, *sorted(step * budgets[-1] for step in _STEP_LIMITS)))
-    return float(budgets[-1] * aim / shares[-1])
+            return float(np.clip((aim - offset) / slope, *limits))
+    return float(np.clip(budgets[-1] * aim / shares[-1], *limits))
+
+
+def _between(below: float, above: float, share: float) -> float:
+    """Return a budget between two whose networks are faster and slower than wanted, clear of both ends."""
+    return below + (above - below) * min(max(share, _LEAST_STEP), 1 - _LEAST_STEP)

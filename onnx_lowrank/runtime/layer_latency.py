@@ -149,7 +149,9 @@ class LayerTimer:
     def network(
         self, model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], runtime: Runtime | None = None
     ) -> float:
-        """Milliseconds of a whole network, timed where that has not been done before.
+        """Milliseconds of a whole network where single layers are timed, so that both are on one scale.
+
+        It is timed where that has not been done before.
 
         Args:
             model: the network.
@@ -160,6 +162,11 @@ class LayerTimer:
             BudgetError: a table from another machine does not know it.
         """
         key = network_key(model, {name: values.shape for name, values in feeds.items()})
+        in_onnxruntime = f"{key}, in onnxruntime"
+        if self.foreign:  # its layers were timed as here, or by the runtime's own tool
+            key = in_onnxruntime if in_onnxruntime in self._table.milliseconds else key
+        elif self._layer_runtime is not self.runtime:
+            key, runtime = in_onnxruntime, self._layer_runtime
         if key not in self._table.milliseconds:
             if self.foreign:
                 raise BudgetError(self._lacks(1, f"the network itself ({key})"))

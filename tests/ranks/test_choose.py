@@ -387,8 +387,31 @@ def test_the_next_budget_lies_on_the_line_through_what_was_tried() -> None:
     assert milliseconds._next_budget(share, 0.35) == pytest.approx(1.25, abs=1e-12)
     assert milliseconds._next_budget(share, 0.01) == pytest.approx(0.6 * 1.5, abs=1e-12)  # no long steps
     assert milliseconds._next_budget(share, 0.99) == pytest.approx(1.6 * 1.5, abs=1e-12)
-    assert milliseconds._next_budget({2.0: 0.5}, 0.25) == pytest.approx(1.0, abs=1e-12)
-    assert milliseconds._next_budget({2.0: 0.4, 1.5: 0.5}, 0.25) == pytest.approx(0.75, abs=1e-12)  # noise: no line
+    assert milliseconds._next_budget({2.0: 0.5}, 0.4) == pytest.approx(1.6, abs=1e-12)
+    assert milliseconds._next_budget({2.0: 0.5}, 0.1) == pytest.approx(1.2, abs=1e-12)
+    assert milliseconds._next_budget({2.0: 0.1}, 0.9) == pytest.approx(3.2, abs=1e-12)
+    assert milliseconds._next_budget({2.0: 0.4, 1.5: 0.5}, 0.3) == pytest.approx(0.9, abs=1e-12)  # noise: no line
+
+
+def test_the_next_budget_lies_between_one_that_is_too_small_and_one_that_is_too_large() -> None:
+    tried = {9.0: 0.95, 2.0: 0.1, 5.0: 0.7}
+    assert milliseconds._next_budget(tried, 0.4) == pytest.approx(3.5, abs=1e-12)
+    assert milliseconds._next_budget(tried, 0.11) == pytest.approx(2.3, abs=1e-12)  # clear of the ends
+    assert milliseconds._next_budget(tried, 0.69) == pytest.approx(4.7, abs=1e-12)
+
+
+@pytest.mark.parametrize("aim", [0.15, 0.33, 0.6])
+def test_few_tries_are_enough_where_time_is_far_from_a_line(aim: float) -> None:
+    """As in a runtime whose layers were timed in another one: next to nothing at first, all of it soon after."""
+
+    def share(budget: float) -> float:
+        return min(1.0, 0.04 + max(0.0, budget - 1.3) ** 0.6)
+
+    tried, budget = dict[float, float](), 1.26
+    while len(tried) < 6 and not any(abs(each / aim - 1) < 0.05 for each in tried.values()):
+        tried[budget] = share(budget)
+        budget = milliseconds._next_budget(tried, aim)
+    assert any(abs(each / aim - 1) < 0.05 for each in tried.values())
 
 
 def test_whatever_the_layers_do_not_account_for_is_fixed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from onnx_lowrank.runtime.provider import Provider
 from onnx_lowrank.runtime.timing import Pace, Timing
 from tests.example_layers import conv_layer
 from tests.helpers import CPU, Feeds, MadeUpClock, build, normal, set_clock, work
+from tests.stand_in_runtime import StandIn
 
 SMALL, LARGE = conv_layer(8, 4, (3, 3), (6, 6), name="small"), conv_layer(16, 8, (3, 3), (6, 6), name="large")
 KEPT = [(layer, LayerPlan(layer.name)) for layer in (SMALL, LARGE)]
@@ -181,6 +182,22 @@ def test_a_network_that_a_table_from_elsewhere_does_not_know(made_up: MadeUpCloc
     ):
         clock.network(NETWORK, {"x": normal(0, 1, 3, 6, 6)})
     assert made_up.networks == []
+
+
+def test_a_network_is_timed_where_its_layers_are(made_up: MadeUpClock, tmp_path: Path) -> None:
+    """LiteRT's layers are timed in onnxruntime: a network timed in LiteRT would be on another scale."""
+    feeds, file = {"x": normal(0, 1, 3, 6, 6)}, tmp_path / "t.json"
+    clock = LayerTimer(CPU, 1, file, runtime=StandIn(name="litert"))
+    assert clock.network(NETWORK, feeds, StandIn(name="litert")) == 36 * 4 * 27  # the clock takes onnxruntime only
+    (key,) = LatencyTable.from_json(file.read_text(), "test").milliseconds
+    assert key.endswith("x 1x3x6x6, in onnxruntime")
+    moved = replace(LatencyTable.from_json(file.read_text(), "test"), machine=replace(clock.machine, device="a phone"))
+    file.write_text(moved.to_json())
+    for elsewhere in (StandIn(name="litert"), None):
+        assert LayerTimer(CPU, 1, file, runtime=elsewhere).network(NETWORK, feeds) == 36 * 4 * 27
+    file.write_text(replace(moved, milliseconds={key.removesuffix(", in onnxruntime"): 7.0}).to_json())
+    assert LayerTimer(CPU, 1, file, runtime=StandIn(name="litert")).network(NETWORK, feeds) == 7.0
+    assert made_up.networks == [[NETWORK]]
 
 
 # Tables

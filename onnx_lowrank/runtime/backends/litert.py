@@ -1,12 +1,12 @@
-"""LiteRT, once TensorFlow Lite: onnx2tf converts ONNX into a ``.tflite`` file by way of TensorFlow.
+"""LiteRT, once TensorFlow Lite: onnx2tf converts ONNX into a ``.tflite`` file.
 
 Both work on channels-last maps. onnx2tf moves the channels of inputs with three to five axes, of images and of what
 only looks like them; it is told to keep every input as it is but for those that convolutions read directly. Outputs
 come in either layout, as it suits the operator that computes them.
 
-onnx2tf wants NumPy 1.26 and older releases of much else, so it stays in an environment of its own and is called as a
-program. It fetches photographs from the internet to run the network on, unless a file of their name is in the folder
-where it runs: such a file is put there.
+onnx2tf wants its own releases of NumPy and ONNX, so it stays in an environment of its own and is called as a program.
+It fetches photographs from the internet to run the network on, unless a file of their name is in the folder where it
+runs: such a file is put there.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class LiteRt:
         self.module, self.version, self._converter, self.threads = module, version, converter, threads
 
     def prepare(self, model: onnx.ModelProto | Path, feeds: Mapping[str, NDArray[Any]], folder: Path) -> _Prepared:
-        """Convert the network by onnx2tf, which takes five seconds or more.
+        """Convert the network by onnx2tf, which takes seconds; releases before 2 take minutes where weights are many.
 
         Raises:
             ModelError: onnx2tf cannot convert it.

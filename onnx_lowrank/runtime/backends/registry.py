@@ -66,8 +66,8 @@ def _litert(provider: Provider) -> Runtime:
     converter = shutil.which("onnx2tf") or (str(beside) if beside.is_file() else None)
     if converter is None:
         raise MissingDependencyError(
-            "runtime 'litert': no program onnx2tf on PATH, which converts for it: pipx install onnx2tf (it wants older "
-            "releases of NumPy and ONNX than this package, so give it an environment of its own)"
+            "runtime 'litert': no program onnx2tf on PATH, which converts for it: pipx install onnx2tf (it wants its "
+            "own releases of NumPy and ONNX: give it an environment of its own, of Python 3.12 or later, or it is slow)"
         )
     return LiteRt(interpreter, importlib.metadata.version("ai-edge-litert"), converter, provider.threads)
 
