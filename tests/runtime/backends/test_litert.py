@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from onnx_lowrank.runtime.backends.fixed_shapes import FixedModel
 from onnx_lowrank.runtime.backends.litert import (
+    LiteRt,
     _channels_first,
     _has_two_layouts,
     _places,
@@ -108,3 +110,19 @@ def test_several_without_names_are_an_error(inputs: int, outputs: int) -> None:
         ValueError, match="has left out the names of its inputs and outputs, of which there are several"
     ):
         _places(Nameless(inputs, outputs), ["input_0", "output_0", "another"])
+
+
+def test_onnx2tf_does_not_get_the_modules_of_this_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its own Python, which cannot load what was compiled for this one."""
+    monkeypatch.setenv("PYTHONPATH", "of another Python")
+    program = tmp_path / "onnx2tf"
+    program.write_text(f"""#!{sys.executable}
+import os
+if not {{"PYTHONPATH", "PYTHONHOME"}} & os.environ.keys():
+    open("model_float32.tflite", "w").close()
+""")
+    program.chmod(0o755)
+    (tmp_path / "out").mkdir()
+    model = build("g (float[1,3,4,4] x) => (float[1,3,4,4] y) { y = Relu(x) }", {})
+    LiteRt(None, "2", str(program), 1).prepare(model, {"x": np.zeros((1, 3, 4, 4), np.float32)}, tmp_path / "out")
+    assert (tmp_path / "out/model_float32.tflite").is_file()
