@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from copy import copy
 from math import ceil, log2
 from pathlib import Path
@@ -140,8 +141,9 @@ class LayerTimer:
             raise BudgetError(self._lacks(len(missing), f"{layer.op} '{layer.name}' ({key})"))
         best = dict.fromkeys(missing, float("inf"))
         total = (_RUNS if self._layer_runtime.runs_parts else _PASSES) * len(missing)
-        for key, milliseconds in progress.track(self._timed(missing), "latency", total):
-            best[key] = min(best[key], milliseconds)
+        with closing(self._timed(missing)) as timed:  # or an interruption would leave the files of converters behind
+            for key, milliseconds in progress.track(timed, "latency", total):
+                best[key] = min(best[key], milliseconds)
         self._table.milliseconds.update(best)
         self._trusted = True
         write_table(self._table, self._file, is_cache=self._is_cache)
@@ -182,7 +184,7 @@ class LayerTimer:
         known = self._table.milliseconds
         return key if self.foreign and among_others not in known and key in known else among_others
 
-    def _timed(self, chains: Mapping[str, Chain]) -> Iterator[tuple[str, float]]:
+    def _timed(self, chains: Mapping[str, Chain]) -> Generator[tuple[str, float]]:
         """Yield the keys of chains and their milliseconds, all chains once in every pass."""
         if not self._layer_runtime.runs_parts:
             for key in [key for _ in range(_PASSES) for key in chains]:
@@ -191,8 +193,9 @@ class LayerTimer:
         parts = [Part(layer, plan, self.batch * layer.maps) for layer, plan in chains.values()]
         keys = list(chains)
         rest, between = self._rest * 2**20, self._rest_of_the_network()
-        for number, milliseconds in time_parts(parts, self._layer_runtime, _RUNS, rest, between):
-            yield keys[number], milliseconds
+        with closing(time_parts(parts, self._layer_runtime, _RUNS, rest, between)) as timed:
+            for number, milliseconds in timed:
+                yield keys[number], milliseconds
 
     def _distrust(self, wanted: Mapping[str, Chain]) -> None:
         """Forget a cache that was filled while other work slowed the machine down: one look at its largest entry."""

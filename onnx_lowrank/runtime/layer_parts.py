@@ -6,8 +6,8 @@ then run by asking for its output alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 
 import numpy as np
 
@@ -23,7 +23,7 @@ _ONE_RUN = Pace(rounds=1, repeats=1, seconds=0, warm_up=0)
 
 def time_parts(
     parts: Sequence[Part], runtime: Runtime, passes: int, rest: int, between: Callable[[], None]
-) -> Iterator[tuple[int, float]]:
+) -> Generator[tuple[int, float]]:
     """Time chains one by one, in a few networks.
 
     The chains of a network take turns, a run each: between two runs of one all others go through the caches, as the
@@ -45,13 +45,14 @@ def time_parts(
     for numbers in _in_groups(parts):
         group = [parts[number] for number in numbers]
         is_enough = sum(part.nbytes for part in group) >= rest
-        for position, milliseconds in _time_group(group, runtime, passes, between if not is_enough else lambda: None):
-            yield numbers[position], milliseconds
+        with closing(_time_group(group, runtime, passes, between if not is_enough else lambda: None)) as timed:
+            for position, milliseconds in timed:
+                yield numbers[position], milliseconds
 
 
 def _time_group(
     parts: Sequence[Part], runtime: Runtime, passes: int, between: Callable[[], None]
-) -> Iterator[tuple[int, float]]:
+) -> Generator[tuple[int, float]]:
     """Time chains that are converted together."""
     noise = np.random.default_rng(0)
     shapes = {part.input_name: (part.input_shape, part.layer.weight.dtype) for part in parts}

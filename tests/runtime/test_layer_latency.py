@@ -152,6 +152,24 @@ def test_layers_of_networks_of_other_sizes_are_timed_anew(made_up: MadeUpClock, 
     assert not LayerTimer(CPU, 1, file=file, network_bytes=2**22).known(*KEPT[0])
 
 
+class EndsAfterOne:
+    """Takes the place of a progress bar: the signal comes while a chain is timed."""
+
+    def track(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:  # noqa: ARG002
+        for item in items:
+            yield item
+            raise KeyboardInterrupt
+
+
+def test_an_interruption_leaves_no_files_of_converters(tmp_path: Path) -> None:
+    runtime = StandIn(runs_parts=True)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        LayerTimer(CPU, 1, tmp_path / "t.json", runtime=runtime).measure(KEPT, EndsAfterOne())
+    assert caught.tb is not None  # keeps all frames alive, as in a program that is about to end
+    assert runtime.folders
+    assert not any(folder.exists() for folder in runtime.folders)
+
+
 # Whole networks
 
 NETWORK = build(
