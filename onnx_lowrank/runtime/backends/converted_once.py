@@ -15,7 +15,7 @@ from onnx_lowrank.runtime.backends.staging import staging_folder
 
 
 class ConvertedOnce:
-    """A runtime that keeps what it made of one network.
+    """A runtime that keeps what it made of one network; in all else it is the one it is given, see `Runtime`.
 
     Args:
         runtime: the runtime.
@@ -23,34 +23,11 @@ class ConvertedOnce:
     """
 
     def __init__(self, runtime: Runtime, model: onnx.ModelProto) -> None:
+        self.name, self.version, self.precision = runtime.name, runtime.version, runtime.precision
+        self.threads, self.runs_parts = runtime.threads, runtime.runs_parts
         self._runtime, self._model = runtime, model
         self._kept: dict[tuple[tuple[str, tuple[int, ...]], ...], Prepared] = {}
         self._files = ExitStack()
-
-    @property
-    def name(self) -> str:
-        """Of the runtime, as all that follows."""
-        return self._runtime.name
-
-    @property
-    def version(self) -> str:
-        """See `Runtime`."""
-        return self._runtime.version
-
-    @property
-    def precision(self) -> str:
-        """See `Runtime`."""
-        return self._runtime.precision
-
-    @property
-    def threads(self) -> int:
-        """See `Runtime`."""
-        return self._runtime.threads
-
-    @property
-    def runs_parts(self) -> bool:
-        """See `Runtime`."""
-        return self._runtime.runs_parts
 
     def prepare(self, model: onnx.ModelProto | Path, feeds: Mapping[str, NDArray[Any]], folder: Path) -> Prepared:
         """Convert a network, unless it is the one that is kept: that is run on the first inputs of these shapes.
