@@ -65,7 +65,7 @@ from onnx_lowrank.report.quality import judged_by_metric, open_judge, with_found
 from onnx_lowrank.report.result import Result
 from onnx_lowrank.report.targets import is_close
 from onnx_lowrank.runtime.device import free_on_device, rank_block
-from onnx_lowrank.runtime.latency import ConversionTimer, time_file
+from onnx_lowrank.runtime.latency import ConversionTimer
 from onnx_lowrank.runtime.layer_latency import open_layer_timer
 from onnx_lowrank.runtime.memory import budget_bytes
 from onnx_lowrank.runtime.monitor import Monitor
@@ -74,6 +74,7 @@ from onnx_lowrank.runtime.processors import linear_algebra_threads
 from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.sample_maps import layers_by_samples, layers_of_one_size
 from onnx_lowrank.runtime.session import choose_provider
+from onnx_lowrank.runtime.written_file import time_file
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.device import SolverDevice, solver_device

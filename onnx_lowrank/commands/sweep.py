@@ -31,11 +31,12 @@ from onnx_lowrank.report.build import calibration_report, report_warnings
 from onnx_lowrank.report.converted import ConvertedNetwork
 from onnx_lowrank.report.quality import judged_by_metric, open_judge
 from onnx_lowrank.runtime.device import rank_block
-from onnx_lowrank.runtime.latency import ConversionTimer, slow_warnings
+from onnx_lowrank.runtime.latency import ConversionTimer
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network
 from onnx_lowrank.runtime.processors import linear_algebra_threads
 from onnx_lowrank.runtime.progress import Progress
+from onnx_lowrank.runtime.written_file import slow_warnings
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve.device import solver_device
 from onnx_lowrank.verify import CachedSession

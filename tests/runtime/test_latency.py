@@ -19,7 +19,7 @@ from onnx_lowrank.calibrate.calibration import CalibrationSet
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks, rank_kinds
 from onnx_lowrank.pipeline import conversion_timer, open_conversion
-from onnx_lowrank.runtime.latency import ConversionTimer, Latency, slow_warnings, with_random_factors
+from onnx_lowrank.runtime.latency import ConversionTimer, Latency, with_random_factors
 from onnx_lowrank.runtime.latency_table import LatencyTable, Machine
 from onnx_lowrank.runtime.layer_latency import LayerTimer
 from onnx_lowrank.runtime.monitor import Monitor
@@ -27,6 +27,7 @@ from onnx_lowrank.runtime.network import Network, count_macs, open_network
 from onnx_lowrank.runtime.progress import Silent
 from onnx_lowrank.runtime.session import choose_provider
 from onnx_lowrank.runtime.timing import Timing
+from onnx_lowrank.runtime.written_file import slow_warnings
 from tests.helpers import (
     CPU,
     MadeUpClock,
