@@ -11,8 +11,10 @@ import onnx
 import pytest
 
 from onnx_lowrank import Pace, convert, sweep
+from onnx_lowrank.pipeline import conversion_timer
 from onnx_lowrank.report.markdown import to_markdown
 from onnx_lowrank.report.result import Result
+from onnx_lowrank.runtime.latency import ConversionTimer
 from onnx_lowrank.runtime.timing import Timing
 from tests.helpers import Feeds, plain_network
 from tests.networks import images
@@ -93,8 +95,15 @@ def test_a_network_that_does_not_run_there_is_written_nonetheless(
 
 
 def test_the_original_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = StandIn()
+    stand_in, timers = StandIn(), list[ConversionTimer]()
+
+    def kept(*arguments: Any) -> ConversionTimer:
+        timers.append(conversion_timer(*arguments))
+        return timers[-1]
+
+    monkeypatch.setattr("onnx_lowrank.pipeline.conversion_timer", kept)  # files must go before the timer does
     converted(monkeypatch, stand_in)
+    assert len(timers) == 1
     assert len(stand_in.folders) == 1 + 2  # the result twice, to compare and to time it
     assert not any(folder.exists() for folder in stand_in.folders)
 
