@@ -23,7 +23,7 @@ from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, 
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
 from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES, min_refined_samples
-from onnx_lowrank.errors import BudgetError
+from onnx_lowrank.errors import BudgetError, ModelError
 from onnx_lowrank.graph import (
     Publication,
     add_texts,
@@ -49,6 +49,7 @@ from onnx_lowrank.graph.tensors import stored_bytes
 from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet, following
+from onnx_lowrank.layers.output_weights import ALIKE, OutputWeights
 from onnx_lowrank.layers.plan import LayerPlan, RankPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import LayerSamples, Patches, TargetResponses
@@ -100,6 +101,7 @@ from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
 
+_OF_EXTRA_TORCH = ("torch", "accelerate", "safetensors", "onnx2pytorch")
 _MAX_LAYERS_AT_ONCE = 4  # that ranks are measured of: each takes memory
 
 
@@ -155,12 +157,13 @@ def convert(
         judge = None if dry_run else open_judge(network, calibration, calibration.split.held_out, settings, monitor)
         timer = opened.enter_context(closing(conversion_timer(network, calibration, settings, monitor)))
         device, targets = solver_device(network.provider), collect(network, layers, calibration, monitor)
-        losses = rank_losses(layers, targets, settings, device, monitor)
+        weights = output_weights(network, layers, calibration, settings, monitor)
+        losses = rank_losses(layers, targets, settings, device, monitor, weights)
         targets = calibration.rows_of(targets)  # without the probes, which have served
         choose = partial(choose_ranks, layers, losses, timer=timer)
         if settings.predicted_error is not None:
             settings = with_picked_speedup(choose, settings, monitor)
-        solve = partial(solve_network, network, layers, losses, device=device)
+        solve = partial(solve_network, network, layers, losses, device=device, weights=weights)
         if settings.max_drop is not None:
             converted = search_speedup(choose, solve, network, layers, calibration, targets, settings, monitor)
         else:
@@ -174,12 +177,13 @@ def convert(
             elif not dry_run:
                 converted = solve(converted.plan, calibration, targets, settings, monitor)
         if dry_run:
-            converted = replace(converted, model=None).with_measurements(estimates=estimate_losses(choose, settings))
+            converted = replace(converted, model=None).with_measurements(
+                estimates=estimate_losses(choose, settings), weighed=weights.known
+            )
             result = report_on(converted, network, layers, losses, calibration, timer, monitor)
             write_texts(files.texts(result))
             return result
-        if len(calibration.split.refinement):
-            converted = with_refined_blocks(converted, network, calibration, monitor)
+        converted = with_refined_blocks(converted, network, calibration, monitor)
         original = CachedSession(open_for_comparison(network, network.model))
         with Publication() as publication:
             file, checked = written_and_verified(
@@ -302,23 +306,50 @@ def collect(
         return collect_targets(network.model, layers.sampled, positions, batches, network.provider, probes)
 
 
+def output_weights(
+    network: Network, layers: LayerSet, calibration: CalibrationSet, settings: Settings, monitor: Monitor
+) -> OutputWeights:
+    """Measure how much errors in the channels of every layer count, by what the outputs feel of them.
+
+    Raises:
+        MissingDependencyError: that was asked for, and PyTorch is not there.
+        ModelError: that was asked for, and PyTorch cannot run the network.
+    """
+    if not settings.weighs_outputs(layers.macs, possible=all(find_spec(name) for name in _OF_EXTRA_TORCH)):
+        return ALIKE
+    from onnx_lowrank.torch.sensitivity import measure_output_weights  # noqa: PLC0415  (PyTorch is optional)
+
+    with monitor.measure("weigh"):
+        try:
+            return measure_output_weights(network, layers, calibration, settings)
+        except ModelError as error:
+            if settings.weighting == "outputs":
+                raise
+            log.info("errors in all channels of a layer count alike: %s", error)
+            return ALIKE
+
+
 def rank_losses(
     layers: LayerSet,
     targets: Mapping[str, TargetResponses],
     settings: Settings,
     device: SolverDevice,
     monitor: Monitor,
+    weights: OutputWeights = ALIKE,
 ) -> list[RankLosses]:
     """Measure what pairs of ranks cost every eligible layer in accuracy; the same for every speedup."""
 
-    def measure(layer: Layer) -> RankLosses:
-        measured = partial(measure_rank_losses, layer, mixes_inputs=settings.mixes_inputs(layer))
-        losses = device.run(measured, targets[layer.name])
+    def weighed(layer: Layer) -> tuple[Layer, TargetResponses]:
+        return weights.layer(layer), weights.targets(layer, targets[layer.name])
+
+    def measure(original: Layer) -> RankLosses:
+        layer, responses = weighed(original)
+        losses = device.run(partial(measure_rank_losses, layer, mixes_inputs=settings.mixes_inputs(layer)), responses)
         if not settings.leaves_channels_out(layer):
             return losses
         readers = {name for group in layer.read_groups for name in group.readers}
-        others = [(each, targets[each.name]) for each in layers.sampled if each.name in readers]
-        return replace(losses, widths=measure_width_losses(layer, targets[layer.name], others, _effort(settings)))
+        others = [weighed(each) for each in layers.sampled if each.name in readers]
+        return replace(losses, widths=measure_width_losses(layer, responses, others, _effort(settings)))
 
     with monitor.measure("ranks"):
         if settings.selection == "energy":
@@ -350,6 +381,7 @@ def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to
     settings: Settings,
     monitor: Monitor,
     device: SolverDevice,
+    weights: OutputWeights = ALIKE,
 ) -> ConvertedNetwork:
     """Solve the layers as planned, one after the other, each fed with what the converted prefix really delivers.
 
@@ -371,7 +403,8 @@ def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to
                 wanted = targets.pop(layer.name)
                 if propagation.residual is not None:
                     wanted = wanted.delivered(propagation.residual)
-                factors = device.run(partial(_solve, layer, ranks, kept.get(layer.name), patches, settings), wanted)
+                solve = partial(_solve, weights.layer(layer), ranks, kept.get(layer.name), patches, settings)
+                factors = weights.chain(layer, device.run(solve, weights.targets(layer, wanted)))
                 replace_layer(converted, layer, factors)
                 solved.append((layer, factors))
                 del patches  # or they would lie beside those of the next layer
@@ -381,7 +414,8 @@ def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to
     # ``converted`` has the types it runs in here.
     model = network.with_factors(solved, calibration.one_batch, planar=network.prefers_planar(settings))
     _add_metadata(model, plan, settings)
-    return ConvertedNetwork(settings, plan, model, Measurements(errors, reasons, passes))
+    measurements = Measurements(errors, reasons, passes, weighed=weights.known)
+    return ConvertedNetwork(settings, plan, model, measurements)
 
 
 def _propagation(
@@ -566,7 +600,9 @@ def with_samples_set_aside(calibration: CalibrationSet) -> CalibrationSet:
 def with_refined_blocks(
     converted: ConvertedNetwork, network: Network, calibration: CalibrationSet, monitor: Monitor
 ) -> ConvertedNetwork:
-    """Train the converted layers of each block of a few together."""
+    """Train the converted layers of each block of a few together, where samples were set aside to judge that by."""
+    if not len(calibration.split.refinement):
+        return converted
     from onnx_lowrank.torch.blocks.refine import refine_blocks  # noqa: PLC0415  (PyTorch is optional)
 
     with monitor.measure("refine"):

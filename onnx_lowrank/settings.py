@@ -21,12 +21,13 @@ Method = Literal["auto", Form]
 Refinement = Literal["none", "fast", "full"]
 Solver = Literal["auto", "nonlinear", "linear", "weights", "paper"]
 Selection = Literal["error", "energy"]
+Weighting = Literal["auto", "outputs", "none"]
 DropType = Literal["absolute", "relative"]
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 RuntimeName = Literal["onnxruntime", "openvino", "openvino:f32", "ncnn", "ncnn:f32", "mnn", "litert", "tensorrt"]
 COSTS, FORMS, REFINEMENTS = get_args(Cost), get_args(Form), get_args(Refinement)
 SOLVERS, SELECTIONS, PROVIDERS = get_args(Solver), get_args(Selection), get_args(ProviderName)
-DROP_TYPES, RUNTIMES = get_args(DropType), get_args(RuntimeName)
+DROP_TYPES, RUNTIMES, WEIGHTINGS = get_args(DropType), get_args(RuntimeName), get_args(Weighting)
 
 Constants: TypeAlias = Mapping[str, Sequence[float] | NDArray[Any] | str | PathLike[str]]
 
@@ -42,6 +43,7 @@ TrainingProvider = Literal["auto", "cpu", "cuda"]
 LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS = get_args(Learn), get_args(Precision), get_args(TrainingProvider)
 
 PREVIEW_POSITIONS = 100
+_MIN_WEIGHED_MACS = 10_000_000  # conversions of smaller networks take less time than loading PyTorch
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ class Settings:
         solver: ``auto``; or ``nonlinear``, ``linear``, ``weights``, ``paper`` to see what each step brings.
         selection: what rank selection goes by: ``error`` after the activation, or PCA ``energy``, as in the paper
             (channel ranks only).
+        weighting: how much errors in a layer's channels count: by what the ``outputs`` of the network feel of them,
+            which takes PyTorch; ``none``: all alike; ``auto``: by the outputs where PyTorch is installed, the network
+            has ten million multiply-adds or more, and neither ``preview``, ``solver`` nor ``selection`` ask for less.
         asymmetric: solve with what the converted prefix really delivers; off only for comparison.
         max_drop: in the place of ``speedup``: the largest one whose loss on held-out samples stays within this share,
             found by search. What is lost is top-1 with ``labels``; else it is the share of samples that get another
@@ -135,6 +140,7 @@ class Settings:
     refine: Refinement = "fast"
     solver: Solver = "auto"
     selection: Selection = "error"
+    weighting: Weighting = "auto"
     asymmetric: bool = True
     max_drop: float | None = None
     drop_type: DropType = "absolute"
@@ -158,7 +164,8 @@ class Settings:
         if self.memory is not None and not 0 <= self.memory < inf:
             raise ValueError(f"memory must be a number of gigabytes, got {self.memory}")
         choices = {
-            "cost": COSTS, "refine": REFINEMENTS, "solver": SOLVERS, "selection": SELECTIONS, "drop_type": DROP_TYPES
+            "cost": COSTS, "refine": REFINEMENTS, "solver": SOLVERS, "selection": SELECTIONS, "drop_type": DROP_TYPES,
+            "weighting": WEIGHTINGS,
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -225,6 +232,18 @@ class Settings:
         if self.plan is not None:
             return any(entry.name == layer.name and entry.width is not None for entry in self.plan)
         return "width" in self.methods and (self.method != "auto" or prod(layer.kernel) == 1)
+
+    def weighs_outputs(self, macs: int, *, possible: bool) -> bool:
+        """Return whether errors in channels count by what the outputs feel of them.
+
+        Args:
+            macs: multiply-adds of the network, per sample.
+            possible: whether PyTorch is there.
+        """
+        if self.weighting != "auto":
+            return self.weighting == "outputs"
+        is_plain = not self.preview and self.solver == "auto" and self.selection == "error"
+        return possible and is_plain and macs >= _MIN_WEIGHED_MACS
 
     def _check_targets(self) -> None:
         """Raise for settings that say twice how far to go."""

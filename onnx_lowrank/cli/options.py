@@ -30,7 +30,7 @@ from onnx_lowrank.cli.param_types import (
 from onnx_lowrank.errors import BudgetError, CalibrationError
 from onnx_lowrank.graph import input_names
 from onnx_lowrank.metrics import METRIC_NAMES
-from onnx_lowrank.settings import COSTS, DROP_TYPES, FORMS, PROVIDERS, RUNTIMES
+from onnx_lowrank.settings import COSTS, DROP_TYPES, FORMS, PROVIDERS, RUNTIMES, WEIGHTINGS
 
 _NAMED_PATH = re.compile(r"(?P<name>[^=/\\]+)=(?P<path>.+)", re.DOTALL)
 
@@ -46,6 +46,9 @@ def method_options(function: Function) -> Function:
                 help="Measure milliseconds in this."),
         setting("--method", type=Methods(), metavar="NAME,...", advanced=True,
                 values=f"auto; or with commas: {', '.join(FORMS)}", help="Methods allowed, see below."),
+        setting("--weighting", type=click.Choice(WEIGHTINGS), metavar="KIND", advanced=True,
+                values="auto; outputs: by what they feel, which takes PyTorch; none",
+                help="Weigh errors: auto, outputs or none."),
     )  # fmt: skip
 
 

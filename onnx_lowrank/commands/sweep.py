@@ -21,6 +21,7 @@ from onnx_lowrank.pipeline import (
     collect,
     conversion_timer,
     open_conversion,
+    output_weights,
     rank_losses,
     report_on,
     solve_network,
@@ -105,9 +106,9 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         impossible = _impossible(speedups, layers, settings, rank_block(network.provider))
         judge = open_judge(network, calibration, calibration.split.held_out, settings, monitor)
         timer = stack.enter_context(contextlib.closing(conversion_timer(network, calibration, settings, monitor)))
-        device = solver_device(network.provider)
-        targets = collect(network, layers, calibration, monitor)
-        losses = rank_losses(layers, targets, settings, device, monitor)
+        device, targets = solver_device(network.provider), collect(network, layers, calibration, monitor)
+        weights = output_weights(network, layers, calibration, settings, monitor)
+        losses = rank_losses(layers, targets, settings, device, monitor, weights)
         quick = not models if quick is None else quick
         solve_on = calibration.with_half_the_images(layers.eligible) if quick else calibration
         original = CachedSession(open_for_comparison(network, network.model))
@@ -124,7 +125,9 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
             log.info("target %gx", speedup)
             try:
                 plan, rows = choose_ranks(layers, losses, aim, timer), solve_on.rows_of(targets)
-                converted = solve_network(network, layers, losses, plan, solve_on, rows, aim, own_monitor, device)
+                converted = solve_network(
+                    network, layers, losses, plan, solve_on, rows, aim, own_monitor, device, weights
+                )
                 with Publication() as publication:
                     file, converted = written_and_verified(
                         converted, place, original, network, layers, solve_on, own_monitor, publication

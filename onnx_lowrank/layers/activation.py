@@ -140,7 +140,54 @@ class Smooth:
         return self
 
 
-Activation: TypeAlias = PiecewiseLinear | Smooth
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """``s r(x / s)``: a function whose argument and value are counted in another unit in every channel; see `scaled`.
+
+    Attributes:
+        base: r.
+        scale: s, above 0, shape (d,).
+    """
+
+    base: PiecewiseLinear | Smooth
+    scale: NDArray[np.float64]
+
+    @property
+    def name(self) -> str:
+        """Name of r."""
+        return self.base.name
+
+    def __call__(self, x: Array) -> Array:
+        """Return the value at ``x``, shape (n, d), in the dtype of ``x``."""
+        scale = like(self.scale, x)
+        return scale * self.base(x / scale)
+
+    def with_slope(self, x: Array) -> tuple[Array, Array]:
+        """Return value and derivative at ``x``, shape (n, d)."""
+        scale = like(self.scale, x)
+        value, slope = self.base.with_slope(x / scale)
+        return scale * value, slope
+
+    def part(self, channels: slice) -> Scaled:
+        """Return the function of some of the channels."""
+        return Scaled(self.base.part(channels), self.scale[channels])
+
+
+Activation: TypeAlias = PiecewiseLinear | Smooth | Scaled
+
+
+def scaled(activation: Activation, scale: NDArray[np.float64]) -> Activation:
+    """Return ``s r(x / s)``: the activation itself where its pieces meet at zero, as those of ReLU do.
+
+    Args:
+        activation: r.
+        scale: s, above 0, shape (d,).
+    """
+    if isinstance(activation, Scaled):
+        return Scaled(activation.base, activation.scale * scale)
+    if not isinstance(activation, PiecewiseLinear) or any(activation.knots) or any(map(np.any, activation.intercepts)):
+        return Scaled(activation, scale)
+    return activation
 
 
 def identity() -> PiecewiseLinear:

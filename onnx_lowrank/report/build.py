@@ -60,6 +60,7 @@ class Measurements:
         metric: of the original and of the written file; None where none was asked for.
         found: held-out images with what both networks find in them.
         blocks: of layers that were trained together; none without that.
+        weighed: whether errors counted by what the outputs feel of them.
     """
 
     errors: Mapping[str, SolveErrors] = field(default_factory=dict)
@@ -75,11 +76,12 @@ class Measurements:
     metric: Measured | None = None
     found: tuple[FoundExample, ...] = ()
     blocks: tuple[RefinedBlock, ...] = ()
+    weighed: bool = False
 
 
 def _stages(measurements: Measurements) -> tuple[str, ...]:
-    solved = _STAGES_OF_SEARCH if measurements.search else _STAGES
-    return (*solved, *(["refine"] if measurements.blocks else []), "verify", "bench")
+    weighed, refined = ["weigh"] if measurements.weighed else [], ["refine"] if measurements.blocks else []
+    return (*weighed, *(_STAGES_OF_SEARCH if measurements.search else _STAGES), *refined, "verify", "bench")
 
 
 def build_report(
@@ -144,6 +146,7 @@ def build_report(
         preview=settings.preview,
         metric=None if measurements.metric is None else measurements.metric.to_dict(),
         blocks=measurements.blocks,
+        weighting="outputs" if measurements.weighed else "none",
     )
     return replace(report, warnings=report_warnings(report, settings, measurements))
 

@@ -169,6 +169,7 @@ class Report:
         metric: of the original and the converted network, as `onnx_lowrank.metrics.Measured` has it; None where none
             was asked for.
         blocks: of layers that were trained together; none without ``refine`` `full`.
+        weighting: ``outputs`` where errors in channels count by what the outputs feel of them, else ``none``.
     """
 
     version: str
@@ -194,6 +195,7 @@ class Report:
     preview: bool = False
     metric: dict[str, Any] | None = None
     blocks: tuple[RefinedBlock, ...] = ()
+    weighting: str = "none"
 
     @property
     def passed(self) -> bool | None:
@@ -239,6 +241,7 @@ class Report:
             "predicted_error": self.predicted_error,
             "estimates": [estimate.to_dict() for estimate in self.estimates],
             "preview": self.preview,
+            "weighting": self.weighting,
             **({"blocks": [block.to_dict() for block in self.blocks]} if self.blocks else {}),
             "forward_passes": self.forward_passes,
             "seconds": self.seconds,

@@ -55,7 +55,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lowrank.layers.activation import Activation, PiecewiseLinear, Smooth
+from onnx_lowrank.layers.activation import Activation, PiecewiseLinear, Scaled, Smooth
 from onnx_lowrank.linalg.arrays import Array, blocks, like, namespace, on_cpu, select
 
 BLOCK_ELEMENTS = 32_768  # that a CPU works on at a time, so that temporaries stay in the cache
@@ -96,15 +96,23 @@ def activation_step(
     if offset is not None:
         offset = xp.asarray(offset, dtype=predictions.dtype)
     v = predictions if offset is None else predictions + offset
-    if isinstance(activation, PiecewiseLinear):
-        u, pieces = xp.empty_like(v), _pieces(activation, v)
-        for rows in blocks(len(v), max(1, _block(v) // max(1, v.shape[1]))):
-            u[rows] = _cheapest(_on_pieces(pieces, targets[rows], v[rows], penalty))
-    else:
-        u = _nearest_on_curve(activation, targets.reshape(-1), v.reshape(-1), float(penalty)).reshape(v.shape)
+    u = _step(activation, targets, v, penalty)
     if offset is not None:
         u -= offset
     return u
+
+
+def _step(activation: Activation, targets: Array, v: Array, penalty: float) -> Array:
+    """Minimize ``(targets - r(u))^2 + penalty * (u - v)^2`` over u, element by element."""
+    if isinstance(activation, Scaled):  # both terms are squares: they are smallest at the same place in any unit
+        scale = like(activation.scale, v)
+        return scale * _step(activation.base, targets / scale, v / scale, penalty)
+    if isinstance(activation, PiecewiseLinear):
+        u, pieces = namespace(v).empty_like(v), _pieces(activation, v)
+        for rows in blocks(len(v), max(1, _block(v) // max(1, v.shape[1]))):
+            u[rows] = _cheapest(_on_pieces(pieces, targets[rows], v[rows], penalty))
+        return u
+    return _nearest_on_curve(activation, targets.reshape(-1), v.reshape(-1), float(penalty)).reshape(v.shape)
 
 
 def _block(array: Array) -> int:

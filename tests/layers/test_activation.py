@@ -142,3 +142,34 @@ def test_pieces_and_knots_must_fit() -> None:
 def test_prelu_slopes_have_one_axis() -> None:
     with pytest.raises(ValueError, match=r"prelu: slopes must be a number or of shape \(d,\), got shape \(4, 1, 1\)"):
         act.prelu(np.ones((4, 1, 1)))
+
+
+SCALE = np.array([0.2, 1.0, 3.0, 7.0])
+
+
+@pytest.mark.parametrize("case", OPERATORS)
+def test_in_other_units_it_is_the_same_function(case: str) -> None:
+    activation, x = OPERATORS[case][0], inputs().astype(np.float64)
+    scaled = act.scaled(activation, SCALE)
+    value, slope = scaled.with_slope(SCALE * x)
+    np.testing.assert_allclose(scaled(SCALE * x), SCALE * activation(x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(value, SCALE * activation(x), rtol=1e-12, atol=1e-12)
+    assert scaled.name == activation.name
+    inside = activation.with_slope(x)[1]
+    apart = np.abs(x - np.round(x)) > 1e-6  # at a knot, either slope may come out
+    np.testing.assert_allclose(slope[apart], inside[apart], rtol=1e-9, atol=1e-12)
+    some = slice(1, 3)
+    np.testing.assert_array_equal(scaled.part(some)(x[:, some]), scaled(x)[:, some])
+
+
+@pytest.mark.parametrize("factory", [act.relu, act.leaky_relu, lambda: act.prelu(CHANNEL_SLOPES), act.identity])
+def test_straight_through_zero_no_unit_makes_a_difference(factory: Any) -> None:
+    activation = factory()
+    assert act.scaled(activation, SCALE) is activation
+
+
+def test_units_multiply() -> None:
+    x = inputs()
+    twice = act.scaled(act.scaled(act.clip(0.0, 6.0), SCALE), np.array([2.0, 3.0, 0.5, 1.0]))
+    once = act.scaled(act.clip(0.0, 6.0), SCALE * [2.0, 3.0, 0.5, 1.0])
+    np.testing.assert_allclose(twice(x), once(x), rtol=1e-6)

@@ -125,6 +125,7 @@ def test_json_has_the_fields_that_scripts_read() -> None:
             },
         ],
         "preview": False,
+        "weighting": "none",
         "forward_passes": {"original": 1.25, "converted": 1.5},
         "seconds": {"collect": 1.0, "ranks": 0.5, "solve": 2.0, "verify": 0.25, "total": 4.0},
         "peak_memory_bytes": 123,

@@ -36,7 +36,9 @@ CURVED: dict[str, Activation] = {
     factory().name: factory()
     for factory in (act.sigmoid, act.tanh, act.hard_swish, act.silu, act.gelu, act.gelu_tanh, act.softplus)
 }
-ALL = STRAIGHT | CURVED
+SCALE = np.array([0.2, 1.0, 3.0, 7.0])
+SCALED = {f"{name} in other units": act.scaled(each, SCALE) for name, each in (STRAIGHT | CURVED).items()}
+ALL = STRAIGHT | CURVED | {name: each for name, each in SCALED.items() if isinstance(each, act.Scaled)}
 KINKS = (-3.0, -1.0, 0.0, 2.0, 3.0, 6.0)
 
 numbers = st.one_of(st.floats(-4, 4), st.floats(-40, 40), st.sampled_from(KINKS))
