@@ -2,11 +2,12 @@
 
     sum_j  w_j  E (r(y_j) - r(y'_j))^2,        w_j = E (dL / da_j)^2,   a = r(y)
 
-with L what the outputs lose. It is the diagonal of the Fisher matrix where L is the log-likelihood of a class that the
-network itself draws. Gradients of a few samples are noisy: logarithms of the weights are shrunk toward their mean by
-the share r of their variance that two halves of the samples have in common. Rather than into every solver, the weights go into the units that a layer's responses are counted
-in: ``s_j = (w_j / mean)^(r / 2)``, with the geometric mean. In these units all errors count alike, so that choice of ranks
-and solvers know nothing of it; what they make is brought back to the network's units by the last factor.
+with L what the outputs lose: where they are scores, w is the diagonal of the Fisher matrix, see
+`onnx_lowrank.torch.sensitivity`. Gradients of a few samples are noisy, so logarithms of the weights are shrunk toward
+their mean by the share r of their variance that two halves of the samples have in common. The weights go into the
+units that a layer's responses are counted in, rather than into every solver: ``s_j = (w_j / mean)^(r / 2)``, with the
+geometric mean of the layer. In these units all errors count alike, so that the choice of ranks and the solvers know
+nothing of it; the last factor brings what they make back to the units of the network.
 
 | code    | meaning                                        | shape  |
 |---------|------------------------------------------------|--------|
@@ -14,7 +15,8 @@ and solvers know nothing of it; what they make is brought back to the network's 
 | scale   | s                                              | (d,)   |
 
 References:
-    Spearman 1910, Brown 1910 (reliability of two halves); Amari 1998, Natural gradient works efficiently in learning; Theis et al. 2018, arXiv:1801.05787 (Fisher pruning).
+    Amari 1998, Natural gradient works efficiently in learning; Theis et al. 2018, arXiv:1801.05787 (Fisher pruning).
+    Spearman 1910, Brown 1910 (reliability of two halves).
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ Floats = NDArray[np.float64]
 _MIN_SAMPLES, _MAX_SAMPLES = 16, 256  # that gradients are taken for
 _MAX_MACS = 20_000_000_000  # of these together, in the forward pass, where that leaves enough of them
 _STEP_ELEMENTS = 2**22  # numbers of the largest response in a batch: all of a network stay in memory
+_DRAWS = 2  # of mixtures and signs, for each sample
 _MIN_PROBABILITY = 1e-12
 _MIN_SIZE = 1e-30  # that is divided by
 _LEAST_SLOPE = 1e-3  # of the mean over the channels: a dead one has no slope
@@ -110,22 +111,23 @@ def _of_batch(
 ) -> Iterator[tuple[str, Floats, Floats]]:
     """Yield layers by name with squares of gradients of one batch, shape (samples, d), and of slopes, shape (d,)."""
     tensors = dict(zip(module.outputs, as_list(module(*_inputs(module, batch))), strict=True))
-    loss = draw(tensors)
     reached = [layer for layer in layers if tensors[layer.response].requires_grad]
-    if loss is None or not reached:
-        return
-    samples = len(next(iter(batch.values())))
-    gradients = torch.autograd.grad(loss, [tensors[layer.response] for layer in reached], allow_unused=True)
-    for layer, gradient in zip(reached, gradients, strict=True):
-        if gradient is None:
-            continue
-        squares = _rows(layer, gradient).astype(np.float64) ** 2
-        summed = [rows.sum(axis=0) for rows in np.array_split(squares, samples)]
+    squares = {layer.name: np.zeros((len(next(iter(batch.values()))), layer.filters)) for layer in reached}
+    for _ in range(_DRAWS):
+        loss = draw(tensors)
+        if loss is None:
+            return
+        responses = [tensors[layer.response] for layer in reached]
+        gradients = torch.autograd.grad(loss, responses, retain_graph=True, allow_unused=True)
+        for layer, gradient in zip(reached, gradients, strict=True):
+            if gradient is not None:
+                squares[layer.name] += _sums_of_squares(_rows(layer, gradient), len(squares[layer.name]))
+    for layer in reached:
         response = _rows(layer, tensors[layer.response])
         if layer.residual:
             response = response + _rows(layer, tensors[layer.residual])
         _, slope = layer.activation.with_slope(response)
-        yield layer.name, np.array(summed), np.sum(np.square(slope, dtype=np.float64), axis=0)
+        yield layer.name, squares[layer.name], np.sum(np.square(slope, dtype=np.float64), axis=0)
 
 
 def _loss(
@@ -164,6 +166,11 @@ def _rows(layer: Layer, tensor: Value) -> NDArray[Any]:
     """Return a response as rows, sample by sample, shape (n, d)."""
     array = np.asarray(tensor.detach()) if isinstance(tensor, Tensor) else tensor
     return np.moveaxis(array, -1 if layer.channels_last else 1, -1).reshape(-1, layer.filters)
+
+
+def _sums_of_squares(rows: NDArray[Any], samples: int) -> Floats:
+    """Return sums over the rows of each sample, which lie one behind the other, shape (samples, d)."""
+    return np.array([np.square(part, dtype=np.float64).sum(axis=0) for part in np.array_split(rows, samples)])
 
 
 def _at_least(slopes: Floats) -> Floats:
