@@ -103,9 +103,10 @@ class CalibrationSet:
 
         Args:
             layers: the layers to sample.
-            settings: number of positions, seed, and whether spatial ranks come into question.
+            settings: number of positions, seed, how thorough to be, and whether spatial ranks come into question.
         """
-        positions = layer_positions(layers, self.images, settings.positions, settings.seed)
+        thorough = settings.refine == "full"
+        positions = layer_positions(layers, self.images, settings.positions, settings.seed, thorough=thorough)
         narrowed = [layer for layer in layers if settings.leaves_channels_out(layer)]
         readers = {name for layer in narrowed for group in layer.read_groups for name in group.readers}
         readers.update(layer.name for layer in narrowed)

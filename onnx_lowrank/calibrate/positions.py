@@ -12,13 +12,15 @@ from onnx_lowrank.layers.layer import Layer
 
 Ints = NDArray[np.int64]
 
-ROWS_PER_FILTER = 30  # with fewer than about 10 the solver fits noise; beyond 30 little is gained
+ROWS_PER_FILTER = 30  # under 10 the solver fits noise; with 60, VGG-16 lost 5 % less in 1.3 times the time
 MIN_LAYER_ROWS = 15_000
 ROWS_PER_TAP = 80  # of a depthwise convolution, whose channels are solved one by one
 MAX_PATCH_BYTES = 2**30  # of a layer's sampled input patches, which are kept while it is solved
 
 
-def layer_positions(layers: Iterable[Layer], images: int, count: int | None, seed: int) -> dict[str, Ints]:
+def layer_positions(
+    layers: Iterable[Layer], images: int, count: int | None, seed: int, *, thorough: bool = False
+) -> dict[str, Ints]:
     """Draw the sampled positions of every image for every layer.
 
     Args:
@@ -27,6 +29,7 @@ def layer_positions(layers: Iterable[Layer], images: int, count: int | None, see
         count: positions per image; None for as many as give `ROWS_PER_FILTER` rows per filter (at least
             `MIN_LAYER_ROWS` in all) and keep the patches within `MAX_PATCH_BYTES`.
         seed: of the random numbers; each layer has its own stream.
+        thorough: whether there are to be twice as many rows per filter.
 
     Returns:
         Flat positions among a sample's `Layer.rows` by layer name, shape (N, P).
@@ -34,7 +37,7 @@ def layer_positions(layers: Iterable[Layer], images: int, count: int | None, see
     positions = {}
     for number, layer in enumerate(layers):
         max_rows = MAX_PATCH_BYTES // (4 * layer.channels * prod(layer.kernel))
-        wanted = max(MIN_LAYER_ROWS, ROWS_PER_FILTER * layer.filters)
+        wanted = max(MIN_LAYER_ROWS, (2 if thorough else 1) * ROWS_PER_FILTER * layer.filters)
         rows = min(ROWS_PER_TAP * prod(layer.kernel) if layer.depthwise else wanted, max_rows)
         generator = np.random.default_rng([seed, number])
         positions[layer.name] = draw_positions(generator, images, layer.rows, count or ceil(rows / images))

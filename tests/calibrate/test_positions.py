@@ -14,6 +14,12 @@ def test_positions_are_enough_for_the_filters() -> None:
     assert drawn["b"].shape == (10, 512 * ROWS_PER_FILTER // 10)
 
 
+def test_a_thorough_solution_has_twice_the_rows_unless_their_number_is_given() -> None:
+    wide = conv_layer(512, 3, (3, 3), (64, 64))
+    assert layer_positions([wide], 10, None, seed=0, thorough=True)["conv"].shape == (10, 1024 * ROWS_PER_FILTER // 10)
+    assert layer_positions([wide], 10, 7, seed=0, thorough=True)["conv"].shape == (10, 7)
+
+
 def test_patches_of_wide_layers_stay_within_memory() -> None:
     huge = conv_layer(64, 1024, (5, 5), (100, 100))  # 100 kB a patch
     drawn = layer_positions([huge], 10, None, seed=0)["conv"]

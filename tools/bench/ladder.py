@@ -2,12 +2,13 @@
 
 Usage::
 
-    python tools/bench/ladder.py vgg16 --shared ../shared [--speedup 4] [--seed 1] [--json ladder.json]
+    python tools/bench/ladder.py vgg16 --shared ../shared [--speedup 4] [--seed 1] [--threads 2] [--json ladder.json]
     python tools/bench/ladder.py cifar10 --shared ../shared
     python tools/bench/ladder.py efficientnet-lite0 --shared ../shared --speedup 1.5
 
 From weight SVD with the same share of ranks in every layer to the tool with its defaults: each row adds one step and
-has the loss on samples that were not used for solving. The steps from "order of the paper" on have the same ranks.
+has the loss on samples that were not used for solving. The steps from "order of the paper" to "refined" have the same
+ranks; those behind them choose their own. Both need PyTorch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,9 @@ ALL_METHODS: dict[str, dict[str, Any]] = {
     "spatial filters and map from data, linear": {"solver": "linear"},
     "the same, nonlinear": {"refine": "none"},
     "refined (--refine fast)": {"refine": "fast"},
+}
+WEIGHED: dict[str, dict[str, Any]] = {
+    "errors weighed by the outputs (default)": {"refine": "fast"},
     "longer, and block by block (--refine full)": {"refine": "full"},
 }
 
@@ -51,16 +56,20 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True, help="folder with models/ and data/")
     parser.add_argument("--speedup", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="to convert with; all if not given")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}")
-    network, speedup = NETWORKS[arguments.network](arguments.shared), arguments.speedup
+    network = replace(NETWORKS[arguments.network](arguments.shared), threads=arguments.threads)
+    speedup, alike = arguments.speedup, {"weighting": "none"}
     print(f"{network.name}: {network.unit}", flush=True)
     uniform, _ = uniform_plan(network, speedup, "channel")
-    chosen = network.convert(speedup=speedup, dry_run=True, seed=arguments.seed).plan
-    steps = {name: {"plan": uniform, **settings} for name, settings in UNIFORM.items()}
-    steps |= {name: {"speedup": speedup, "method": "channel", **settings} for name, settings in CHANNEL.items()}
-    steps |= {name: {"plan": chosen, **settings} for name, settings in ALL_METHODS.items()}
+    chosen = network.convert(speedup=speedup, dry_run=True, seed=arguments.seed, **alike).plan
+    by_channel = {"speedup": speedup, "method": "channel"}
+    steps = {name: {"plan": uniform, **alike, **settings} for name, settings in UNIFORM.items()}
+    steps |= {name: {**by_channel, **alike, **settings} for name, settings in CHANNEL.items()}
+    steps |= {name: {"plan": chosen, **alike, **settings} for name, settings in ALL_METHODS.items()}
+    steps |= {name: {"speedup": speedup, "weighting": "outputs", **settings} for name, settings in WEIGHED.items()}
     rows = []
     for name, settings in steps.items():
         start = time.perf_counter()
