@@ -14,6 +14,8 @@ pytest.importorskip("torch")
 
 from onnx_lowrank import Result, Settings, convert, pipeline, sweep
 from onnx_lowrank.errors import MissingDependencyError, ModelError
+from onnx_lowrank.layers.layer import Layer
+from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.torch import sensitivity
 from onnx_lowrank.torch.sensitivity import sensitivities
 from tests.helpers import Array, build, filters, find, normal, relative, run
@@ -50,6 +52,36 @@ def test_outputs_feel_channels_as_much_as_they_read_of_them(activation: str) -> 
     wanted = (read**2).sum(axis=0)
     (found,) = felt(model, images(200, 8)).values()
     np.testing.assert_allclose(found, wanted / wanted.sum(), rtol=0.2)  # random signs, on some thousand positions
+
+
+def test_the_slope_is_that_of_the_sum_with_a_residual() -> None:
+    graph = """g (float[N, 3, 8, 8] x) => (float[N, 40, 8, 8] y) {
+        t = Conv (x, u, b)
+        c = Conv <pads = [1, 1, 1, 1]> (x, w)
+        s = Add (c, t)
+        a = Relu (s)
+        y = Conv (a, v)
+    }"""
+    read = normal(1, 40, D, 1, 1) * SIZES[:, None, None]
+    bias = np.linspace(-1, 1, D, dtype=np.float32)  # channels are open at very different shares of the positions
+    model = build(graph, {"u": filters(5, D, 3, 1, 1), "b": bias, "w": filters(0, D, 3, 3, 3), "v": read})
+    layer = next(each for each in find(model, {"x": images(2, 8)})[0] if each.residual)
+    x = images(200, 8)
+    found = sensitivities(model, [layer], [{"x": x}], 0)[layer.name].sum(axis=0)
+    wanted = (read.astype(np.float64)[:, :, 0, 0] ** 2).sum(axis=0)
+    np.testing.assert_allclose(found / found.sum(), wanted / wanted.sum(), rtol=0.2)
+
+
+def test_samples_go_to_both_halves_in_turns() -> None:
+    model = maps("Relu")
+    model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.full(D, -1e-3, np.float32), "b"))
+    layers, _ = find(model, {"x": images(2, 8)})
+    x = images(12, 8)
+    x[1::2] = 0  # nothing gets through, and nothing is felt
+    batches = [{"x": part} for part in np.array_split(x, 4)]  # of three samples: turns go on from one to the next
+    first, second = sensitivities(model, layers[:1], batches, 0)[layers[0].name]
+    assert first.all()
+    assert not second.any()
 
 
 def test_scores_are_felt_as_divergence() -> None:
@@ -142,6 +174,36 @@ def test_a_conversion_loses_less_where_outputs_feel_it() -> None:
 def test_so_does_one_with_fewer_channels() -> None:
     plain, weighed = (converted(kind, include=("c2",), method="width", speedup=1.5) for kind in ("none", "outputs"))
     assert lost(weighed) < lost(plain)
+
+
+def test_further_readers_of_channels_are_weighed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = """g (float[N, 3, 12, 12] x) => (float[N, 4, 12, 12] y, float[N, 4, 12, 12] z) {
+        c1 = Conv <pads = [1, 1, 1, 1]> (x, w1)
+        r1 = Relu (c1)
+        a = Conv (r1, w2)
+        b = Conv (r1, w3)
+        y = Conv (a, v)
+        z = Conv (b, v)
+    }"""
+    shapes = {1: (24, 3, 3, 3), 2: (4, 24, 1, 1), 3: (4, 24, 1, 1)}
+    uneven = {"v": np.diag(np.array([1, 2, 4, 8], np.float32))[:, :, None, None]}
+    model = build(graph, uneven | {f"w{n}": filters(n, *shape) for n, shape in shapes.items()})
+    seen: list[tuple[Layer, TargetResponses]] = []
+    real = pipeline.measure_width_losses
+
+    def watched(layer: Layer, targets: Any, others: Any, effort: Any) -> Any:
+        seen.extend([(layer, targets), *others])
+        return real(layer, targets, others, effort)
+
+    monkeypatch.setattr(pipeline, "measure_width_losses", watched)
+    settings: dict[str, Any] = {**QUICK, "method": "width", "speedup": 1.2}
+    originals = {layer.name: layer for layer in find(model, {"x": images(2)})[0]}
+    convert(model, {"x": images(100)}, weighting="outputs", **settings)
+    found = {layer.name: layer for layer, _ in seen}
+    for name in "ab":
+        ratio = found[name].weight / originals[name].weight
+        np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape), rtol=1e-5)
+        assert np.ptp(ratio[:, 0]) > 1e-3
 
 
 def test_a_dry_run_says_so_too() -> None:
