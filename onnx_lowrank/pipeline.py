@@ -321,7 +321,7 @@ def output_weights(
 
     with monitor.measure("weigh"):
         try:
-            return measure_output_weights(network, layers, calibration, settings)
+            return measure_output_weights(network, layers, calibration, settings, monitor)
         except ModelError as error:
             if settings.weighting == "outputs":
                 raise

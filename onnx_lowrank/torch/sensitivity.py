@@ -29,12 +29,16 @@ from torch import Tensor
 from onnx_lowrank import interruption
 from onnx_lowrank.calibrate import iterate_batches
 from onnx_lowrank.calibrate.calibration import CalibrationSet
+from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import inline_all_functions
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.output_weights import OutputWeights
 from onnx_lowrank.runtime.backends.foreign_errors import as_model_error
+from onnx_lowrank.runtime.memory import budget_bytes
+from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.runtime.network import Network
+from onnx_lowrank.runtime.progress import track_samples
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.torch.blocks.segment import Arrays
 from onnx_lowrank.torch.module.to_module import OnnxModule, Value, to_torch
@@ -47,6 +51,7 @@ Floats = NDArray[np.float64]
 _MIN_SAMPLES, _MAX_SAMPLES = 16, 256  # that gradients are taken for
 _MAX_MACS = 20_000_000_000  # of these together, in the forward pass, where that leaves enough of them
 _STEP_ELEMENTS = 2**22  # numbers of the largest response in a batch: all of a network stay in memory
+_BYTES_PER_NUMBER = 16  # of all responses: each, its activation and their gradients
 _DRAWS = 2  # of mixtures and signs, for each sample
 _MIN_PROBABILITY = 1e-12
 _MIN_SIZE = 1e-30  # that is divided by
@@ -54,20 +59,26 @@ _LEAST_SLOPE = 1e-3  # of the mean over the channels: a dead one has no slope
 
 
 def measure_output_weights(
-    network: Network, layers: LayerSet, calibration: CalibrationSet, settings: Settings
+    network: Network, layers: LayerSet, calibration: CalibrationSet, settings: Settings, monitor: Monitor
 ) -> OutputWeights:
     """Measure the weights of all layers that may be solved, on some of the calibration samples.
 
     Raises:
-        ModelError: PyTorch cannot run the network.
+        ModelError: PyTorch cannot run the network, or that would take more memory than there is.
     """
-    step = calibration.smallest_batch
+    step, sizes = calibration.smallest_batch, [layer.rows * layer.filters for layer in layers.sampled]
+    needed = _BYTES_PER_NUMBER * step * sum(sizes)
+    if needed > budget_bytes(settings.memory):
+        raise ModelError(
+            f"gradients at the responses of all layers would take {needed / 1e9:.2g} GB, "
+            f"{budget_bytes(settings.memory) / 1e9:.2g} GB are there: give more `memory`, or `weighting='none'`"
+        )
     wanted = min(_MAX_SAMPLES, max(_MIN_SAMPLES, _MAX_MACS // max(1, layers.macs)))
     some = calibration.split.calibration[: max(1, wanted // step) * step]
-    largest = max(layer.rows * layer.filters for layer in layers.sampled)
-    batches = iterate_batches(calibration.samples, some, max(1, _STEP_ELEMENTS // largest // step) * step)
+    batches = iterate_batches(calibration.samples, some, max(1, _STEP_ELEMENTS // max(sizes) // step) * step)
+    tracked = track_samples(monitor, batches, "weigh", len(some))
     with torch_threads(settings.threads):
-        return OutputWeights.of_squares(sensitivities(network.model, layers.sampled, batches, settings.seed))
+        return OutputWeights.of_squares(sensitivities(network.model, layers.sampled, tracked, settings.seed))
 
 
 def sensitivities(

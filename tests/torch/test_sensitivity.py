@@ -255,6 +255,18 @@ def test_what_pytorch_cannot_run_is_converted_all_alike(
     assert "errors in all channels of a layer count alike: operator Strange cannot be converted" in caplog.text
 
 
+def test_gradients_that_do_not_fit_into_memory_are_not_computed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("onnx_lowrank.settings._MIN_WEIGHED_MACS", 0)
+    # 16 bytes for each of 72 channels at 144 positions
+    with pytest.raises(ModelError, match=r"would take 0.00017 GB, 0.0001 GB are there: give more `memory`, or "):
+        converted("outputs", memory=1e-4, include=())
+    with caplog.at_level(logging.INFO):
+        assert converted("auto", memory=1e-4, include=()).report.weighting == "none"
+    assert converted("auto", memory=2e-4, include=()).report.weighting == "outputs"
+
+
 def test_without_pytorch_auto_goes_without_and_outputs_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnx_lowrank.settings._MIN_WEIGHED_MACS", 0)
     monkeypatch.setattr(pipeline, "find_spec", lambda name: None if name == "torch" else find_spec(name))
