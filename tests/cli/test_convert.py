@@ -75,6 +75,20 @@ def test_measuring_changes_nothing_in_what_is_written(folder: Path) -> None:
     assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["outputs", "none"])
+def test_errors_are_weighed_as_asked_for(folder: Path, kind: str) -> None:
+    if kind == "outputs":
+        pytest.importorskip("torch")
+    words = ["in.onnx", "o.onnx", "--data", "data.npy", "--speedup", "2", "--no-bench", "--report", "r.json"]
+    works(*words, "--weighting", kind)
+    report = json.loads((folder / "r.json").read_text())
+    assert report["weighting"] == kind
+    assert ("weigh" in report["seconds"]) == (kind == "outputs")
+    refused = call(*words, "--force", "--weighting", "all")
+    assert refused.exit_code == 2
+    assert "'all' is not one of 'auto', 'outputs', 'none'" in refused.stderr
+
+
 def test_images_that_cannot_be_decoded_are_left_out_unless_all_are(folder: Path) -> None:
     Path("photos").mkdir()
     for number in range(12):
