@@ -407,7 +407,7 @@ def solve_network(  # noqa: PLR0913, PLR0917  (all that a conversion has come to
                 factors = weights.chain(layer, device.run(solve, weights.targets(layer, wanted)))
                 replace_layer(converted, layer, factors)
                 solved.append((layer, factors))
-                del patches  # or they would lie beside those of the next layer
+                del patches, solve  # or they would lie beside those of the next layer
     passes = propagation.node_runs / (len(converted.graph.node) * calibration.images)
     errors = {layer.name: factors.errors for layer, factors in solved}
     reasons = {layer.name: factors.reason for layer, factors in solved if factors.reason}
