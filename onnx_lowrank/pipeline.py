@@ -23,7 +23,7 @@ from onnx_lowrank.calibrate import Preprocessing, Propagation, collect_targets, 
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
 from onnx_lowrank.calibrate.data.sample_axes import with_sample_axes
 from onnx_lowrank.calibrate.split import MAX_HELD_OUT_SAMPLES, MAX_PREVIEW_SAMPLES, min_refined_samples
-from onnx_lowrank.errors import BudgetError, ModelError
+from onnx_lowrank.errors import BudgetError, MissingDependencyError, ModelError
 from onnx_lowrank.graph import (
     Publication,
     add_texts,
@@ -317,12 +317,12 @@ def output_weights(
     """
     if not settings.weighs_outputs(layers.macs, possible=all(find_spec(name) for name in _OF_EXTRA_TORCH)):
         return ALIKE
-    from onnx_lowrank.torch.sensitivity import measure_output_weights  # noqa: PLC0415  (PyTorch is optional)
-
     with monitor.measure("weigh"):
         try:
+            from onnx_lowrank.torch.sensitivity import measure_output_weights  # noqa: PLC0415  (PyTorch is optional)
+
             return measure_output_weights(network, layers, calibration, settings, monitor)
-        except ModelError as error:
+        except (MissingDependencyError, ModelError, OSError) as error:  # the last one by a broken installation
             if settings.weighting == "outputs":
                 raise
             log.info("errors in all channels of a layer count alike: %s", error)

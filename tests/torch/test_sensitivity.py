@@ -280,6 +280,16 @@ def test_without_pytorch_auto_goes_without_and_outputs_says_what_is_missing(monk
         converted("outputs")
 
 
+@pytest.mark.parametrize("error", [MissingDependencyError("no safetensors"), OSError("libtorch_cpu.so: cannot open")])
+def test_auto_does_not_fail_by_a_broken_installation(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def broken(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("onnx_lowrank.settings._MIN_WEIGHED_MACS", 0)
+    monkeypatch.setattr(sensitivity, "measure_output_weights", broken)
+    assert converted("auto").report.weighting == "none"
+
+
 def test_another_weighting_is_an_error() -> None:
     with pytest.raises(ValueError, match="weighting must be one of auto, outputs, none, got 'all'"):
         Settings(weighting="all")  # type: ignore[arg-type]
