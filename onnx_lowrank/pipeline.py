@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from math import log2
 from pathlib import Path
@@ -221,7 +222,10 @@ def open_conversion(
         ModelError: the model cannot be read or run, or there is nothing in it to factorize.
         CalibrationError: the data cannot be used, or have no class folders where labels are wanted, or those of other
             classes than the network scores.
+        MissingDependencyError: errors are to be weighed by the outputs, and PyTorch is not there.
     """
+    if settings.weighting == "outputs":
+        import_module("onnx_lowrank.torch")  # raises where PyTorch, which is optional, is not there
     network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings, max_held_out)
     check_any_eligible(layers)
     return network, layers, calibration.with_positions(layers.sampled, settings)
@@ -312,7 +316,6 @@ def output_weights(
     """Measure how much errors in the channels of every layer count, by what the outputs feel of them.
 
     Raises:
-        MissingDependencyError: that was asked for, and PyTorch is not there.
         ModelError: that was asked for, and PyTorch cannot run the network.
     """
     if not settings.weighs_outputs(layers.macs, possible=all(find_spec(name) for name in _OF_EXTRA_TORCH)):

@@ -272,11 +272,12 @@ def test_without_pytorch_auto_goes_without_and_outputs_says_what_is_missing(monk
     monkeypatch.setattr(pipeline, "find_spec", lambda name: None if name == "torch" else find_spec(name))
     assert converted("auto").report.weighting == "none"
 
-    def missing(*_: Any) -> Any:
-        raise MissingDependencyError("onnx_lowrank.torch: PyTorch is not installed")
+    def missing(name: str) -> Any:
+        raise MissingDependencyError(f"{name}: PyTorch is not installed")
 
-    monkeypatch.setattr(sensitivity, "measure_output_weights", missing)
-    with pytest.raises(MissingDependencyError, match="PyTorch is not installed"):
+    monkeypatch.setattr(pipeline, "import_module", missing)
+    monkeypatch.setattr(pipeline, "find_layers_on_data", None)  # it is said before anything is opened
+    with pytest.raises(MissingDependencyError, match=r"onnx_lowrank\.torch: PyTorch is not installed"):
         converted("outputs")
 
 
