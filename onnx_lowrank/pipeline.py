@@ -318,7 +318,8 @@ def output_weights(
     Raises:
         ModelError: that was asked for, and PyTorch cannot run the network.
     """
-    if not settings.weighs_outputs(layers.macs, possible=all(find_spec(name) for name in _OF_EXTRA_TORCH)):
+    is_possible = settings.weighting == "outputs" or all(find_spec(name) for name in _OF_EXTRA_TORCH)
+    if not (is_possible and settings.weighs_outputs(layers.eligible, layers.macs)):
         return ALIKE
     with monitor.measure("weigh"):
         try:

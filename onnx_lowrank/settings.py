@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import inf, isfinite, prod
 from os import PathLike
@@ -44,6 +44,7 @@ LEARN_CHOICES, PRECISIONS, TRAINING_PROVIDERS = get_args(Learn), get_args(Precis
 
 PREVIEW_POSITIONS = 100
 _MIN_WEIGHED_MACS = 10_000_000  # conversions of smaller networks take less time than loading PyTorch
+_MIN_WEIGHED_SHARE = 0.25  # of these in layers that may come to read fewer channels
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ class Settings:
         selection: what rank selection goes by: ``error`` after the activation, or PCA ``energy``, as in the paper
             (channel ranks only).
         weighting: how much errors in a layer's channels count: by what the ``outputs`` of the network feel of them,
-            which takes PyTorch; ``none``: all alike; ``auto``: by the outputs where PyTorch is installed, the network
-            has ten million multiply-adds or more, and neither ``preview``, ``solver`` nor ``selection`` ask for less.
+            which takes PyTorch; ``none``: all alike; ``auto``: by the outputs where PyTorch is installed, a quarter of
+            the multiply-adds or more, of ten million at least, is in layers that may come to read fewer channels, and
+            neither ``preview``, ``solver`` nor ``selection`` ask for less.
         asymmetric: solve with what the converted prefix really delivers; off only for comparison.
         max_drop: in the place of ``speedup``: the largest one whose loss on held-out samples stays within this share,
             found by search. What is lost is top-1 with ``labels``; else it is the share of samples that get another
@@ -234,17 +236,21 @@ class Settings:
             return any(entry.name == layer.name and entry.width is not None for entry in self.plan)
         return "width" in self.methods and (self.method != "auto" or prod(layer.kernel) == 1)
 
-    def weighs_outputs(self, macs: int, *, possible: bool) -> bool:
-        """Return whether errors in channels count by what the outputs feel of them.
+    def weighs_outputs(self, layers: Iterable[Layer], macs: int) -> bool:
+        """Return whether errors in channels count by what the outputs feel of them, if PyTorch is there.
+
+        By ``auto`` where a good part of the work is in layers that may come to read fewer channels. Chains of low rank
+        make good much of earlier errors; with these weights they lost more, not less.
 
         Args:
+            layers: that may be factorized.
             macs: multiply-adds of the network, per sample.
-            possible: whether PyTorch is there.
         """
         if self.weighting != "auto":
             return self.weighting == "outputs"
         is_plain = not self.preview and self.solver == "auto" and self.selection == "error"
-        return possible and is_plain and macs >= _MIN_WEIGHED_MACS
+        narrowed = sum(layer.macs for layer in layers if self.leaves_channels_out(layer))
+        return is_plain and macs >= _MIN_WEIGHED_MACS and narrowed >= _MIN_WEIGHED_SHARE * macs
 
     def _check_targets(self) -> None:
         """Raise for settings that say twice how far to go."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,10 +15,12 @@ pytest.importorskip("torch")
 
 from onnx_lowrank import Result, Settings, convert, pipeline, sweep
 from onnx_lowrank.errors import MissingDependencyError, ModelError
+from onnx_lowrank.layers.channel_group import ChannelGroup
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.torch import sensitivity
 from onnx_lowrank.torch.sensitivity import sensitivities
+from tests.example_layers import conv_layer
 from tests.helpers import Array, build, filters, find, normal, relative, run
 from tests.networks import images, network
 
@@ -156,6 +159,11 @@ def converted(weighting: str, **changes: Any) -> Result:
     return convert(uneven(), {"x": images(100)}, weighting=weighting, **settings)
 
 
+def weigh_any_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MACS", "SHARE"):
+        monkeypatch.setattr(f"onnx_lowrank.settings._MIN_WEIGHED_{name}", 0)
+
+
 def lost(result: Result) -> float:
     assert result.model is not None
     feeds = {"x": images(40, seed=9)}
@@ -228,16 +236,31 @@ def test_a_sweep_weighs_once_for_all_its_targets(monkeypatch: pytest.MonkeyPatch
         ({"preview": True}, False),
         ({"solver": "linear"}, False),
         ({"selection": "energy", "method": "channel"}, False),
+        ({"method": ("channel", "spatial")}, False),
         ({"weighting": "none"}, False),
         ({"weighting": "outputs", "solver": "linear"}, True),
     ],
 )
-def test_auto_weighs_large_networks_with_the_whole_method(settings: dict[str, Any], *, weighs: bool) -> None:
-    chosen = Settings(**settings)
-    assert chosen.weighs_outputs(10_000_000, possible=True) == weighs
-    if chosen.weighting == "auto":
-        assert not chosen.weighs_outputs(9_999_999, possible=True)
-        assert not chosen.weighs_outputs(10_000_000, possible=False)
+def test_auto_weighs_with_the_whole_method(settings: dict[str, Any], *, weighs: bool) -> None:
+    layers = [thin(10_000_000)]
+    assert Settings(**settings).weighs_outputs(layers, 10_000_000) == weighs
+
+
+def test_auto_weighs_networks_that_are_large_and_may_lose_channels() -> None:
+    whole = thin(10_000_000)
+    assert Settings().weighs_outputs([whole], whole.macs)
+    assert not Settings().weighs_outputs([thin(9_990_000)], 9_990_000)
+    assert Settings().weighs_outputs([whole], 4 * whole.macs)
+    assert not Settings().weighs_outputs([whole], 4 * whole.macs + 4)
+    stays = replace(whole, reads="a shortcut shares them")
+    assert not Settings().weighs_outputs([stays], whole.macs)
+
+
+def thin(macs: int) -> Layer:
+    """A 1 x 1 convolution whose channels may be left out."""
+    layer = conv_layer(10, 10, (1, 1), (100, macs // 10_000))
+    group = ChannelGroup(10, ("before",))
+    return replace(layer, reads=(group,))
 
 
 def test_what_pytorch_cannot_run_is_converted_all_alike(
@@ -249,7 +272,7 @@ def test_what_pytorch_cannot_run_is_converted_all_alike(
     monkeypatch.setattr(sensitivity, "to_torch", refused)
     with pytest.raises(ModelError, match="operator Strange"):
         converted("outputs")
-    monkeypatch.setattr("onnx_lowrank.settings._MIN_WEIGHED_MACS", 0)
+    weigh_any_network(monkeypatch)
     with caplog.at_level(logging.INFO):
         assert converted("auto").report.weighting == "none"
     assert "errors in all channels of a layer count alike: operator Strange cannot be converted" in caplog.text
@@ -258,7 +281,7 @@ def test_what_pytorch_cannot_run_is_converted_all_alike(
 def test_gradients_that_do_not_fit_into_memory_are_not_computed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("onnx_lowrank.settings._MIN_WEIGHED_MACS", 0)
+    weigh_any_network(monkeypatch)
     # 16 bytes for each of 72 channels at 144 positions
     with pytest.raises(ModelError, match=r"would take 0.00017 GB, 0.0001 GB are there: give more `memory`, or "):
         converted("outputs", memory=1e-4, include=())
@@ -268,7 +291,8 @@ def test_gradients_that_do_not_fit_into_memory_are_not_computed(
 
 
 def test_without_pytorch_auto_goes_without_and_outputs_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_lowrank.settings._MIN_WEIGHED_MACS", 0)
+    weigh_any_network(monkeypatch)
+    assert converted("auto").report.weighting == "outputs"
     monkeypatch.setattr(pipeline, "find_spec", lambda name: None if name == "torch" else find_spec(name))
     assert converted("auto").report.weighting == "none"
 
@@ -286,7 +310,7 @@ def test_auto_does_not_fail_by_a_broken_installation(monkeypatch: pytest.MonkeyP
     def broken(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("onnx_lowrank.settings._MIN_WEIGHED_MACS", 0)
+    weigh_any_network(monkeypatch)
     monkeypatch.setattr(sensitivity, "measure_output_weights", broken)
     assert converted("auto").report.weighting == "none"
 
