@@ -83,9 +83,9 @@ class Settings:
         runtime: what milliseconds are measured in: ``onnxruntime``, ``openvino``, ``ncnn``, ``mnn``, ``litert`` or
             ``tensorrt``; with ``:f32`` behind ``openvino`` and ``ncnn`` in float32, also where they would choose less.
         refine: ``none``, ``fast`` or ``full``: how long all factors of a layer are refined after the closed form.
-            ``full`` also draws twice as many positions, unless ``positions`` says how many. With it and PyTorch, blocks
-            of a few layers are trained together in the end, in `convert` only, and judged by a tenth of the samples,
-            which are set aside for that.
+            ``full`` also draws twice as many positions, unless ``positions`` says how many. With it, PyTorch and 200
+            samples or more, blocks of a few layers are trained together in the end, in `convert` only, and judged by a
+            tenth of the samples, which are set aside for that.
         solver: ``auto``; or ``nonlinear``, ``linear``, ``weights``, ``paper`` to see what each step brings.
         selection: what rank selection goes by: ``error`` after the activation, or PCA ``energy``, as in the paper
             (channel ranks only).

@@ -22,7 +22,8 @@ MAX_PREVIEW_SAMPLES = 32  # a quick look solves with as many, and verifies with 
 MAX_HELD_OUT_SAMPLES = 100
 MAX_SEARCH_SAMPLES = 4_000  # a search for a speedup measures on them: a loss of 1 % is known to 0.3 points
 MAX_VERIFICATION_SAMPLES = 2_000  # held out to verify the result of a search
-_MIN_REFINEMENT_SAMPLES, _MAX_REFINEMENT_SAMPLES = 4, 64  # set aside to judge a refinement by
+# Set aside to judge a refinement by; with fewer, solving without them costs more than the refinement brings.
+_MIN_REFINEMENT_SAMPLES, _MAX_REFINEMENT_SAMPLES = 20, 64
 _REFINEMENT_SHARE = 10  # one in so many of those to solve with
 _MIN_SAMPLE_ELEMENTS = 6_250  # a smaller sample counts as this many, which limits the batch size
 

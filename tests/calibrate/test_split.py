@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnx_lowrank.calibrate import Samples, Split, default_batch, draw_samples, open_samples, preset, split_samples
-from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES, MAX_HELD_OUT_SAMPLES
+from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES, MAX_HELD_OUT_SAMPLES, min_refined_samples
 from onnx_lowrank.errors import CalibrationError
 from onnx_lowrank.runtime.inputs import TensorSpec
 from onnx_lowrank.runtime.provider import Provider
@@ -215,3 +215,11 @@ def test_batches_are_drawn_in_random_order() -> None:
     first = split(80, fixed(4), wanted=40).calibration[::4]
     assert len(set(first)) == 10
     assert (np.diff(first) < 0).any()
+
+
+@pytest.mark.parametrize(("step", "samples"), [(1, 200), (3, 210), (16, 320)])
+def test_blocks_are_refined_from_two_hundred_samples_on(step: int, samples: int) -> None:
+    assert min_refined_samples(step) == samples
+    calibration = np.arange(samples)
+    assert len(Split(calibration, calibration, 8).with_refinement(step).refinement) == samples // 10
+    assert len(Split(calibration[:-1], calibration, 8).with_refinement(step).refinement) == 0

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 from onnx_lowrank import LayerPlan, RankPlan, Result, convert, pipeline
+from onnx_lowrank.calibrate import split
 from onnx_lowrank.calibrate.calibration import CalibrationSet
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.torch.blocks import refine, train
@@ -49,6 +50,7 @@ def plain(refinement: str, **changes: Any) -> Result:
 def _short_trainings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "_STEPS", 24)
+        patch.setattr(split, "_MIN_REFINEMENT_SAMPLES", 4)  # networks as small as these gain by few
         yield
 
 
@@ -176,11 +178,14 @@ def test_an_operator_that_pytorch_lacks_leaves_its_block_as_it_was(
     assert any(block.refined for block in others)
 
 
-def test_too_few_samples_are_said_before_the_work_begins(caplog: pytest.LogCaptureFixture) -> None:
-    result = convert(network(), {"x": images(40)}, speedup=1.2, samples=30, refine="full", **QUICK)
-    assert "30 samples are too few to train on some and judge by others: pass more, 40 or so" in caplog.text
+def test_too_few_samples_are_said_before_the_work_begins(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(split, "_MIN_REFINEMENT_SAMPLES", 20)
+    result = convert(network(), {"x": images(220)}, speedup=1.2, samples=199, refine="full", **QUICK)
+    assert "199 samples are too few to train on some and judge by others: pass more, 200 or so" in caplog.text
     assert result.report.blocks == ()
-    assert result.report.calibration.images == 30
+    assert result.report.calibration.images == 199
 
 
 @pytest.mark.parametrize(("batch", "wanted"), [("N", 40), ("3", 60), ("16", 160)])
