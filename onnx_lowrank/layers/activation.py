@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf
 from typing import Any, TypeAlias
 
@@ -62,7 +63,7 @@ class PiecewiseLinear:
 
     def __call__(self, x: Array) -> Array:
         """Return the value at ``x``, shape (n, d), in the dtype of ``x``."""
-        bounds = self._bounds
+        bounds = self.bounds
         if bounds is not None:
             return x.clip(*bounds)
         xp = namespace(x)
@@ -73,7 +74,7 @@ class PiecewiseLinear:
 
     def with_slope(self, x: Array) -> tuple[Array, Array]:
         """Return value and derivative at ``x``, shape (n, d); at a knot the derivative of the piece before it."""
-        xp, bounds = namespace(x), self._bounds
+        xp, bounds = namespace(x), self.bounds
         if bounds is not None:
             return x.clip(*bounds), xp.asarray((x > bounds[0]) & (x <= bounds[1]), dtype=x.dtype)
         slope = xp.broadcast_to(like(self.slopes[0], x), x.shape)
@@ -94,7 +95,7 @@ class PiecewiseLinear:
         )
 
     @property
-    def _bounds(self) -> tuple[float, float] | None:
+    def bounds(self) -> tuple[float, float] | None:
         """Bounds that values are clipped to, if the function does no more: clipping takes a tenth of the time."""
         ends = (-inf, *self.knots, inf)
         middle = [index for index, slope in enumerate(self.slopes) if np.ndim(slope) == 0 and slope == 1]
@@ -159,11 +160,16 @@ class Scaled:
 
     def __call__(self, x: Array) -> Array:
         """Return the value at ``x``, shape (n, d), in the dtype of ``x``."""
+        if self._bounds is not None:
+            return x.clip(*(like(bound, x) for bound in self._bounds))
         scale = like(self.scale, x)
         return scale * self.base(x / scale)
 
     def with_slope(self, x: Array) -> tuple[Array, Array]:
         """Return value and derivative at ``x``, shape (n, d)."""
+        if self._bounds is not None:
+            low, high = (like(bound, x) for bound in self._bounds)
+            return x.clip(low, high), namespace(x).asarray((x > low) & (x <= high), dtype=x.dtype)
         scale = like(self.scale, x)
         value, slope = self.base.with_slope(x / scale)
         return scale * value, slope
@@ -171,6 +177,12 @@ class Scaled:
     def part(self, channels: slice) -> Scaled:
         """Return the function of some of the channels."""
         return Scaled(self.base.part(channels), self.scale[channels])
+
+    @cached_property
+    def _bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Bounds that values are clipped to, each of shape (d,), if r does no more: divisions take most of the time."""
+        bounds = self.base.bounds if isinstance(self.base, PiecewiseLinear) else None
+        return None if bounds is None else (bounds[0] * self.scale, bounds[1] * self.scale)
 
 
 Activation: TypeAlias = PiecewiseLinear | Smooth | Scaled
