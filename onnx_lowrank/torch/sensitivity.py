@@ -132,7 +132,7 @@ def _of_batch(
         gradients = torch.autograd.grad(loss, responses, retain_graph=True, allow_unused=True)
         for layer, gradient in zip(reached, gradients, strict=True):
             if gradient is not None:
-                squares[layer.name] += _sums_of_squares(_rows(layer, gradient), len(squares[layer.name]))
+                squares[layer.name] += _sums_of_squares(layer, gradient, len(squares[layer.name]))
     for layer in reached:
         response = _rows(layer, tensors[layer.response])
         if layer.residual:
@@ -179,9 +179,11 @@ def _rows(layer: Layer, tensor: Value) -> NDArray[Any]:
     return np.moveaxis(array, -1 if layer.channels_last else 1, -1).reshape(-1, layer.filters)
 
 
-def _sums_of_squares(rows: NDArray[Any], samples: int) -> Floats:
-    """Return sums over the rows of each sample, which lie one behind the other, shape (samples, d)."""
-    return np.array([np.square(part, dtype=np.float64).sum(axis=0) for part in np.array_split(rows, samples)])
+def _sums_of_squares(layer: Layer, gradient: Tensor, samples: int) -> Floats:
+    """Return sums over the positions of each sample, which lie one behind the other, shape (samples, d)."""
+    squares = gradient.square()
+    rows = squares.reshape(-1, layer.filters) if layer.channels_last else squares.flatten(2).sum(2)
+    return np.stack([part.double().sum(0).numpy() for part in rows.tensor_split(samples)])
 
 
 def _at_least(slopes: Floats) -> Floats:
