@@ -102,7 +102,6 @@ from onnx_lowrank.version import __version__
 
 log = logging.getLogger(__name__)
 
-_OF_EXTRA_TORCH = ("torch", "accelerate", "safetensors", "onnx2pytorch")
 _MAX_LAYERS_AT_ONCE = 4  # that ranks are measured of: each takes memory
 
 
@@ -225,7 +224,7 @@ def open_conversion(
         MissingDependencyError: errors are to be weighed by the outputs, and PyTorch is not there.
     """
     if settings.weighting == "outputs":
-        import_module("onnx_lowrank.torch")  # raises where PyTorch, which is optional, is not there
+        _of_extra_torch("sensitivity")
     network, layers, calibration = find_layers_on_data(model, data, preprocessing, settings, max_held_out)
     check_any_eligible(layers)
     return network, layers, calibration.with_positions(layers.sampled, settings)
@@ -318,19 +317,31 @@ def output_weights(
     Raises:
         ModelError: that was asked for, and PyTorch cannot run the network.
     """
-    is_possible = settings.weighting == "outputs" or all(find_spec(name) for name in _OF_EXTRA_TORCH)
-    if not (is_possible and settings.weighs_outputs(layers.eligible, layers.macs)):
+    if not settings.weighs_outputs(layers.eligible, layers.macs):
         return ALIKE
     with monitor.measure("weigh"):
         try:
-            from onnx_lowrank.torch.sensitivity import measure_output_weights  # noqa: PLC0415  (PyTorch is optional)
-
-            return measure_output_weights(network, layers, calibration, settings, monitor)
+            measure: Callable[..., OutputWeights] = _of_extra_torch("sensitivity").measure_output_weights
+            return measure(network, layers, calibration, settings, monitor)
         except (MissingDependencyError, ModelError, OSError) as error:  # the last one by a broken installation
             if settings.weighting == "outputs":
                 raise
             log.info("errors in all channels of a layer count alike: %s", error)
             return ALIKE
+
+
+def _of_extra_torch(module: str) -> Any:
+    """Import a module of `onnx_lowrank.torch`, which is optional.
+
+    Raises:
+        MissingDependencyError: PyTorch, or a package that belongs to the extra, is not there.
+    """
+    try:
+        return import_module(f"onnx_lowrank.torch.{module}")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"onnx_lowrank.torch: a part of the extra is not installed ({error}): pip install 'onnx-lowrank[torch]'"
+        ) from error
 
 
 def rank_losses(

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +45,7 @@ class OutputWeights:
         scales: s by layer name, shape (d,); layers without one have their channels counted alike.
     """
 
-    scales: Mapping[str, NDArray[np.float64]] = field(default_factory=lambda: MappingProxyType({}))
+    scales: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def known(self) -> bool:

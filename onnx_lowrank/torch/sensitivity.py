@@ -90,11 +90,11 @@ def sensitivities(
         model: the network.
         layers: of it.
         batches: samples by input name.
-        seed: of the classes and signs that are drawn.
+        seed: of the mixtures of scores, and of the signs, that are drawn.
 
     Returns:
-        Mean squares of gradients by layer name, shape (2, d): those of every other sample, and of the others, each in
-        an arbitrary unit. None of layers that no output that is a floating-point tensor depends on.
+        Sums of squares of gradients by layer name, shape (2, d): those of every other sample, and of the others, each
+        in an arbitrary unit. None of layers that no output that is a floating-point tensor depends on.
 
     Raises:
         ModelError: PyTorch cannot run the network.

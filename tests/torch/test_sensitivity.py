@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -290,18 +290,18 @@ def test_gradients_that_do_not_fit_into_memory_are_not_computed(
     assert converted("auto", memory=2e-4, include=()).report.weighting == "outputs"
 
 
-def test_without_pytorch_auto_goes_without_and_outputs_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", ["torch", "accelerate"])
+def test_without_part_of_the_extra_auto_goes_without_and_outputs_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
     weigh_any_network(monkeypatch)
     assert converted("auto").report.weighting == "outputs"
-    monkeypatch.setattr(pipeline, "find_spec", lambda name: None if name == "torch" else find_spec(name))
+    for name in [each for each in sys.modules if each.startswith("onnx_lowrank.torch")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
     assert converted("auto").report.weighting == "none"
-
-    def missing(name: str) -> Any:
-        raise MissingDependencyError(f"{name}: PyTorch is not installed")
-
-    monkeypatch.setattr(pipeline, "import_module", missing)
     monkeypatch.setattr(pipeline, "find_layers_on_data", None)  # it is said before anything is opened
-    with pytest.raises(MissingDependencyError, match=r"onnx_lowrank\.torch: PyTorch is not installed"):
+    with pytest.raises(MissingDependencyError, match=rf"not installed \(.*{package}.*: pip install"):
         converted("outputs")
 
 
