@@ -11,7 +11,6 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -596,7 +595,9 @@ def search_speedup(
 
 def with_samples_set_aside(calibration: CalibrationSet) -> CalibrationSet:
     """Return the samples with some set aside to judge a refinement of blocks by; warn where there can be none."""
-    if find_spec("torch") is None:
+    try:
+        _of_extra_torch("blocks.refine")
+    except MissingDependencyError:
         log.warning(
             "refine 'full': layers are refined one by one, several together only with PyTorch: "
             "pip install 'onnx-lowrank[torch]'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -211,10 +212,13 @@ def test_blocks_begin_with_what_the_converted_network_delivers(
     assert last.before == pytest.approx(loss(result, plain_network(5), samples, "y"), rel=1e-3)
 
 
-def test_without_pytorch_layers_are_refined_one_by_one(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("package", ["torch", "accelerate"])
+def test_without_part_of_the_extra_layers_are_refined_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, package: str
 ) -> None:
-    monkeypatch.setattr(pipeline, "find_spec", lambda _: None)
+    for name in [each for each in sys.modules if each.startswith("onnx_lowrank.torch")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
     result = convert(network(), {"x": images(60)}, speedup=1.2, samples=50, refine="full", **QUICK)
     assert "several together only with PyTorch: pip install 'onnx-lowrank[torch]'" in caplog.text
     assert result.report.blocks == ()
