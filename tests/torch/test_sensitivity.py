@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -292,13 +292,11 @@ def test_gradients_that_do_not_fit_into_memory_are_not_computed(
 
 @pytest.mark.parametrize("package", ["torch", "accelerate"])
 def test_without_part_of_the_extra_auto_goes_without_and_outputs_says_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, package: str
+    monkeypatch: pytest.MonkeyPatch, missing: Callable[[str], None], package: str
 ) -> None:
     weigh_any_network(monkeypatch)
     assert converted("auto").report.weighting == "outputs"
-    for name in [each for each in sys.modules if each.startswith("onnx_lowrank.torch")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
+    missing(package)
     assert converted("auto").report.weighting == "none"
     monkeypatch.setattr(pipeline, "find_layers_on_data", None)  # it is said before anything is opened
     with pytest.raises(MissingDependencyError, match=rf"not installed \(.*{package}.*: pip install"):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -214,11 +213,9 @@ def test_blocks_begin_with_what_the_converted_network_delivers(
 
 @pytest.mark.parametrize("package", ["torch", "accelerate"])
 def test_without_part_of_the_extra_layers_are_refined_one_by_one(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, package: str
+    missing: Callable[[str], None], caplog: pytest.LogCaptureFixture, package: str
 ) -> None:
-    for name in [each for each in sys.modules if each.startswith("onnx_lowrank.torch")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
+    missing(package)
     result = convert(network(), {"x": images(60)}, speedup=1.2, samples=50, refine="full", **QUICK)
     assert "several together only with PyTorch: pip install 'onnx-lowrank[torch]'" in caplog.text
     assert result.report.blocks == ()
