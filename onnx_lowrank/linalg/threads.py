@@ -2,20 +2,18 @@
 
 The thread that signals reach takes no lock here that is written in Python. Ctrl-C raises an exception between any two
 of its instructions: inside of `concurrent.futures` that leaves a lock held which the pool's threads wait for, and the
-pool's end waits for them, for ever. So a pool lives on a thread of its own, where no exception lands from outside, and
-who waits for it waits in C.
+pool's end waits for them, for ever. So work goes to other threads, and results come back, through queues written in C.
 """
 
 from __future__ import annotations
 
 import _thread
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
@@ -24,7 +22,6 @@ from onnx_lowrank import interruption
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_workers: ContextVar[int] = ContextVar("workers", default=1)  # no other thread sees what is set: work inside of work
 _LONGEST_WAIT_S = 0.1  # in one piece: on Windows, waiting for a lock holds Ctrl-C up
 
 
@@ -55,42 +52,115 @@ class Background:
             self._ended.release()
 
 
-def on_threads(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
+class Crew:
+    """Threads that wait for work, and begin when the first of it comes.
+
+    Args:
+        size: how many.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._works: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # None ends a thread
+        self._missing = size
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Have the next thread that is free do some work, which must not raise."""
+        while self._missing:
+            self._missing -= 1
+            _thread.start_new_thread(self._serve, ())
+        self._works.put(work)
+
+    def dismiss(self) -> None:
+        """End the threads once they have done what they were given."""
+        for _ in range(self.size - self._missing):
+            self._works.put(None)
+
+    def _serve(self) -> None:
+        while (work := self._works.get()) is not None:
+            work()
+
+
+class _Shared(Generic[Item, Result]):
+    """Work on items that several threads take from a queue.
+
+    Args:
+        work: what to do.
+        items: what to do it with.
+
+    Attributes:
+        count: of the items.
+        results: the number of an item and what returns or raises its result, in any order.
+    """
+
+    def __init__(self, work: Callable[[Item], Result], items: Iterable[Item]) -> None:
+        self._work, self._is_wanted = work, True
+        self._items: SimpleQueue[tuple[int, Item]] = SimpleQueue()
+        self.results: SimpleQueue[tuple[int, Callable[[], Result]]] = SimpleQueue()
+        self.count = 0
+        for item in items:
+            self._items.put((self.count, item))
+            self.count += 1
+        self._at_work: list[_thread.LockType] = []
+
+    def take(self) -> None:
+        """Do one item after the other until none is left, or none wanted."""
+        at_work = _thread.allocate_lock()
+        with at_work:
+            self._at_work.append(at_work)  # before it looks: so `end` knows of it, or it sees the end
+            while self._is_wanted:
+                try:
+                    number, item = self._items.get_nowait()
+                except Empty:
+                    return
+                self.results.put((number, self._done(item)))
+
+    def end(self) -> None:
+        """Have no more items begun, and wait for those that are."""
+        self._is_wanted = False
+        for at_work in self._at_work:
+            while not at_work.acquire(timeout=_LONGEST_WAIT_S):
+                pass
+
+    def _done(self, item: Item) -> Callable[[], Result]:
+        try:
+            interruption.check()
+            return _returning(self._work(item))
+        except BaseException as error:  # raised where the result is waited for
+            return _raising(error)
+
+
+_crew: ContextVar[Crew | None] = ContextVar("crew", default=None)  # no other thread sees what is set: work inside work
+
+
+def on_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], count: int, crew: Crew | None = None
+) -> Iterator[Result]:
     """Yield ``work(item)`` of every item, in order, on several threads.
 
     Args:
         work: what to do.
         items: what to do it with.
-        count: threads.
+        count: threads at most.
+        crew: whose threads they are; of their own if not given.
 
     Raises:
         BaseException: what ``work`` raises; items that have not been begun by then are left out.
     """
-    results: SimpleQueue[Callable[[], Result] | None] = SimpleQueue()  # written in C; None comes last
-    is_wanted = True
-
-    def work_on(item: Item) -> Result:
-        interruption.check()
-        if not is_wanted:
-            raise InterruptedError  # which nobody sees
-        return work(item)
-
-    def work_on_all() -> None:
-        try:
-            with ThreadPoolExecutor(count) as pool:
-                for result in pool.map(work_on, items):
-                    results.put(_returning(result))
-        except BaseException as error:  # raised where the result is waited for
-            results.put(_raising(error))
-        results.put(None)
-
-    background = Background(work_on_all)
+    shared, threads = _Shared(work, items), crew or Crew(count)
+    arrived: dict[int, Callable[[], Result]] = {}
     try:
-        while (result := results.get()) is not None:
-            yield result()
+        for _ in range(min(count, shared.count)):
+            threads.do(shared.take)
+        for number in range(shared.count):
+            while number not in arrived:
+                other, result = shared.results.get()
+                arrived[other] = result
+            yield arrived.pop(number)()
     finally:
-        is_wanted = False
-        background.wait()
+        shared.end()
+        if crew is None:
+            threads.dismiss()
 
 
 def one_thread() -> AbstractContextManager[Any]:
@@ -110,12 +180,14 @@ def workers(count: int) -> Iterator[None]:
     The linear algebra's own threads wait for each other after every product, and keep a core busy while they do. Beside
     other programs that takes several times as long as one thread; work in larger pieces does not mind.
     """
-    token = _workers.set(count)
+    crew = Crew(count)
+    token = _crew.set(crew)
     try:
         with one_thread():
             yield
     finally:
-        _workers.reset(token)
+        _crew.reset(token)
+        crew.dismiss()
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], most: int | None = None) -> Iterator[Result]:
@@ -126,9 +198,10 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], most: in
         items: what to do it with.
         most: threads at most.
     """
-    count = _workers.get() if most is None else min(_workers.get(), most)
+    crew = _crew.get()
+    count = 1 if crew is None else crew.size if most is None else min(crew.size, most)
     if count > 1:
-        yield from on_threads(work, items, count)
+        yield from on_threads(work, items, count, crew)
         return
     for item in items:
         interruption.check()

@@ -10,24 +10,28 @@ import pytest
 LOOP = """
 import faulthandler, random, signal, sys, time
 from onnx_lowrank.calibrate.data.prefetch import prefetch
-from onnx_lowrank.linalg.threads import side_by_side
+from onnx_lowrank.linalg.threads import Crew, on_threads
+
+crew = Crew(3)
 
 def interrupt(number, frame):
     raise KeyboardInterrupt
 
-def shared_out():
-    assert list(side_by_side(lambda item: item * item, range(8))) == [item * item for item in range(8)]
+def shared_out(crew=None):
+    assert list(on_threads(lambda item: item * item, range(8), 3, crew)) == [item * item for item in range(8)]
+
+def shared_out_again():
+    shared_out(crew)
 
 def read_ahead():
     assert list(prefetch(lambda key: key + 1, range(8), ahead=2)) == list(range(1, 9))
 
-shared_out()  # looks for libraries once, which may not be interrupted
 signal.signal(signal.SIGALRM, interrupt)
 random.seed(0)
 end, interrupted = time.monotonic() + float(sys.argv[1]), 0
 while time.monotonic() < end:
     faulthandler.dump_traceback_later(20, exit=True)
-    for work in (shared_out, read_ahead):
+    for work in (shared_out, shared_out_again, read_ahead):
         try:
             signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 2e-3))
             work()
