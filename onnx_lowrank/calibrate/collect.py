@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_lowrank.calibrate.data.prefetch import prefetch
 from onnx_lowrank.calibrate.positions import Ints
 from onnx_lowrank.calibrate.taps import (
     Tap,
@@ -67,19 +68,26 @@ def collect_targets(
     session: Session | None = None
     rows: dict[str, NDArray[Any]] = {}
     start = 0
-    for batch in batches:
+
+    def sampled(batch: Batch) -> tuple[int, dict[str, NDArray[Any]]]:
+        """Run a batch; return how many samples have run by then, and the rows of this one by output name."""
+        nonlocal session, start
         session = session or _open(model, batch, all_taps, provider)
         stop = start + len(next(iter(batch.values())))
         feeds = dict(batch)
         for layer in layers:
             feeds |= _indices(layer, positions[layer.name][start:stop], probes.get(layer.name))
+        start = stop
         with explained_failures(layers):
-            sampled = session.run(feeds)
-        for name, values in sampled.items():
+            return stop, session.run(feeds)
+
+    filled = 0
+    for stop, outputs in prefetch(sampled, batches):  # the next batch runs while the rows of this one are put away
+        for name, values in outputs.items():
             if name not in rows:
                 rows[name] = np.empty((images, *values.shape[1:]), np.float32)
-            rows[name][start:stop] = values
-        start = stop
+            rows[name][filled:stop] = values
+        filled = stop
     for layer in layers:
         if layer.name in probes:
             clear_outside(rows[patch_rows(layer)], layer, positions[layer.name][:, probes[layer.name]])

@@ -45,9 +45,9 @@ def zeros(shape: tuple[int, ...], array: Array) -> Array:
     return xp.zeros(shape, dtype=xp.float64, device=array.device)
 
 
-def on_host(array: Array) -> NDArray[np.float64]:
-    """Return ``array`` in NumPy and in float64, without a copy where it is that already."""
-    return np.asarray(to_device(array, "cpu"), np.float64)
+def on_host(array: Array, dtype: Any = np.float64) -> NDArray[Any]:
+    """Return ``array`` in NumPy and in a float type, without a copy where it is that already."""
+    return np.asarray(to_device(array, "cpu"), dtype)
 
 
 def on_cpu(array: Array) -> bool:

@@ -15,10 +15,8 @@ Two sets A and B of rows together, with ``d`` the difference of their means (Cha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
-from onnx_lowrank.linalg.arrays import Array, namespace, outer
+from onnx_lowrank.linalg.arrays import Array, namespace, outer, zeros
 from onnx_lowrank.linalg.row_blocks import over_row_blocks
 
 
@@ -50,19 +48,19 @@ class Moments:
             single: whether products within a block are float32, which is twice as fast, and enough where a ridge of
                 1e-4 or more is added.
         """
-
-        def of_block(rows: slice) -> Moments:
-            return Moments._of_block(inputs[rows], targets[rows], single=single)
-
-        return reduce(add, over_row_blocks(of_block, inputs))
-
-    @staticmethod
-    def _of_block(inputs: Array, targets: Array, *, single: bool) -> Moments:
         xp = namespace(inputs)
-        input_mean, target_mean = (xp.sum(rows, axis=0, dtype=xp.float64) / len(rows) for rows in (inputs, targets))
         kind = xp.float32 if single else xp.float64
-        x, y = inputs - xp.astype(input_mean, kind), targets - xp.astype(target_mean, kind)
-        gram, cross = (xp.astype(products, xp.float64, copy=False) for products in (x.T @ x, y.T @ x))
+        input_mean, target_mean = _mean(inputs), _mean(targets)
+        input_centre, target_centre = (xp.astype(mean, kind) for mean in (input_mean, target_mean))
+
+        def of_block(rows: slice) -> tuple[Array, Array]:
+            x, y = inputs[rows] - input_centre, targets[rows] - target_centre
+            return x.T @ x, y.T @ x
+
+        gram, cross = (zeros((rows.shape[1], inputs.shape[1]), inputs) for rows in (inputs, targets))
+        for part_gram, part_cross in over_row_blocks(of_block, inputs):
+            gram += part_gram
+            cross += part_cross
         return Moments(len(inputs), input_mean, target_mean, gram, cross)
 
     def __add__(self, other: Moments) -> Moments:
@@ -77,3 +75,12 @@ class Moments:
             self.gram + other.gram + weight * outer(inputs, inputs),
             self.cross + other.cross + weight * outer(targets, inputs),
         )
+
+
+def _mean(rows: Array) -> Array:
+    """Return the mean row in float64, shape (any,)."""
+    xp = namespace(rows)
+    total = zeros(rows.shape[1:], rows)
+    for part in over_row_blocks(lambda block: xp.sum(rows[block], axis=0, dtype=xp.float64), rows):
+        total += part
+    return total / len(rows)

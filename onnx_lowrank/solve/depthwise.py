@@ -57,9 +57,8 @@ def solve_depthwise(layer: Layer, responses: LayerSamples) -> FactorChain:
     parts = list(side_by_side(partial(_channels, layer, responses, start), blocks(layer.filters, _BLOCK_CHANNELS)))
     rows = responses.targets.responses.shape[0]
     solved = start if rows < MIN_ROWS else _selected(parts, rows - rows // ROWS_PER_HELD_OUT_ROW)
-    lost = np.zeros(2)
-    for part, weights in zip(parts, np.split(solved, np.cumsum([len(part.start) for part in parts])[:-1]), strict=True):
-        lost += [part.squared_error(each, slice(None)) for each in (part.start, weights)]
+    of_parts = zip(parts, np.split(solved, np.cumsum([len(part.start) for part in parts])[:-1]), strict=True)
+    lost = np.sum(list(side_by_side(_lost, of_parts)), axis=0)
     size = sum(float(np.sum(part.wanted.astype(np.float64) ** 2)) for part in parts)
     errors = SolveErrors(*(relative_error(each, size) for each in lost.tolist()))
     weight = solved[:, :-1].reshape(layer.weight.shape)
@@ -153,26 +152,33 @@ def _selected(parts: list[_Channels], cut: int) -> Floats:
     """Return the weights of all channels (c, t): steps and ridges as the rows behind ``cut`` want them."""
     train, held_out = slice(0, cut), slice(cut, None)
 
-    def error(weights: list[Floats]) -> float:
-        pairs = zip(parts, weights, strict=True)
-        return sum(side_by_side(lambda pair: pair[0].squared_error(pair[1], held_out), pairs))
+    def step_of(pair: tuple[_Channels, Floats | None]) -> list[tuple[Floats, float]]:
+        """Return the weights of a step with every ridge, and their errors on held-out rows."""
+        part, weights = pair
+        equations = part.equations(weights, train)
+        return [(tried, part.squared_error(tried, held_out)) for tried in map(equations.solved, _RIDGES)]
 
-    least, taken, ridges = error([part.start for part in parts]), 0, list[float]()
+    least = sum(side_by_side(lambda part: part.squared_error(part.start, held_out), parts))
+    taken, ridges = 0, list[float]()
     current: list[Floats] | list[None] = [None] * len(parts)
     for step in range(1 + _STEPS):
-        pairs = zip(parts, current, strict=True)
-        equations = list(side_by_side(lambda pair: pair[0].equations(pair[1], train), pairs))
-        tried = [(ridge, [each.solved(ridge) for each in equations]) for ridge in _RIDGES]
-        errors = [error(weights) for _, weights in tried]
+        tried = list(side_by_side(step_of, list(zip(parts, current, strict=True))))
+        errors = np.sum([[error for _, error in of_part] for of_part in tried], axis=0)
         best = int(np.argmin(errors))
-        ridges.append(tried[best][0])
-        current = tried[best][1]
+        ridges.append(_RIDGES[best])
+        current = [of_part[best][0] for of_part in tried]
         enough = errors[best] < (1 - _MIN_GAIN) * least
         if errors[best] < least:
             least, taken = errors[best], len(ridges)
         if step and not enough:  # least squares, which come first, know nothing of the activation
             break
     return np.concatenate(list(side_by_side(partial(_solved_on_all, ridges=ridges[:taken]), parts)))
+
+
+def _lost(solved: tuple[_Channels, Floats]) -> list[float]:
+    """Return the squared error of some channels on all rows with the original's weights, and with the solved ones."""
+    part, weights = solved
+    return [part.squared_error(each, slice(None)) for each in (part.start, weights)]
 
 
 def _solved_on_all(part: _Channels, ridges: list[float]) -> Floats:
