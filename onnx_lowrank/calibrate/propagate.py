@@ -25,6 +25,7 @@ from onnx_lowrank.calibrate.activation_cache import ActivationCache, Tensor
 from onnx_lowrank.calibrate.patch_buffer import PatchBuffer
 from onnx_lowrank.calibrate.positions import Ints
 from onnx_lowrank.calibrate.taps import (
+    KernelPoints,
     clear_outside,
     explained_failures,
     patch_indices,
@@ -100,6 +101,7 @@ class Propagation:
         self._positions = positions
         self._provider = provider
         self._buffer: PatchBuffer | None = None
+        self._sampled: dict[str, Layer] = {}  # by name, before their padding
         self.residual: NDArray[Any] | None = None
         self.node_runs = 0
 
@@ -119,15 +121,17 @@ class Propagation:
             CalibrationError: an input is NaN, infinite, or too large to compute with; or the disk is full.
         """
         self._close_buffer()
-        layer, *later = before_padding(model, [layer, *later])
+        layer, *later = self._before_padding(model, [layer, *later])
         segment = self._open_segment(model, layer, later)
         sampled = self._positions[layer.name]
+        all_points = KernelPoints.of(layer, sampled)
         self._buffer = PatchBuffer(layer, sampled.size, self.cache)
         start, recompute = 0, False
         delivered: list[NDArray[Any]] = []
         for number, size in enumerate(self._batch_sizes):
-            positions = sampled[start : start + size]
-            feeds = {**self.cache.read(number, segment.inputs), **patch_indices(layer, positions)}
+            images = slice(start, start + size)
+            positions, points = sampled[images], all_points.part(images)
+            feeds = {**self.cache.read(number, segment.inputs), **patch_indices(layer, positions, points)}
             if segment.residual is not None:
                 feeds |= response_indices(layer, positions)
             started = perf_counter()
@@ -136,7 +140,7 @@ class Propagation:
             seconds = perf_counter() - started
             delivered += [each.reshape(-1, layer.filters).astype(np.float32, copy=False) for each in residual]
             rows = rows.astype(np.float32, copy=False)
-            clear_outside(rows, layer, positions)
+            clear_outside(rows, layer, positions, points)
             _check_usable(rows, layer)
             self._buffer.append(rows)
             if number == 0:
@@ -153,6 +157,12 @@ class Propagation:
         """Release the cached tensors and the patches."""
         self._close_buffer()
         self.cache.close()
+
+    def _before_padding(self, model: onnx.ModelProto, layers: Sequence[Layer]) -> list[Layer]:
+        """Return layers as they are before the Pad nodes in front of them, which no conversion changes."""
+        new = [layer for layer in layers if layer.name not in self._sampled]
+        self._sampled |= {layer.name: layer for layer in before_padding(model, new)} if new else {}
+        return [self._sampled[layer.name] for layer in layers]
 
     def _close_buffer(self) -> None:
         if self._buffer is not None:

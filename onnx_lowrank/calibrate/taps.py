@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -165,10 +165,34 @@ def _tap(builder: GraphBuilder) -> Tap:
     return Tap(graph.node, graph.initializer, graph.input, graph.output[0])
 
 
-def patch_indices(layer: Layer, positions: Ints) -> dict[str, NDArray[Any]]:
-    """Return the feeds of a `patch_tap` for positions (N, P) of one batch; points outside the image read its edge."""
-    number, position = _maps(layer, positions)
-    point, _ = _kernel_points(layer, position)
+class KernelPoints(NamedTuple):
+    """Where the kernel points of sampled patches lie; for all images at once, since it is the same in any batch.
+
+    Attributes:
+        point: position in the map, that of the nearest point inside for one outside, shape (N, P, kw, K).
+        inside: whether it is inside of the image, same shape.
+    """
+
+    point: Ints
+    inside: NDArray[np.bool_]
+
+    @staticmethod
+    def of(layer: Layer, positions: Ints) -> KernelPoints:
+        """Return those of patches at positions of shape (N, P)."""
+        return KernelPoints(*_kernel_points(layer, positions % prod(layer.positions)))
+
+    def part(self, images: slice) -> KernelPoints:
+        """Return those of some of the images."""
+        return KernelPoints(self.point[images], self.inside[images])
+
+
+def patch_indices(layer: Layer, positions: Ints, points: KernelPoints | None = None) -> dict[str, NDArray[Any]]:
+    """Return the feeds of a `patch_tap` for positions (N, P) of one batch, and their points if they are known.
+
+    Points outside the image read its edge.
+    """
+    number, _ = _maps(layer, positions)
+    point, _ = points or KernelPoints.of(layer, positions)
     return {probe_name(layer.name, "patches"): number[:, :, None, None] * prod(layer.input_size) + point}
 
 
@@ -198,18 +222,19 @@ def as_patches(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
     return np.swapaxes(rows.reshape(-1, layer.kernel[-1], *layer.kernel[:-1], layer.channels), 1, -1)
 
 
-def clear_outside(rows: NDArray[Any], layer: Layer, positions: Ints) -> None:
+def clear_outside(rows: NDArray[Any], layer: Layer, positions: Ints, points: KernelPoints | None = None) -> None:
     """Set the parts of patches that lie outside the image to zero.
 
     Args:
         rows: output of a `patch_tap`; changed in place.
         layer: the layer.
         positions: positions of the rows, shape (N, P).
+        points: of these rows, if they are known.
     """
     geometry = layer.geometry
     if not (geometry.transposed or any(geometry.pads) or geometry.auto_pad.startswith("SAME")):
         return
-    _, inside = _kernel_points(layer, positions % prod(layer.positions))
+    _, inside = points or KernelPoints.of(layer, positions)
     if not inside.all():
         rows[~inside] = 0
 
