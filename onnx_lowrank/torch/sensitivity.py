@@ -170,7 +170,8 @@ def _drawn(probabilities: Tensor, generator: torch.Generator) -> Tensor:
 def _inputs(module: OnnxModule, batch: Arrays) -> list[Tensor]:
     """Return the inputs of a network in their order."""
     arrays = (np.ascontiguousarray(batch[name]) for name in module.inputs)
-    return [torch.from_numpy(each.astype(np.float32) if each.dtype.kind == "f" else each) for each in arrays]
+    tensors = [torch.from_numpy(each.astype(np.float32) if each.dtype.kind == "f" else each) for each in arrays]
+    return [each.contiguous(memory_format=torch.channels_last) if each.ndim == 4 else each for each in tensors]
 
 
 def _rows(layer: Layer, tensor: Value) -> NDArray[Any]:
@@ -182,7 +183,7 @@ def _rows(layer: Layer, tensor: Value) -> NDArray[Any]:
 def _sums_of_squares(layer: Layer, gradient: Tensor, samples: int) -> Floats:
     """Return sums over the positions of each sample, which lie one behind the other, shape (samples, d)."""
     squares = gradient.square()
-    rows = squares.reshape(-1, layer.filters) if layer.channels_last else squares.flatten(2).sum(2)
+    rows = squares.reshape(-1, layer.filters) if layer.channels_last else squares.sum(tuple(range(2, squares.ndim)))
     return np.stack([part.double().sum(0).numpy() for part in rows.tensor_split(samples)])
 
 
