@@ -29,16 +29,20 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_lowrank.linalg.arrays import Array, blocks, in_float64, like, namespace, zeros
-from onnx_lowrank.linalg.row_blocks import over_blocks
+from onnx_lowrank.linalg.row_blocks import over_blocks, product
 from onnx_lowrank.linalg.symmetric import cholesky, divided_by_root, leading_directions, with_ridge
 
 SHRINK = 1e-3  # toward a multiple of the identity: columns may be fewer than their numbers, channels dead
 _BLOCK_ROWS = 2048
+_LARGE = 500  # numbers of a column with which moments take time
+_COLUMNS_PER_NUMBER = 8  # that moments are taken of then, where there are as many
 _HOST = np.empty(0, np.float32)  # template where the caller names none
 
 
 def vertical_moments(patches: Array, template: Array = _HOST) -> Array:
     """Return the second moments of the columns of patches, shrunk.
+
+    Of long columns that are far more than their numbers, those of evenly spread patches stand for all of them.
 
     Args:
         patches: shape (n, c, kh, kw); read a block of rows at a time, so any object whose slices are arrays will do.
@@ -47,14 +51,16 @@ def vertical_moments(patches: Array, template: Array = _HOST) -> Array:
     Returns:
         S, shape (kh * c, kh * c), in float64 on that device.
     """
-    size = patches.shape[1] * patches.shape[2]
+    size, width = patches.shape[1] * patches.shape[2], patches.shape[3]
+    step = max(1, len(patches) * width // (_COLUMNS_PER_NUMBER * size)) if size >= _LARGE else 1
 
     def of_block(rows: slice) -> Array:
-        columns = _columns(patches[rows], template)
+        columns = _columns(patches[rows][-rows.start % step :: step], template)
         return columns.T @ columns
 
-    total = sum(over_blocks(of_block, blocks(len(patches), _BLOCK_ROWS), template), zeros((size, size), template))
-    moments = total / max(1, len(patches) * patches.shape[3])
+    parts = blocks(len(patches), _BLOCK_ROWS)
+    total = sum(over_blocks(of_block, parts, template), zeros((size, size), template))
+    moments = total / max(1, -(-len(patches) // step) * width)
     return with_ridge(moments, SHRINK * float(namespace(moments).linalg.trace(moments)) / size or 1.0)
 
 
@@ -74,7 +80,7 @@ def vertical_basis(weight: Array, rank: int, moments: Array | None = None) -> Ar
     if moments is None:
         return leading_directions(stacked @ stacked.T, rank).T
     root = cholesky(moments)
-    weighed = root.T @ stacked
+    weighed = product(root.T, stacked)
     directions = leading_directions(weighed @ weighed.T, rank)
     return divided_by_root(root, directions, transposed=True).T
 
@@ -90,8 +96,9 @@ def horizontal_map(weight: Array, basis: Array, moments: Array | None = None) ->
     Returns:
         H, shape (d, kw, k).
     """
-    weighed = basis if moments is None else basis @ moments
-    return namespace(basis).permute_dims(_weight_columns(weight, basis) @ weighed.T, (1, 0, 2))
+    weighed, columns = basis if moments is None else product(basis, moments), _weight_columns(weight, basis)
+    horizontal = product(columns.reshape(-1, columns.shape[2]), weighed.T).reshape(*columns.shape[:2], len(basis))
+    return namespace(basis).permute_dims(horizontal, (1, 0, 2))
 
 
 def column_features(patches: Array, basis: Array, template: Array = _HOST, first: int = 0) -> Array:

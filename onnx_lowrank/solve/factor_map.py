@@ -21,6 +21,7 @@ from math import prod
 from typing import Any
 
 from onnx_lowrank.linalg.arrays import Array, eye, namespace, on_host
+from onnx_lowrank.linalg.row_blocks import product
 from onnx_lowrank.linalg.symmetric import cholesky, divided_by_root, mean_diagonal, with_ridge
 
 _MIN_RIDGE = 1e-6  # of the mean on the diagonal: filters may be dead or duplicates
@@ -39,17 +40,17 @@ class FactorMap:
     def map(self) -> Array:
         """Return M, all factors together."""
         horizontal = self._over_columns(self.Q, self.T)
-        return horizontal if self.P is None else self.P @ horizontal
+        return horizontal if self.P is None else product(self.P, horizontal)
 
     def pulled_back(self, gradient: Array, offset: Array) -> FactorMap:
         """Return the gradient of every factor, given those of the map, shape (d, kw k), and of the offset, (d,)."""
         P = None
         if self.P is not None:
-            P = gradient @ self._over_columns(self.Q, self.T).T
-            gradient = self.P.T @ gradient
+            P = product(gradient, self._over_columns(self.Q, self.T).T)
+            gradient = product(self.P.T, gradient)
         by_column = gradient.reshape(-1, self.T.shape[1])
-        T = self.Q.reshape(len(by_column), -1).T @ by_column
-        return FactorMap(T, (by_column @ self.T.T).reshape(self.Q.shape), P, offset)
+        T = product(self.Q.reshape(len(by_column), -1).T, by_column)
+        return FactorMap(T, product(by_column, self.T.T).reshape(self.Q.shape), P, offset)
 
     def astype(self, dtype: Any) -> FactorMap:
         """Return the same in another float type of the library."""
@@ -83,7 +84,7 @@ class FactorMap:
     @staticmethod
     def _over_columns(Q: Array, T: Array) -> Array:
         """Return ``Q_j T`` of every kernel column, side by side."""
-        return (Q.reshape(-1, len(T)) @ T).reshape(len(Q), -1)
+        return product(Q.reshape(-1, len(T)), T).reshape(len(Q), -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,14 +131,14 @@ class Whitening:
 
     def change(self, variables: FactorMap) -> FactorMap:
         """Return the change of a chain that a change of its variables makes."""
-        T, Q, P = self.T.T @ variables.T, variables.Q @ self.Q, variables.P
+        T, Q, P = product(self.T.T, variables.T), product(variables.Q, self.Q), variables.P
         if self.P is not None and P is not None:
-            Q, P = self.P[0].T @ Q, P @ self.P[1]
+            Q, P = product(self.P[0].T, Q), product(P, self.P[1])
         return FactorMap(T, Q, P, variables.offset)
 
     def gradient(self, gradient: FactorMap) -> FactorMap:
         """Return the gradient by the variables, given that by the chain's numbers."""
-        T, Q, P = self.T @ gradient.T, gradient.Q @ self.Q.T, gradient.P
+        T, Q, P = product(self.T, gradient.T), product(gradient.Q, self.Q.T), gradient.P
         if self.P is not None and P is not None:
-            Q, P = self.P[0] @ Q, P @ self.P[1].T
+            Q, P = product(self.P[0], Q), product(P, self.P[1].T)
         return FactorMap(T, Q, P, gradient.offset)

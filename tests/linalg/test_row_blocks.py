@@ -7,7 +7,7 @@ import pytest
 
 from onnx_lowrank.layers import activation as act
 from onnx_lowrank.linalg.moments import Moments
-from onnx_lowrank.linalg.row_blocks import BLOCK_ROWS, over_row_blocks, row_blocks
+from onnx_lowrank.linalg.row_blocks import BLOCK_ROWS, over_row_blocks, product, row_blocks
 from onnx_lowrank.linalg.threads import workers
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.refine import map_loss
@@ -55,3 +55,37 @@ def test_moments_of_float32_products_are_those_of_float64_ones_but_for_rounding(
         assert other.dtype == np.float64
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(exact.gram).max())
     np.testing.assert_array_equal(exact.input_mean, single.input_mean)
+
+
+@pytest.mark.parametrize("dtypes", [("f4", "f4"), ("f8", "f4"), ("f8", "f8")])
+@pytest.mark.parametrize("rows", [200, 700])
+def test_product(dtypes: tuple[str, str], rows: int) -> None:
+    """The same with any number of threads, in the layout of either matrix, and of the type that NumPy gives it."""
+    generator = np.random.default_rng(0)
+    left = generator.normal(size=(rows, 400)).astype(dtypes[0])
+    right = generator.normal(size=(400, 300)).astype(dtypes[1])
+    wanted = left.astype("f8") @ right.astype("f8")
+    found = []
+    for threads in (1, 3):
+        with workers(threads):
+            found += [product(left, right), product(np.asfortranarray(left), right), product(left, right.T.copy().T)]
+    for each in found:
+        assert each.dtype == (left[:1] @ right).dtype
+        np.testing.assert_allclose(each, wanted, rtol=0, atol=1e-4 if dtypes[1] == "f4" else 1e-10)
+    for each, same in zip(found[:3], found[3:], strict=True):
+        np.testing.assert_array_equal(each, same)
+
+
+def test_large_products_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def noted(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+        seen.append(len(left))
+        np.dot(left, right, out=out)
+
+    monkeypatch.setattr(np, "matmul", noted)
+    product(np.ones((600, 300)), np.ones((300, 200)))
+    assert not seen
+    product(np.ones((600, 300)), np.ones((300, 300)))
+    assert sum(seen) == 600
+    assert len(seen) > 1

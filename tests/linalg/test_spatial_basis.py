@@ -82,6 +82,19 @@ def test_moments_are_the_average_outer_products_of_columns(count: int) -> None:
     np.testing.assert_array_equal(vertical_moments(patches), vertical_moments(patches).T)
 
 
+def test_moments_of_many_long_columns_are_those_of_patches_from_all_over() -> None:
+    """Of every third patch here, also across blocks; a shift from the first to the last shows what was left out."""
+    patches = correlated(0, 8 * BLOCK + 9, 200, (3, 1))
+    patches += np.linspace(0, 5, len(patches), dtype=np.float32)[:, None, None, None]
+    found = vertical_moments(patches)
+    columns = patches[::3].transpose(0, 3, 2, 1).reshape(-1, 600).astype(np.float64)
+    wanted = columns.T @ columns / len(columns)
+    size = np.trace(wanted) / 600
+    np.testing.assert_allclose(found, wanted + SHRINK * size * np.eye(600), rtol=0, atol=1e-5 * size)
+    every = patches.transpose(0, 3, 2, 1).reshape(-1, 600).astype(np.float64)
+    np.testing.assert_allclose(found, every.T @ every / len(every), rtol=0, atol=0.1 * size)
+
+
 def test_moments_of_dead_inputs_and_of_fewer_columns_than_numbers_are_positive_definite() -> None:
     np.testing.assert_array_equal(vertical_moments(np.zeros((5, 2, 3, 3), np.float32)), np.eye(6))
     np.testing.assert_array_equal(vertical_moments(np.zeros((0, 2, 3, 3), np.float32)), np.eye(6))
