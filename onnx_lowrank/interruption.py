@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from math import inf
 from pathlib import Path
 from types import FrameType
@@ -77,16 +78,29 @@ class _State:
 
 
 _state = _State()
+_is_wanted: ContextVar[Callable[[], bool]] = ContextVar("is_wanted", default=lambda: True)
 
 
 def check() -> None:
-    """Raise where a signal has come; called where nothing can be torn, from any thread.
+    """Raise where a signal has come, or nobody waits for this work; called where nothing can be torn, from any thread.
 
     Raises:
-        Interrupted: a signal has come.
+        Interrupted: a signal has come, or the thread that wanted this work waits for nothing but its end.
     """
     if _state.number is not None:
         raise Interrupted(_state.number)
+    if not _is_wanted.get()():
+        raise Interrupted(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def while_wanted(is_wanted: Callable[[], bool]) -> Iterator[None]:
+    """Have `check` raise inside the block, on this thread alone, once ``is_wanted`` returns False."""
+    token = _is_wanted.set(is_wanted)
+    try:
+        yield
+    finally:
+        _is_wanted.reset(token)
 
 
 def install() -> None:

@@ -14,7 +14,8 @@ import onnx
 from onnx_lowrank.calibrate import Preprocessing
 from onnx_lowrank.calibrate.split import MAX_CALIBRATION_SAMPLES, MAX_HELD_OUT_SAMPLES
 from onnx_lowrank.commands.sweep_points import Sweep, SweepFiles, SweepPoint, SweepRecord, model_reports
-from onnx_lowrank.errors import BudgetError, CalibrationError, ModelError, VerificationError
+from onnx_lowrank.commands.sweep_solving import ReadyNetwork
+from onnx_lowrank.errors import BudgetError, CalibrationError, LowRankError, ModelError, VerificationError
 from onnx_lowrank.graph import Publication, add_texts, check_apart, new_folder
 from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.pipeline import (
@@ -24,13 +25,13 @@ from onnx_lowrank.pipeline import (
     output_weights,
     rank_losses,
     report_on,
-    solve_network,
     written_and_verified,
 )
-from onnx_lowrank.ranks.choose import check_reachable, choose_ranks
+from onnx_lowrank.ranks.choose import check_reachable
 from onnx_lowrank.report.build import calibration_report, report_warnings
 from onnx_lowrank.report.converted import ConvertedNetwork
 from onnx_lowrank.report.quality import judged_by_metric, open_judge
+from onnx_lowrank.report.result import Result
 from onnx_lowrank.runtime.device import rank_block
 from onnx_lowrank.runtime.latency import ConversionTimer
 from onnx_lowrank.runtime.monitor import Monitor
@@ -40,7 +41,7 @@ from onnx_lowrank.runtime.progress import Progress
 from onnx_lowrank.runtime.written_file import slow_warnings
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve.device import solver_device
-from onnx_lowrank.verify import CachedSession
+from onnx_lowrank.verify import CachedSession, MetricJudge, Runnable
 from onnx_lowrank.verify.conversion import open_for_comparison
 
 log = logging.getLogger(__name__)
@@ -115,27 +116,20 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         used = calibration_report(network, calibration)
         record = SweepRecord(settings, used, solve_on.images, files, monitor, models=models)
         stack.enter_context(record.kept(len(speedups)))
+        ready = ReadyNetwork(network, layers, losses, solve_on, targets, timer, device, weights)
+        solved = ready.solved([each for each in speedups if each not in impossible], settings, monitor)
+        stack.enter_context(contextlib.closing(solved))
         networks = {}
         for speedup in speedups:
-            aim, place = replace(settings, speedup=speedup), files.models.get(speedup) if files else None
-            own_monitor = monitor.restarted()
             if speedup in impossible:
-                record.add(SweepPoint(speedup, own_monitor.total, error=impossible[speedup]))
+                record.add(SweepPoint(speedup, 0.0, error=impossible[speedup]))
                 continue
-            log.info("target %gx", speedup)
+            own_monitor, converted = next(solved)
             try:
-                plan, rows = choose_ranks(layers, losses, aim, timer), solve_on.rows_of(targets)
-                converted = solve_network(
-                    network, layers, losses, plan, solve_on, rows, aim, own_monitor, device, weights
-                )
-                with Publication() as publication:
-                    file, converted = written_and_verified(
-                        converted, place, original, network, layers, solve_on, own_monitor, publication
-                    )
-                    converted = judged_by_metric(converted, file, network, judge, own_monitor)
-                    result = report_on(converted, network, layers, losses, solve_on, timer, own_monitor, file)
-                    result = result.written_to(place)
-                    add_texts(model_reports([result]), publication)
+                if isinstance(converted, LowRankError):
+                    raise converted
+                place = files.models.get(speedup) if files else None
+                converted, result = _published(converted, place, original, ready, judge, own_monitor)
             except (BudgetError, CalibrationError, VerificationError) as error:
                 log.warning(_LEFT_OUT, speedup, error)
                 record.add(SweepPoint(speedup, own_monitor.total, error=error))
@@ -150,6 +144,27 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
             _with_latency(point, timed[point.speedup]) if point.speedup in timed else point for point in record.points
         ]
         return record.write(complete=True)
+
+
+def _published(
+    converted: ConvertedNetwork,
+    place: Path | None,
+    original: Runnable,
+    ready: ReadyNetwork,
+    judge: MetricJudge | None,
+    monitor: Monitor,
+) -> tuple[ConvertedNetwork, Result]:
+    """Verify a network, and put it and its report in their place if there is one."""
+    network, layers, calibration = ready.network, ready.layers, ready.calibration
+    with Publication() as publication:
+        file, converted = written_and_verified(
+            converted, place, original, network, layers, calibration, monitor, publication
+        )
+        converted = judged_by_metric(converted, file, network, judge, monitor)
+        result = report_on(converted, network, layers, ready.losses, calibration, ready.timer, monitor, file)
+        result = result.written_to(place)
+        add_texts(model_reports([result]), publication)
+    return converted, result
 
 
 def _check(speedups: Sequence[float], settings: Settings) -> None:

@@ -106,7 +106,7 @@ class _Shared(Generic[Item, Result]):
     def take(self) -> None:
         """Do one item after the other until none is left, or none wanted."""
         at_work = _thread.allocate_lock()
-        with at_work:
+        with at_work, interruption.while_wanted(lambda: self._is_wanted):
             self._at_work.append(at_work)  # before it looks: so `end` knows of it, or it sees the end
             while self._is_wanted:
                 try:
@@ -116,7 +116,7 @@ class _Shared(Generic[Item, Result]):
                 self.results.put((number, self._done(item)))
 
     def end(self) -> None:
-        """Have no more items begun, and wait for those that are."""
+        """Have no more items begun, and wait for those that are, up to their next `interruption.check`."""
         self._is_wanted = False
         for at_work in self._at_work:
             while not at_work.acquire(timeout=_LONGEST_WAIT_S):
@@ -190,6 +190,12 @@ def workers(count: int) -> Iterator[None]:
         crew.dismiss()
 
 
+def allowed() -> int:
+    """Return how many threads `side_by_side` uses here."""
+    crew = _crew.get()
+    return 1 if crew is None else crew.size
+
+
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], most: int | None = None) -> Iterator[Result]:
     """Yield ``work(item)`` of every item, in order, on the threads that `workers` allows; what is inside uses one.
 
@@ -198,10 +204,9 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], most: in
         items: what to do it with.
         most: threads at most.
     """
-    crew = _crew.get()
-    count = 1 if crew is None else crew.size if most is None else min(crew.size, most)
+    count = allowed() if most is None else min(allowed(), most)
     if count > 1:
-        yield from on_threads(work, items, count, crew)
+        yield from on_threads(work, items, count, _crew.get())
         return
     for item in items:
         interruption.check()

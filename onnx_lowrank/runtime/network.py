@@ -88,6 +88,10 @@ class Network:
     axes: Mapping[str, int | None] = field(default_factory=dict)
     held: tuple[TensorSpec, ...] = ()
 
+    def with_threads(self, count: int) -> Network:
+        """Return the same, run by so many threads."""
+        return replace(self, provider=replace(self.provider, threads=count))
+
     def layers(self, feeds: Feeds) -> LayerSet:
         """Find the layers that can be factorized, and all others with their reasons.
 

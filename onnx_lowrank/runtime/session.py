@@ -6,7 +6,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,12 +94,17 @@ class Session:
             source = str(model) if isinstance(model, Path) else model.SerializeToString()
             self._external = {} if isinstance(model, Path) else external_initializers(model)
             options.add_external_initializers(list(self._external), list(self._external.values()))
-            with redirect_stdout(io.StringIO()):  # it prints that it tries again, which helps nobody
+            # Where it tries again on the CPU, it prints that, which helps nobody. Standard output belongs to all
+            # threads, so it is left alone where there is nothing else to try.
+            retries = provider.memory == "cuda" or plugin is not None
+            with redirect_stdout(io.StringIO()) if retries else nullcontext():
                 if provider.memory == "cuda":
                     load_cuda_libraries()
                 if plugin is None:
                     chain = provider.chain(deployed=deployed)
-                    self._session = runtime.InferenceSession(source, options, providers=chain)
+                    self._session = runtime.InferenceSession(
+                        source, options, providers=chain, enable_fallback=int(retries)
+                    )
                 else:
                     options.add_session_config_entry(_ASSIGNMENT, "1")
                     plugin.add_to(options, options.intra_op_num_threads)

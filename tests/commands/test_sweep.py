@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from onnx_lowrank import LayerPlan, RankPlan, Sweep, convert, pipeline, sweep
+from onnx_lowrank import LayerPlan, RankPlan, Sweep, convert, interruption, pipeline, sweep
+from onnx_lowrank.commands import sweep_solving
 from onnx_lowrank.errors import BudgetError, CalibrationError, OutputError, VerificationError
+from onnx_lowrank.linalg.threads import allowed
 from onnx_lowrank.runtime.monitor import Monitor
 from onnx_lowrank.settings import Settings
 from onnx_lowrank.solve.device import SolverDevice
@@ -28,11 +33,12 @@ def swept(speedups: tuple[float, ...] = (1.5, 2, 3), **changes: Any) -> Sweep:
     return sweep(network(), {"x": X}, speedups, **(HOW | changes))
 
 
-def test_every_model_is_the_one_that_a_conversion_makes() -> None:
-    found = swept(models=True)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_model_is_the_one_that_a_conversion_makes(threads: int) -> None:
+    found = swept(models=True, threads=threads)
     assert [point.requested for point in found.report.points] == [1.5, 2, 3]
     for point, result in zip(found.report.points, found.results, strict=True):
-        alone = convert(network(), {"x": X}, speedup=point.requested, **HOW)
+        alone = convert(network(), {"x": X}, speedup=point.requested, **(HOW | {"threads": threads}))
         assert alone.model is not None
         assert result.model is not None
         assert result.model.SerializeToString() == alone.model.SerializeToString()
@@ -55,6 +61,70 @@ def test_the_original_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     swept((1.5, 2, 3, 4))
     assert (calls.count("collect_targets"), calls.count("measure_rank_losses")) == (1, 3)  # once a layer
     assert calls.count("solve_layer") >= 8
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_two_targets_are_solved_at_a_time(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """Each with its share of the threads and of the memory."""
+    real, at_work, seen = sweep_solving.solve_network, threading.Barrier(min(2, threads)), []
+
+    def noted(network: Any, *given: Any) -> Any:
+        settings = next(each for each in given if isinstance(each, Settings))
+        at_work.wait(timeout=30)
+        seen.append((network.provider.threads, allowed(), settings.memory))
+        return real(network, *given)
+
+    monkeypatch.setattr(sweep_solving, "solve_network", noted)
+    found = swept((1.5, 2, 2.5, 3), threads=threads, memory=1)
+    assert [point.requested for point in found.report.points] == [1.5, 2, 2.5, 3]
+    share = {1: 1, 2: 1, 5: 2}[threads]
+    assert {each[:2] for each in seen} == {(share, share)}
+    bounds = [memory for *_, memory in seen]
+    assert bounds == ([1] * 4 if threads == 1 else [pytest.approx(0.5, abs=0.01)] * 4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_target_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    real = sweep_solving.solve_network
+
+    def failing(*given: Any) -> Any:
+        settings = next(each for each in given if isinstance(each, Settings))
+        if settings.speedup == 2:
+            raise CalibrationError("the disk is full")
+        return real(*given)
+
+    monkeypatch.setattr(sweep_solving, "solve_network", failing)
+    points = swept((1.5, 2, 3), threads=threads).report.points
+    assert [point.error for point in points] == [None, "the disk is full", None]
+
+
+def test_an_interruption_ends_all_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a program that does not listen to signals as the command line does."""
+    ended = []
+
+    def endless(*given: Any) -> Any:
+        settings = next(each for each in given if isinstance(each, Settings))
+        if settings.speedup == 1.5:
+            raise KeyboardInterrupt
+        with suppress(KeyboardInterrupt):
+            while True:
+                interruption.check()
+                time.sleep(0.01)
+        ended.append(settings.speedup)
+
+    monkeypatch.setattr(sweep_solving, "solve_network", endless)
+    with pytest.raises(KeyboardInterrupt):
+        swept((1.5, 2, 3), threads=2)
+    assert set(ended) <= {2, 3}
+    assert not interruption_is_pending()
+
+
+def interruption_is_pending() -> bool:
+    try:
+        interruption.check()
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def test_points_in_numbers() -> None:

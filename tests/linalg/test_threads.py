@@ -9,6 +9,7 @@ import time
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from onnx_lowrank import interruption
 from onnx_lowrank.linalg.threads import Crew, on_threads, side_by_side, workers
 
 
@@ -148,3 +149,22 @@ def test_work_that_fails_leaves_the_crew_intact() -> None:
             with pytest.raises(ValueError, match="item 0"):
                 list(side_by_side(fails, range(5)))
         assert list(side_by_side(str, range(3))) == ["0", "1", "2"]
+
+
+def test_work_that_nobody_waits_for_ends_at_its_next_look() -> None:
+    begun = threading.Event()
+
+    def work(item: int) -> int:
+        if item:
+            begun.set()
+            while True:
+                interruption.check()
+                time.sleep(0.001)
+        begun.wait(timeout=30)
+        return item
+
+    results = on_threads(work, range(2), 2)
+    assert next(results) == 0
+    results.close()
+    interruption.check()  # this thread is wanted
+    assert list(on_threads(str, range(2), 2)) == ["0", "1"]

@@ -112,6 +112,25 @@ def test_threads_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 # Providers
 
 
+def test_standard_output_is_left_to_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another thread prints meanwhile is not lost, and two that open sessions do not restore each other's."""
+    seen, real, output = [], onnxruntime.InferenceSession, sys.stdout
+
+    def spy(*given: object, **more: object) -> object:
+        seen.append(sys.stdout)
+        return real(*given, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    Session(build(SUM), CPU)
+    assert seen == [output]
+
+
+def test_a_model_that_cannot_be_loaded_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ModelError):
+        Session(build(SUM.replace("Add(x, z)", "Strange(x, z)")), CPU)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_cpu_by_name_and_by_default() -> None:
     assert choose_provider("cpu", 3) == Provider("cpu", 3)
     assert choose_provider("cpu") == Provider("cpu", 0)
@@ -134,7 +153,7 @@ def test_what_runs_a_few_times_is_exact_and_neither_searches_algorithms_nor_buil
     asked: list[Any] = []
 
     class Noted:
-        def __init__(self, *_: Any, providers: Any) -> None:
+        def __init__(self, *_: Any, providers: Any, **__: Any) -> None:
             asked.append(providers)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Noted)
