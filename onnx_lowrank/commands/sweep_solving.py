@@ -17,7 +17,7 @@ from onnx_lowrank.layers.layer_set import LayerSet
 from onnx_lowrank.layers.output_weights import OutputWeights
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import TargetResponses
-from onnx_lowrank.linalg.threads import allowed, side_by_side, workers
+from onnx_lowrank.linalg.threads import allowed, on_threads, workers
 from onnx_lowrank.pipeline import solve_network
 from onnx_lowrank.ranks.choose import choose_ranks
 from onnx_lowrank.report.converted import ConvertedNetwork
@@ -87,7 +87,8 @@ class ReadyNetwork:
                 found = share._network_of(replace(aim, memory=memory), own)
             return own, found if isinstance(found, LowRankError) else replace(found, settings=aim)
 
-        yield from monitor.track(side_by_side(work, aims, at_once), "targets", len(aims))
+        # On threads of its own: those that share work out are for whoever takes the networks, and verifies them meanwhile.
+        yield from monitor.track(on_threads(work, aims, at_once), "targets", len(aims))
 
     def _at_once(self, settings: Settings, targets: int) -> int:
         """Return how many targets are solved at a time: one where that takes a GPU, or layers are timed."""
