@@ -87,7 +87,7 @@ class ReadyNetwork:
                 found = share._network_of(replace(aim, memory=memory), own)
             return own, found if isinstance(found, LowRankError) else replace(found, settings=aim)
 
-        # On threads of its own: those that share work out are for whoever takes the networks, and verifies them meanwhile.
+        # On threads of its own: the others are for whoever takes the networks, and verifies them meanwhile.
         yield from monitor.track(on_threads(work, aims, at_once), "targets", len(aims))
 
     def _at_once(self, settings: Settings, targets: int) -> int:
