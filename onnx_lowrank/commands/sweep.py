@@ -138,6 +138,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
                     log.warning("target %gx: %s", speedup, warning)
                 networks[speedup] = converted
                 record.add(SweepPoint(speedup, own_monitor.total, result, converted.measurements.comparison))
+        next(solved, None)  # so that whoever watches sees that the last one is done
         _raise_where_all_failed(record.points)
         timed = _timed(networks, network, layers, settings, timer)
         record.points = [
