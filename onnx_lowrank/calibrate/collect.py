@@ -18,6 +18,7 @@ from onnx_lowrank.calibrate.taps import (
     clear_outside,
     explained_failures,
     is_computed_anew,
+    kernel_points,
     patch_indices,
     patch_rows,
     patch_tap,
@@ -90,7 +91,8 @@ def collect_targets(
         filled = stop
     for layer in layers:
         if layer.name in probes:
-            clear_outside(rows[patch_rows(layer)], layer, positions[layer.name][:, probes[layer.name]])
+            points = kernel_points(layer, positions[layer.name][:, probes[layer.name]])
+            clear_outside(rows[patch_rows(layer)], layer, points)
     return {layer.name: _targets(layer, taps[layer.name], rows, probes.get(layer.name)) for layer in layers}
 
 

@@ -25,9 +25,9 @@ from onnx_lowrank.calibrate.activation_cache import ActivationCache, Tensor
 from onnx_lowrank.calibrate.patch_buffer import PatchBuffer
 from onnx_lowrank.calibrate.positions import Ints
 from onnx_lowrank.calibrate.taps import (
-    KernelPoints,
     clear_outside,
     explained_failures,
+    kernel_points,
     patch_indices,
     patch_rows,
     patch_tap,
@@ -124,7 +124,7 @@ class Propagation:
         layer, *later = self._before_padding(model, [layer, *later])
         segment = self._open_segment(model, layer, later)
         sampled = self._positions[layer.name]
-        all_points = KernelPoints.of(layer, sampled)
+        all_points = kernel_points(layer, sampled)
         self._buffer = PatchBuffer(layer, sampled.size, self.cache)
         start, recompute = 0, False
         delivered: list[NDArray[Any]] = []
@@ -140,7 +140,7 @@ class Propagation:
             seconds = perf_counter() - started
             delivered += [each.reshape(-1, layer.filters).astype(np.float32, copy=False) for each in residual]
             rows = rows.astype(np.float32, copy=False)
-            clear_outside(rows, layer, positions, points)
+            clear_outside(rows, layer, points)
             _check_usable(rows, layer)
             self._buffer.append(rows)
             if number == 0:

@@ -176,11 +176,6 @@ class KernelPoints(NamedTuple):
     point: Ints
     inside: NDArray[np.bool_]
 
-    @staticmethod
-    def of(layer: Layer, positions: Ints) -> KernelPoints:
-        """Return those of patches at positions of shape (N, P)."""
-        return KernelPoints(*_kernel_points(layer, positions % prod(layer.positions)))
-
     def part(self, images: slice) -> KernelPoints:
         """Return those of some of the images."""
         return KernelPoints(self.point[images], self.inside[images])
@@ -192,7 +187,7 @@ def patch_indices(layer: Layer, positions: Ints, points: KernelPoints | None = N
     Points outside the image read its edge.
     """
     number, _ = _maps(layer, positions)
-    point, _ = points or KernelPoints.of(layer, positions)
+    point, _ = points or kernel_points(layer, positions)
     return {probe_name(layer.name, "patches"): number[:, :, None, None] * prod(layer.input_size) + point}
 
 
@@ -222,30 +217,28 @@ def as_patches(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
     return np.swapaxes(rows.reshape(-1, layer.kernel[-1], *layer.kernel[:-1], layer.channels), 1, -1)
 
 
-def clear_outside(rows: NDArray[Any], layer: Layer, positions: Ints, points: KernelPoints | None = None) -> None:
+def clear_outside(rows: NDArray[Any], layer: Layer, points: KernelPoints) -> None:
     """Set the parts of patches that lie outside the image to zero.
 
     Args:
         rows: output of a `patch_tap`; changed in place.
         layer: the layer.
-        positions: positions of the rows, shape (N, P).
-        points: of these rows, if they are known.
+        points: of these rows.
     """
     geometry = layer.geometry
     if not (geometry.transposed or any(geometry.pads) or geometry.auto_pad.startswith("SAME")):
         return
-    _, inside = points or KernelPoints.of(layer, positions)
-    if not inside.all():
-        rows[~inside] = 0
+    if not points.inside.all():
+        rows[~points.inside] = 0
 
 
-def _kernel_points(layer: Layer, positions: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Return where each kernel point of a patch lies in its image, and whether it is inside; shape (N, P, kw, K).
+def kernel_points(layer: Layer, positions: Ints) -> KernelPoints:
+    """Return where the kernel points of patches at positions of shape (N, P) lie.
 
     Of a transposed convolution, the points between the neighbours of its input are outside too.
     """
     axes, inside = [], np.ones((), bool)
-    outputs = np.unravel_index(positions, layer.positions)
+    outputs = np.unravel_index(positions % prod(layer.positions), layer.positions)
     kernel = np.unravel_index(np.arange(prod(layer.kernel)), layer.kernel)
     geometry, pads = layer.geometry, leading_pads(layer)
     for axis, size in enumerate(layer.input_size):
@@ -261,7 +254,7 @@ def _kernel_points(layer: Layer, positions: Ints) -> tuple[Ints, NDArray[np.bool
     by_column = (*positions.shape, -1, layer.kernel[-1])
     flat = np.ravel_multi_index(tuple(axes), layer.input_size)
     point, inside = (np.swapaxes(array.reshape(by_column), 2, 3) for array in (flat, inside))
-    return point, inside
+    return KernelPoints(point, inside)
 
 
 def patch_rows(layer: Layer) -> str:

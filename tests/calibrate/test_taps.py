@@ -19,6 +19,7 @@ from onnx_lowrank.calibrate.taps import (
     as_patches,
     clear_outside,
     is_computed_anew,
+    kernel_points,
     leading_pads,
     patch_indices,
     patch_tap,
@@ -78,7 +79,7 @@ def patch_rows(model: onnx.ModelProto, x: Array, count: int) -> tuple[Array, Arr
     patches = run_tap(model, patch_tap(layer, element_type), {"x": x, **patch_indices(layer, positions)})
     assert patches.shape == (len(x), min(count, size), layer.kernel[-1], *layer.kernel[:-1], layer.channels)
     assert patches.dtype == x.dtype
-    clear_outside(patches, layer, positions)
+    clear_outside(patches, layer, kernel_points(layer, positions))
     rows = applied(layer, as_patches(patches, layer).reshape(-1, layer.weight[0].size))
     whole = run(model, {"x": x}, ["c"])["c"]
     return rows.reshape(-1, layer.filters), sampled(whole, positions)
@@ -219,7 +220,7 @@ def test_a_patch_of_a_transposed_convolution_has_zeros_between_the_inputs() -> N
     layer = only_layer(model, x)
     positions = np.array([[3]])
     rows = run_tap(model, patch_tap(layer, TensorProto.FLOAT), {"x": x, **patch_indices(layer, positions)})
-    clear_outside(rows, layer, positions)
+    clear_outside(rows, layer, kernel_points(layer, positions))
     np.testing.assert_array_equal(as_patches(rows, layer), [[[5, 0, 6, 0]]])
     np.testing.assert_array_equal(layer.weight, [[W[::-1]]])
     assert run(model, {"x": x}, ["c"])["c"][0, 0, 3] == 5 * W[3] + 6 * W[1]
@@ -247,7 +248,7 @@ def test_patch_tap_in_float64() -> None:
     bare = build("g (double[N,3,6,5] x) => (double[N,3,6,5] y) { y = Identity(x) }")
     feeds = {"x": x.astype(np.float64), **patch_indices(layer, positions)}
     found = run_tap(bare, patch_tap(layer, TensorProto.DOUBLE), feeds)
-    clear_outside(found, layer, positions)
+    clear_outside(found, layer, kernel_points(layer, positions))
     patches = as_patches(found, layer)
     rows = applied(layer, patches.reshape(len(patches), -1))
     assert rows.dtype == np.float64
