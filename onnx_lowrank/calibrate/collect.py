@@ -70,25 +70,23 @@ def collect_targets(
     rows: dict[str, NDArray[Any]] = {}
     start = 0
 
-    def sampled(batch: Batch) -> tuple[int, dict[str, NDArray[Any]]]:
-        """Run a batch; return how many samples have run by then, and the rows of this one by output name."""
+    def sampled(batch: Batch) -> tuple[slice, dict[str, NDArray[Any]]]:
+        """Return which samples a batch holds, and their rows by output name."""
         nonlocal session, start
         session = session or _open(model, batch, all_taps, provider)
-        stop = start + len(next(iter(batch.values())))
+        samples = slice(start, start + len(next(iter(batch.values()))))
         feeds = dict(batch)
         for layer in layers:
-            feeds |= _indices(layer, positions[layer.name][start:stop], probes.get(layer.name))
-        start = stop
+            feeds |= _indices(layer, positions[layer.name][samples], probes.get(layer.name))
+        start = samples.stop
         with explained_failures(layers):
-            return stop, session.run(feeds)
+            return samples, session.run(feeds)
 
-    filled = 0
-    for stop, outputs in prefetch(sampled, batches):  # the next batch runs while the rows of this one are put away
+    for samples, outputs in prefetch(sampled, batches):  # the next batch runs while the rows of this one are put away
         for name, values in outputs.items():
             if name not in rows:
                 rows[name] = np.empty((images, *values.shape[1:]), np.float32)
-            rows[name][filled:stop] = values
-        filled = stop
+            rows[name][samples] = values
     for layer in layers:
         if layer.name in probes:
             points = kernel_points(layer, positions[layer.name][:, probes[layer.name]])

@@ -84,8 +84,7 @@ class ReadyNetwork:
             with ExitStack() as stack:
                 if threads > 1:
                     stack.enter_context(workers(threads))
-                found = share._network_of(replace(aim, memory=memory), own)
-            return own, found if isinstance(found, LowRankError) else replace(found, settings=aim)
+                return own, share._network_of(replace(aim, memory=memory), own)
 
         # On threads of its own: the others are for whoever takes the networks, and verifies them meanwhile.
         yield from monitor.track(on_threads(work, aims, at_once), "targets", len(aims))
