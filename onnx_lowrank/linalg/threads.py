@@ -163,14 +163,82 @@ def on_threads(
             threads.dismiss()
 
 
-def one_thread() -> AbstractContextManager[Any]:
+class _OneThread:
+    """The limit of the linear algebra to one thread: it is the whole process's, and ends with the last that holds it.
+
+    Were every holder to restore what it found, the last one would restore the limit of another, for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._holders: list[object] = []
+        self._limit: Any = None
+        self._before = 1
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the limit inside the block."""
+        holder = object()
+        try:
+            with self._lock:
+                self._holders.append(holder)
+                if self._limit is None:
+                    self._before = self.without()
+                    with _in_control():
+                        self._limit = _controller().limit(limits=1, user_api="blas")
+            yield
+        finally:
+            with self._lock:
+                if holder in self._holders:
+                    self._holders.remove(holder)
+                if self._limit is not None and not self._holders:
+                    with _in_control():
+                        self._limit.restore_original_limits()
+                    self._limit = None
+
+    def without(self) -> int:
+        """Return the threads that the linear algebra takes where nobody holds the limit."""
+        if self._limit is not None:
+            return self._before
+        libraries = _controller().select(user_api="blas").lib_controllers
+        return max((int(each.num_threads) for each in libraries), default=1)
+
+
+@contextmanager
+def _in_control() -> Iterator[None]:
+    """Have limits take effect that are set inside the block.
+
+    From 3.8 on, threadpoolctl lets only the first thread limit OpenBLAS that ever did, and ignores all others.
+    """
+    _let_any_thread_limit()
+    try:
+        yield
+    finally:
+        _let_any_thread_limit()
+
+
+def _let_any_thread_limit() -> None:
+    for library in _controller().lib_controllers:
+        forget = getattr(library, "clear_controlling_thread", None)
+        if forget is not None:
+            forget(force=True)
+
+
+_one_thread = _OneThread()
+
+
+def one_thread() -> AbstractContextManager[None]:
     """Limit the linear algebra to one thread inside the block, for eigenvalue problems and small products.
 
     Eigenvalue problems synchronize threads so often that a second one gains nothing, and each time wait for a core
     that is busy: 512 x 512 may take seconds instead of hundredths of a second.
     """
-    limited: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
-    return limited
+    return _one_thread.held()
+
+
+def unlimited_threads() -> int:
+    """Return the threads that the linear algebra takes by itself, outside of `one_thread`."""
+    return _one_thread.without()
 
 
 @contextmanager

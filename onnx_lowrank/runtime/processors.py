@@ -8,9 +8,7 @@ from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
 
-from threadpoolctl import threadpool_info
-
-from onnx_lowrank.linalg.threads import workers
+from onnx_lowrank.linalg.threads import unlimited_threads, workers
 from onnx_lowrank.runtime.cgroup import read_limits
 
 _CPUS = Path("/sys/devices/system/cpu")
@@ -51,6 +49,5 @@ def linear_algebra_threads(count: int | None) -> Iterator[None]:
     Args:
         count: threads; None for as many as the linear algebra takes by itself, and no more than there are usable cores.
     """
-    by_itself = max((int(each["num_threads"]) for each in threadpool_info() if each["user_api"] == "blas"), default=1)
-    with workers(count or min(by_itself, usable_cores())):
+    with workers(count or min(unlimited_threads(), usable_cores())):
         yield

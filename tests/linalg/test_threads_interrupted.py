@@ -10,7 +10,7 @@ import pytest
 LOOP = """
 import faulthandler, random, signal, sys, time
 from onnx_lowrank.calibrate.data.prefetch import prefetch
-from onnx_lowrank.linalg.threads import Crew, on_threads
+from onnx_lowrank.linalg.threads import Crew, on_threads, one_thread, unlimited_threads
 
 crew = Crew(3)
 
@@ -26,18 +26,26 @@ def shared_out_again():
 def read_ahead():
     assert list(prefetch(lambda key: key + 1, range(8), ahead=2)) == list(range(1, 9))
 
+def limited():
+    for _ in range(3):
+        with one_thread():
+            assert unlimited_threads() == before
+
+before = unlimited_threads()
 signal.signal(signal.SIGALRM, interrupt)
 random.seed(0)
 end, interrupted = time.monotonic() + float(sys.argv[1]), 0
 while time.monotonic() < end:
     faulthandler.dump_traceback_later(20, exit=True)
-    for work in (shared_out, shared_out_again, read_ahead):
+    for work in (shared_out, shared_out_again, read_ahead, limited):
         try:
             signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 2e-3))
             work()
             signal.setitimer(signal.ITIMER_REAL, 0)
         except KeyboardInterrupt:
             interrupted += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+limited()
 print(interrupted)
 """
 

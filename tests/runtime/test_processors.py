@@ -104,6 +104,8 @@ def test_work_is_shared_out_among_no_more_threads_than_there_are(monkeypatch: py
         monkeypatch.setattr(processors, "usable_cores", lambda: 64)
         with linear_algebra_threads(None):
             assert threads_at_work() == 3  # as the user's environment said
+            with linear_algebra_threads(None):  # another conversion, which this one's limit says nothing about
+                assert threads_at_work() == 3
         assert threads_at_work() == 1
 
 
