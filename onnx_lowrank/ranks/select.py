@@ -29,8 +29,8 @@ from onnx_lowrank.layers.plan import LayerPlan
 _BUDGET_UNITS = 20_000  # the budget's resolution: rounding up costs at most layers / units of it
 _UNITS_PER_LAYER = 500
 # On VGG-16 7.4 gives 5 % less error at 4x than 3, and 2 % at 3x; 12 and 20 give as much. On half as wide a VGG-16 for
-# CIFAR-10 3 gives 1 to 4 % less divergence at the outputs and loses as many images; where all layers are split by channels
-# at 4x, which loses 8 points or more, a quarter less.
+# CIFAR-10 3 gives 1 to 4 % less divergence at the outputs and loses as many images; where all layers are split by
+# channels at 4x, which loses 8 points or more, a quarter less.
 LAST_TO_FIRST = 7.4
 # Where earlier layers lost channels, later ones make good less of it: on EfficientNet-Lite0 3 gives 9 to 21 % less
 # divergence at the outputs than 1, and 2 to 12 % less than 9.
