@@ -691,11 +691,8 @@ def test_weights_that_are_not_finite() -> None:
         converted(model)
 
 
-CONV3_ALONE = RankPlan((LayerPlan("conv3", "channel", 5),))
-
-
 def break_factors(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    """Have the solver deliver weights times ``factor`` for conv3."""
+    """Have the solver deliver weights times ``factor`` for the last layer."""
     real = pipeline.solve_layer
 
     def broken(layer: Layer, *arguments: Any) -> FactorChain:
@@ -713,11 +710,11 @@ def test_a_model_that_is_far_off_is_refused_and_leaves_no_file(tmp_path: Path, m
     found = r"same top class 0\.\d \(relative error \d.*\) on 10 held-out samples"
     message = rf"output 'y': {found}, at least 0\.5 is wanted: lower `speedup` or add samples; nothing was written"
     with pytest.raises(VerificationError, match=message):
-        converted(network(), plan=CONV3_ALONE, output=tmp_path / "out.onnx")
+        converted(network(), output=tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out.onnx").write_bytes(b"old")
     with pytest.raises(VerificationError):
-        converted(network(), plan=CONV3_ALONE, output=tmp_path / "out.onnx", force=True)
+        converted(network(), output=tmp_path / "out.onnx", force=True)
     assert (tmp_path / "out.onnx").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -725,7 +722,7 @@ def test_a_model_that_is_far_off_is_refused_and_leaves_no_file(tmp_path: Path, m
 def test_outputs_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     break_factors(monkeypatch, 1e38)
     with pytest.raises(VerificationError, match="output 'y': relative error (nan|inf) on 10 held-out samples"):
-        converted(network(), plan=CONV3_ALONE)
+        converted(network())
 
 
 def test_a_graph_that_is_not_as_planned_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.ranks.coupled import Coupling, Link, select_coupled, smallest_cost
 from onnx_lowrank.ranks.gpu import methods_that_pay, select_widths_first
 from onnx_lowrank.ranks.options import Cost, layer_options, with_scaled_costs
-from onnx_lowrank.ranks.select import LAST_TO_FIRST_OF_WIDTHS, Option, depth_weights, select
+from onnx_lowrank.ranks.select import Option, depth_weights, select
 from onnx_lowrank.runtime.rank_multiples import layer_multiple
 from onnx_lowrank.settings import Settings
 
@@ -92,11 +92,10 @@ def best_within(
         BudgetError: neither reaches the budget.
     """
     left, carried = budget.total - budget.fixed, sum(coupling.carried)
-    rank_weights = None if settings.selection == "energy" else depth_weights(len(options))
+    weights = None if settings.selection == "energy" else depth_weights(len(options))
     factorized = [[option for option in layer if option.share == 1] for layer in options]
     if factorized == options:
-        return select(options, left, rank_weights)
-    weights = depth_weights(len(options), LAST_TO_FIRST_OF_WIDTHS)
+        return select(options, left, weights)
     pick = select_widths_first if on_gpu else select_coupled
     narrowed = pick(options, left + carried, coupling, weights)
     if settings.methods == ("width",) or (on_gpu and any(option.share < 1 for option in narrowed)):
@@ -105,12 +104,13 @@ def best_within(
         by_ranks = select_coupled(factorized, left + carried, coupling, weights)
     except BudgetError:
         return narrowed
+    counts = weights or [1.0] * len(options)
     losses = [
-        sum(weight * (1 - option.plan.energy) for weight, option in zip(weights, chosen, strict=True))
+        sum(weight * (1 - option.plan.energy) for weight, option in zip(counts, chosen, strict=True))
         for chosen in (narrowed, by_ranks)
     ]
     log.debug("errors of all layers: %.3g with fewer channels, %.3g by ranks alone", *losses)
-    return narrowed if losses[0] < _CLEARLY_LESS * losses[1] else select(factorized, left, rank_weights)
+    return narrowed if losses[0] < _CLEARLY_LESS * losses[1] else select(factorized, left, weights)
 
 
 def options_of_layers(

@@ -129,10 +129,12 @@ def test_square_kernels_are_kept_where_they_are_fast(
     assert 0.95 * speedup <= speedup_of(result, runtime) <= 1.1 * speedup
 
 
-def test_by_multiply_adds_the_same_network_would_be_less_fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_by_multiply_adds_the_same_network_would_hardly_be_faster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     runtime = Square(winograd=True)
     by_count = chosen(monkeypatch, tmp_path, runtime, cost="macs", speedup=3.0)
-    assert speedup_of(by_count, runtime) < 0.9 * 3.0
+    assert speedup_of(by_count, runtime) < 2.2
 
 
 def test_the_largest_speedup_that_is_named_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
