@@ -172,36 +172,54 @@ class _OneThread:
     def __init__(self) -> None:
         self._lock = _thread.allocate_lock()
         self._holders: list[object] = []
-        self._limit: Any = None
-        self._before = 1
+        self._before: list[tuple[Any, int]] | None = None  # libraries and their threads; None where nobody holds it
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the limit inside the block."""
         holder = object()
+        of_this_thread: list[tuple[Any, int]] = []
         try:
             with self._lock:
                 self._holders.append(holder)
-                if self._limit is None:
-                    self._before = self.without()
+                if self._before is None:
+                    self._before = _numbers(of_each_thread=False)
                     with _in_control():
-                        self._limit = _controller().limit(limits=1, user_api="blas")
+                        _set((library, 1) for library, _ in self._before)
+            of_this_thread = _numbers(of_each_thread=True)
+            _set((library, 1) for library, _ in of_this_thread)
             yield
         finally:
+            _set(of_this_thread)
             with self._lock:
                 if holder in self._holders:
                     self._holders.remove(holder)
-                if self._limit is not None and not self._holders:
+                if self._before is not None and not self._holders:
                     with _in_control():
-                        self._limit.restore_original_limits()
-                    self._limit = None
+                        _set(self._before)
+                    self._before = None
 
     def without(self) -> int:
         """Return the threads that the linear algebra takes where nobody holds the limit."""
-        if self._limit is not None:
-            return self._before
-        libraries = _controller().select(user_api="blas").lib_controllers
-        return max((int(each.num_threads) for each in libraries), default=1)
+        shared = self._before or _numbers(of_each_thread=False)
+        return max((count for _, count in (*shared, *_numbers(of_each_thread=True))), default=1)
+
+
+def _numbers(*, of_each_thread: bool) -> list[tuple[Any, int]]:
+    """Return libraries and their numbers of threads: those that each thread sets for itself, or those of the process.
+
+    OpenBLAS that was built with OpenMP has one for each thread.
+    """
+    libraries = [each for each in _controller().lib_controllers if each.user_api == "blas"]
+    own = [getattr(each, "threading_layer", None) == "openmp" for each in libraries]
+    return [
+        (each, int(each.num_threads)) for each, is_own in zip(libraries, own, strict=True) if is_own == of_each_thread
+    ]
+
+
+def _set(numbers: Iterable[tuple[Any, int]]) -> None:
+    for library, count in numbers:
+        library.set_num_threads(count)
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from onnx_lowrank import interruption
+from onnx_lowrank.linalg import threads
 from onnx_lowrank.linalg.threads import Crew, on_threads, one_thread, side_by_side, unlimited_threads, workers
 
 
@@ -63,6 +65,31 @@ def test_limit_of_one_thread_beside_limits_of_another_thread() -> None:
         with threadpool_limits(2, user_api="blas"):
             assert blas_threads() == 2
         assert blas_threads() == 3
+
+
+class OfEachThread(threading.local):
+    """A library that each thread limits for itself, as OpenBLAS does that was built with OpenMP."""
+
+    user_api, threading_layer, num_threads = "blas", "openmp", 3
+
+    def set_num_threads(self, count: int) -> None:
+        self.num_threads = count
+
+
+def test_a_limit_that_each_thread_has_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = OfEachThread()
+    monkeypatch.setattr(threads, "_controller", lambda: SimpleNamespace(lib_controllers=[library]))
+
+    def work(_: int) -> tuple[int, int]:
+        with one_thread():
+            inside = library.num_threads
+        return inside, library.num_threads
+
+    assert unlimited_threads() == 3
+    with workers(2):
+        assert library.num_threads == 1
+        assert set(on_threads(work, range(20), 2)) == {(1, 3)}
+    assert library.num_threads == 3
 
 
 def test_holding_the_limit_of_one_thread_on_many_threads() -> None:
