@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from threadpoolctl import threadpool_info
 
 from onnx_lowrank.calibrate import preset
 from onnx_lowrank.calibrate.calibration import CalibrationSet, calibration_set
@@ -210,3 +211,8 @@ def plain_network(convolutions: int = 5, channels: int = 32, size: int = 8) -> o
     lines.append(f"y = GlobalAveragePool({tensor})")
     text = "\n".join(lines)
     return build(f"g (float[N,3,{size},{size}] x) => (float[N,{channels},1,1] y) {{ {text} }}", weights)
+
+
+def blas_threads() -> int:
+    """Return how many threads the linear algebra uses now."""
+    return max(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas")

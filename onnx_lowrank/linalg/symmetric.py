@@ -9,7 +9,7 @@ import numpy as np
 import scipy.linalg
 
 from onnx_lowrank.linalg.arrays import Array, eye, namespace
-from onnx_lowrank.linalg.threads import one_thread
+from onnx_lowrank.linalg.blas_threads import one_thread
 
 
 def with_ridge(matrix: Array, ridge: float) -> Array:

@@ -1,4 +1,4 @@
-"""Threads: of the linear algebra, and of work that is shared out.
+"""Threads that work is shared out among.
 
 The thread that signals reach takes no lock here that is written in Python. Ctrl-C raises an exception between any two
 of its instructions: inside of `concurrent.futures` that leaves a lock held which the pool's threads wait for, and the
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import _thread
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from threadpoolctl import ThreadpoolController
-
 from onnx_lowrank import interruption
+from onnx_lowrank.linalg.blas_threads import one_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -163,102 +161,6 @@ def on_threads(
             threads.dismiss()
 
 
-class _OneThread:
-    """The limit of the linear algebra to one thread: it is the whole process's, and ends with the last that holds it.
-
-    Were every holder to restore what it found, the last one would restore the limit of another, for good.
-    """
-
-    def __init__(self) -> None:
-        self._lock = _thread.allocate_lock()
-        self._holders: list[object] = []
-        self._before: list[tuple[Any, int]] | None = None  # libraries and their threads; None where nobody holds it
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the limit inside the block."""
-        holder = object()
-        of_this_thread: list[tuple[Any, int]] = []
-        try:
-            with self._lock:
-                self._holders.append(holder)
-                if self._before is None:
-                    self._before = _numbers(of_each_thread=False)
-                    with _in_control():
-                        _set((library, 1) for library, _ in self._before)
-            of_this_thread = _numbers(of_each_thread=True)
-            _set((library, 1) for library, _ in of_this_thread)
-            yield
-        finally:
-            _set(of_this_thread)
-            with self._lock:
-                if holder in self._holders:
-                    self._holders.remove(holder)
-                if self._before is not None and not self._holders:
-                    with _in_control():
-                        _set(self._before)
-                    self._before = None
-
-    def without(self) -> int:
-        """Return the threads that the linear algebra takes where nobody holds the limit."""
-        shared = self._before or _numbers(of_each_thread=False)
-        return max((count for _, count in (*shared, *_numbers(of_each_thread=True))), default=1)
-
-
-def _numbers(*, of_each_thread: bool) -> list[tuple[Any, int]]:
-    """Return libraries and their numbers of threads: those that each thread sets for itself, or those of the process.
-
-    OpenBLAS that was built with OpenMP has one for each thread.
-    """
-    libraries = [each for each in _controller().lib_controllers if each.user_api == "blas"]
-    own = [getattr(each, "threading_layer", None) == "openmp" for each in libraries]
-    return [
-        (each, int(each.num_threads)) for each, is_own in zip(libraries, own, strict=True) if is_own == of_each_thread
-    ]
-
-
-def _set(numbers: Iterable[tuple[Any, int]]) -> None:
-    for library, count in numbers:
-        library.set_num_threads(count)
-
-
-@contextmanager
-def _in_control() -> Iterator[None]:
-    """Have limits take effect that are set inside the block.
-
-    From 3.8 on, threadpoolctl lets only the first thread limit OpenBLAS that ever did, and ignores all others.
-    """
-    _let_any_thread_limit()
-    try:
-        yield
-    finally:
-        _let_any_thread_limit()
-
-
-def _let_any_thread_limit() -> None:
-    for library in _controller().lib_controllers:
-        forget = getattr(library, "clear_controlling_thread", None)
-        if forget is not None:
-            forget(force=True)
-
-
-_one_thread = _OneThread()
-
-
-def one_thread() -> AbstractContextManager[None]:
-    """Limit the linear algebra to one thread inside the block, for eigenvalue problems and small products.
-
-    Eigenvalue problems synchronize threads so often that a second one gains nothing, and each time wait for a core
-    that is busy: 512 x 512 may take seconds instead of hundredths of a second.
-    """
-    return _one_thread.held()
-
-
-def unlimited_threads() -> int:
-    """Return the threads that the linear algebra takes by itself, outside of `one_thread`."""
-    return _one_thread.without()
-
-
 @contextmanager
 def workers(count: int) -> Iterator[None]:
     """Have `side_by_side` use so many threads inside the block, and the linear algebra one on each of them.
@@ -306,11 +208,6 @@ def threads_text(count: int | None) -> str:
     ('1 thread', '2 threads', 'default threads')
     """
     return f"{count} thread{'s' if count > 1 else ''}" if count else "default threads"
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def _returning(result: Result) -> Callable[[], Result]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses, energy_shares
-from onnx_lowrank.linalg.threads import one_thread
+from onnx_lowrank.linalg.blas_threads import one_thread
 
 
 def energy_curve(responses: NDArray[Any]) -> NDArray[np.float64]:

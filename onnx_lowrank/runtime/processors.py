@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
 
-from onnx_lowrank.linalg.threads import unlimited_threads, workers
+from onnx_lowrank.linalg.blas_threads import unlimited_threads
+from onnx_lowrank.linalg.threads import workers
 from onnx_lowrank.runtime.cgroup import read_limits
 
 _CPUS = Path("/sys/devices/system/cpu")

@@ -17,7 +17,7 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import METHODS, LayerPlan, largest_ranks, rank_kinds
 from onnx_lowrank.layers.random_factors import random_factors
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
-from onnx_lowrank.linalg.threads import one_thread
+from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from tests.example_layers import conv_geometries, conv_layer
 from tests.helpers import Array, build, filters, find, normal, run

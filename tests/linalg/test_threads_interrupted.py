@@ -10,7 +10,8 @@ import pytest
 LOOP = """
 import faulthandler, random, signal, sys, time
 from onnx_lowrank.calibrate.data.prefetch import prefetch
-from onnx_lowrank.linalg.threads import Crew, on_threads, one_thread, unlimited_threads
+from onnx_lowrank.linalg.blas_threads import one_thread, unlimited_threads
+from onnx_lowrank.linalg.threads import Crew, on_threads
 
 crew = Crew(3)
 

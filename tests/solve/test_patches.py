@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_lowrank.layers.activation import relu
 from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
-from onnx_lowrank.linalg.threads import one_thread
+from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from tests.solve.test_spatial_channel import problem
 from tests.solve.test_tensors import PLANS

@@ -18,8 +18,8 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.rank_losses import RankLosses
 from onnx_lowrank.layers.responses import PatchProbe, TargetResponses
+from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.linalg.spatial_basis import SHRINK
-from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve.rank_losses import measure_rank_losses
 from tests.example_layers import conv_layer
 

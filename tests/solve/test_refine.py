@@ -16,8 +16,8 @@ from scipy.optimize import minimize
 
 from onnx_lowrank.layers.activation import Activation, hard_swish, identity, leaky_relu, relu, silu
 from onnx_lowrank.layers.responses import TargetResponses
+from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.linalg.row_blocks import BLOCK_ROWS
-from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.nonlinear import Rows
 from onnx_lowrank.solve.refine import RefinementEffort, RidgePenalty, chain_error, map_loss, refine

@@ -16,8 +16,8 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg import moments
+from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.linalg.row_blocks import BLOCK_ROWS, DEVICE_BLOCK_ROWS, row_blocks
-from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import activation_steps, balance, nonlinear, solve_layer
 from onnx_lowrank.solve.activation_steps import activation_step
 from tests.example_layers import conv_layer

@@ -21,7 +21,7 @@ from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Geometry, Layer
 from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
-from onnx_lowrank.linalg.threads import one_thread
+from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.spatial_channel import solve_spatial

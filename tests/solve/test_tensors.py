@@ -17,10 +17,10 @@ from onnx_lowrank.layers.activation import Activation
 from onnx_lowrank.layers.plan import LayerPlan
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.arrays import on_host
+from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.linalg.moments import Moments
 from onnx_lowrank.linalg.row_blocks import BLOCK_ROWS
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
-from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import activation_steps, solve_layer
 from onnx_lowrank.solve.activation_steps import activation_step
 from onnx_lowrank.solve.channel import input_responses

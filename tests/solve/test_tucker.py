@@ -20,8 +20,8 @@ from onnx_lowrank.layers.factors import FactorChain
 from onnx_lowrank.layers.layer import Geometry, Layer
 from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
+from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.linalg.disk_arrays import ScratchFile, SpilledRows
-from onnx_lowrank.linalg.threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.kernel_row import from_a_row, in_a_row, samples_in_a_row
 from onnx_lowrank.solve.tucker import solve_tucker
