@@ -18,7 +18,7 @@ class _OneThread:
     """
 
     def __init__(self) -> None:
-        self._lock = _thread.allocate_lock()
+        self._lock = _thread.RLock()  # an abandoned block may end wherever garbage is collected, here too
         self._holders: list[object] = []
         self._before: list[tuple[Any, int]] | None = None  # libraries and their threads; None where nobody holds it
 
