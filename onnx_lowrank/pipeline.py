@@ -156,7 +156,7 @@ def convert(
         timer = opened.enter_context(closing(conversion_timer(network, calibration, settings, monitor)))
         device, targets = solver_device(network.provider), collect(network, layers, calibration, monitor)
         weights = output_weights(network, layers, calibration, settings, monitor)
-        losses = rank_losses(layers, targets, settings, device, monitor, weights)
+        losses = rank_losses(layers, targets, calibration.images, settings, device, monitor, weights)
         targets = calibration.rows_of(targets)  # without the probes, which have served
         choose = partial(choose_ranks, layers, losses, timer=timer)
         if settings.predicted_error is not None:
@@ -345,19 +345,24 @@ def _of_extra_torch(module: str) -> Any:
 def rank_losses(
     layers: LayerSet,
     targets: Mapping[str, TargetResponses],
+    images: int,
     settings: Settings,
     device: SolverDevice,
     monitor: Monitor,
     weights: OutputWeights = ALIKE,
 ) -> list[RankLosses]:
-    """Measure what pairs of ranks cost every eligible layer in accuracy; the same for every speedup."""
+    """Measure what pairs of ranks cost every eligible layer in accuracy; the same for every speedup.
+
+    ``images`` is how many the targets were sampled from.
+    """
 
     def weighed(layer: Layer) -> tuple[Layer, TargetResponses]:
         return weights.layer(layer), weights.targets(layer, targets[layer.name])
 
     def measure(original: Layer) -> RankLosses:
         layer, responses = weighed(original)
-        losses = device.run(partial(measure_rank_losses, layer, mixes_inputs=settings.mixes_inputs(layer)), responses)
+        measured = partial(measure_rank_losses, layer, images=images, mixes_inputs=settings.mixes_inputs(layer))
+        losses = device.run(measured, responses)
         if not settings.leaves_channels_out(layer):
             return losses
         readers = {name for group in layer.read_groups for name in group.readers}

@@ -177,9 +177,8 @@ def _estimates(
         return ()
     settings = replace(settings, method="auto", preview=True).resolved()
     some = calibration.first_images(_ESTIMATE_IMAGES).with_positions(layers.sampled, settings)
-    losses = rank_losses(
-        layers, collect(network, layers, some, monitor), settings, solver_device(network.provider), monitor
-    )
+    targets, device = collect(network, layers, some, monitor), solver_device(network.provider)
+    losses = rank_losses(layers, targets, some.images, settings, device, monitor)
     with closing(conversion_timer(network, some, settings, monitor)) as timer:
         return estimate_losses(partial(choose_ranks, layers, losses, timer=timer), settings)
 

@@ -109,7 +109,7 @@ def sweep(  # noqa: PLR0913  (the options of the command, each with its default)
         timer = stack.enter_context(contextlib.closing(conversion_timer(network, calibration, settings, monitor)))
         device, targets = solver_device(network.provider), collect(network, layers, calibration, monitor)
         weights = output_weights(network, layers, calibration, settings, monitor)
-        losses = rank_losses(layers, targets, settings, device, monitor, weights)
+        losses = rank_losses(layers, targets, calibration.images, settings, device, monitor, weights)
         quick = not models if quick is None else quick
         solve_on = calibration.with_half_the_images(layers.eligible) if quick else calibration
         original = CachedSession(open_for_comparison(network, network.model))

@@ -44,6 +44,15 @@ class TargetResponses:
         """Return the first rows, or all, without the probe: it serves the choice of ranks only."""
         return TargetResponses(self.responses[:rows], None if self.residual is None else self.residual[:rows])
 
+    def apart(self, count: int) -> tuple[TargetResponses, TargetResponses]:
+        """Return the first ``count`` rows and those behind them, each with its part of the probe."""
+        return self._between(0, count), self._between(count, len(self.responses))
+
+    def _between(self, first: int, end: int) -> TargetResponses:
+        residual = None if self.residual is None else self.residual[first:end]
+        probe = None if self.probe is None else self.probe.between(first, end)
+        return TargetResponses(self.responses[first:end], residual, probe)
+
     def delivered(self, residual: NDArray[Any]) -> TargetResponses:
         """Return the targets that make good for what the residual has lost: ``y + s - s'`` with the residual ``s'``.
 
@@ -75,11 +84,16 @@ class PatchProbe:
 
     Attributes:
         patches: shape (m, c, kh, kw), float32.
-        rows: their rows in the targets, shape (m,).
+        rows: their rows in the targets, ascending, shape (m,).
     """
 
     patches: NDArray[Any]
     rows: NDArray[np.int64]
+
+    def between(self, first: int, end: int) -> PatchProbe:
+        """Return what there is of the targets' rows from ``first`` up to ``end``, numbered from the first of these."""
+        own = slice(*np.searchsorted(self.rows, (first, end)).tolist())
+        return PatchProbe(self.patches[own], self.rows[own] - first)
 
 
 @dataclass(frozen=True, eq=False)

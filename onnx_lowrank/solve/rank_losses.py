@@ -1,19 +1,24 @@
-"""Measure what a pair of ranks costs in accuracy: the error after the activation, on a few rows.
+"""Measure what a pair of ranks costs in accuracy: the error after the activation, on a few held-out rows.
 
 The factors that ranks are selected by are closed-form truncations: the leading vertical filters for the columns that
 the layer sees (spatial rank), then the leading directions of its responses (channel rank). Solving on data does better
 than they do at every pair of ranks, and about equally so. The error of a pair is::
 
-    error(d', d'') = || r(Y + s) - r(Y' + s) ||_F^2 / || r(Y + s) - mean ||_F^2,   0 .. 1
+    error(d', d'') = mean || r(Y + s) - r(Y' + s) ||^2 / mean || r(Y + s) - mean ||^2,   0 .. 1
 
-measured at some pairs and interpolated between them, in the logarithm. Pairs of a channel and an input rank are those
-of the layer with its kernel in a row (`kernel_row`).
+the numerator over the images that come last, of which the truncations know nothing, the denominator over all. On the
+rows that made it a truncation looks too good, most so in wide layers: with a quarter of their spatial rank the last
+layers of VGG-16 lose three times as much on other images, an early one a third more. Errors are measured at some pairs
+and interpolated between them, in the logarithm. Pairs of a channel and an input rank are those of the layer with its
+kernel in a row (`kernel_row`).
 
-| code      | meaning                                              | shape        |
-|-----------|------------------------------------------------------|--------------|
-| responses | Y                                                    | (m, d)       |
-| features  | vertical features of the patches, leading ones first | (m, kw, k)   |
-| errors    | at the measured ranks, channel by spatial            | (a, b)       |
+| code      | meaning                                               | shape        |
+|-----------|-------------------------------------------------------|--------------|
+| known     | rows that directions and vertical filters come from   | (n - h, d)   |
+| held_out  | rows that errors are measured on                      | (h, d)       |
+| responses | Y of some of these                                    | (m, d)       |
+| features  | vertical features of the patches, leading ones first  | (m, kw, k)   |
+| errors    | at the measured ranks, channel by spatial             | (a, b)       |
 
 Use `solve_layer` for the error of a solution: this one ranks pairs, in a fraction of the time.
 """
@@ -32,16 +37,20 @@ from onnx_lowrank.layers.plan import largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses, energy_shares
 from onnx_lowrank.layers.responses import TargetResponses
 from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, on_host, squares
+from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
 from onnx_lowrank.linalg.symmetric import leading_directions
 from onnx_lowrank.solve.kernel_row import layer_in_a_row, targets_in_a_row
 
 MEASURED_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)  # of the largest rank
 MAX_ROWS = 500  # that errors are measured on
+IMAGES_PER_HELD_OUT_IMAGE = 5
+# Errors on one or two images are noise: a detector with random weights, eight images, lost a half more by them.
+MIN_SPLIT_IMAGES = 20
 
 
 def measure_rank_losses(
-    layer: Layer, targets: TargetResponses, rows: int = MAX_ROWS, *, mixes_inputs: bool = False
+    layer: Layer, targets: TargetResponses, images: int, rows: int = MAX_ROWS, *, mixes_inputs: bool = False
 ) -> RankLosses:
     """Measure what pairs of ranks cost.
 
@@ -49,91 +58,132 @@ def measure_rank_losses(
         layer: the layer.
         targets: its responses in the original network, in NumPy or on the device to work on; spatial ranks are
             measured where there is a probe.
-        rows: at most to measure errors on, evenly spread; directions and filters come from all there are.
+        images: that the rows come from, as many from each. A fifth of them is held out; of fewer than
+            `MIN_SPLIT_IMAGES` none, and errors are measured on the rows that all else comes from.
+        rows: at most to measure errors on, evenly spread over those held out; directions and filters come from all
+            others.
         mixes_inputs: whether input ranks are measured too, where there is a probe.
 
     Returns:
         The errors; those of all groups together where there are several, by the ranks of each.
     """
-    spectra, parts, in_rows = [], [], []
+    images_held_out = images // IMAGES_PER_HELD_OUT_IMAGE if images >= MIN_SPLIT_IMAGES else 0
+    cut = len(targets.responses) - len(targets.responses) // images * images_held_out
+    spectra, sizes, parts, in_rows = [], [], [], []
     for part, inputs, outputs in layer.parts:
         of_part = targets.part(inputs, outputs)
-        eigenvalues, directions = _spectrum(of_part.responses)
-        spectra.append(eigenvalues)
-        parts.append(_measure(part, of_part, directions, rows))
+        known, others = of_part.apart(cut) if images_held_out else (of_part, of_part)
+        spectra.append(_spectrum(of_part.responses))
+        sizes.append(_variance(part, of_part, rows))
+        directions = _directions(known.responses)
+        parts.append(_measure(part, known, others, directions, rows))
         if mixes_inputs:
-            in_rows.append(_measure(layer_in_a_row(part), targets_in_a_row(of_part), directions, rows))
-    channel, spatial, table = _of_all(parts)
+            row, known, others = layer_in_a_row(part), targets_in_a_row(known), targets_in_a_row(others)
+            in_rows.append(_measure(row, known, others, directions, rows))
+    channel, spatial, table = _of_all(parts, sum(sizes))
     losses = RankLosses(channel, spatial, table, energy_shares(np.sum(spectra, axis=0)))
     if not mixes_inputs:
         return losses
-    _, input_, table = _of_all(in_rows)
+    _, input_, table = _of_all(in_rows, sum(sizes))
     return replace(losses, input=input_, input_errors=table)
 
 
 def _of_all(
-    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], float]],
+    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]], size: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Return channel ranks, spatial ranks and relative squared errors, (channel, spatial), of all groups together."""
-    size = sum(part[3] for part in parts) or 1.0
-    errors = np.sum([part[2] for part in parts], axis=0) / size
+    errors = np.sum([part[2] for part in parts], axis=0) / (size or 1.0)
     table = np.minimum.accumulate(np.minimum.accumulate(errors.T, axis=0), axis=1)
     return parts[0][0], parts[0][1], np.minimum(table, 1.0)
 
 
 def _measure(
-    layer: Layer, targets: TargetResponses, directions: Array, rows: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], float]:
-    """Return channel ranks, spatial ranks, squared errors, (spatial, channel), of one group, and of keeping nothing."""
-    probe, largest, xp = targets.probe, largest_ranks(layer), namespace(targets.responses)
-    available = len(targets.responses if probe is None else probe.rows)
-    chosen = np.linspace(0, available - 1, min(rows, available)).astype(np.int64)
-    row_numbers = xp.asarray(chosen if probe is None else probe.rows[chosen], device=targets.responses.device)
-    responses = xp.take(targets.responses, row_numbers, axis=0)
-    offset = 0.0 if targets.residual is None else xp.take(targets.residual, row_numbers, axis=0)
-    if probe is None or not layer.separable:
+    layer: Layer, known: TargetResponses, held_out: TargetResponses, directions: Array, rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return channel ranks, spatial ranks, and the mean squared errors of one group, (spatial, channel)."""
+    probe, largest, xp = held_out.probe, largest_ranks(layer), namespace(known.responses)
+    chosen = _evenly_spread(len(held_out.responses if probe is None else probe.rows), rows)
+    responses, offset = _rows(held_out, chosen if probe is None else probe.rows[chosen])
+    if probe is None or known.probe is None or not layer.separable:
         spatial, approximations = np.array([largest["spatial"]]), iter([responses])
     else:
         spatial = _ranks(largest["spatial"])
-        approximations = _approximations(layer, probe.patches, chosen, spatial, responses)
+        approximations = _approximations(layer, known.probe.patches, probe.patches[chosen], spatial, responses)
     activated = layer.activation(responses + offset)
     channel, errors = _ranks(layer.filters), []
-    mean, own_mean = xp.mean(targets.responses, axis=0), xp.mean(responses, axis=0)
+    mean, own_mean = xp.mean(known.responses, axis=0), xp.mean(responses, axis=0)
     for approximation in approximations:
         projected = (approximation - xp.mean(approximation, axis=0) + (own_mean - mean)) @ directions
         column = []
         for rank in channel.tolist():
             response = projected[:, :rank] @ directions[:, :rank].T + mean
-            column.append(float(squares(layer.activation(response + offset) - activated)))
+            column.append(float(squares(layer.activation(response + offset) - activated)) / len(chosen))
         errors.append(column)
-    return channel, spatial, np.array(errors), float(squares(activated - xp.mean(activated, axis=0)))
+    return channel, spatial, np.array(errors)
 
 
 def _approximations(
-    layer: Layer, patches: NDArray[Any], chosen: NDArray[np.int64], ranks: NDArray[np.int64], template: Array
+    layer: Layer, known: NDArray[Any], held_out: NDArray[Any], ranks: NDArray[np.int64], template: Array
 ) -> Iterator[Array]:
-    """Yield responses to the chosen patches, without bias, with the leading vertical filters of each ascending rank."""
-    moments = vertical_moments(patches, template)
+    """Yield responses to patches, without bias, with the leading vertical filters of each ascending rank.
+
+    Args:
+        layer: the layer.
+        known: the patches that filters come from, shape (any, c, kh, kw).
+        held_out: those to respond to, shape (m, c, kh, kw).
+        ranks: ascending.
+        template: an array in the library, on the device and of the float type to work in, shape (m, d).
+    """
+    moments = vertical_moments(known, template)
     basis = vertical_basis(layer.weight, int(ranks[-1]), moments)
-    features = column_features(patches[chosen], basis, template)
+    features = column_features(held_out, basis, template)
     horizontal = like(horizontal_map(layer.weight, basis, moments), template)
     total, done = namespace(template).zeros_like(template), 0
     for rank in ranks.tolist():
-        more = features[:, :, done:rank].reshape(len(chosen), -1)
+        more = features[:, :, done:rank].reshape(len(held_out), -1)
         total = total + more @ horizontal[:, :, done:rank].reshape(layer.filters, -1).T
         done = rank
         yield total
 
 
-def _spectrum(responses: Array) -> tuple[NDArray[np.float64], Array]:
-    """Return eigenvalues of the responses' scatter matrix, shape (d,), and their directions, leading ones first."""
-    xp = namespace(responses)
-    centred = responses - xp.mean(responses, axis=0)
-    covariance = in_float64(centred.T @ centred, responses)
-    directions = leading_directions(covariance, len(covariance))
-    # v' C v of all of them costs next to nothing compared with the decomposition.
-    eigenvalues = on_host(xp.sum(directions * (covariance @ directions), axis=0))
-    return np.sort(eigenvalues.clip(min=0))[::-1], like(directions, responses)
+def _variance(layer: Layer, targets: TargetResponses, rows: int) -> float:
+    """Return the mean squared distance of activated responses from their mean, on evenly spread rows."""
+    responses, offset = _rows(targets, _evenly_spread(len(targets.responses), rows))
+    activated = layer.activation(responses + offset)
+    return float(squares(activated - namespace(activated).mean(activated, axis=0))) / len(activated)
+
+
+def _evenly_spread(available: int, rows: int) -> NDArray[np.int64]:
+    """Return the numbers of so many rows at most."""
+    return np.linspace(0, available - 1, min(rows, available)).astype(np.int64)
+
+
+def _rows(targets: TargetResponses, numbers: NDArray[np.int64]) -> tuple[Array, Array | float]:
+    """Return some of the responses, and what is added to them."""
+    xp = namespace(targets.responses)
+    numbers = xp.asarray(numbers, device=targets.responses.device)
+    residual = targets.residual
+    return xp.take(targets.responses, numbers, axis=0), 0.0 if residual is None else xp.take(residual, numbers, axis=0)
+
+
+def _spectrum(responses: Array) -> NDArray[np.float64]:
+    """Return the eigenvalues of the responses' scatter matrix, descending, shape (d,)."""
+    scatter = _scatter(responses)
+    with one_thread():
+        eigenvalues = on_host(namespace(scatter).linalg.eigvalsh(scatter))
+    return eigenvalues[::-1].clip(min=0)
+
+
+def _directions(responses: Array) -> Array:
+    """Return the principal directions of responses, leading one first, shape (d, d)."""
+    scatter = _scatter(responses)
+    return like(leading_directions(scatter, len(scatter)), responses)
+
+
+def _scatter(responses: Array) -> Array:
+    """Return the scatter matrix of responses about their mean, in float64, shape (d, d)."""
+    centred = responses - namespace(responses).mean(responses, axis=0)
+    return in_float64(centred.T @ centred, responses)
 
 
 def _ranks(largest: int) -> NDArray[np.int64]:

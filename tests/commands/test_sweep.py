@@ -184,7 +184,7 @@ def test_half_of_the_images_are_the_first_ones() -> None:
     settings, monitor = Settings(samples=200, **HOW), Monitor()
     original, layers, calibration = pipeline.open_conversion(model, data, None, settings)
     targets = pipeline.collect(original, layers, calibration, monitor)
-    losses = pipeline.rank_losses(layers, targets, settings, SolverDevice(), monitor)
+    losses = pipeline.rank_losses(layers, targets, calibration.images, settings, SolverDevice(), monitor)
     half = calibration.with_half_the_images(layers.eligible)
     assert (calibration.images, half.images) == (200, 100)
     ranks = {"c0": 27, "c1": 32}

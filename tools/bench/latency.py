@@ -68,7 +68,7 @@ def _calibrated(
     """Measure all that is the same for every target."""
     opened, layers, calibration = open_conversion(network.model, network.data, network.preprocessing, settings)
     targets = collect(opened, layers, calibration, Monitor())
-    losses = rank_losses(layers, targets, settings, solver_device(opened.provider), Monitor())
+    losses = rank_losses(layers, targets, calibration.images, settings, solver_device(opened.provider), Monitor())
     return opened, layers, calibration, losses
 
 
