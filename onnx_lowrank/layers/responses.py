@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,15 +42,15 @@ class TargetResponses:
 
     def first(self, rows: int | None = None) -> TargetResponses:
         """Return the first rows, or all, without the probe: it serves the choice of ranks only."""
-        return TargetResponses(self.responses[:rows], None if self.residual is None else self.residual[:rows])
+        return replace(self._between(0, rows), probe=None)
 
     def apart(self, count: int) -> tuple[TargetResponses, TargetResponses]:
         """Return the first ``count`` rows and those behind them, each with its part of the probe."""
-        return self._between(0, count), self._between(count, len(self.responses))
+        return self._between(0, count), self._between(count, None)
 
-    def _between(self, first: int, end: int) -> TargetResponses:
+    def _between(self, first: int, end: int | None) -> TargetResponses:
         residual = None if self.residual is None else self.residual[first:end]
-        probe = None if self.probe is None else self.probe.between(first, end)
+        probe = None if self.probe is None else self.probe.between(first, len(self.responses) if end is None else end)
         return TargetResponses(self.responses[first:end], residual, probe)
 
     def delivered(self, residual: NDArray[Any]) -> TargetResponses:
