@@ -215,6 +215,16 @@ def test_without_patches_only_the_channel_rank_is_measured(activation: Activatio
     assert found.error(np.array([16]), np.array([9])).tolist() == [0.0]
 
 
+def test_where_nothing_is_held_out_an_identity_loses_the_energy_that_the_spectrum_leaves() -> None:
+    layer = replace(conv_layer(16, 3, (3, 3), (8, 8)), activation=identity())
+    generator = np.random.default_rng(0)
+    responses = generator.normal(size=(700, 16)) @ (generator.normal(size=(16, 16)) * np.geomspace(2, 0.1, 16)) + 0.5
+    found = measure_rank_losses(layer, TargetResponses(responses.astype(np.float32)), 19, 5000)
+    squares = scipy.linalg.svdvals(responses - responses.mean(axis=0)) ** 2
+    left = 1 - np.cumsum(squares)[found.channel[:-1] - 1] / squares.sum()
+    np.testing.assert_allclose(found.errors[:-1, 0], left, rtol=2e-4)
+
+
 def test_the_residual_decides_what_the_activation_lets_through() -> None:
     """With a residual that opens a ReLU everywhere nothing is hidden, with one that shuts it nothing is lost."""
     layer, targets = probed(relu(), residual=False)
