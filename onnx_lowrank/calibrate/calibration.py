@@ -36,7 +36,7 @@ from onnx_lowrank.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_PROBED_ROWS = 3_000  # whose input patches rank selection gets to see; errors measured on a fifth of 1,500 are noisy
+_PROBED_ROWS = 3_000  # rows whose patches rank selection sees; a fifth of them judges, and of 1,500 that is noisy
 
 # Rows whose patches tell which channels are missed least; with few the choice fits noise.
 _MAX_WIDTH_ROWS = 12_000
