@@ -72,8 +72,8 @@ class RidgeSelection:
         cut = len(rows) - len(rows) // ROWS_PER_HELD_OUT_ROW
         self.rows, self.train, self.held_out = rows, rows.part(slice(0, cut)), rows.part(slice(cut, None))
         self._prior, self._rank = in_float64(prior, rows.inputs), rank
-        self._train_moments = Moments.of(self.train.inputs, self.train.responses)
-        self.moments = self._train_moments + Moments.of(self.held_out.inputs, self.held_out.responses)
+        train, held_out = (Moments.of(part.inputs, part.responses, single=True) for part in (self.train, self.held_out))
+        self._train_moments, self.moments = train, train + held_out
 
     def select(self, solver: str = "auto", ridges: Sequence[float] = RIDGES) -> Selection:
         """Select ridge and turns by the error on held-out rows.
@@ -96,8 +96,15 @@ class RidgeSelection:
         """Solve on all rows with what was selected; return factors, and relative errors after the activation there."""
         regression = ReducedRankSolver(self.moments.gram, selection.ridge, self._prior)
         linear = fit_with(regression, self.moments, self._rank)
+        error = activated_error(self.rows, linear)
+        if not any(selection.turns):
+            return linear, SolveErrors(error, error)
         solution = solve_nonlinear(self.rows, self.moments, linear, regression, turns=selection.turns)
-        return solution.factors, SolveErrors(activated_error(self.rows, linear), solution.error)
+        return solution.factors, SolveErrors(error, solution.error)
+
+    def fit(self, ridge: float) -> RankFactors:
+        """Return the linear solution on all rows with a ridge."""
+        return fit_with(ReducedRankSolver(self.moments.gram, ridge, self._prior), self.moments, self._rank)
 
     def _best_ridge(self, ridges: Sequence[float]) -> tuple[float, RankFactors]:
         """Return the ridge whose linear solution does best on held-out rows, and that solution."""

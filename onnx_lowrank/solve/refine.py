@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from onnx_lowrank.layers.factors import SolveErrors
 from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, outer, squares, zeros
 from onnx_lowrank.linalg.lbfgs import minimize
 from onnx_lowrank.linalg.relative_error import relative_error
@@ -60,6 +61,20 @@ class RidgePenalty:
     weight: float
 
 
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """A refined chain.
+
+    Attributes:
+        chain: of the same shapes as the one it comes from.
+        errors: relative errors after the activation, on the rows it is refined on: ``linear`` where it started, and
+            ``solved``.
+    """
+
+    chain: FactorMap
+    errors: SolveErrors
+
+
 def chain_error(chain: FactorMap, features: Array, rows: Rows) -> float:
     """Return the relative error after the activation of a chain on features of shape (n, kw, k)."""
     lost, _, _ = map_loss(chain.map, chain.offset, features, rows, gradient=False)
@@ -74,7 +89,7 @@ def refine(
     *,
     ridge: RidgePenalty,
     inner: Array | None = None,
-) -> FactorMap:
+) -> Refined:
     """Lower the error after the activation by moving all factors.
 
     Args:
@@ -87,20 +102,22 @@ def refine(
             given.
 
     Returns:
-        A chain of the same shapes; ``chain`` itself where there is no error to lower.
+        The chain and its errors; ``chain`` itself where there is no error to lower.
 
     References:
         Liu, Nocedal 1989 (L-BFGS).
     """
     size = float(squares(rows.targets))
     if effort.iterations == 0 or size == 0:
-        return chain
+        error = chain_error(chain, features, rows)
+        return Refined(chain, SolveErrors(error, error))
     xp, dtype = namespace(features), features.dtype
     mean = in_float64(xp.mean(features.reshape(len(features), -1), axis=0), features)
     inner = _inner(chain, features, mean) if inner is None else inner
     whitening = Whitening.of(chain, with_ridge(inner, ridge.weight), dtype)
     start = replace(chain, offset=chain.offset + chain.map @ mean).astype(dtype)
     centre, prior, weight = like(mean, features), like(ridge.prior, features), ridge.weight * len(features)
+    seen: list[tuple[float, float]] = []  # values, and squared errors without the penalty
 
     def objective(vector: Any) -> tuple[float, Any]:
         """Return error and gradient by changes of the variables; the mean response takes the place of the offset."""
@@ -109,15 +126,17 @@ def refine(
         lost, gradient, offset = map_loss(map_, current.offset - map_ @ centre, features, rows)
         gap = map_ - prior
         gradient += (2 * weight) * gap - outer(offset, centre)
-        lost += weight * float(squares(gap))
-        return lost / size, whitening.gradient(current.pulled_back(gradient, offset)).vector() / size
+        value = (lost + weight * float(squares(gap))) / size
+        seen.append((value, lost))
+        return value, whitening.gradient(current.pulled_back(gradient, offset)).vector() / size
 
     curvature = _FIRST_CURVATURE * len(features) / size
     no_change = xp.zeros_like(start.vector())
     variables = minimize(objective, no_change, effort.iterations, curvature=curvature, min_gain=effort.min_gain)
     change = whitening.change(start.like(variables)).astype(xp.float64)
     refined = replace(chain, offset=chain.offset + chain.map @ mean) + change
-    return replace(refined, offset=refined.offset - refined.map @ mean)
+    errors = SolveErrors(*(relative_error(lost, size) for _, lost in (seen[0], min(seen))))
+    return Refined(replace(refined, offset=refined.offset - refined.map @ mean), errors)
 
 
 def _inner(chain: FactorMap, features: Array, mean: Array) -> Array:

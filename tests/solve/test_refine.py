@@ -194,6 +194,10 @@ def problem(
     return FactorMap(T, P.T @ first, P, offset), features, rows
 
 
+def refined(*arguments: Any, **options: Any) -> FactorMap:
+    return refine(*arguments, **options).chain
+
+
 def free(chain: FactorMap) -> RidgePenalty:
     """No penalty."""
     return RidgePenalty(np.zeros_like(chain.map), 0.0)
@@ -207,9 +211,9 @@ def test_lowers_the_training_error(activation: Activation, channel: int | None, 
     before = chain.vector()
     errors = [relative_error(chain, features, rows)]
     for iterations in (2, 15):
-        refined = refine(chain, features, rows, RefinementEffort(iterations), ridge=free(chain))
-        errors.append(chain_error(refined, features, rows))
-        np.testing.assert_allclose(errors[-1], relative_error(refined, features, rows), rtol=1e-5)
+        found = refined(chain, features, rows, RefinementEffort(iterations), ridge=free(chain))
+        errors.append(chain_error(found, features, rows))
+        np.testing.assert_allclose(errors[-1], relative_error(found, features, rows), rtol=1e-5)
     assert errors[1] < 0.95 * errors[0]
     assert errors[2] < errors[1]
     np.testing.assert_array_equal(chain.vector(), before)
@@ -231,7 +235,7 @@ def test_gets_further_than_scipy_in_as_many_iterations(channel: int | None, resi
         found = minimize(objective, chain.vector(), jac=True, method="L-BFGS-B", options=options)
         return relative_error(chain.like(found.x), features, rows)
 
-    ours = relative_error(refine(chain, features, rows, RefinementEffort(12), ridge=free(chain)), features, rows)
+    ours = relative_error(refined(chain, features, rows, RefinementEffort(12), ridge=free(chain)), features, rows)
     lowest = by_scipy(2000)
     assert ours - lowest < 0.8 * (by_scipy(12) - lowest)
 
@@ -245,8 +249,8 @@ def test_finds_a_chain_that_is_there(activation: Activation) -> None:
     exact = Rows.of(TargetResponses(wanted), rows.inputs, activation)
     near = truth.like(truth.vector() + 0.05 * np.random.default_rng(0).normal(size=truth.vector().shape))
     assert relative_error(near, features, exact) > 0.03
-    refined = refine(near, features, exact, RefinementEffort(60), ridge=free(near))
-    assert relative_error(refined, features, exact) < 1e-5
+    found = refined(near, features, exact, RefinementEffort(60), ridge=free(near))
+    assert relative_error(found, features, exact) < 1e-5
 
 
 @pytest.mark.parametrize("channel", [None, 3])
@@ -256,7 +260,7 @@ def test_the_pull_is_toward_the_prior(channel: int | None) -> None:
     gaps = [
         float(
             np.linalg.norm(
-                refine(chain, features, rows, RefinementEffort(40), ridge=RidgePenalty(prior, weight)).map - prior
+                refined(chain, features, rows, RefinementEffort(40), ridge=RidgePenalty(prior, weight)).map - prior
             )
         )
         for weight in (0.0, 0.3, 30.0)
@@ -270,8 +274,8 @@ def test_the_pull_keeps_few_rows_from_being_learnt_by_heart() -> None:
     prior = np.linalg.lstsq(features[40:].reshape(960, -1), held_out.responses - 0.5, rcond=None)[0].T
 
     def error(weight: float) -> float:
-        refined = refine(chain, features[:40], train, RefinementEffort(60), ridge=RidgePenalty(prior, weight))
-        return chain_error(refined, features[40:], held_out)
+        found = refined(chain, features[:40], train, RefinementEffort(60), ridge=RidgePenalty(prior, weight))
+        return chain_error(found, features[40:], held_out)
 
     assert error(0.3) < 0.97 * error(0.0)
 
@@ -293,7 +297,8 @@ def test_what_is_minimised_has_the_gradient_that_it_says(channel: int | None, mo
         return start
 
     monkeypatch.setattr("onnx_lowrank.solve.refine.minimize", differences)
-    refine(chain, shifted, rows, RefinementEffort(3), ridge=RidgePenalty(random_chain(1, 6, 5, 3, 2, channel).map, 0.3))
+    pull = RidgePenalty(random_chain(1, 6, 5, 3, 2, channel).map, 0.3)
+    refined(chain, shifted, rows, RefinementEffort(3), ridge=pull)
     assert checked
 
 
@@ -306,7 +311,7 @@ def test_a_strong_pull_takes_no_more_iterations(channel: int | None) -> None:
     penalty = RidgePenalty(chain.map + 0.1 * np.random.default_rng(0).normal(size=chain.map.shape), 1.0)
 
     def value(iterations: int) -> float:
-        found = refine(chain, faint, rows, RefinementEffort(iterations), ridge=penalty)
+        found = refined(chain, faint, rows, RefinementEffort(iterations), ridge=penalty)
         return squared_error(found, faint, rows) + len(rows) * float(np.square(found.map - penalty.prior).sum())
 
     assert value(4) < 1.02 * value(200)
@@ -316,8 +321,8 @@ def test_what_goes_into_the_horizontal_filters_is_worked_out_where_it_is_not_giv
     chain, features, rows = problem(relu(), 3, BLOCK_ROWS + 9)
     vertical = np.einsum("sk,nwk->nws", chain.T, features.astype(np.float64)).reshape(len(rows), -1)
     inner = np.cov(vertical, rowvar=False, bias=True)
-    found = refine(chain, features, rows, RefinementEffort(3), ridge=free(chain))
-    given = refine(chain, features, rows, RefinementEffort(3), ridge=free(chain), inner=inner)
+    found = refined(chain, features, rows, RefinementEffort(3), ridge=free(chain))
+    given = refined(chain, features, rows, RefinementEffort(3), ridge=free(chain), inner=inner)
     np.testing.assert_allclose(found.vector(), given.vector(), rtol=0, atol=1e-4)
 
 
@@ -330,19 +335,37 @@ def test_is_over_when_an_iteration_gains_next_to_nothing(monkeypatch: pytest.Mon
         return map_loss(*arguments)
 
     monkeypatch.setattr("onnx_lowrank.solve.refine.map_loss", counted)
-    refine(chain, features, rows, RefinementEffort(500), ridge=free(chain))
+    refined(chain, features, rows, RefinementEffort(500), ridge=free(chain))
     assert 5 < len(looks) < 100
 
 
 def test_no_iterations() -> None:
     chain, features, rows = problem(relu(), 3, 50)
-    assert refine(chain, features, rows, RefinementEffort(0), ridge=free(chain)) is chain
+    assert refined(chain, features, rows, RefinementEffort(0), ridge=free(chain)) is chain
+
+
+@pytest.mark.parametrize("channel", [None, 3])
+@pytest.mark.parametrize("pull", [0.0, 0.3])
+def test_its_errors_are_those_at_the_start_and_at_the_end(channel: int | None, pull: float) -> None:
+    """Without the penalty, and of features whose mean is not zero."""
+    chain, features, rows = problem(relu(), channel, 300, residual=True)
+    features = features + np.float32(1.5)
+    found = refine(chain, features, rows, RefinementEffort(6), ridge=RidgePenalty(1.1 * chain.map, pull))
+    assert found.errors.linear == pytest.approx(relative_error(chain, features, rows), rel=1e-5)
+    assert found.errors.solved == pytest.approx(relative_error(found.chain, features, rows), rel=1e-5)
+    assert found.errors.solved < 0.9 * found.errors.linear
+
+
+def test_errors_without_iterations() -> None:
+    chain, features, rows = problem(relu(), 3, 50)
+    errors = refine(chain, features, rows, RefinementEffort(0), ridge=free(chain)).errors
+    assert errors.linear == errors.solved == pytest.approx(relative_error(chain, features, rows), rel=1e-5)
 
 
 def test_targets_that_are_all_zero() -> None:
     chain, features, rows = problem(relu(), 3, 50)
     dead = Rows.of(TargetResponses(np.full_like(rows.responses, -1)), rows.inputs, relu())
-    assert refine(chain, features, dead, RefinementEffort(30), ridge=free(chain)) is chain
+    assert refined(chain, features, dead, RefinementEffort(30), ridge=free(chain)) is chain
     assert chain_error(chain, features, dead) == np.inf
     silent = replace(chain, offset=np.full(6, -1e3))
     assert chain_error(silent, features, dead) == 0.0
@@ -357,13 +380,11 @@ def test_error_is_that_of_plain_numpy() -> None:
 
 def test_it_ends_with_the_first_iteration_that_gains_little() -> None:
     chain, features, rows = problem(relu(), 3, 500)
-    errors = [
-        chain_error(refine(chain, features, rows, RefinementEffort(count, 0.0), ridge=free(chain)), features, rows) ** 2
-        for count in range(20)
-    ]
+    efforts = [RefinementEffort(count, 0.0) for count in range(20)]
+    errors = [refine(chain, features, rows, each, ridge=free(chain)).errors.solved ** 2 for each in efforts]
     gains = [1 - after / before for before, after in pairwise(errors)]
     least = 2 * min(gains[:12])
     last = next(number for number, gain in enumerate(gains, 1) if gain <= least)
     assert 1 < last < 15
-    ended = refine(chain, features, rows, RefinementEffort(19, least), ridge=free(chain))
+    ended = refined(chain, features, rows, RefinementEffort(19, least), ridge=free(chain))
     assert chain_error(ended, features, rows) ** 2 == pytest.approx(errors[last], rel=1e-6)

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from onnx_lowrank.calibrate.taps import leading_pads
 from onnx_lowrank.graph import replace_layer
 from onnx_lowrank.layers.activation import Activation, hard_swish, identity, relu, silu
-from onnx_lowrank.layers.factors import FactorChain
+from onnx_lowrank.layers.factors import FactorChain, SolveErrors
 from onnx_lowrank.layers.layer import Geometry, Layer
 from onnx_lowrank.layers.plan import LayerPlan, largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.factor_map import FactorMap
+from onnx_lowrank.solve.refine import Refined
 from onnx_lowrank.solve.spatial_channel import solve_spatial
 from tests.example_layers import conv_geometries, conv_layer
 from tests.helpers import build, filters, find, normal, relative, run
@@ -428,8 +429,8 @@ def test_few_rows_are_not_refined_where_that_does_worse_on_those_held_out(
     layer, responses = problem(relu(), count=60)
     unrefined = solve_spatial(layer, responses, SPATIAL, channel, refinement="none")
 
-    def spoilt(chain: FactorMap, *_: Any, **__: Any) -> FactorMap:
-        return replace(chain, offset=chain.offset + 100)
+    def spoilt(chain: FactorMap, *_: Any, **__: Any) -> Refined:
+        return Refined(replace(chain, offset=chain.offset + 100), SolveErrors(0.0, 0.0))
 
     monkeypatch.setattr("onnx_lowrank.solve.spatial_channel.refine", spoilt)
     found = solve_spatial(layer, responses, SPATIAL, channel)

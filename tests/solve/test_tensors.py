@@ -197,10 +197,11 @@ def test_refinement(tensor: Tensor, channel: int | None) -> None:
     rows = random_rows(1, 500, 5, act.relu(), residual=False, dtype=np.float32)
     features = np.random.default_rng(2).normal(size=(500, 3, 4)).astype(np.float32)
     penalty = RidgePenalty(np.zeros_like(chain.map), 0.01)
-    wanted = refine(chain, features, rows, RefinementEffort(10), ridge=penalty)
+    wanted = refine(chain, features, rows, RefinementEffort(10), ridge=penalty).chain
     there = RidgePenalty(tensor(penalty.prior), penalty.weight)
     moved = chain_as_tensors(chain, tensor)
-    found = refine(moved, tensor(features), rows_as_tensors(rows, tensor), RefinementEffort(10), ridge=there).on_host()
+    found = refine(moved, tensor(features), rows_as_tensors(rows, tensor), RefinementEffort(10), ridge=there)
+    found = found.chain.on_host()
     assert chain_error(wanted, features, rows) < 0.95 * chain_error(chain, features, rows)
     np.testing.assert_allclose(chain_error(found, features, rows), chain_error(wanted, features, rows), rtol=1e-3)
 
