@@ -75,14 +75,28 @@ def vertical_basis(weight: Array, rank: int, moments: Array | None = None) -> Ar
     Raises:
         numpy.linalg.LinAlgError: S is not positive definite.
     """
-    columns = _weight_columns(weight, _HOST if moments is None else moments)
-    stacked = columns.reshape(-1, columns.shape[-1]).T
     if moments is None:
+        columns = _weight_columns(weight, _HOST)
+        stacked = columns.reshape(-1, columns.shape[-1]).T
         return leading_directions(stacked @ stacked.T, rank).T
+    return vertical_factors(weight, rank, moments)[0]
+
+
+def vertical_factors(weight: Array, rank: int, moments: Array) -> tuple[Array, Array]:
+    """Return the best kh x 1 filters, as `vertical_basis` does, and the 1 x kw filters that go best with them.
+
+    Use it where both are for the same weight: ``H_j = W_j S V^T = (L^T W_j^T)^T U`` takes one product instead of two.
+
+    Returns:
+        V, shape (rank, kh * c), and H, shape (d, kw, rank).
+    """
+    columns = _weight_columns(weight, moments)
     root = cholesky(moments)
-    weighed = product(root.T, stacked)
+    weighed = product(root.T, columns.reshape(-1, columns.shape[-1]).T)
     directions = leading_directions(weighed @ weighed.T, rank)
-    return divided_by_root(root, directions, transposed=True).T
+    horizontal = product(weighed.T, directions).reshape(*columns.shape[:2], rank)
+    basis = divided_by_root(root, directions, transposed=True).T
+    return basis, namespace(basis).permute_dims(horizontal, (1, 0, 2))
 
 
 def horizontal_map(weight: Array, basis: Array, moments: Array | None = None) -> Array:

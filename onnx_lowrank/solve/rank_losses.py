@@ -26,7 +26,7 @@ Use `solve_layer` for the error of a solution: this one ranks pairs, in a fracti
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,10 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import largest_ranks
 from onnx_lowrank.layers.rank_losses import RankLosses, energy_shares
 from onnx_lowrank.layers.responses import TargetResponses
-from onnx_lowrank.linalg.arrays import Array, in_float64, like, namespace, on_host, squares
+from onnx_lowrank.linalg.arrays import Array, like, namespace, on_host, squares
 from onnx_lowrank.linalg.blas_threads import one_thread
-from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
+from onnx_lowrank.linalg.moments import Moments
+from onnx_lowrank.linalg.spatial_basis import column_features, vertical_factors, vertical_moments
 from onnx_lowrank.linalg.symmetric import leading_directions
 from onnx_lowrank.solve.kernel_row import layer_in_a_row, targets_in_a_row
 
@@ -73,9 +74,10 @@ def measure_rank_losses(
     for part, inputs, outputs in layer.parts:
         of_part = targets.part(inputs, outputs)
         known, others = of_part.apart(cut) if images_held_out else (of_part, of_part)
-        spectra.append(_spectrum(of_part.responses))
+        moments = _moments(known.responses)
+        spectra.append(_spectrum(moments + _moments(others.responses) if images_held_out else moments))
         sizes.append(_variance(part, of_part, rows))
-        directions = _directions(known.responses)
+        directions = _Directions.of(moments, known.responses)
         parts.append(_measure(part, known, others, directions, rows))
         if mixes_inputs:
             row, known, others = layer_in_a_row(part), targets_in_a_row(known), targets_in_a_row(others)
@@ -98,7 +100,7 @@ def _of_all(
 
 
 def _measure(
-    layer: Layer, known: TargetResponses, held_out: TargetResponses, directions: Array, rows: int
+    layer: Layer, known: TargetResponses, held_out: TargetResponses, directions: _Directions, rows: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Return channel ranks, spatial ranks, and the mean squared errors of one group, (spatial, channel)."""
     probe, largest, xp = held_out.probe, largest_ranks(layer), namespace(known.responses)
@@ -110,15 +112,11 @@ def _measure(
         spatial = _ranks(largest["spatial"])
         approximations = _approximations(layer, known.probe.patches, probe.patches[chosen], spatial, responses)
     activated = layer.activation(responses + offset)
-    channel, errors = _ranks(layer.filters), []
-    mean, own_mean = xp.mean(known.responses, axis=0), xp.mean(responses, axis=0)
+    channel, errors, shift = _ranks(layer.filters), [], xp.mean(responses, axis=0) - directions.mean
     for approximation in approximations:
-        projected = (approximation - xp.mean(approximation, axis=0) + (own_mean - mean)) @ directions
-        column = []
-        for rank in channel.tolist():
-            response = projected[:, :rank] @ directions[:, :rank].T + mean
-            column.append(float(squares(layer.activation(response + offset) - activated)) / len(chosen))
-        errors.append(column)
+        centred = approximation - xp.mean(approximation, axis=0) + shift
+        truncated = directions.truncations(centred, channel)
+        errors.append([float(squares(layer.activation(each + offset) - activated)) / len(chosen) for each in truncated])
     return channel, spatial, np.array(errors)
 
 
@@ -134,10 +132,8 @@ def _approximations(
         ranks: ascending.
         template: an array in the library, on the device and of the float type to work in, shape (m, d).
     """
-    moments = vertical_moments(known, template)
-    basis = vertical_basis(layer.weight, int(ranks[-1]), moments)
-    features = column_features(held_out, basis, template)
-    horizontal = like(horizontal_map(layer.weight, basis, moments), template)
+    basis, horizontal = vertical_factors(layer.weight, int(ranks[-1]), vertical_moments(known, template))
+    features, horizontal = column_features(held_out, basis, template), like(horizontal, template)
     total, done = namespace(template).zeros_like(template), 0
     for rank in ranks.tolist():
         more = features[:, :, done:rank].reshape(len(held_out), -1)
@@ -166,24 +162,43 @@ def _rows(targets: TargetResponses, numbers: NDArray[np.int64]) -> tuple[Array, 
     return xp.take(targets.responses, numbers, axis=0), 0.0 if residual is None else xp.take(residual, numbers, axis=0)
 
 
-def _spectrum(responses: Array) -> NDArray[np.float64]:
+@dataclass(frozen=True, eq=False)
+class _Directions:
+    """Principal directions of responses.
+
+    Attributes:
+        directions: leading one first, shape (d, d).
+        mean: of the responses, shape (d,).
+    """
+
+    directions: Array
+    mean: Array
+
+    @staticmethod
+    def of(moments: Moments, template: Array) -> _Directions:
+        """Return the directions on the device and in the float type of ``template``."""
+        directions = leading_directions(moments.gram, len(moments.gram))
+        return _Directions(like(directions, template), like(moments.input_mean, template))
+
+    def truncations(self, centred: Array, ranks: NDArray[np.int64]) -> Iterator[Array]:
+        """Yield responses, given without their mean, in the leading directions of each ascending rank."""
+        projected, response, done = centred @ self.directions, self.mean, 0
+        for rank in ranks.tolist():
+            response = response + projected[:, done:rank] @ self.directions[:, done:rank].T
+            done = rank
+            yield response
+
+
+def _moments(responses: Array) -> Moments:
+    """Return the moments of responses by themselves."""
+    return Moments.of(responses, responses[:, :0], single=True)
+
+
+def _spectrum(moments: Moments) -> NDArray[np.float64]:
     """Return the eigenvalues of the responses' scatter matrix, descending, shape (d,)."""
-    scatter = _scatter(responses)
     with one_thread():
-        eigenvalues = on_host(namespace(scatter).linalg.eigvalsh(scatter))
+        eigenvalues = on_host(namespace(moments.gram).linalg.eigvalsh(moments.gram))
     return eigenvalues[::-1].clip(min=0)
-
-
-def _directions(responses: Array) -> Array:
-    """Return the principal directions of responses, leading one first, shape (d, d)."""
-    scatter = _scatter(responses)
-    return like(leading_directions(scatter, len(scatter)), responses)
-
-
-def _scatter(responses: Array) -> Array:
-    """Return the scatter matrix of responses about their mean, in float64, shape (d, d)."""
-    centred = responses - namespace(responses).mean(responses, axis=0)
-    return in_float64(centred.T @ centred, responses)
 
 
 def _ranks(largest: int) -> NDArray[np.int64]:

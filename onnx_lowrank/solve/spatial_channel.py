@@ -27,7 +27,13 @@ from onnx_lowrank.layers.layer import Layer
 from onnx_lowrank.layers.plan import largest_ranks
 from onnx_lowrank.layers.responses import LayerSamples
 from onnx_lowrank.linalg.arrays import Array, eye, in_float64, namespace
-from onnx_lowrank.linalg.spatial_basis import column_features, horizontal_map, vertical_basis, vertical_moments
+from onnx_lowrank.linalg.spatial_basis import (
+    column_features,
+    horizontal_map,
+    vertical_basis,
+    vertical_factors,
+    vertical_moments,
+)
 from onnx_lowrank.linalg.symmetric import leading_directions
 from onnx_lowrank.solve.factor_map import FactorMap
 from onnx_lowrank.solve.nonlinear import Rows
@@ -129,19 +135,20 @@ def _vertical_features(
     moments = vertical_moments(responses.patches, rows.responses)
     largest = min(int(_BASIS_PER_FILTER * spatial), spatial + _MAX_EXTRA_BASIS)
     size = min(len(moments), largest) if mixed else spatial
-    basis = vertical_basis(_leading_filters(layer, rows, channel), size, moments)
+    if channel is None:
+        basis, prior = vertical_factors(layer.weight, size, moments)
+    else:
+        basis = vertical_basis(_leading_filters(layer, rows, channel), size, moments)
+        prior = horizontal_map(layer.weight, basis, moments)
     features = column_features(responses.patches, basis, rows.responses)
     regressed = rows.of_inputs(features[:, :, :spatial].reshape(len(rows), -1))
-    prior = horizontal_map(layer.weight, basis, moments)
     return _FeatureProblem(layer, spatial, channel, basis, features, prior, regressed)
 
 
-def _leading_filters(layer: Layer, rows: Rows, channel: int | None) -> Array:
+def _leading_filters(layer: Layer, rows: Rows, channel: int) -> Array:
     """Return the filters in the leading directions of the responses: those the vertical filters have to serve."""
     wide = in_float64(rows.responses, rows.responses)
     weight = in_float64(layer.weight, wide)
-    if channel is None:
-        return weight
     centred = wide - namespace(wide).mean(wide, axis=0)
     directions = leading_directions(centred.T @ centred / (len(centred) - 1), channel)
     return (directions.T @ weight.reshape(len(weight), -1)).reshape(channel, *weight.shape[1:])
