@@ -373,8 +373,10 @@ def rank_losses(
         if settings.selection == "energy":
             return [energy_losses(layer, targets[layer.name].responses) for layer in layers.eligible]
         at_once = 1 if device.one_by_one else _MAX_LAYERS_AT_ONCE
-        measured = side_by_side(measure, layers.eligible, at_once)
-        return list(monitor.track(measured, "ranks", len(layers.eligible)))
+        largest_first = sorted(layers.eligible, key=lambda layer: -layer.weight.size)  # or one thread waits for the last
+        measured = monitor.track(side_by_side(measure, largest_first, at_once), "ranks", len(largest_first))
+        losses = dict(zip((layer.name for layer in largest_first), measured, strict=True))
+        return [losses[layer.name] for layer in layers.eligible]
 
 
 def with_picked_speedup(choose: Callable[[Settings], RankPlan], settings: Settings, monitor: Monitor) -> Settings:

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from onnx_lowrank.graph.draws import without_idle_dropout
-from onnx_lowrank.graph.index import MIN_ARITHMETIC_OPSET, STANDARD_DOMAINS, GraphIndex, node_key, tensors_read
+from onnx_lowrank.graph.index import MIN_ARITHMETIC_OPSET, STANDARD_DOMAINS, node_key, tensors_read
 
 # Before this IR version every initializer had to be listed among the graph's inputs too.
 MIN_FREE_INITIALIZERS_IR = 4
@@ -107,14 +107,15 @@ def remove_orphans(model: onnx.ModelProto, tensors: Iterable[str]) -> None:
         model: changed in place.
         tensors: names of tensors, which need not exist any more.
     """
-    graph, index = model.graph, GraphIndex(model)
+    graph = model.graph
+    producer = {name: node for node in graph.node for name in node.output if name}
     readers = Counter(name for node in graph.node for name in dict.fromkeys(tensors_read(node)))
-    readers.update(index.outputs)
+    readers.update(value.name for value in graph.output)
     readers.update(entry.value for each in graph.quantization_annotation for entry in each.quant_parameter_tensor_names)
     to_check, gone = list(tensors), set()
     while to_check:
         name = to_check.pop()
-        node = index.producer.get(name)
+        node = producer.get(name)
         made = [name] if node is None else [output for output in node.output if output]
         if name in gone or any(readers[tensor] for tensor in made):
             continue
@@ -122,7 +123,7 @@ def remove_orphans(model: onnx.ModelProto, tensors: Iterable[str]) -> None:
         for read in dict.fromkeys(tensors_read(node)) if node is not None else ():
             readers[read] -= 1
             to_check.append(read)
-    gone -= {value.name for value in graph.input} - index.initializers.keys()
+    gone -= {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     _delete(graph.node, lambda node: node_key(node) in gone)
     _delete(graph.initializer, lambda tensor: tensor.name in gone)
     _delete(graph.input, lambda value: value.name in gone)
