@@ -373,7 +373,8 @@ def rank_losses(
         if settings.selection == "energy":
             return [energy_losses(layer, targets[layer.name].responses) for layer in layers.eligible]
         at_once = 1 if device.one_by_one else _MAX_LAYERS_AT_ONCE
-        largest_first = sorted(layers.eligible, key=lambda layer: -layer.weight.size)  # or one thread waits for the last
+        # With the largest last, one thread would wait for the other.
+        largest_first = sorted(layers.eligible, key=lambda layer: -layer.weight.size)
         measured = monitor.track(side_by_side(measure, largest_first, at_once), "ranks", len(largest_first))
         losses = dict(zip((layer.name for layer in largest_first), measured, strict=True))
         return [losses[layer.name] for layer in layers.eligible]

@@ -70,7 +70,7 @@ def refined_map(start: AffineMap, rows: Rows, gram: Floats, ridge: float) -> Aff
     """
     if rows.activation.name == "identity":
         return start
-    some = _spread(rows, _MAX_ROWS)
+    some = rows.spread(_MAX_ROWS)
     cut = len(some) - len(some) // ROWS_PER_HELD_OUT_ROW
     train, held_out = some.part(slice(0, cut)), some.part(slice(cut, None))
     refined = _refined(_rescaled(start, train), train, gram / len(rows), ridge)
@@ -183,9 +183,3 @@ def _slopes(current: AffineMap, rows: Rows) -> Floats:
 
     total: Floats = np.sum(list(rows.over_blocks(of_block)), axis=0)
     return np.maximum(np.sqrt(total / len(rows)), _MIN_SLOPE)
-
-
-def _spread(rows: Rows, count: int) -> Rows:
-    """Return at most so many rows, evenly from all images."""
-    step = -(-len(rows) // count)
-    return rows if step == 1 else rows.part(slice(None, None, step))

@@ -80,6 +80,11 @@ class Rows:
         offset = None if self.offset is None else self.offset[rows]
         return Rows(self.inputs[rows], self.responses[rows], self.targets[rows], offset, self.activation)
 
+    def spread(self, count: int) -> Rows:
+        """Return at most so many rows, evenly from all images."""
+        step = -(-len(self) // count)
+        return self if step <= 1 else self.part(slice(None, None, step))
+
     def over_blocks(self, work: Callable[[Rows], Result]) -> Iterator[Result]:
         """Yield ``work`` of all rows, a block at a time, in order."""
         return over_row_blocks(lambda rows: work(self.part(rows)), self.inputs)

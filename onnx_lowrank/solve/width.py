@@ -55,6 +55,7 @@ Real = TypeVar("Real", Floats, Floats32)
 RIDGES = tuple(10.0**power for power in range(-4, 5))  # relative to the mean diagonal of G; late layers want 0.1 to 10
 WIDTH_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1.0)  # losses are measured at
 _REFINING_RIDGE = 1.0  # where the linear solution has none
+_MAX_ERROR_ROWS = 4_000  # that errors are measured on, which nothing depends on
 _MAX_INPUTS = 1300  # of a layer that is solved anew for nothing but accuracy
 DAMPINGS = (1e-3, 1e-1, 1.0)  # that channels are ranked with
 
@@ -235,7 +236,7 @@ def solve_width(
 
     Returns:
         One convolution of the layer's shape, zero for all other channels; its errors with the original's weight on
-        the channels that stay, and solved.
+        the channels that stay, and solved, on evenly spread rows.
 
     References:
         He, Zhang, Sun 2017, arXiv:1707.06168.
@@ -248,8 +249,9 @@ def solve_width(
     if len(inputs) >= MIN_ROWS:
         regression = WidthRegression(inputs, targets.responses, weight, effort.ridges)
         solved = regression.solve(stay, rows, refined=effort.refined)
-    size = sum(rows.over_blocks(lambda block: float(squares(block.targets))))
-    errors = SolveErrors(*(relative_error(each.error(rows), size) for each in (original, solved)))
+    some = rows.spread(_MAX_ERROR_ROWS)
+    size = sum(some.over_blocks(lambda block: float(squares(block.targets))))
+    errors = SolveErrors(*(relative_error(each.error(some), size) for each in (original, solved)))
     full = np.zeros_like(weight)
     full[stay] = solved.weight
     convolution = Convolution(full.T.reshape(layer.weight.shape), solved.bias, layer.geometry)

@@ -61,6 +61,21 @@ def test_channels_that_depend_on_others_are_made_good_for_exactly(kernel: tuple[
     assert losses.error(np.array([4]))[0] < 1e-5
 
 
+def test_errors_of_many_rows_are_measured_on_some_of_all_images() -> None:
+    """The first half of the images answers to channels left out far more than the second."""
+    layer, count = a_layer(12, 5), 9_000
+    patches = mixed_patches(count, layer, rank=6, noise=0.2)
+    patches[: count // 2, 8:] *= 5
+    kept = np.arange(8)
+    chain = solve_width(layer, samples(layer, patches), kept)
+    convolution, wanted = chain.convolutions[0], respond(layer, patches)
+    unsolved = replace(layer, weight=layer.weight * (np.arange(12) < 8)[:, None, None])
+    solved = replace(layer, weight=convolution.weight.astype(np.float32), bias=convolution.bias.astype(np.float32))
+    for found, each in ((chain.errors.linear, unsolved), (chain.errors.solved, solved)):
+        error = np.linalg.norm(respond(each, patches) - wanted) / np.linalg.norm(wanted)
+        assert found == pytest.approx(error, rel=0.05)
+
+
 def test_a_ridge_that_is_too_small_for_float32_is_not_selected() -> None:
     generator = np.random.default_rng(8)
     inputs = np.repeat(generator.normal(size=(3000, 3)), 40, axis=1).astype(np.float32)
