@@ -24,7 +24,7 @@ from onnx_lowrank.layers.responses import LayerSamples, TargetResponses
 from onnx_lowrank.linalg.blas_threads import one_thread
 from onnx_lowrank.solve import solve_layer
 from onnx_lowrank.solve.factor_map import FactorMap
-from onnx_lowrank.solve.refine import Refined
+from onnx_lowrank.solve.refine import Refined, RefinementEffort, refine
 from onnx_lowrank.solve.spatial_channel import solve_spatial
 from tests.example_layers import conv_geometries, conv_layer
 from tests.helpers import build, filters, find, normal, relative, run
@@ -437,6 +437,27 @@ def test_few_rows_are_not_refined_where_that_does_worse_on_those_held_out(
     np.testing.assert_allclose(
         on_patches(found, responses.patches), on_patches(unrefined, responses.patches), rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("refinement", "largest", "min_gain"),
+    [("fast", 1_000, 5e-3), ("fast", 100, 2e-2), ("full", 100, 1e-4)],
+)
+def test_the_last_iterations_are_left_out_where_they_cost_most(
+    refinement: str, largest: int, min_gain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, responses = problem(relu())
+    least = []
+
+    def watched(chain: FactorMap, features: Any, rows: Any, effort: RefinementEffort, **options: Any) -> Refined:
+        assert 100 < chain.map.size < 1_000
+        least.append(effort.min_gain)
+        return refine(chain, features, rows, effort, **options)
+
+    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel.refine", watched)
+    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel._LARGE_MAP", largest)
+    solve_spatial(layer, responses, SPATIAL, None, refinement=refinement)
+    assert set(least) == {min_gain}
 
 
 def test_refinement_is_pulled_toward_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
