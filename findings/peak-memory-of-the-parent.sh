@@ -8,9 +8,9 @@
 # multiprocessing's "spawn"). What the kernel keeps with the memory itself, VmHWM, begins anew:
 #
 #   parent with 640 MB starts       ru_maxrss   VmHWM   psutil's rss
-#   subprocess                        648 MB     23 MB       23 MB
-#   multiprocessing, spawn            648 MB     26 MB       26 MB
-#   subprocess, through a shell        23 MB     23 MB       23 MB
+#   subprocess                        655 MB     12 MB       12 MB
+#   multiprocessing, spawn            654 MB     15 MB       15 MB
+#   subprocess, through a shell        12 MB     12 MB       12 MB
 #
 # (some MB more or less). Steps of a large pipeline all look as large as the pipeline, and by hand, from a shell, none of
 # it can be seen. Read VmHWM of /proc/self/status instead; psutil 7.2.2 knows no peak on Linux.
