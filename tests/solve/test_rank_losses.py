@@ -225,6 +225,17 @@ def test_where_nothing_is_held_out_an_identity_loses_the_energy_that_the_spectru
     np.testing.assert_allclose(found.errors[:-1, 0], left, rtol=2e-4)
 
 
+@pytest.mark.parametrize("images", [19, 20])
+def test_energies_are_those_of_all_rows(images: int) -> None:
+    """The images that errors are measured on differ from the others, and count as much."""
+    layer, generator = replace(conv_layer(16, 3, (3, 3), (8, 8)), activation=relu()), np.random.default_rng(1)
+    responses = generator.normal(3, 1, size=(40 * images, 16)) * np.geomspace(2, 0.1, 16)
+    responses[-len(responses) // 4 :] = responses[-len(responses) // 4 :, ::-1] - 5
+    found = measure_rank_losses(layer, TargetResponses(responses.astype(np.float32)), images)
+    squares = scipy.linalg.svdvals(responses - responses.mean(axis=0)) ** 2
+    np.testing.assert_allclose(found.energies, [0, *np.cumsum(squares) / squares.sum()], rtol=1e-4, atol=1e-6)
+
+
 def test_the_residual_decides_what_the_activation_lets_through() -> None:
     """With a residual that opens a ReLU everywhere nothing is hidden, with one that shuts it nothing is lost."""
     layer, targets = probed(relu(), residual=False)

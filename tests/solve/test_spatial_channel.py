@@ -439,6 +439,23 @@ def test_few_rows_are_not_refined_where_that_does_worse_on_those_held_out(
     )
 
 
+@pytest.mark.parametrize(("extra", "size"), [(1, SPATIAL + 1), (100, int(1.5 * SPATIAL))])
+def test_filters_are_mixed_from_half_as_many_more_up_to_a_limit(
+    extra: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, responses = problem(relu())
+    shapes = []
+
+    def watched(chain: FactorMap, *arguments: Any, **options: Any) -> Refined:
+        shapes.append(chain.T.shape)
+        return refine(chain, *arguments, **options)
+
+    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel.refine", watched)
+    monkeypatch.setattr("onnx_lowrank.solve.spatial_channel._MAX_EXTRA_BASIS", extra)
+    solve_spatial(layer, responses, SPATIAL, None)
+    assert set(shapes) == {(SPATIAL, size)}
+
+
 @pytest.mark.parametrize(
     ("refinement", "largest", "min_gain"),
     [("fast", 1_000, 5e-3), ("fast", 100, 2e-2), ("full", 100, 1e-4)],
