@@ -79,24 +79,39 @@ def vertical_basis(weight: Array, rank: int, moments: Array | None = None) -> Ar
         columns = _weight_columns(weight, _HOST)
         stacked = columns.reshape(-1, columns.shape[-1]).T
         return leading_directions(stacked @ stacked.T, rank).T
-    return vertical_factors(weight, rank, moments)[0]
+    root, _, directions = _weighed_directions(_weight_columns(weight, moments), rank, moments)
+    return divided_by_root(root, directions, transposed=True).T
 
 
 def vertical_factors(weight: Array, rank: int, moments: Array) -> tuple[Array, Array]:
     """Return the best kh x 1 filters, as `vertical_basis` does, and the 1 x kw filters that go best with them.
 
-    Use it where both are for the same weight: ``H_j = W_j S V^T = (L^T W_j^T)^T U`` takes one product instead of two.
+    Where both are for the same weight, ``H_j = W_j S V^T = (L^T W_j^T)^T U`` takes one product; `horizontal_map` takes
+    two, and serves filters that were chosen for another weight.
+
+    Args:
+        weight: W, shape (d, c, kh, kw).
+        rank: number of filters k, at most ``min(kh * c, d * kw)``.
+        moments: S, positive definite, on the device to work on.
 
     Returns:
         V, shape (rank, kh * c), and H, shape (d, kw, rank).
+
+    Raises:
+        numpy.linalg.LinAlgError: S is not positive definite.
     """
     columns = _weight_columns(weight, moments)
-    root = cholesky(moments)
-    weighed = product(root.T, columns.reshape(-1, columns.shape[-1]).T)
-    directions = leading_directions(weighed @ weighed.T, rank)
+    root, weighed, directions = _weighed_directions(columns, rank, moments)
     horizontal = product(weighed.T, directions).reshape(*columns.shape[:2], rank)
     basis = divided_by_root(root, directions, transposed=True).T
     return basis, namespace(basis).permute_dims(horizontal, (1, 0, 2))
+
+
+def _weighed_directions(columns: Array, rank: int, moments: Array) -> tuple[Array, Array, Array]:
+    """Return L, ``L^T [W_1^T ... W_kw^T]``, and U, the leading left singular vectors of that."""
+    root = cholesky(moments)
+    weighed = product(root.T, columns.reshape(-1, columns.shape[-1]).T)
+    return root, weighed, leading_directions(weighed @ weighed.T, rank)
 
 
 def horizontal_map(weight: Array, basis: Array, moments: Array | None = None) -> Array:
