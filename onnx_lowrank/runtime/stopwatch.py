@@ -43,8 +43,8 @@ class Stopwatch:
 def peak_memory_bytes() -> int:
     """Return the largest resident set of this process so far, in bytes.
 
-    Linux counts the largest one of the process that started this one as well, where `resource` asks it: of a program
-    with 10 GB that starts a conversion, that would be 10 GB. What the kernel says of the memory itself has begun anew.
+    On Linux this is VmHWM, which begins anew with every program. The maximum that `resource` gives is handed down: in a
+    conversion that a program of 10 GB has started, it would be at least 10 GB.
     """
     try:
         found = re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)

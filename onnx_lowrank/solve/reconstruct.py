@@ -94,7 +94,7 @@ class RidgeSelection:
 
     def solve(self, selection: Selection) -> tuple[RankFactors, SolveErrors]:
         """Solve on all rows with what was selected; return factors, and relative errors after the activation there."""
-        regression = ReducedRankSolver(self.moments.gram, selection.ridge, self._prior)
+        regression = self._on_all_rows(selection.ridge)
         linear = fit_with(regression, self.moments, self._rank)
         error = activated_error(self.rows, linear)
         if not any(selection.turns):
@@ -104,7 +104,10 @@ class RidgeSelection:
 
     def fit(self, ridge: float) -> RankFactors:
         """Return the linear solution on all rows with a ridge."""
-        return fit_with(ReducedRankSolver(self.moments.gram, ridge, self._prior), self.moments, self._rank)
+        return fit_with(self._on_all_rows(ridge), self.moments, self._rank)
+
+    def _on_all_rows(self, ridge: float) -> ReducedRankSolver:
+        return ReducedRankSolver(self.moments.gram, ridge, self._prior)
 
     def _best_ridge(self, ridges: Sequence[float]) -> tuple[float, RankFactors]:
         """Return the ridge whose linear solution does best on held-out rows, and that solution."""

@@ -120,7 +120,7 @@ def refine(
     seen: list[tuple[float, float]] = []  # values, and squared errors without the penalty
 
     def objective(vector: Any) -> tuple[float, Any]:
-        """Return error and gradient by changes of the variables; the mean response takes the place of the offset."""
+        """Return value and gradient by changes of the variables; the mean response takes the place of the offset."""
         current = start + whitening.change(start.like(vector))
         map_ = current.map
         lost, gradient, offset = map_loss(map_, current.offset - map_ @ centre, features, rows)

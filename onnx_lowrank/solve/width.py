@@ -55,7 +55,7 @@ Real = TypeVar("Real", Floats, Floats32)
 RIDGES = tuple(10.0**power for power in range(-4, 5))  # relative to the mean diagonal of G; late layers want 0.1 to 10
 WIDTH_SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1.0)  # losses are measured at
 _REFINING_RIDGE = 1.0  # where the linear solution has none
-_MAX_ERROR_ROWS = 4_000  # that errors are measured on, which nothing depends on
+_MAX_ERROR_ROWS = 4_000  # that the errors in reports are measured on; nothing else depends on these
 _MAX_INPUTS = 1300  # of a layer that is solved anew for nothing but accuracy
 DAMPINGS = (1e-3, 1e-1, 1.0)  # that channels are ranked with
 
